@@ -1,0 +1,67 @@
+"""One process owns the camera, many look: frames in shared memory that never tear.
+
+>>> from billiards_shm import SharedMemoryFrameReader
+>>> with SharedMemoryFrameReader("billiards_video") as reader:      # doctest: +SKIP
+...     for frame, metadata in reader:
+...         print(metadata.sequence, frame.shape)
+"""
+
+from billiards_shm._core import (
+    Frame,
+    FrameMetadata,
+    LoanedSlot,
+    ReaderStatistics,
+    SharedMemoryFrameWriter,
+    WriterStatistics,
+)
+from billiards_shm.consumer import VideoConsumer
+from billiards_shm.errors import (
+    BilliardsShmError,
+    CameraError,
+    ConfigurationError,
+    FrameShapeError,
+    LoanError,
+    SegmentFormatError,
+    SegmentNameError,
+    SegmentNotFoundError,
+    SegmentPermissionError,
+    SegmentSystemError,
+    SharedMemoryFullError,
+    WriterExistsError,
+)
+from billiards_shm.reader import FrameIterator, SharedMemoryFrameReader
+from billiards_shm.segments import ReaderInfo, SegmentInfo, inspect_segment, list_segments, remove_stale_segments
+from billiards_shm.status import SegmentStatus, SourceState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BilliardsShmError",
+    "CameraError",
+    "ConfigurationError",
+    "Frame",
+    "FrameIterator",
+    "FrameMetadata",
+    "FrameShapeError",
+    "LoanError",
+    "LoanedSlot",
+    "ReaderInfo",
+    "ReaderStatistics",
+    "SegmentFormatError",
+    "SegmentInfo",
+    "SegmentNameError",
+    "SegmentNotFoundError",
+    "SegmentPermissionError",
+    "SegmentStatus",
+    "SegmentSystemError",
+    "SharedMemoryFrameReader",
+    "SharedMemoryFrameWriter",
+    "SharedMemoryFullError",
+    "SourceState",
+    "VideoConsumer",
+    "WriterExistsError",
+    "WriterStatistics",
+    "inspect_segment",
+    "list_segments",
+    "remove_stale_segments",
+]

@@ -1,0 +1,1285 @@
+"""The transport core: frames, writer, reader. Wraps csrc/; the protocol is there, the Python rules are here."""
+
+import atexit
+import math
+import os
+import weakref
+
+import numpy as np
+
+from billiards_shm import errors as _errors
+from billiards_shm.owners import resolve_owners as _resolve_owners
+from billiards_shm.status import SegmentStatus, SourceState
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_FORMAT,
+    PyBUF_ND,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_CheckBuffer,
+    PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport NAN, isnan
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from billiards_shm cimport _abi
+
+ABI_VERSION = (_abi.BSHM_ABI_MAJOR, _abi.BSHM_ABI_MINOR)
+MIN_SLOTS = _abi.BSHM_MIN_SLOTS
+MAX_SLOTS = _abi.BSHM_MAX_SLOTS
+
+cdef int COPY_ATTEMPTS = _abi.BSHM_READ_ATTEMPTS
+
+# ---------------------------------------------------------------- errors
+
+_ERROR_OF_CODE = {
+    _abi.BSHM_E_NAME: _errors.SegmentNameError,
+    _abi.BSHM_E_NOT_FOUND: _errors.SegmentNotFoundError,
+    _abi.BSHM_E_FORMAT: _errors.SegmentFormatError,
+    _abi.BSHM_E_EXISTS: _errors.WriterExistsError,
+    _abi.BSHM_E_FULL: _errors.SharedMemoryFullError,
+    _abi.BSHM_E_PERMISSION: _errors.SegmentPermissionError,
+    _abi.BSHM_E_SHAPE: _errors.FrameShapeError,
+    _abi.BSHM_E_LOAN: _errors.LoanError,
+    _abi.BSHM_E_CLOSED: ValueError,
+    _abi.BSHM_E_ARGUMENT: ValueError,
+    _abi.BSHM_E_MEMORY: MemoryError,
+    _abi.BSHM_E_SYSTEM: _errors.SegmentSystemError,
+}
+
+
+def _error_of(int code, str message, int system_errno):
+    """The one place where a code of the core becomes an exception."""
+    error = _ERROR_OF_CODE.get(code, _errors.BilliardsShmError)(message)
+    if system_errno and isinstance(error, OSError):
+        error.errno = system_errno
+    return error
+
+
+cdef object _exception(_abi.bshm_error *error):
+    return _error_of(error.code, (<bytes> error.message).decode("utf-8", "replace"), error.system_errno)
+
+
+# ---------------------------------------------------------------- names of things
+
+# The four characters that V4L2 uses for the same layout.
+_FOURCC = {
+    "BGR24": b"BGR3", "RGB24": b"RGB3", "BGRA32": b"AR24", "GRAY8": b"GREY", "GRAY16": b"Y16 ",
+    "YUYV": b"YUYV", "NV12": b"NV12", "MJPG": b"MJPG", "RAW": b"RAW ",
+}
+_FOURCC_CODE = {name: int.from_bytes(code, "little") for name, code in _FOURCC.items()}
+_PIXEL_FORMAT_OF_CODE = {code: name for name, code in _FOURCC_CODE.items()}
+PIXEL_FORMATS = tuple(_FOURCC)
+
+# What a frame must look like to carry the format: dimensions (0: either), channels (0: any) and dtype.
+_FITS = {
+    "BGR24": (3, 3, "u", 1), "RGB24": (3, 3, "u", 1), "BGRA32": (3, 4, "u", 1), "GRAY8": (0, 1, "u", 1),
+    "GRAY16": (0, 1, "u", 2), "YUYV": (3, 2, "u", 1), "NV12": (2, 1, "u", 1), "MJPG": (2, 1, "u", 1),
+}
+
+_SOURCE_STATES = tuple(SourceState)
+_STATUSES = {
+    _abi.BSHM_STATUS_DETACHED: SegmentStatus.DETACHED,
+    _abi.BSHM_STATUS_LIVE: SegmentStatus.LIVE,
+    _abi.BSHM_STATUS_CLOSED: SegmentStatus.CLOSED,
+    _abi.BSHM_STATUS_DEAD: SegmentStatus.DEAD,
+}
+
+# PEP 3118 formats of the native types, by kind and size; and the dtypes, made once.
+_FORMATS = {
+    ("b", 1): b"?", ("i", 1): b"b", ("i", 2): b"h", ("i", 4): b"i", ("i", 8): b"q",
+    ("u", 1): b"B", ("u", 2): b"H", ("u", 4): b"I", ("u", 8): b"Q",
+    ("f", 2): b"e", ("f", 4): b"f", ("f", 8): b"d", ("c", 8): b"Zf", ("c", 16): b"Zd",
+}
+_DTYPES = {key: np.dtype(f"{key[0]}{key[1]}") for key in _FORMATS}
+_KINDS = {"?": "b", "e": "f", "f": "f", "d": "f", "Zf": "c", "Zd": "c",
+          "b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "n": "i",
+          "B": "u", "H": "u", "I": "u", "L": "u", "Q": "u", "N": "u"}
+
+
+cdef object _dtype_of(const _abi.bshm_frame_info *info):
+    return _DTYPES[chr(info.kind), info.item_size]
+
+
+cdef tuple _shape_of(const _abi.bshm_frame_info *info):
+    if info.ndim == 2:
+        return (info.height, info.width)
+    return (info.height, info.width, info.channels)
+
+
+cdef uint32_t _fourcc_for(str declared, const _abi.bshm_frame_info *info):
+    """The writer's format where the frame can have it, else the one that its shape suggests."""
+    cdef str name
+    kind = chr(info.kind)
+    for name in (declared, "BGR24", "BGRA32", "GRAY8", "GRAY16"):
+        fit = _FITS.get(name)
+        if fit is not None and fit[0] in (0, info.ndim) and fit[1:] == (info.channels, kind, info.item_size):
+            return _FOURCC_CODE[name]
+    return _FOURCC_CODE["RAW"]
+
+
+cdef str _hex(const uint8_t *generation):
+    return (<const char *> generation)[:16].hex()
+
+
+cdef str _text(const char *text):
+    return (<bytes> text).decode("utf-8", "replace")
+
+
+cdef class _Owners:
+    """User ids, kept where the core can read them for the length of a call."""
+
+    cdef _abi.bshm_owners owners
+    cdef uint32_t *uids
+
+    def __cinit__(self, owners):
+        uids = _resolve_owners(owners)
+        self.uids = <uint32_t *> malloc(sizeof(uint32_t) * (len(uids) + 1))
+        if self.uids == NULL:
+            raise MemoryError
+        for i, uid in enumerate(uids):
+            self.uids[i] = uid
+        self.owners.uids = self.uids
+        self.owners.count = len(uids)
+
+    def __dealloc__(self):
+        free(self.uids)
+
+
+# ---------------------------------------------------------------- metadata
+
+@cython.final
+cdef class FrameMetadata:
+    """What is known about one frame; immutable, hashable, picklable.
+
+    Attributes
+    ----------
+    sequence : int
+        Number of the frame, from 1; goes on rising over replaced segments and dead writers.
+    skipped : int
+        Frames published between the reader's previous one and this.
+    capture_time_ns, publish_time_ns : int
+        When it was taken and when it was published, CLOCK_MONOTONIC (``time.monotonic_ns()``), nanoseconds.
+    wall_time_ns : int
+        When it was published, by the wall clock (``time.time_ns()``).
+    position_ms : float or None
+        Position in the source, milliseconds.
+    width, height, channels : int
+        Pixels, pixels, items a pixel.
+    dtype : numpy.dtype
+        Of the array.
+    pixel_format : str
+        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW.
+    generation : str
+        Which segment it came from: 32 hexadecimal digits, random.
+    zero_copy : bool
+        True: the array lies in shared memory; False: it is the caller's own copy.
+    online : bool
+        False: a placeholder, published while the source is away.
+    """
+
+    cdef _abi.bshm_frame_info info
+    cdef uint8_t _generation[16]
+    cdef readonly unsigned long long skipped
+    cdef readonly bint zero_copy
+
+    def __init__(self):
+        raise TypeError("FrameMetadata comes with a frame")
+
+    @property
+    def sequence(self):
+        return self.info.sequence
+
+    @property
+    def capture_time_ns(self):
+        return self.info.capture_ns
+
+    @property
+    def publish_time_ns(self):
+        return self.info.publish_ns
+
+    @property
+    def wall_time_ns(self):
+        return self.info.wall_ns
+
+    @property
+    def position_ms(self):
+        return None if isnan(self.info.position_ms) else self.info.position_ms
+
+    @property
+    def width(self):
+        return self.info.width
+
+    @property
+    def height(self):
+        return self.info.height
+
+    @property
+    def channels(self):
+        return self.info.channels
+
+    @property
+    def dtype(self):
+        return _dtype_of(&self.info)
+
+    @property
+    def pixel_format(self):
+        return _PIXEL_FORMAT_OF_CODE.get(self.info.fourcc, "RAW")
+
+    @property
+    def generation(self):
+        return _hex(self._generation)
+
+    @property
+    def online(self):
+        return not self.info.flags & _abi.BSHM_FRAME_PLACEHOLDER
+
+    def as_dict(self):
+        """All attributes by name."""
+        return {name: getattr(self, name) for name in _METADATA_FIELDS}
+
+    def __repr__(self):
+        return f"FrameMetadata({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+    def __eq__(self, other):
+        if not isinstance(other, FrameMetadata):
+            return NotImplemented
+        return self.as_dict() == other.as_dict()
+
+    def __hash__(self):
+        return hash((self.generation, self.sequence, self.skipped, self.zero_copy))
+
+    def __reduce__(self):
+        state = (<const char *> &self.info)[:sizeof(_abi.bshm_frame_info)]
+        return _metadata_from_bytes, (state, (<const char *> self._generation)[:16], self.skipped, self.zero_copy)
+
+
+_METADATA_FIELDS = (
+    "sequence", "skipped", "capture_time_ns", "publish_time_ns", "wall_time_ns", "position_ms", "width", "height",
+    "channels", "dtype", "pixel_format", "generation", "zero_copy", "online",
+)
+
+
+def _metadata_from_bytes(bytes info, bytes generation, skipped, zero_copy):
+    """What a pickled `FrameMetadata` is made of again."""
+    cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
+    if len(info) != sizeof(_abi.bshm_frame_info) or len(generation) != 16:
+        raise ValueError("metadata pickled by another version of billiards_shm")
+    memcpy(&metadata.info, <const char *> info, sizeof(_abi.bshm_frame_info))
+    memcpy(metadata._generation, <const char *> generation, 16)
+    if (chr(metadata.info.kind), metadata.info.item_size) not in _FORMATS:
+        raise ValueError("metadata pickled by another version of billiards_shm")
+    metadata.skipped = skipped
+    metadata.zero_copy = zero_copy
+    return metadata
+
+
+cdef FrameMetadata _metadata_of(const _abi.bshm_frame *frame, bint zero_copy):
+    cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
+    metadata.info = frame.info
+    memcpy(metadata._generation, frame.generation, 16)
+    metadata.skipped = frame.skipped
+    metadata.zero_copy = zero_copy
+    return metadata
+
+
+# ---------------------------------------------------------------- arrays over memory
+
+cdef class _Exporter:
+    """Geometry of a picture in memory, in the form the buffer protocol wants it. Subclasses own the memory."""
+
+    cdef Py_ssize_t shape[3]
+    cdef Py_ssize_t strides[3]
+    cdef bytes format
+
+    cdef void describe(self, const _abi.bshm_frame_info *info):
+        self.shape[0] = info.height
+        self.shape[1] = info.width
+        self.shape[2] = info.channels
+        self.strides[0] = <Py_ssize_t> info.row_stride
+        self.strides[1] = info.channels * info.item_size
+        self.strides[2] = info.item_size
+        self.format = _FORMATS[chr(info.kind), info.item_size]
+
+    cdef int fill(self, Py_buffer *view, int flags, void *pixels, const _abi.bshm_frame_info *info,
+                  bint readonly) except -1:
+        cdef Py_ssize_t row_bytes = self.shape[1] * self.strides[1]
+        cdef bint padded = self.strides[0] != row_bytes
+        if readonly and flags & PyBUF_WRITABLE:
+            raise BufferError("frames in shared memory are read-only: take a copy (copy=True, or frame.copy())")
+        if padded and flags & PyBUF_STRIDES != PyBUF_STRIDES:
+            raise BufferError("rows of this frame are padded: ask for a strided buffer, or take a copy")
+        view.buf = pixels
+        view.itemsize = info.item_size
+        view.len = self.shape[0] * row_bytes
+        view.readonly = readonly
+        view.ndim = info.ndim
+        view.format = <char *> self.format if flags & PyBUF_FORMAT else NULL
+        view.shape = self.shape if flags & PyBUF_ND else NULL
+        view.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        view.suboffsets = NULL
+        view.internal = NULL
+        return 0
+
+
+@cython.final
+cdef class Frame(_Exporter):
+    """One pinned frame: the object behind a zero-copy view, ``view.base.obj``.
+
+    **Lifetime.** The pixels stay as they are until the last view of them is gone, also after the reader and the
+    writer were closed; the view holds this object, and this object holds the pin, the mapping and the lock that makes
+    the pin count. Not to be used in a forked child.
+    """
+
+    cdef _abi.bshm_frame frame
+
+    def __init__(self):
+        raise TypeError("frames come from a reader")
+
+    def __dealloc__(self):
+        _abi.bshm_frame_release(&self.frame)
+
+    @property
+    def intact(self):
+        """False only if somebody overrode the pin: an attack, or a bug worth reporting."""
+        return bool(_abi.bshm_frame_intact(&self.frame))
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self.fill(view, flags, <void *> self.frame.pixels, &self.frame.info, True)
+        view.obj = self
+
+    def __releasebuffer__(self, Py_buffer *view):
+        pass
+
+
+@cython.final
+cdef class LoanedSlot(_Exporter):
+    """A slot of shared memory lent for writing; leaving its ``with`` block publishes, an exception or `cancel` does not.
+
+    **Lifetime.** `array` may be written until the slot is published or cancelled. It is made read-only then; a slice
+    of it taken earlier is not, and writing into one afterwards changes a picture that others are looking at.
+    """
+
+    cdef _abi.bshm_loan lent
+    cdef SharedMemoryFrameWriter writer
+    cdef object _array  # a weak reference: the array refers to this object
+    cdef unsigned long long _sequence
+
+    def __init__(self):
+        raise TypeError("slots come from SharedMemoryFrameWriter.loan()")
+
+    def __dealloc__(self):
+        if self.writer is not None:
+            if self.lent.open:
+                _abi.bshm_writer_cancel(self.writer._writer, &self.lent)
+            _abi.bshm_loan_release(&self.lent)
+
+    @property
+    def array(self):
+        """Writable view of the slot, shape (height, width[, channels]); the same object for as long as it is held."""
+        array = self._array() if self._array is not None else None
+        if array is None:
+            self._check_open()
+            array = np.asarray(self)
+            self._array = weakref.ref(array)
+        return array
+
+    @property
+    def sequence(self):
+        """Number the frame was published under; 0 before that, or if it was not."""
+        return self._sequence
+
+    def publish(self, *, capture_time_ns=None, position_ms=None, online=None):
+        """Publish now, optionally with times that were not known when the slot was lent. Returns the sequence number.
+
+        Raises
+        ------
+        LoanError
+            It was published or cancelled already.
+        ValueError
+            The writer was closed meanwhile.
+        """
+        cdef _abi.bshm_error error
+        cdef uint64_t sequence = 0
+        cdef int rc
+        self._check_open()
+        _set_times(&self.lent.info, capture_time_ns, position_ms, online)
+        with nogil:
+            rc = _abi.bshm_writer_publish(self.writer._writer, &self.lent, &sequence, &error)
+        self._seal()
+        if rc < 0:
+            raise _exception(&error)
+        self._sequence = sequence
+        return self._sequence
+
+    def cancel(self):
+        """Give the slot back unpublished; no sequence number is used up. Again, or after publishing: nothing happens."""
+        if self.lent.open:
+            with nogil:
+                _abi.bshm_writer_cancel(self.writer._writer, &self.lent)
+            self._seal()
+
+    cdef int _check_open(self) except -1:
+        if not self.lent.open:
+            raise _errors.LoanError("this slot was published or cancelled already: take a new loan")
+        return 0
+
+    cdef object _seal(self):
+        self.lent.open = 0
+        array = self._array() if self._array is not None else None
+        if array is not None:
+            array.flags.writeable = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        if exc_type is not None:
+            self.cancel()
+        elif self.lent.open:
+            self.publish()
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        self.fill(view, flags, self.lent.pixels, &self.lent.info, not self.lent.open)
+        view.obj = self
+
+    def __releasebuffer__(self, Py_buffer *view):
+        pass
+
+
+# ---------------------------------------------------------------- writer
+
+@cython.final
+cdef class WriterStatistics:
+    """Counters of one writer over all its segments, a snapshot.
+
+    Attributes
+    ----------
+    published, dropped : int
+        Frames; dropped: no memory for another slot.
+    leases_broken : int
+        Pins overridden; not 0 only when somebody forged pins.
+    replacements : int
+        Segments given up for a larger one, or because their name was removed.
+    backed_slots, backed_bytes, total_bytes : int
+        Slots with memory behind them, the bytes of that memory, and what it would be with all slots.
+    write_latency_buckets : tuple of int
+        Item i counts the frames whose writing took less than 2**i nanoseconds and not less than half of that.
+    """
+
+    cdef readonly unsigned long long published, dropped, leases_broken, replacements
+    cdef readonly unsigned long long backed_slots, backed_bytes, total_bytes
+    cdef readonly tuple write_latency_buckets
+
+    def __init__(self):
+        raise TypeError("statistics come from SharedMemoryFrameWriter.statistics")
+
+    def as_dict(self):
+        """All attributes by name."""
+        return {name: getattr(self, name) for name in (
+            "published", "dropped", "leases_broken", "replacements", "backed_slots", "backed_bytes", "total_bytes",
+            "write_latency_buckets")}
+
+    def __repr__(self):
+        return f"WriterStatistics({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+
+cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) except -1:
+    """From a shape and a dtype; what is impossible is for the core to say, what does not fit its integers is said here."""
+    shape = tuple(shape) if not isinstance(shape, int) else (shape,)
+    dtype = np.dtype(dtype)
+    if len(shape) not in (2, 3) or not all(isinstance(n, (int, np.integer)) and 0 < n < 2**31 for n in shape):
+        raise _errors.FrameShapeError(
+            f"shape {shape!r}: (height, width) or (height, width, channels), each at least 1, is expected")
+    if (dtype.kind, dtype.itemsize) not in _FORMATS:
+        raise _errors.FrameShapeError(
+            f"dtype {dtype}: bool, int8 to int64, uint8 to uint64, float16 to float64, complex64 or complex128 is expected")
+    memset(info, 0, sizeof(_abi.bshm_frame_info))
+    info.ndim = len(shape)
+    info.height = shape[0]
+    info.width = shape[1]
+    info.channels = shape[2] if len(shape) == 3 else 1
+    info.kind = ord(dtype.kind)
+    info.item_size = dtype.itemsize
+    info.position_ms = NAN
+    return 0
+
+
+cdef int _set_times(_abi.bshm_frame_info *info, object capture_time_ns, object position_ms, object online) except -1:
+    if capture_time_ns is not None:
+        info.capture_ns = capture_time_ns
+    if position_ms is not None:
+        info.position_ms = position_ms
+    if online is not None:
+        info.flags = 0 if online else _abi.BSHM_FRAME_PLACEHOLDER
+    return 0
+
+
+_open_writers = weakref.WeakSet()
+
+
+@atexit.register
+def _close_writers():
+    """A process that ends in order leaves no segment behind, whether or not it closed its writers."""
+    for writer in list(_open_writers):
+        writer.close()
+
+
+cdef class SharedMemoryFrameWriter:
+    """Publishes frames under a name; the only writer of that name.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``.``, ``_``, ``-``, at most 64: POSIX shared memory. With a slash: a file, best on a tmpfs.
+    shape
+        (height, width) or (height, width, channels) of the largest frame expected. Smaller ones and other dtypes may
+        follow; a larger one replaces the segment, and readers follow by themselves.
+    dtype
+        Of the items; any bool, integer, floating or complex type of a fixed size.
+    pixel_format
+        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW. A frame that cannot have it (another number of
+        channels, another dtype) is labelled by its shape instead.
+    slots
+        3 to 62. Three are backed by memory at once, further ones when readers hold that many frames. ``slots - 2``
+        frames can be held in all, more readers get copies.
+    mode
+        Permission bits of the object; 0o640 lets the group read (and copy), 0o660 lease.
+    trusted_owners
+        Users, besides oneself and root, whose dead segment may be taken over. None: as the environment variable
+        BILLIARDS_SHM_TRUSTED_OWNERS says.
+
+    Raises
+    ------
+    SegmentNameError, WriterExistsError, SegmentFormatError, SegmentPermissionError, FrameShapeError
+        Nothing that was there is touched.
+    SharedMemoryFullError
+        The message names the bytes needed; nothing is left behind.
+
+    Notes
+    -----
+    May be used from several threads, one frame at a time. A forked child cannot use its parent's writer: `ValueError`.
+    An interpreter that ends closes its writers.
+    """
+
+    cdef _abi.bshm_writer *_writer
+    cdef readonly str name
+    cdef tuple shape
+    cdef object dtype
+    cdef str pixel_format
+    cdef bint _closed
+    cdef bint _warned
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self._writer = NULL
+        self._closed = True
+
+    def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, mode=0o600, trusted_owners=None):
+        cdef _abi.bshm_frame_info info
+        cdef _abi.bshm_writer_options options
+        cdef _abi.bshm_error error
+        cdef bytes encoded = _encode_name(name)
+        cdef const char *c_name = encoded
+        cdef _Owners owners = _Owners(trusted_owners)
+        cdef int rc
+        if self._writer != NULL:
+            raise ValueError(f"the writer of {self.name!r} is made already")
+        if pixel_format not in _FOURCC_CODE:
+            raise ValueError(f"pixel_format {pixel_format!r}: one of {', '.join(PIXEL_FORMATS)} is expected")
+        if not isinstance(slots, int) or not MIN_SLOTS <= slots <= MAX_SLOTS:
+            raise ValueError(f"slots={slots!r}: {MIN_SLOTS} to {MAX_SLOTS} are possible")
+        if not isinstance(mode, int) or mode & ~0o777:
+            raise ValueError(f"mode={mode!r}: permission bits from 0 to 0o777 are expected")
+        _set_geometry(&info, shape, dtype)
+        self.name = os.fspath(name)
+        self.dtype = np.dtype(dtype)
+        self.shape = _shape_of(&info)
+        self.pixel_format = pixel_format
+        options.slot_capacity = math.prod(self.shape) * self.dtype.itemsize
+        options.slots = slots
+        options.mode = mode
+        options.trusted = owners.owners
+        with nogil:
+            rc = _abi.bshm_writer_create(&self._writer, c_name, &options, &error)
+        if rc < 0:
+            raise _exception(&error)
+        self._closed = False
+        _open_writers.add(self)
+
+    def __dealloc__(self):
+        _abi.bshm_writer_free(self._writer)
+
+    @property
+    def sequence(self):
+        """Number of the last frame published; 0 before the first, unless a dead writer's count is continued."""
+        return self._counters().sequence
+
+    @property
+    def generation(self):
+        """Which segment is written to now: 32 hexadecimal digits."""
+        cdef _abi.bshm_writer_counters counters = self._counters()
+        return _hex(counters.generation)
+
+    @property
+    def closed(self):
+        return self._closed
+
+    @property
+    def statistics(self):
+        """A `WriterStatistics`."""
+        cdef _abi.bshm_writer_counters counters = self._counters()
+        cdef WriterStatistics statistics = WriterStatistics.__new__(WriterStatistics)
+        statistics.published = counters.published
+        statistics.dropped = counters.dropped
+        statistics.leases_broken = counters.leases_broken
+        statistics.replacements = counters.replacements
+        statistics.backed_slots = counters.backed_slots
+        statistics.backed_bytes = counters.backed_bytes
+        statistics.total_bytes = counters.total_bytes
+        statistics.write_latency_buckets = tuple(counters.write_ns_log2[i] for i in range(_abi.BSHM_LATENCY_BUCKETS))
+        return statistics
+
+    cdef _abi.bshm_writer_counters _counters(self):
+        cdef _abi.bshm_writer_counters counters
+        memset(&counters, 0, sizeof(counters))
+        if self._writer != NULL:
+            with nogil:
+                _abi.bshm_writer_get_counters(self._writer, &counters)
+        return counters
+
+    cdef int _check_made(self) except -1:
+        if self._writer == NULL:
+            raise ValueError("the writer was never made")
+        return 0
+
+    def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True):
+        """Copy `frame` into shared memory and publish it; the GIL is released meanwhile.
+
+        Parameters
+        ----------
+        frame
+            Array of shape (height, width) or (height, width, channels). Rows may lie apart (a crop) or upside down;
+            what is strided otherwise, or of foreign byte order, is made contiguous first.
+        capture_time_ns
+            When it was taken, CLOCK_MONOTONIC nanoseconds; None: now.
+        position_ms
+            Position in the source, milliseconds.
+        online
+            False marks a placeholder.
+
+        Returns
+        -------
+        int
+            The sequence number, from 1; 0 if the frame was dropped because there was no memory for another slot
+            (`statistics.dropped` counts, the first one warns).
+
+        Raises
+        ------
+        FrameShapeError
+            Not a picture: the message has its shape and the writer's.
+        LoanError
+            A slot is lent.
+        SharedMemoryFullError
+            It is larger than the segment, and there is no room for a larger one.
+        ValueError
+            The writer is closed, or belongs to the parent process.
+        """
+        cdef _abi.bshm_frame_info info
+        cdef _abi.bshm_error error
+        cdef Py_buffer view
+        cdef uint64_t sequence = 0
+        cdef int rc
+        self._check_made()
+        self._get_picture(frame, &view, &info)
+        try:
+            _set_times(&info, capture_time_ns, position_ms, online)
+            with nogil:
+                rc = _abi.bshm_writer_write(self._writer, &info, view.buf, view.strides[0], &sequence, &error)
+        finally:
+            PyBuffer_Release(&view)
+        if rc < 0:
+            raise _exception(&error)
+        if rc > 0:
+            self._warn_dropped(&error)
+        return sequence
+
+    cdef object _get_picture(self, object frame, Py_buffer *view, _abi.bshm_frame_info *info):
+        """A buffer whose rows are contiguous, and its geometry. The caller releases the buffer."""
+        for source in (frame, None):
+            if source is None:  # what is there is a picture, but not laid out as one
+                source = np.ascontiguousarray(frame, dtype=np.dtype(frame.dtype).newbyteorder("="))
+            if not PyObject_CheckBuffer(source):
+                raise self._not_a_picture(frame)
+            try:
+                PyObject_GetBuffer(source, view, PyBUF_STRIDES | PyBUF_FORMAT)
+            except (BufferError, ValueError):
+                raise self._not_a_picture(frame) from None
+            if self._describe(view, info):
+                return None
+            PyBuffer_Release(view)
+            if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or 0 in frame.shape:
+                break
+            if (frame.dtype.kind, frame.dtype.itemsize) not in _FORMATS:
+                break
+        raise self._not_a_picture(frame)
+
+    cdef bint _describe(self, Py_buffer *view, _abi.bshm_frame_info *info):
+        """False: no picture, or one whose rows are not contiguous."""
+        cdef Py_ssize_t channels
+        if view.ndim not in (2, 3) or view.len == 0:
+            return False
+        format = view.format.decode("ascii") if view.format != NULL else "B"
+        kind = _KINDS.get(format.lstrip("@=<") if np.little_endian else format.lstrip("@=>"))
+        channels = view.shape[2] if view.ndim == 3 else 1
+        if kind is None or (kind, view.itemsize) not in _FORMATS or max(view.shape[0], view.shape[1], channels) >= 2**31:
+            return False
+        if view.ndim == 3 and channels > 1 and view.strides[2] != view.itemsize:
+            return False
+        if view.shape[1] > 1 and view.strides[1] != channels * view.itemsize:
+            return False
+        memset(info, 0, sizeof(_abi.bshm_frame_info))
+        info.ndim = view.ndim
+        info.height = <uint32_t> view.shape[0]
+        info.width = <uint32_t> view.shape[1]
+        info.channels = <uint32_t> channels
+        info.kind = ord(kind)
+        info.item_size = <uint32_t> view.itemsize
+        info.position_ms = NAN
+        info.fourcc = _fourcc_for(self.pixel_format, info)
+        return True
+
+    cdef object _not_a_picture(self, frame):
+        shape = getattr(frame, "shape", None)
+        found = type(frame).__name__ if shape is None else f"an array of shape {shape} and dtype {getattr(frame, 'dtype', '?')}"
+        return _errors.FrameShapeError(
+            f"{found} is no frame for {self.name!r}: an array of shape (height, width) or (height, width, channels) of a "
+            f"numeric dtype is expected, such as {self.shape} of {self.dtype}")
+
+    cdef object _warn_dropped(self, _abi.bshm_error *error):
+        if not self._warned:
+            self._warned = True
+            import warnings
+
+            warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=2)
+
+    def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True):
+        """Lend a slot to draw into, without any copy.
+
+        Parameters
+        ----------
+        shape, dtype
+            Of the frame; None: as the writer was made for.
+        capture_time_ns, position_ms, online
+            As in `write_frame`; the first two can still be given to `LoanedSlot.publish`.
+
+        Returns
+        -------
+        LoanedSlot
+            Publishes on leaving its ``with`` block.
+
+        Raises
+        ------
+        LoanError
+            A slot is lent already.
+        SharedMemoryFullError
+            No memory for another slot (the frame counts as dropped), or no room for a larger segment.
+        FrameShapeError, ValueError
+            As in `write_frame`.
+        """
+        cdef LoanedSlot slot = LoanedSlot.__new__(LoanedSlot)
+        cdef _abi.bshm_frame_info info
+        cdef _abi.bshm_error error
+        cdef int rc
+        self._check_made()
+        _set_geometry(&info, self.shape if shape is None else shape, self.dtype if dtype is None else dtype)
+        info.fourcc = _fourcc_for(self.pixel_format, &info)
+        _set_times(&info, capture_time_ns, position_ms, online)
+        slot.writer = self
+        with nogil:
+            rc = _abi.bshm_writer_loan(self._writer, &info, &slot.lent, &error)
+        if rc != 0:
+            raise _exception(&error)
+        slot.describe(&slot.lent.info)
+        return slot
+
+    def update_source(self, *, state=None, reason=None, backend=None, fps=None, captured=None, reconnects=None,
+                      stalls=None, loops=None):
+        """Tell readers and ``inspect`` how the source is; what is None stays as it was.
+
+        Parameters
+        ----------
+        state
+            A `SourceState`.
+        reason, backend
+            Text; at most 128 and 32 bytes of it are kept.
+        fps
+            Measured frames a second.
+        captured, reconnects, stalls, loops
+            Totals so far.
+        """
+        cdef _abi.bshm_source_report report
+        cdef _abi.bshm_error error
+        cdef bytes reason_bytes
+        cdef bytes backend_bytes
+        cdef int rc
+        self._check_made()
+        report.captured = -1 if captured is None else captured
+        report.reconnects = -1 if reconnects is None else reconnects
+        report.stalls = -1 if stalls is None else stalls
+        report.loops = -1 if loops is None else loops
+        report.fps_millihertz = -1 if fps is None else round(fps * 1000)
+        report.state = -1 if state is None else _SOURCE_STATES.index(SourceState(state))
+        report.reason = NULL
+        report.backend = NULL
+        if reason is not None:
+            reason_bytes = reason.replace("\0", " ").encode("utf-8", "replace")
+            report.reason = reason_bytes
+        if backend is not None:
+            backend_bytes = backend.replace("\0", " ").encode("utf-8", "replace")
+            report.backend = backend_bytes
+        with nogil:
+            rc = _abi.bshm_writer_report(self._writer, &report, &error)
+        if rc < 0:
+            raise _exception(&error)
+
+    def close(self):
+        """Say so to the readers and remove the name. Frames that are held stay. Again: nothing happens."""
+        if self._writer != NULL:
+            with nogil:
+                _abi.bshm_writer_close(self._writer)
+        self._closed = True
+        _open_writers.discard(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        self.close()
+
+    def __repr__(self):
+        state = "closed" if self._closed else f"sequence {self.sequence}"
+        return f"<SharedMemoryFrameWriter {self.name!r}, {state}>"
+
+
+cdef bytes _encode_name(object name):
+    cdef bytes encoded = os.fsencode(name)
+    if b"\0" in encoded:
+        raise _errors.SegmentNameError(f"name {name!r} has a NUL character in it")
+    return encoded
+
+
+# ---------------------------------------------------------------- reader
+
+@cython.final
+cdef class ReaderStatistics:
+    """Counters of one reader, a snapshot.
+
+    Attributes
+    ----------
+    frames : int
+        Frames returned.
+    skipped : int
+        Frames published meanwhile that it did not see.
+    copies : int
+        Frames returned as copies, asked for or for want of a lease.
+    retries : int
+        Attempts begun again because a newer frame came in between.
+    """
+
+    cdef readonly unsigned long long frames, skipped, copies, retries
+
+    def __init__(self):
+        raise TypeError("statistics come from SharedMemoryFrameReader.statistics")
+
+    def as_dict(self):
+        """All attributes by name."""
+        return {"frames": self.frames, "skipped": self.skipped, "copies": self.copies, "retries": self.retries}
+
+    def __repr__(self):
+        return f"ReaderStatistics({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+
+
+cdef int64_t _deadline_of(object timeout) except? -1:
+    """When a timeout in seconds is over, CLOCK_MONOTONIC ns; None: never."""
+    if timeout is None:
+        return 2**62
+    if not timeout >= 0:
+        raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+    return _abi.bshm_now_ns() + <int64_t> min(timeout * 1e9, 2.0**61)
+
+
+cdef class SegmentReader:
+    """Reads the newest frame under a name; everything of `billiards_shm.SharedMemoryFrameReader` but iteration."""
+
+    cdef _abi.bshm_reader *_reader
+    cdef readonly str name
+    cdef bint _copy
+    cdef bint _closed
+    cdef object __weakref__
+
+    def __cinit__(self):
+        self._reader = NULL
+        self._closed = True
+
+    def __init__(self, name, *, max_leases=2, copy=False, trusted_owners=None):
+        cdef _abi.bshm_reader_options options
+        cdef _abi.bshm_error error
+        cdef bytes encoded = _encode_name(name)
+        cdef const char *c_name = encoded
+        cdef _Owners owners = _Owners(trusted_owners)
+        if self._reader != NULL:
+            raise ValueError(f"the reader of {self.name!r} is made already")
+        if not isinstance(max_leases, int) or not 0 <= max_leases <= MAX_SLOTS - 2:
+            raise ValueError(f"max_leases={max_leases!r}: 0 to {MAX_SLOTS - 2} are possible")
+        self.name = os.fspath(name)
+        self._copy = copy
+        options.max_leases = max_leases
+        options.trusted = owners.owners
+        if _abi.bshm_reader_create(&self._reader, c_name, &options, &error) < 0:
+            raise _exception(&error)
+        self._closed = False
+
+    def __dealloc__(self):
+        _abi.bshm_reader_free(self._reader)
+
+    @property
+    def closed(self):
+        return self._closed
+
+    @property
+    def status(self):
+        """A `SegmentStatus`, asked of the kernel now."""
+        if self._reader == NULL:
+            return SegmentStatus.DETACHED
+        return _STATUSES[_abi.bshm_reader_status(self._reader)]
+
+    cdef bint _source(self, _abi.bshm_source_view *view):
+        return self._reader != NULL and _abi.bshm_reader_source(self._reader, view) == 1
+
+    @property
+    def source_state(self):
+        """What the capture process says of its source: a `SourceState`."""
+        cdef _abi.bshm_source_view view
+        if not self._source(&view) or view.state >= len(_SOURCE_STATES):
+            return SourceState.UNKNOWN
+        return _SOURCE_STATES[view.state]
+
+    @property
+    def source_reason(self):
+        """Why the source is in that state; empty if there is nothing to say."""
+        cdef _abi.bshm_source_view view
+        return _text(view.reason) if self._source(&view) else ""
+
+    @property
+    def last_frame_age(self):
+        """Seconds since the last captured frame (placeholders do not count), or None if there was none."""
+        cdef _abi.bshm_source_view view
+        if not self._source(&view) or view.last_capture_ns == 0:
+            return None
+        return max(0.0, (_abi.bshm_now_ns() - view.last_capture_ns) / 1e9)
+
+    @property
+    def statistics(self):
+        """A `ReaderStatistics`."""
+        cdef _abi.bshm_reader_counters counters
+        cdef ReaderStatistics statistics = ReaderStatistics.__new__(ReaderStatistics)
+        if self._reader != NULL:
+            _abi.bshm_reader_get_counters(self._reader, &counters)
+            statistics.frames = counters.frames
+            statistics.skipped = counters.skipped
+            statistics.copies = counters.copies
+            statistics.retries = counters.retries
+        return statistics
+
+    cdef int _check_made(self) except -1:
+        if self._reader == NULL:
+            raise ValueError("the reader was never made")
+        return 0
+
+    def attach(self, timeout=5.0):
+        """Attach to the segment, waiting for it to appear. Reads do this by themselves.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None: as long as it takes.
+
+        Raises
+        ------
+        SegmentNotFoundError
+            The time is up.
+        SegmentFormatError, SegmentPermissionError
+            What has the name cannot be read.
+        ValueError
+            The reader is closed.
+        """
+        cdef _abi.bshm_error error
+        cdef int64_t deadline = _deadline_of(timeout)
+        cdef int64_t left
+        cdef int rc
+        self._check_made()
+        while True:
+            with nogil:
+                rc = _abi.bshm_reader_attach(self._reader, &error)
+            if rc == _abi.BSHM_OK:
+                return
+            left = deadline - _abi.bshm_now_ns()
+            if rc != _abi.BSHM_E_NOT_FOUND or left <= 0:
+                raise _exception(&error)
+            with nogil:
+                _abi.bshm_reader_wait(self._reader, left)
+            PyErr_CheckSignals()
+
+    def read_frame(self, timeout=0.0, *, copy=None):
+        """The newest frame that this reader has not seen.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for one; 0: do not wait; None: until there is one, also for a segment to appear.
+        copy
+            True: an array of the caller's own, writable; False: zero-copy if a lease is free; None: as the reader was
+            made.
+
+        Returns
+        -------
+        frame : numpy.ndarray or None
+            Shape (height, width) or (height, width, channels). Read-only if zero-copy.
+        metadata : FrameMetadata or None
+            Both None: nothing new, or no segment.
+
+        Raises
+        ------
+        SegmentFormatError, SegmentPermissionError
+            What has the name now cannot be read.
+        ValueError
+            The reader is closed.
+
+        Notes
+        -----
+        **Lifetime.** A zero-copy frame never changes: it is pinned until the last view of it is gone, whatever becomes
+        of reader and writer. At most `max_leases` frames are pinned at a time; while that many are held, further ones
+        come as copies.
+        """
+        cdef int64_t deadline
+        cdef int64_t left
+        cdef bint own = self._copy if copy is None else copy
+        cdef object found
+        self._check_made()
+        found = self._take(0, own)
+        if found is not None:
+            return found
+        deadline = _deadline_of(timeout)
+        while True:
+            left = deadline - _abi.bshm_now_ns()
+            if left <= 0:
+                return None, None
+            self._wait(left)
+            found = self._take(0, own)
+            if found is not None:
+                return found
+
+    def latest_frame(self, *, copy=None):
+        """The newest frame, also if this reader has seen it; never waits.
+
+        Parameters, returns, raises and lifetime as in `read_frame`.
+        """
+        self._check_made()
+        found = self._take(_abi.BSHM_ACQUIRE_SEEN, self._copy if copy is None else copy)
+        return (None, None) if found is None else found
+
+    cdef int _wait(self, int64_t nanoseconds) except -1:
+        with nogil:
+            _abi.bshm_reader_wait(self._reader, nanoseconds)
+        return PyErr_CheckSignals()
+
+    def _look(self, bint follow):
+        """`read_frame` without waiting; not `follow`: stay with a segment that was closed in order. For iteration."""
+        self._check_made()
+        found = self._take(0 if follow else _abi.BSHM_ACQUIRE_STAY, self._copy)
+        return found
+
+    def _ended(self):
+        """Whether the segment was closed in order and its last frame seen. For iteration."""
+        self._check_made()
+        return _abi.bshm_reader_ended(self._reader) == 1
+
+    def _wait_slice(self, double seconds):
+        """Sleep until there may be something new, at most `seconds`, at most a tenth of one."""
+        self._check_made()
+        self._wait(<int64_t> (min(seconds, 1.0) * 1e9))
+
+    cdef object _take(self, uint32_t flags, bint copy):
+        cdef Frame frame
+        cdef _abi.bshm_error error
+        cdef int rc
+        cdef int attempt
+        if copy:
+            flags |= _abi.BSHM_ACQUIRE_COPY
+        for attempt in range(COPY_ATTEMPTS):
+            frame = Frame.__new__(Frame)
+            rc = _abi.bshm_reader_acquire(self._reader, flags, &frame.frame, &error)
+            if rc < 0:
+                raise _exception(&error)
+            if rc == 0:
+                return None
+            if frame.frame.pinned and not copy:
+                frame.describe(&frame.frame.info)
+                return np.asarray(frame), _metadata_of(&frame.frame, True)
+            array = self._copied(&frame.frame)
+            if array is not None:
+                return array, _metadata_of(&frame.frame, False)
+        return None
+
+    cdef object _copied(self, _abi.bshm_frame *frame):
+        """The frame in an array of its own, or None if a newer one was written over it meanwhile."""
+        cdef Py_buffer view
+        cdef int rc
+        array = np.empty(_shape_of(&frame.info), _dtype_of(&frame.info))
+        PyObject_GetBuffer(array, &view, PyBUF_WRITABLE)
+        with nogil:
+            rc = _abi.bshm_frame_copy(frame, view.buf, <uint64_t> view.len)
+        PyBuffer_Release(&view)
+        if rc == _abi.BSHM_OK:
+            return array
+        _abi.bshm_reader_give_back(self._reader, frame)
+        return None
+
+    def close(self):
+        """Detach. Frames that are held stay as they are. Again: nothing happens."""
+        if self._reader != NULL:
+            _abi.bshm_reader_close(self._reader)
+        self._closed = True
+
+    def __repr__(self):
+        return f"<{type(self).__name__} {self.name!r}, {'closed' if self._closed else self.status}>"
+
+
+# ---------------------------------------------------------------- looking from outside
+
+def inspect(name, trusted_owners=None):
+    """Everything that `billiards_shm.inspect_segment` makes a `SegmentInfo` of, as a dict."""
+    cdef _Owners owners = _Owners(trusted_owners)
+    cdef bytes encoded = _encode_name(name)
+    cdef const char *c_name = encoded
+    cdef _abi.bshm_error error
+    cdef _abi.bshm_inspection *found = <_abi.bshm_inspection *> malloc(sizeof(_abi.bshm_inspection))
+    cdef int rc
+    if found == NULL:
+        raise MemoryError
+    try:
+        with nogil:
+            rc = _abi.bshm_inspect(c_name, &owners.owners, found, &error)
+        if rc < 0:
+            raise _exception(&error)
+        return _inspection(os.fspath(name), found)
+    finally:
+        free(found)
+
+
+cdef dict _inspection(str name, const _abi.bshm_inspection *found):
+    cdef const _abi.bshm_source_view *source = &found.source
+    cdef const _abi.bshm_frame_info *frame = &found.frame
+    cdef const _abi.bshm_reader_view *reader
+    cdef int64_t now = _abi.bshm_now_ns()
+    readers = []
+    for i in range(found.reader_count):
+        reader = &found.readers[i]
+        readers.append({
+            "pid": reader.pid or None,
+            "name": _text(reader.process_name),
+            "kind": "lease" if reader.kind == 1 else "observer",
+            "frames": reader.frames,
+            "skipped": reader.skipped,
+            "copies": reader.copies,
+            "last_sequence": reader.last_sequence,
+            "attached_wall_ns": reader.attached_wall_ns,
+            "leases": reader.leases,
+        })
+    return {
+        "name": name,
+        "status": _STATUSES[found.status],
+        "generation": _hex(found.identity.generation),
+        "abi": (found.identity.abi_major, found.identity.abi_minor),
+        "writer_pid": found.identity.writer_pid,
+        "owner": found.owner_uid,
+        "mode": found.mode,
+        "total_bytes": found.identity.total_bytes,
+        "backed_bytes": found.identity.pixels_offset + source.backed_slots * found.identity.slot_stride,
+        "allocated_bytes": found.allocated_bytes,
+        "slots": found.identity.slot_count,
+        "backed_slots": source.backed_slots,
+        "slot_capacity": found.identity.slot_capacity,
+        "created_wall_ns": found.identity.created_wall_ns,
+        "sequence": found.latest_sequence,
+        "published": source.published,
+        "dropped": source.dropped,
+        "leases_broken": source.leases_broken,
+        "captured": source.captured,
+        "reconnects": source.reconnects,
+        "stalls": source.stalls,
+        "loops": source.loops,
+        "fps": source.fps_millihertz / 1000,
+        "last_frame_age": max(0.0, (now - source.last_capture_ns) / 1e9) if source.last_capture_ns else None,
+        "heartbeat_age": max(0.0, (now - source.heartbeat_ns) / 1e9) if source.heartbeat_ns else None,
+        "source_state": _SOURCE_STATES[source.state] if source.state < len(_SOURCE_STATES) else SourceState.UNKNOWN,
+        "source_reason": _text(source.reason),
+        "backend": _text(source.backend),
+        "width": frame.width if found.has_frame else None,
+        "height": frame.height if found.has_frame else None,
+        "channels": frame.channels if found.has_frame else None,
+        "dtype": _dtype_of(frame) if found.has_frame else None,
+        "pixel_format": _PIXEL_FORMAT_OF_CODE.get(frame.fourcc, "RAW") if found.has_frame else None,
+        "write_latency_buckets": tuple(source.write_ns_log2[i] for i in range(_abi.BSHM_LATENCY_BUCKETS)),
+        "readers": tuple(readers),
+    }
+
+
+def remove_stale(name, trusted_owners=None):
+    """Remove the segment if its writer is dead; True: removed."""
+    cdef _Owners owners = _Owners(trusted_owners)
+    cdef bytes encoded = _encode_name(name)
+    cdef const char *c_name = encoded
+    cdef _abi.bshm_error error
+    cdef int rc
+    with nogil:
+        rc = _abi.bshm_remove_stale(c_name, &owners.owners, &error)
+    if rc < 0:
+        raise _exception(&error)
+    return rc == 1
+
+
+def remove_stale_temporary(path):
+    """Remove what a creator that died left behind, if it is older than ten seconds; True: removed."""
+    cdef bytes encoded = os.fsencode(path)
+    cdef const char *c_path = encoded
+    cdef _abi.bshm_error error
+    cdef int rc
+    with nogil:
+        rc = _abi.bshm_remove_stale_temporary(c_path, &error)
+    if rc < 0:
+        raise _exception(&error)
+    return rc == 1
+
+
+def object_path(name):
+    """The file that `name` leads to."""
+    cdef bytes encoded = _encode_name(name)
+    cdef const char *c_name = encoded
+    cdef char path[4096]
+    cdef _abi.bshm_error error
+    if _abi.bshm_object_path(c_name, path, sizeof(path), &error) < 0:
+        raise _exception(&error)
+    return os.fsdecode(<bytes> path)
+
+
+def object_directory():
+    """Where names without a slash lie."""
+    return os.fsdecode(<bytes> _abi.bshm_object_directory())

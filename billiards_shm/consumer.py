@@ -1,0 +1,298 @@
+"""A drop-in for ``cv2.VideoCapture`` that reads the shared frames, so that OpenCV code changes one line."""
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from billiards_shm.reader import SharedMemoryFrameReader
+from billiards_shm.segments import SegmentInfo, inspect_segment
+
+from billiards_shm._core import FrameMetadata
+from billiards_shm.errors import BilliardsShmError
+
+__all__ = ["VideoConsumer"]
+
+# OpenCV's numbers, restated: this module must work where OpenCV is not installed.
+CAP_PROP_POS_MSEC: Final = 0
+CAP_PROP_POS_FRAMES: Final = 1
+CAP_PROP_FRAME_WIDTH: Final = 3
+CAP_PROP_FRAME_HEIGHT: Final = 4
+CAP_PROP_FPS: Final = 5
+CAP_PROP_FOURCC: Final = 6
+CAP_PROP_CONVERT_RGB: Final = 16
+CAP_PROP_OPEN_TIMEOUT_MSEC: Final = 53
+CAP_PROP_READ_TIMEOUT_MSEC: Final = 54
+
+# What V4L2 calls the formats, which is what OpenCV reports for a camera. RAW has no code: 0.
+FOURCC_OF_PIXEL_FORMAT: Final = {
+    "BGR24": "BGR3",
+    "RGB24": "RGB3",
+    "BGRA32": "AR24",
+    "GRAY8": "GREY",
+    "GRAY16": "Y16 ",
+    "YUYV": "YUYV",
+    "NV12": "NV12",
+    "MJPG": "MJPG",
+}
+
+_log = logging.getLogger(__name__)
+
+
+class VideoConsumer:
+    """Read shared frames as if they came from ``cv2.VideoCapture``.
+
+    ``cv2.VideoCapture(0)`` becomes ``VideoConsumer("billiards_video")``; the rest of the program stays. Like
+    its model it reports failure by its return values, not by exceptions; the reason goes to the
+    ``billiards_shm.consumer`` log.
+
+    Parameters
+    ----------
+    name : str, optional
+        Name or path of the segment. Without one nothing is opened, as with ``cv2.VideoCapture()``.
+    timeout : float or None
+        Seconds that opening waits for the segment, and `read` and `grab` for a frame; None waits for ever.
+    copy : bool
+        True: every frame is an array of the caller's own, to draw into. False: frames are read-only views of
+        shared memory.
+
+    Notes
+    -----
+    What differs from a camera of one's own: `read` gives the newest frame, so a slow loop skips frames
+    instead of falling behind. A writer that ends and returns is followed; until then `read` takes `timeout`
+    seconds to give ``(False, None)``, and `isOpened` stays True. Pixels come as they were published
+    (`get(CAP_PROP_FOURCC)` names the format); ``billiards-shm capture`` publishes BGR, as OpenCV does.
+
+    **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone;
+    its pixels do not change before that. `grab` pins its frame until the next `grab`, `read` or `release`.
+
+    Examples
+    --------
+    >>> capture = VideoConsumer("billiards_video")  # doctest: +SKIP
+    >>> while capture.isOpened():  # doctest: +SKIP
+    ...     ok, frame = capture.read()
+    ...     if not ok:
+    ...         break
+    """
+
+    def __init__(self, name: str | None = None, timeout: float | None = 5.0, copy: bool = True) -> None:
+        self._open_timeout = timeout
+        self._read_timeout = timeout
+        self._copy = copy
+        self._name = ""
+        self._reader: SharedMemoryFrameReader | None = None
+        self._grabbed: npt.NDArray[Any] | None = None
+        self._metadata: FrameMetadata | None = None
+        self._last_failure = ""
+        if name is not None:
+            self.open(name)
+
+    def open(self, name: str, apiPreference: int = 0, params: object = ()) -> bool:
+        """Open a segment, after releasing the one open before; wait for it up to the timeout.
+
+        Parameters
+        ----------
+        name : str
+            Name or path of the segment.
+        apiPreference, params
+            Taken because ``cv2.VideoCapture.open`` takes them; without effect.
+
+        Returns
+        -------
+        bool
+            Whether the segment could be opened.
+        """
+        self.release()
+        self._name = name
+        reader = SharedMemoryFrameReader(name, max_leases=2)
+        try:
+            reader.attach(timeout=self._open_timeout)
+        except BilliardsShmError as error:
+            self._report(error)
+            reader.close()
+            return False
+        self._reader = reader
+        return True
+
+    def isOpened(self) -> bool:
+        """Whether a segment was opened and not released; stays True while its writer is away."""
+        return self._reader is not None
+
+    def grab(self) -> bool:
+        """Wait for the next new frame and pin it, without copying.
+
+        Returns
+        -------
+        bool
+            False: no new frame within the timeout, or nothing is open.
+        """
+        # The old pin goes before the wait: a consumer that waits holds no slot.
+        self._grabbed = None
+        if self._reader is None:
+            return False
+        try:
+            frame, metadata = self._reader.read_frame(timeout=self._read_timeout, copy=False)
+        except BilliardsShmError as error:
+            self._report(error)
+            return False
+        if frame is None:
+            return False
+        self._last_failure = ""
+        self._grabbed, self._metadata = frame, metadata
+        return True
+
+    def retrieve(
+        self, image: npt.NDArray[Any] | None = None, flag: int = 0
+    ) -> tuple[bool, npt.NDArray[Any] | None]:
+        """Give the frame that was grabbed last; again and again the same one until the next `grab`.
+
+        Parameters
+        ----------
+        image : numpy.ndarray, optional
+            Where to put the frame. As in OpenCV it is used if shape and dtype fit, else a new array is
+            returned: test ``result is image``.
+        flag : int
+            Taken because ``cv2.VideoCapture.retrieve`` takes it; without effect.
+
+        Returns
+        -------
+        tuple
+            ``(True, frame)``, or ``(False, None)`` after a failed `grab`.
+
+        Raises
+        ------
+        TypeError
+            `image` is not an array.
+        ValueError
+            `image` is read-only.
+        """
+        if image is not None:
+            if not isinstance(image, np.ndarray):
+                raise TypeError(f"image must be a numpy array, not {type(image).__name__}")
+            if not image.flags.writeable:
+                raise ValueError("image is read-only: give an array that can be written, or none")
+        frame = self._grabbed
+        if frame is None:
+            return False, None
+        if image is not None and image.shape == frame.shape and image.dtype == frame.dtype:
+            np.copyto(image, frame)
+            return True, image
+        return True, frame.copy() if self._copy else frame
+
+    def read(self, image: npt.NDArray[Any] | None = None) -> tuple[bool, npt.NDArray[Any] | None]:
+        """Wait for the next new frame and give it: `grab`, then `retrieve`."""
+        self.grab()
+        return self.retrieve(image)
+
+    def get(self, propId: int) -> float:
+        """Give a property by OpenCV's number.
+
+        Parameters
+        ----------
+        propId : int
+            ``cv2.CAP_PROP_FRAME_WIDTH``, ``FRAME_HEIGHT``, ``FPS`` (as measured), ``FOURCC``, ``POS_MSEC``
+            (of the last frame: in its source, or else when it was captured, monotonic), ``POS_FRAMES`` (its
+            sequence number), ``CONVERT_RGB``, ``OPEN_TIMEOUT_MSEC`` or ``READ_TIMEOUT_MSEC``.
+
+        Returns
+        -------
+        float
+            The value; 0 for what is not known, as ``FRAME_COUNT`` of a stream that has no end.
+        """
+        if self._reader is None:
+            return 0.0
+        if propId == CAP_PROP_READ_TIMEOUT_MSEC:
+            return (self._read_timeout or 0.0) * 1000
+        if propId == CAP_PROP_OPEN_TIMEOUT_MSEC:
+            return (self._open_timeout or 0.0) * 1000
+        last = self._metadata
+        if propId == CAP_PROP_POS_FRAMES:
+            return float(last.sequence) if last else 0.0
+        if propId == CAP_PROP_POS_MSEC:
+            if last is None:
+                return 0.0
+            return last.position_ms if last.position_ms is not None else last.capture_time_ns / 1e6
+        if propId == CAP_PROP_FPS:
+            info = self._inspect()
+            return float(info.fps or 0.0) if info else 0.0
+        # Asked before the first frame is read, as programs do to size their windows, the segment itself
+        # answers: looking at a frame would use it up.
+        shown = last or self._inspect()
+        if shown is None:
+            return 0.0
+        if propId == CAP_PROP_FRAME_WIDTH:
+            return float(shown.width or 0)
+        if propId == CAP_PROP_FRAME_HEIGHT:
+            return float(shown.height or 0)
+        if propId == CAP_PROP_FOURCC:
+            code = FOURCC_OF_PIXEL_FORMAT.get(shown.pixel_format or "", "\0\0\0\0")
+            return float(int.from_bytes(code.encode("ascii"), "little"))
+        if propId == CAP_PROP_CONVERT_RGB:
+            return float(shown.pixel_format == "BGR24")
+        return 0.0
+
+    def set(self, propId: int, value: float) -> bool:
+        """Set a property by OpenCV's number; only the two timeouts can be changed, in milliseconds.
+
+        Returns
+        -------
+        bool
+            False: the property is the camera's, which belongs to the capture process.
+        """
+        if self._reader is None:
+            return False
+        if value < 0:
+            return False
+        if propId == CAP_PROP_READ_TIMEOUT_MSEC:
+            self._read_timeout = value / 1000
+        elif propId == CAP_PROP_OPEN_TIMEOUT_MSEC:
+            self._open_timeout = value / 1000
+        else:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Let go of the segment; everything but `open` fails from now on. Frames handed out stay valid."""
+        self._grabbed = None
+        self._metadata = None
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def getBackendName(self) -> str:
+        """The name of the backend: ``SHARED_MEMORY``."""
+        return "SHARED_MEMORY"
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        """Frames, until `read` fails."""
+        while True:
+            ok, frame = self.read()
+            if not ok or frame is None:
+                return
+            yield frame
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        state = "open" if self.isOpened() else "released"
+        return f"VideoConsumer({self._name!r}, {state})"
+
+    def _inspect(self) -> SegmentInfo | None:
+        try:
+            return inspect_segment(self._name)
+        except BilliardsShmError:
+            return None
+
+    def _report(self, error: BilliardsShmError) -> None:
+        """Say once why something failed; a caller that tries again hears when the reason changes."""
+        if str(error) != self._last_failure:
+            self._last_failure = str(error)
+            _log.warning("%s", error)

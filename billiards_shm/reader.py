@@ -1,0 +1,166 @@
+"""The reader, with iteration: plain and asynchronous."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from billiards_shm._core import FrameMetadata, SegmentReader
+
+__all__ = ["FrameIterator", "SharedMemoryFrameReader"]
+
+_Read = tuple[npt.NDArray[Any], FrameMetadata]
+
+# How long one wait may take before the end of the segment, the timeout and a cancelled task are looked at.
+_SLICE_S = 0.1
+
+
+class SharedMemoryFrameReader(SegmentReader):
+    """Reads the newest frames published under a name.
+
+    Parameters
+    ----------
+    name
+        As the writer's.
+    max_leases
+        Zero-copy frames that may be held at a time; while that many are held, further ones come as copies.
+    copy
+        True: every frame is an array of the caller's own, writable.
+    trusted_owners
+        Users, besides oneself and root, whose frames are believed. None: as the environment variable
+        BILLIARDS_SHM_TRUSTED_OWNERS says.
+
+    Raises
+    ------
+    SegmentNameError
+        The name is impossible. Nothing else can fail here: the constructor touches no segment.
+
+    Notes
+    -----
+    May be shared by threads, each frame goes to one of them; and used in a forked child, which attaches anew.
+
+    **Lifetime.** ``frame`` is pinned until its last view is gone, whatever becomes of reader and writer::
+
+        frame, metadata = reader.read_frame(timeout=1.0)
+        crop = frame[10:20]
+        del frame; reader.close()
+        crop.mean()              # OK: the crop holds the pin
+        crop[0] = 0              # ERROR: ValueError, read-only
+        crop = crop.copy()       # OK: from here on your own memory, and the slot is free
+    """
+
+    def frames(self, *, follow: bool = False, timeout: float | None = None) -> "FrameIterator":
+        """Iterate over frames as they come, with ``for`` or ``async for``.
+
+        Parameters
+        ----------
+        follow
+            False: ends when the writer closes cleanly. True: goes on with the next writer of the name.
+        timeout
+            Seconds to wait for each frame; None: as long as it takes.
+
+        Returns
+        -------
+        FrameIterator
+            Of ``(frame, metadata)``. Waits for a segment, moves to its successors, outlasts dead writers.
+
+        Raises
+        ------
+        TimeoutError
+            From the iteration: no frame came within `timeout`.
+        """
+        return FrameIterator(self, follow=follow, timeout=timeout)
+
+    def __iter__(self) -> Iterator[_Read]:
+        return iter(self.frames())
+
+    def __aiter__(self) -> AsyncIterator[_Read]:
+        return aiter(self.frames())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FrameIterator:
+    """Frames of one reader, one after the other; see `SharedMemoryFrameReader.frames`."""
+
+    def __init__(self, reader: SharedMemoryFrameReader, *, follow: bool, timeout: float | None) -> None:
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+        self._reader = reader
+        self._follow = follow
+        self._timeout = timeout
+        self._begun = False
+        self._waiter: ThreadPoolExecutor | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Read:
+        deadline = self._deadline()
+        while True:
+            found = self._look()
+            if found is not None:
+                return found
+            if self._is_over():
+                raise StopIteration
+            self._reader._wait_slice(self._slice(deadline))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Read:
+        deadline = self._deadline()
+        while True:
+            found = self._look()
+            if found is not None:
+                return found
+            if self._is_over():
+                self._end_waiter()
+                raise StopAsyncIteration
+            # A thread of its own: the loop's default pool has a few, and every reader would occupy one.
+            if self._waiter is None:
+                self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="billiards-shm-wait")
+            await asyncio.get_running_loop().run_in_executor(
+                self._waiter, self._reader._wait_slice, self._slice(deadline)
+            )
+
+    def _look(self) -> _Read | None:
+        # The first look may leave a segment that had ended before the iteration began.
+        found = self._reader._look(self._follow or not self._begun)
+        self._begun = True
+        return found
+
+    def _is_over(self) -> bool:
+        """Whether the writer came to a clean end, and its last frame was delivered."""
+        return not self._follow and self._reader._ended()
+
+    def _deadline(self) -> float | None:
+        return None if self._timeout is None else time.monotonic() + self._timeout
+
+    def _slice(self, deadline: float | None) -> float:
+        if deadline is None:
+            return _SLICE_S
+        left = deadline - time.monotonic()
+        if left <= 0:
+            self._end_waiter()
+            raise TimeoutError(f"no frame of {self._reader.name!r} within {self._timeout} s")
+        return min(left, _SLICE_S)
+
+    def _end_waiter(self) -> None:
+        if self._waiter is not None:
+            self._waiter.shutdown(wait=False)
+            self._waiter = None
+
+    def __del__(self) -> None:
+        self._end_waiter()

@@ -1,0 +1,186 @@
+"""Segments seen from outside: list, inspect, remove what dead writers left."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from billiards_shm import _core
+from billiards_shm.errors import BilliardsShmError, SegmentFormatError, SegmentNameError, SegmentNotFoundError
+from billiards_shm.status import SegmentStatus, SourceState
+
+__all__ = ["ReaderInfo", "SegmentInfo", "inspect_segment", "list_segments", "remove_stale_segments"]
+
+_TEMPORARY_PATTERN = ".bshm-" + "[0-9a-f]" * 16 + "~"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ReaderInfo:
+    """One reader that is attached now."""
+
+    pid: int | None
+    """As the reader gave it, in its own container; None for an observer."""
+    name: str
+    """Of its process."""
+    kind: str
+    """"lease", or "observer" (may read the object, but not lock it)."""
+    frames: int
+    skipped: int
+    copies: int
+    last_sequence: int
+    attached_wall_ns: int
+    leases: int
+    """Slots it holds pinned now."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """What can be known of a segment without attaching to it."""
+
+    name: str
+    path: str
+    status: SegmentStatus
+    generation: str
+    abi: tuple[int, int]
+    writer_pid: int
+    """As the writer gave it, in its own container."""
+    owner: int
+    """User id."""
+    mode: int
+    total_bytes: int
+    """With every slot backed."""
+    backed_bytes: int
+    """With the slots that are backed now."""
+    allocated_bytes: int
+    """As the file system counts."""
+    slots: int
+    backed_slots: int
+    slot_capacity: int
+    """Bytes of the largest frame."""
+    created_wall_ns: int
+    sequence: int
+    """Of the newest frame; 0: none yet."""
+    published: int
+    dropped: int
+    leases_broken: int
+    captured: int
+    reconnects: int
+    stalls: int
+    loops: int
+    fps: float
+    """As the capture process measured it last; 0 when no frame came for two seconds."""
+    last_frame_age: float | None
+    """Seconds since the last captured frame."""
+    heartbeat_age: float | None
+    """Seconds since the writer last did anything."""
+    source_state: SourceState
+    source_reason: str
+    backend: str
+    width: int | None
+    height: int | None
+    channels: int | None
+    dtype: np.dtype[Any] | None
+    pixel_format: str | None
+    write_latency_buckets: tuple[int, ...]
+    """Item i counts the writes that took less than 2**i ns, and not less than half of that."""
+    readers: tuple[ReaderInfo, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in types that JSON knows."""
+        return dataclasses.asdict(self) | {
+            "status": str(self.status),
+            "source_state": str(self.source_state),
+            "dtype": None if self.dtype is None else self.dtype.name,
+        }
+
+
+# A rate that was measured before the frames stopped says nothing about now.
+_FPS_STALE_S = 2.0
+
+
+def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = None) -> SegmentInfo:
+    """Look at a segment without attaching to it.
+
+    Parameters
+    ----------
+    name
+        Its name, or the path of its file.
+    trusted_owners
+        As for a reader.
+
+    Raises
+    ------
+    SegmentNotFoundError, SegmentFormatError, SegmentPermissionError, SegmentNameError
+        There is none, or it cannot be read.
+    """
+    found = _core.inspect(name, trusted_owners)
+    found["readers"] = tuple(ReaderInfo(**reader) for reader in found["readers"])
+    age = found["last_frame_age"]
+    if age is None or age > _FPS_STALE_S or found["status"] is not SegmentStatus.LIVE:
+        found["fps"] = 0.0
+    return SegmentInfo(path=_core.object_path(name), **found)
+
+
+def list_segments(
+    paths: Iterable[str] = (), *, trusted_owners: Iterable[int | str] | None = None
+) -> list[SegmentInfo]:
+    """All segments of this machine's shared memory that may be read, by name, then those of `paths`.
+
+    Files that are no segments, and segments of other users, are left out.
+    """
+    names = [*sorted(_candidate_names()), *paths]
+    found = []
+    for name in names:
+        try:
+            found.append(inspect_segment(name, trusted_owners=trusted_owners))
+        except BilliardsShmError:  # not ours, not readable, or gone since the directory was read
+            continue
+    return found
+
+
+def _candidate_names() -> list[str]:
+    directory = Path(_core.object_directory())
+    return [entry.name for entry in directory.iterdir() if entry.is_file()] if directory.is_dir() else []
+
+
+def remove_stale_segments(
+    names: Iterable[str] | None = None, *, trusted_owners: Iterable[int | str] | None = None
+) -> list[str]:
+    """Remove segments whose writer is dead, and what creators that died left behind.
+
+    Parameters
+    ----------
+    names
+        Names or paths; None: every segment of this machine's shared memory. The living are spared either way.
+    trusted_owners
+        As for a reader.
+
+    Returns
+    -------
+    list of str
+        What was removed.
+
+    Raises
+    ------
+    SegmentFormatError, SegmentPermissionError, SegmentNameError
+        One of `names` is not to be removed. Without `names` what is not ours is passed over.
+    """
+    removed = []
+    directories = {Path(_core.object_directory())}
+    for name in _candidate_names() if names is None else names:
+        try:
+            if _core.remove_stale(name, trusted_owners):
+                removed.append(name)
+        except SegmentNotFoundError:
+            pass
+        except (SegmentFormatError, SegmentNameError, BilliardsShmError):
+            if names is not None:
+                raise
+        directories.add(Path(_core.object_path(name)).parent) if names is not None else None
+    for directory in directories:
+        for temporary in directory.glob(_TEMPORARY_PATTERN):
+            if _core.remove_stale_temporary(str(temporary)):
+                removed.append(str(temporary))
+    return removed

@@ -1,0 +1,48 @@
+/* attachment.h - one segment as a reader holds it: files, mappings, lease tokens. Outlives its reader as long as frames do. */
+#ifndef BSHM_ATTACHMENT_H
+#define BSHM_ATTACHMENT_H
+
+#include "segment.h"
+
+typedef struct bshm_lease {
+    uint32_t token;
+    uint32_t slot;
+    uint32_t frames; /* that share the pin; 0: the token is free */
+    uint64_t seq;
+} bshm_lease;
+
+struct bshm_attachment {
+    uint32_t references;
+    uint32_t process_epoch;
+    plat_mutex mutex; /* of leases and slots; nothing of Python runs under it */
+    plat_file lock_file; /* (1): token and presence locks, and the control region; PLAT_NO_FILE for an observer */
+    plat_file data_file; /* (2): read-only, the rest */
+    plat_info info;
+    bshm_identity identity;
+    const bshm_header *header;
+    bshm_control *control; /* null for an observer */
+    void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
+    bshm_reader_entry *entry;    /* null: no place in the table */
+    uint32_t max_leases;
+    uint32_t lease_count;
+    bshm_lease leases[BSHM_MAX_SLOTS];
+    int64_t next_token_search_ns;
+    char name[PLAT_PATH_BYTES];
+};
+
+/* One try. */
+int bshm_attachment_open(bshm_attachment **attachment, const char *path, const char *name, uint32_t max_leases,
+                         const bshm_trusted *trusted, bshm_error *error);
+void bshm_attachment_unreference(bshm_attachment *attachment);
+bool bshm_attachment_is_of_parent(const bshm_attachment *attachment);
+
+/* 1: *frame is the newest frame and pinned (R0 to R4). 0: nothing above `seen`. 2: no token to be had (or a slot that was
+ * always being written): find it instead. Negative: corrupt. `retries` counts R3s. */
+int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool may_take_token, bshm_frame *frame,
+                        uint64_t *retries, bshm_error *error);
+/* The same without a pin: 1 found, 0 nothing new, 2 always being written. */
+int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame *frame, uint64_t *retries,
+                         bshm_error *error);
+#define BSHM_NO_PIN 2
+
+#endif

@@ -1,0 +1,159 @@
+/* copy.c - copy kernels, chosen once per process by processor and per call by size. */
+#include "copy.h"
+
+#include "ordering.h"
+
+#include <stdbool.h>
+#include <string.h>
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define BSHM_X86_KERNELS 1
+#include <immintrin.h>
+#endif
+
+/* Below this many bytes a frame is likely to be in a reader's reach of the cache when it looks; above, it is not, and
+ * reading the destination's old lines in only to overwrite them costs a third of the memory traffic. */
+#define STREAM_FROM_BYTES ((size_t)2 << 20)
+
+typedef void (*copy_kernel)(uint8_t *destination, const uint8_t *source, size_t bytes);
+
+static void copy_plain(uint8_t *destination, const uint8_t *source, size_t bytes)
+{
+    memcpy(destination, source, bytes);
+}
+
+#ifdef BSHM_X86_KERNELS
+/* Both expect any alignment: the head is copied plainly up to a 64-byte line of the destination. */
+#define LINE_BYTES 64
+
+static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
+{
+    size_t head = (size_t)(-(uintptr_t)destination & (LINE_BYTES - 1));
+    return head < bytes ? head : bytes;
+}
+
+__attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, const uint8_t *source, size_t bytes)
+{
+    size_t head = bytes_to_line(destination, bytes);
+    memcpy(destination, source, head);
+    destination += head, source += head, bytes -= head;
+    for (; bytes >= 2 * LINE_BYTES; destination += 2 * LINE_BYTES, source += 2 * LINE_BYTES, bytes -= 2 * LINE_BYTES) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(source + 0));
+        __m256i b = _mm256_loadu_si256((const __m256i *)(source + 32));
+        __m256i c = _mm256_loadu_si256((const __m256i *)(source + 64));
+        __m256i d = _mm256_loadu_si256((const __m256i *)(source + 96));
+        _mm256_stream_si256((__m256i *)(destination + 0), a);
+        _mm256_stream_si256((__m256i *)(destination + 32), b);
+        _mm256_stream_si256((__m256i *)(destination + 64), c);
+        _mm256_stream_si256((__m256i *)(destination + 96), d);
+    }
+    memcpy(destination, source, bytes);
+}
+
+__attribute__((target("avx512f"))) static void copy_avx512(uint8_t *destination, const uint8_t *source, size_t bytes)
+{
+    size_t head = bytes_to_line(destination, bytes);
+    memcpy(destination, source, head);
+    destination += head, source += head, bytes -= head;
+    for (; bytes >= 4 * LINE_BYTES; destination += 4 * LINE_BYTES, source += 4 * LINE_BYTES, bytes -= 4 * LINE_BYTES) {
+        __m512i a = _mm512_loadu_si512(source + 0);
+        __m512i b = _mm512_loadu_si512(source + 64);
+        __m512i c = _mm512_loadu_si512(source + 128);
+        __m512i d = _mm512_loadu_si512(source + 192);
+        _mm512_stream_si512((__m512i *)(destination + 0), a);
+        _mm512_stream_si512((__m512i *)(destination + 64), b);
+        _mm512_stream_si512((__m512i *)(destination + 128), c);
+        _mm512_stream_si512((__m512i *)(destination + 192), d);
+    }
+    memcpy(destination, source, bytes);
+}
+#endif
+
+static copy_kernel streaming_kernel(const char **name)
+{
+#ifdef BSHM_X86_KERNELS
+    if (__builtin_cpu_supports("avx512f")) {
+        *name = "avx512-stream";
+        return copy_avx512;
+    }
+    if (__builtin_cpu_supports("avx2")) {
+        *name = "avx2-stream";
+        return copy_avx2;
+    }
+#endif
+    *name = "memcpy";
+    return copy_plain;
+}
+
+const char *bshm_copy_kernel(size_t bytes)
+{
+    const char *name = "memcpy";
+    if (bytes >= STREAM_FROM_BYTES)
+        (void)streaming_kernel(&name);
+    return name;
+}
+
+void bshm_copy_rows(void *destination, size_t destination_stride, const void *source, ptrdiff_t source_stride,
+                    size_t row_bytes, size_t rows)
+{
+    uint8_t *to = destination;
+    const uint8_t *from = source;
+    const char *name;
+    copy_kernel kernel = row_bytes * rows >= STREAM_FROM_BYTES ? streaming_kernel(&name) : copy_plain;
+    if (source_stride == (ptrdiff_t)row_bytes && destination_stride == row_bytes) {
+        kernel(to, from, row_bytes * rows);
+        return;
+    }
+    for (size_t row = 0; row < rows; row++, to += destination_stride, from += source_stride)
+        kernel(to, from, row_bytes);
+}
+
+/* ---------------------------------------------------------------- out of racing memory */
+
+/* The aligned word that holds *from, shifted so that the byte at `from` comes first; `bytes` (1 to 7) of it. Words do
+ * not straddle pages, so this never reads where there is no memory. */
+static void copy_edge_racing(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+    const uint64_t *word = (const uint64_t *)(const void *)(from - ((uintptr_t)from & 7));
+    uint64_t value = bshm_load_pixels_relaxed(word);
+    memcpy(to, (const uint8_t *)&value + ((uintptr_t)from & 7), bytes);
+}
+
+static void copy_racing(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+    size_t head = (size_t)(-(uintptr_t)from & 7);
+    if (head > bytes)
+        head = bytes;
+    if (head) {
+        copy_edge_racing(to, from, head);
+        to += head, from += head, bytes -= head;
+    }
+    const uint64_t *words = (const uint64_t *)(const void *)from;
+    size_t whole = bytes / 8;
+    size_t i = 0;
+    for (; i + 8 <= whole; i += 8, to += 64) { /* eight in flight: the loads are what takes the time */
+        uint64_t block[8];
+        for (size_t k = 0; k < 8; k++)
+            block[k] = bshm_load_pixels_relaxed(words + i + k);
+        memcpy(to, block, sizeof block);
+    }
+    for (; i < whole; i++, to += 8) {
+        uint64_t value = bshm_load_pixels_relaxed(words + i);
+        memcpy(to, &value, 8);
+    }
+    if (bytes & 7)
+        copy_edge_racing(to, from + whole * 8, bytes & 7);
+}
+
+void bshm_copy_rows_racing(void *destination, size_t destination_stride, const void *source, size_t source_stride,
+                           size_t row_bytes, size_t rows)
+{
+    uint8_t *to = destination;
+    const uint8_t *from = source;
+    if (source_stride == row_bytes && destination_stride == row_bytes) {
+        copy_racing(to, from, row_bytes * rows);
+        return;
+    }
+    for (size_t row = 0; row < rows; row++, to += destination_stride, from += source_stride)
+        copy_racing(to, from, row_bytes);
+}

@@ -1,0 +1,16 @@
+/* errors.h - how the core fails: a code to return, a message that names what was found, expected and to be done. */
+#ifndef BSHM_ERRORS_H
+#define BSHM_ERRORS_H
+
+#include "billiards_shm.h"
+
+/* Both return the code. `error` may be null. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+int bshm_fail(bshm_error *error, int code, const char *format, ...);
+
+/* "cannot <action> '<path>': <what the system says>"; not found, permission and out of memory get their own codes. */
+int bshm_fail_system(bshm_error *error, int negative_errno, const char *action, const char *path);
+
+#endif

@@ -1,0 +1,304 @@
+/* generation.c - one segment as its writer holds it. */
+#include "generation.h"
+
+#include "protocol.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CREATION_ATTEMPTS 8 /* of times that a cleaner, or the clock, took the temporary away */
+
+static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, const char *path)
+{
+    if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
+        return bshm_fail_system(error, rc, "back with memory", path);
+    bshm_fail(error, BSHM_E_FULL,
+              "%s needs %llu bytes (%.1f MB) of shared memory, %.1f MB are free for %s: make it larger (docker run "
+              "--shm-size=..., mount -o remount,size=...), use a smaller frame, or give a path on another tmpfs",
+              what, (unsigned long long)needed, (double)needed / 1e6, (double)plat_free_bytes(path) / 1e6, path);
+    if (error)
+        error->system_errno = ENOSPC;
+    return BSHM_E_FULL;
+}
+
+/* ---------------------------------------------------------------- slots */
+
+static int map_slot(bshm_segment *segment, uint32_t slot, const char *path, bshm_error *error)
+{
+    void *address;
+    size_t bytes = (size_t)segment->identity.slot_stride;
+    int rc = plat_map(segment->data_file, segment->identity.pixels_offset + slot * segment->identity.slot_stride, bytes,
+                      PLAT_MAP_WRITE, &address);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "map", path);
+    plat_prefault(address, bytes, true);
+    segment->slots[slot] = address;
+    return BSHM_OK;
+}
+
+int bshm_segment_grow(bshm_segment *segment, const char *path, bshm_error *error)
+{
+    uint32_t slot = segment->backed;
+    uint64_t bytes = segment->identity.slot_stride;
+    uint64_t offset = segment->identity.pixels_offset + slot * bytes;
+    int rc = plat_back(segment->data_file, offset, bytes);
+    if (rc < 0)
+        return fail_full(error, rc, bytes, "one more slot", path);
+    rc = map_slot(segment, slot, path, error);
+    if (rc < 0) {
+        (void)plat_unback(segment->data_file, offset, bytes);
+        return rc;
+    }
+    segment->backed++;
+    bshm_store_relaxed(&segment->header->statistics.backed_slots, segment->backed);
+    return BSHM_OK;
+}
+
+/* ---------------------------------------------------------------- ending */
+
+static void close_files(bshm_segment *segment)
+{
+    plat_unmap(segment->header, BSHM_REGION_BYTES);
+    plat_unmap(segment->control, BSHM_REGION_BYTES);
+    segment->header = NULL;
+    segment->control = NULL;
+    if (segment->lock_file != PLAT_NO_FILE) {
+        plat_unlock(segment->lock_file, BSHM_WRITER_BYTE);
+        plat_forget_file(segment->lock_file);
+        plat_close(segment->lock_file);
+    }
+    plat_close(segment->data_file);
+    segment->lock_file = PLAT_NO_FILE;
+    segment->data_file = PLAT_NO_FILE;
+}
+
+void bshm_segment_unreference(bshm_segment *segment)
+{
+    if (!segment || !bshm_reference_drop(&segment->references))
+        return;
+    for (uint32_t slot = 0; slot < segment->backed; slot++)
+        plat_unmap(segment->slots[slot], (size_t)segment->identity.slot_stride);
+    free(segment);
+}
+
+bool bshm_segment_has_name(const bshm_segment *segment, const char *path)
+{
+    plat_info now;
+    return plat_info_at(path, &now) == 0 && plat_same_object(&now, &segment->info);
+}
+
+void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path)
+{
+    bshm_step_set_state(segment->header, state);
+    plat_wake_all(&segment->header->publication.notify.shared);
+    if (state == BSHM_STATE_CLOSED && bshm_segment_has_name(segment, path))
+        (void)plat_unlink(path); /* under the lock, so nobody can have taken the name over since the look */
+    close_files(segment);
+    bshm_segment_unreference(segment);
+}
+
+void bshm_segment_abandon(bshm_segment *segment)
+{
+    /* The handler has closed lock_file, and header and control were never mapped here. */
+    segment->lock_file = PLAT_NO_FILE;
+    segment->header = NULL;
+    segment->control = NULL;
+    close_files(segment);
+    bshm_segment_unreference(segment);
+}
+
+/* ---------------------------------------------------------------- creation */
+
+static int map_regions(bshm_segment *segment, const char *path, bshm_error *error)
+{
+    void *header = NULL;
+    void *control = NULL;
+    unsigned flags = PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD;
+    int rc = plat_map(segment->lock_file, 0, BSHM_REGION_BYTES, flags, &header);
+    if (rc == 0)
+        rc = plat_map(segment->lock_file, segment->identity.control_offset, BSHM_REGION_BYTES, flags, &control);
+    segment->header = header;
+    segment->control = control;
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "map", path);
+    plat_prefault(header, BSHM_REGION_BYTES, true);
+    plat_prefault(control, BSHM_REGION_BYTES, true);
+    return BSHM_OK;
+}
+
+/* The second opening, and that it is the same object (somebody might have moved the temporary). */
+static int open_again(bshm_segment *segment, const char *temporary, bshm_error *error)
+{
+    plat_info second;
+    int rc = plat_open(temporary, PLAT_READ_WRITE, &segment->data_file);
+    if (rc == 0)
+        rc = plat_info_of(segment->data_file, &second);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "open", temporary);
+    if (!plat_same_object(&second, &segment->info))
+        return bshm_fail(error, BSHM_E_SYSTEM, "'%s' was replaced by another file while it was being created", temporary);
+    return BSHM_OK;
+}
+
+/* Everything but the name. */
+static int build_temporary(bshm_segment *segment, const char *temporary, const char *path, uint32_t mode,
+                           bshm_error *error)
+{
+    const char *kind;
+    uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
+    int rc = plat_create(temporary, mode, &segment->lock_file);
+    if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode */
+        return fail_full(error, rc, initial, "the segment", path);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "create", temporary);
+    rc = plat_keep_from_children(segment->lock_file);
+    if (rc == 0)
+        rc = plat_lock(segment->lock_file, BSHM_WRITER_BYTE, true);
+    if (rc == 0)
+        rc = plat_info_of(segment->lock_file, &segment->info);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "lock", temporary);
+    if (plat_supported(segment->lock_file, &kind) == -EOPNOTSUPP)
+        return bshm_fail(error, BSHM_E_NAME, "%s lies on %s, where locks do not die with their process: use tmpfs", path,
+                         kind);
+    rc = open_again(segment, temporary, error);
+    if (rc < 0)
+        return rc;
+    rc = plat_resize(segment->lock_file, segment->identity.total_bytes);
+    if (rc == 0)
+        rc = plat_back(segment->lock_file, 0, initial);
+    if (rc < 0)
+        return fail_full(error, rc, initial, "the segment, with three slots,", path);
+    rc = map_regions(segment, path, error);
+    for (uint32_t slot = 0; rc == BSHM_OK && slot < BSHM_INITIAL_SLOTS; slot++) {
+        rc = map_slot(segment, slot, path, error);
+        segment->backed += rc == BSHM_OK;
+    }
+    if (rc < 0)
+        return rc;
+    bshm_store_relaxed(&segment->header->statistics.backed_slots, segment->backed);
+    bshm_step_set_state(segment->header, BSHM_STATE_LIVE);
+    return BSHM_OK;
+}
+
+static void write_identity(bshm_segment *segment, uint64_t base_sequence)
+{
+    segment->identity.base_sequence = base_sequence;
+    bshm_identity_seal(&segment->identity);
+    segment->header->identity = segment->identity; /* nobody sees it before the rename */
+}
+
+/* Gives the temporary the name. 1: the temporary is gone (a cleaner thought it dead): begin again. */
+static int publish_name(bshm_segment *segment, const char *temporary, const char *path, const char *name,
+                        const bshm_trusted *trusted, const plat_info *own, bshm_predecessor *predecessor,
+                        uint64_t *sequence, bshm_error *error)
+{
+    for (;;) {
+        bool replace = predecessor->own || predecessor->file != PLAT_NO_FILE;
+        if (predecessor->sequence > *sequence)
+            *sequence = predecessor->sequence;
+        write_identity(segment, *sequence);
+        int rc = plat_rename(temporary, path, replace);
+        if (rc == 0) {
+            bshm_predecessor_retire(predecessor);
+            return BSHM_OK;
+        }
+        if (rc == -ENOENT)
+            return 1;
+        if (rc != -EEXIST || replace)
+            return bshm_fail_system(error, rc, "give the name to", path);
+        rc = bshm_predecessor_take(path, name, own, trusted, BSHM_LOCK_PATIENCE_NS, predecessor, error);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+static bshm_segment *new_segment(const bshm_identity *identity)
+{
+    bshm_segment *segment = calloc(1, sizeof *segment);
+    if (segment) {
+        segment->references = 1;
+        segment->identity = *identity;
+        segment->lock_file = PLAT_NO_FILE;
+        segment->data_file = PLAT_NO_FILE;
+    }
+    return segment;
+}
+
+/* One attempt. 1: begin again. */
+static int try_create(bshm_segment **created, const char *path, const char *name, const bshm_identity *identity,
+                      uint32_t mode, const bshm_trusted *trusted, const plat_info *own, bshm_predecessor *predecessor,
+                      uint64_t *sequence, bshm_error *error)
+{
+    char temporary[PLAT_PATH_BYTES];
+    int rc = bshm_temporary_path(path, temporary, error);
+    if (rc < 0)
+        return rc;
+    bshm_segment *segment = new_segment(identity);
+    if (!segment)
+        return bshm_fail(error, BSHM_E_MEMORY, "no memory to create '%s'", name);
+    rc = build_temporary(segment, temporary, path, mode, error);
+    if (rc == BSHM_OK)
+        rc = publish_name(segment, temporary, path, name, trusted, own, predecessor, sequence, error);
+    if (rc == BSHM_OK) {
+        *created = segment;
+        return BSHM_OK;
+    }
+    if (segment->lock_file != PLAT_NO_FILE)
+        (void)plat_unlink(temporary);
+    close_files(segment);
+    bshm_segment_unreference(segment);
+    return rc;
+}
+
+/* After a creation that found no room: makes some in the segment of a dead writer, if there is one. 1: try again. */
+static int make_room(const char *path, const char *name, const bshm_trusted *trusted, const plat_info *own,
+                     bshm_predecessor *predecessor, bshm_error *error)
+{
+    bshm_error full = *error;
+    int rc = bshm_predecessor_take(path, name, own, trusted, BSHM_LOCK_PATIENCE_NS, predecessor, error);
+    if (rc < 0)
+        return rc;
+    if (predecessor->file == PLAT_NO_FILE) {
+        *error = full;
+        return full.code;
+    }
+    bshm_predecessor_reclaim(predecessor);
+    return 1;
+}
+
+int bshm_segment_create(bshm_segment **segment, const char *path, const char *name, const bshm_writer_options *options,
+                        const bshm_trusted *trusted, const bshm_segment *own, uint64_t *sequence, bshm_error *error)
+{
+    bshm_identity identity;
+    bshm_error local;
+    bshm_predecessor predecessor;
+    const plat_info *own_info = own ? &own->info : NULL;
+    if (!error)
+        error = &local;
+    /* A living writer or a foreign file under the name is found before any memory is taken, then again at the rename. */
+    int rc = bshm_predecessor_take(path, name, own_info, trusted, BSHM_LOCK_PATIENCE_NS, &predecessor, error);
+    if (rc < 0)
+        return rc;
+    bshm_predecessor_drop(&predecessor);
+    predecessor.own = false;
+    predecessor.sequence = 0;
+    bool reclaimed = false;
+    rc = 1;
+    for (int attempt = 0; rc == 1 && attempt < CREATION_ATTEMPTS; attempt++) {
+        rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, error);
+        if (rc == BSHM_OK)
+            rc = try_create(segment, path, name, &identity, options->mode, trusted, own_info, &predecessor, sequence,
+                            error);
+        if (rc == BSHM_E_FULL && !reclaimed) {
+            reclaimed = true;
+            rc = make_room(path, name, trusted, own_info, &predecessor, error);
+        }
+    }
+    bshm_predecessor_drop(&predecessor);
+    if (rc == 1)
+        rc = bshm_fail(error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created", name,
+                       CREATION_ATTEMPTS);
+    return rc;
+}

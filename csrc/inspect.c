@@ -1,0 +1,101 @@
+/* inspect.c - a segment seen from outside: read, never mapped, so that nothing in it can hurt. */
+#include "ordering.h"
+#include "segment.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void inspect_readers(plat_file file, const bshm_control *control, uint32_t slots, bshm_inspection *inspection)
+{
+    const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
+    uint64_t next = BSHM_READER_BYTE;
+    uint64_t byte;
+    while (next <= last && inspection->reader_count < BSHM_MAX_READERS && plat_next_locked(file, next, last, &byte) == 1) {
+        bshm_reader_view *view = &inspection->readers[inspection->reader_count++];
+        uint64_t place = byte - BSHM_READER_BYTE;
+        next = byte + 1;
+        *view = (bshm_reader_view){.kind = BSHM_READER_OBSERVER};
+        if (place >= BSHM_MAX_READERS)
+            continue;
+        const bshm_reader_entry *entry = &control->readers[place];
+        uint64_t tokens = bshm_load_relaxed(&entry->tokens);
+        view->kind = BSHM_READER_LEASE;
+        view->pid = (uint32_t)bshm_load_relaxed(&entry->pid);
+        view->attached_wall_ns = (int64_t)bshm_load_relaxed(&entry->attached_wall_ns);
+        view->frames = bshm_load_relaxed(&entry->frames);
+        view->skipped = bshm_load_relaxed(&entry->skipped);
+        view->copies = bshm_load_relaxed(&entry->copies);
+        view->last_sequence = bshm_load_relaxed(&entry->last_sequence);
+        bshm_text_load(entry->process_name, 4, view->process_name);
+        for (uint32_t slot = 0; slot < slots; slot++)
+            view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & BSHM_TOKEN_MASK(slots)) != 0;
+    }
+}
+
+static void inspect_frame(const bshm_header *header, bshm_inspection *inspection)
+{
+    uint64_t latest = bshm_load_relaxed(&header->publication.latest);
+    bshm_frame_info info;
+    bshm_error ignored;
+    inspection->latest_sequence = BSHM_LATEST_SEQUENCE(latest);
+    if (latest == 0 || BSHM_LATEST_SLOT(latest) >= inspection->identity.slot_count)
+        return;
+    memcpy(&info, header->descriptors[BSHM_LATEST_SLOT(latest)].info, sizeof info);
+    if (bshm_info_check(&info, inspection->identity.slot_capacity, "", &ignored) < 0)
+        return; /* being rewritten just now, or corrupt */
+    inspection->frame = info;
+    inspection->has_frame = 1;
+}
+
+static int inspect_regions(plat_file file, uint8_t *regions, const char *name, bshm_inspection *inspection,
+                           bshm_error *error)
+{
+    const bshm_header *header = (const bshm_header *)(const void *)regions;
+    int rc = plat_read(file, regions, 2 * BSHM_REGION_BYTES, 0);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "read", name);
+    uint32_t state = bshm_load_relaxed32(&header->publication.state);
+    if (state == BSHM_STATE_CLOSED)
+        inspection->status = BSHM_STATUS_CLOSED;
+    else
+        inspection->status = plat_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+    bshm_statistics_read(&header->statistics, &inspection->source);
+    inspect_frame(header, inspection);
+    inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES),
+                    inspection->identity.slot_count, inspection);
+    return BSHM_OK;
+}
+
+int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *inspection, bshm_error *error)
+{
+    char path[PLAT_PATH_BYTES];
+    bshm_trusted trusted;
+    plat_file file;
+    plat_info info;
+    memset(inspection, 0, sizeof *inspection);
+    int rc = bshm_object_path(name, path, sizeof path, error);
+    if (rc == BSHM_OK)
+        rc = bshm_trusted_copy(&trusted, owners, error);
+    if (rc == BSHM_OK)
+        rc = bshm_object_open(path, name, PLAT_READ, &trusted, &file, &info, error);
+    if (rc < 0)
+        return rc;
+    rc = bshm_identity_read(file, &info, name, &inspection->identity, error);
+    uint8_t *regions = rc == BSHM_OK ? malloc(2 * BSHM_REGION_BYTES) : NULL;
+    if (regions) {
+        inspection->allocated_bytes = info.allocated_bytes;
+        inspection->owner_uid = info.owner_uid;
+        inspection->mode = info.mode;
+        rc = inspect_regions(file, regions, name, inspection, error);
+    } else if (rc == BSHM_OK) {
+        rc = bshm_fail(error, BSHM_E_MEMORY, "no memory to inspect '%s'", name);
+    }
+    free(regions);
+    plat_close(file);
+    return rc;
+}
+
+int64_t bshm_now_ns(void)
+{
+    return plat_now_ns();
+}

@@ -1,0 +1,273 @@
+/* names.c - who has a name. */
+#include "names.h"
+
+#include "protocol.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define NAME_LIMIT 64
+#define LOCK_RETRY_NS (2 * BSHM_NS_PER_MS)
+/* A creator is between open and lock for microseconds; ten seconds spare one that was stopped there. */
+#define TEMPORARY_SPARED_NS (INT64_C(10000) * BSHM_NS_PER_MS)
+
+/* ---------------------------------------------------------------- names and paths */
+
+const char *bshm_object_directory(void)
+{
+    return plat_object_directory();
+}
+
+static bool allowed_in_name(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+}
+
+static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_error *error)
+{
+    size_t length = strlen(name);
+    if (length == 0 || length > NAME_LIMIT)
+        return bshm_fail(error, BSHM_E_NAME, "name '%.80s' has %zu characters: 1 to %d are possible", name, length, NAME_LIMIT);
+    for (size_t i = 0; i < length; i++)
+        if (!allowed_in_name(name[i]))
+            return bshm_fail(error, BSHM_E_NAME,
+                             "name '%s' is not allowed: letters, digits, '.', '_' and '-' are; for a file, give a path "
+                             "with a slash in it",
+                             name);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        return bshm_fail(error, BSHM_E_NAME, "name '%s' is a directory: choose another", name);
+    int length_of_path = snprintf(path, path_bytes, "%s/%s", plat_object_directory(), name);
+    if (length_of_path < 0 || (size_t)length_of_path >= path_bytes)
+        return bshm_fail(error, BSHM_E_NAME, "the path of name '%s' is too long", name);
+    return BSHM_OK;
+}
+
+int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error *error)
+{
+    const char *last_slash = strrchr(name, '/');
+    if (!last_slash)
+        return path_of_name(name, path, path_bytes, error);
+    if (last_slash == name)
+        return bshm_fail(error, BSHM_E_NAME,
+                         "name '%.80s' begins with a slash, as shm_open has it: leave the slash out ('%.80s'), or give a "
+                         "path with a directory in it",
+                         name, name + 1);
+    if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
+        return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
+    size_t length = strlen(name);
+    /* The temporary beside it needs some room too. */
+    if (length + 32 > path_bytes || length + 32 > PLAT_PATH_BYTES)
+        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters: too long", name, length);
+    memcpy(path, name, length + 1);
+    return BSHM_OK;
+}
+
+int bshm_temporary_path(const char *path, char *temporary, bshm_error *error)
+{
+    const char *last_slash = strrchr(path, '/'); /* there is one: bshm_object_path saw to it */
+    uint64_t random;
+    int rc = plat_random(&random, sizeof random);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "read", "/dev/urandom");
+    int length = snprintf(temporary, PLAT_PATH_BYTES, "%.*s/.bshm-%016llx~", (int)(last_slash - path), path,
+                          (unsigned long long)random);
+    if (length < 0 || length >= PLAT_PATH_BYTES)
+        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' is too long", path);
+    return BSHM_OK;
+}
+
+bool bshm_is_temporary(const char *file_name)
+{
+    return strncmp(file_name, ".bshm-", 6) == 0 && strlen(file_name) == 6 + 16 + 1 && file_name[6 + 16] == '~';
+}
+
+/* ---------------------------------------------------------------- the object that has the name */
+
+static int no_such_luck(plat_file file, const bshm_identity *identity, const char *name, bshm_error *error)
+{
+    if (plat_locked(file, BSHM_WRITER_BYTE) == 0)
+        return bshm_fail(error, BSHM_E_EXISTS,
+                         "the writer of '%s' is gone, but another process holds a read lock on %s's writer byte and so "
+                         "holds up the takeover: find it in /proc/locks, or choose another name",
+                         name, name);
+    return bshm_fail(error, BSHM_E_EXISTS, "'%s' belongs to a living writer (process %u): stop it, or choose another name",
+                     name, identity->writer_pid);
+}
+
+/* After this number nothing was ever shown: a writer killed between W8 and W10 may have shown a frame through its
+ * descriptor that `latest` does not know (tests/model/seqreuse.pml). */
+static uint64_t highest_sequence(const bshm_header *header, uint32_t slots)
+{
+    uint64_t highest = BSHM_LATEST_SEQUENCE(bshm_load_relaxed(&header->publication.latest));
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
+        if (shown > highest)
+            highest = shown;
+    }
+    return highest;
+}
+
+/* Its writer is dead and we hold its lock: what is read now does not change any more. */
+static int read_predecessor(bshm_predecessor *predecessor, const char *name, bshm_error *error)
+{
+    static const size_t bytes = sizeof(bshm_header);
+    bshm_error ignored;
+    predecessor->same_abi = bshm_identity_check(&predecessor->identity, predecessor->info.size_bytes, name, &ignored) == BSHM_OK;
+    if (!predecessor->same_abi)
+        return BSHM_OK; /* ours by its magic, of another version or damaged: to be replaced, but nothing in it is known */
+    void *address;
+    int rc = plat_map(predecessor->file, 0, bytes, PLAT_MAP_NOT_IN_CHILD, &address);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "map", name);
+    predecessor->sequence = highest_sequence(address, predecessor->identity.slot_count);
+    plat_unmap(address, bytes);
+    return BSHM_OK;
+}
+
+/* BSHM_OK: locked, and the name still leads to it. 1: the name has changed hands meanwhile. */
+static int lock_predecessor(const char *path, const char *name, int64_t patience_ns, bshm_predecessor *predecessor,
+                            bshm_error *error)
+{
+    int64_t until = plat_now_ns() + patience_ns;
+    plat_info now;
+    for (;;) {
+        int rc = plat_lock(predecessor->file, BSHM_WRITER_BYTE, true);
+        if (plat_info_at(path, &now) < 0 || !plat_same_object(&now, &predecessor->info))
+            return 1;
+        if (rc == 0)
+            return BSHM_OK;
+        if (rc != -EAGAIN)
+            return bshm_fail_system(error, rc, "lock", path);
+        if (plat_now_ns() >= until)
+            return no_such_luck(predecessor->file, &predecessor->identity, name, error);
+        plat_sleep(LOCK_RETRY_NS);
+    }
+}
+
+int bshm_predecessor_take(const char *path, const char *name, const plat_info *own, const bshm_trusted *trusted,
+                          int64_t patience_ns, bshm_predecessor *predecessor, bshm_error *error)
+{
+    for (;;) {
+        *predecessor = (bshm_predecessor){.file = PLAT_NO_FILE};
+        int rc = plat_info_at(path, &predecessor->info);
+        if (rc == -ENOENT)
+            return BSHM_OK;
+        if (rc == 0 && own && plat_same_object(own, &predecessor->info)) {
+            predecessor->own = true;
+            return BSHM_OK;
+        }
+        rc = bshm_object_open(path, name, PLAT_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
+        if (rc == BSHM_E_NOT_FOUND)
+            continue; /* just removed: look again */
+        if (rc < 0)
+            return rc;
+        (void)plat_keep_from_children(predecessor->file); /* held for moments; without a place a child may prolong that */
+        rc = plat_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
+        if (rc < 0 || !bshm_has_magic(&predecessor->identity))
+            rc = bshm_fail(error, BSHM_E_FORMAT,
+                           "'%s' is no billiards_shm segment: %s (%llu bytes) does not begin with \"%s\" and is left "
+                           "alone; choose another name, or remove it",
+                           name, path, (unsigned long long)predecessor->info.size_bytes, BSHM_MAGIC);
+        else
+            rc = lock_predecessor(path, name, patience_ns, predecessor, error);
+        if (rc == BSHM_OK)
+            rc = read_predecessor(predecessor, name, error);
+        if (rc == BSHM_OK)
+            return BSHM_OK;
+        bshm_predecessor_drop(predecessor);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+void bshm_predecessor_drop(bshm_predecessor *predecessor)
+{
+    if (predecessor->file != PLAT_NO_FILE) {
+        plat_unlock(predecessor->file, BSHM_WRITER_BYTE); /* before the register forgets it: see plat_forget_file */
+        plat_forget_file(predecessor->file);
+        plat_close(predecessor->file);
+    }
+    predecessor->file = PLAT_NO_FILE;
+}
+
+/* Maps header and control of a predecessor whose layout is known. */
+static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **header)
+{
+    void *address;
+    int rc = plat_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, &address);
+    *header = address;
+    return rc;
+}
+
+void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
+{
+    bshm_header *header;
+    if (predecessor->file == PLAT_NO_FILE || !predecessor->same_abi || map_predecessor(predecessor, &header) < 0)
+        return;
+    bshm_control *control = (bshm_control *)((uint8_t *)header + predecessor->identity.control_offset);
+    uint64_t latest = bshm_load_relaxed(&header->publication.latest);
+    for (uint32_t slot = 0; slot < predecessor->identity.slot_count; slot++) {
+        if (latest != 0 && BSHM_LATEST_SLOT(latest) == slot)
+            continue;
+        if (!bshm_step_claim(control, slot, predecessor->identity.slot_count))
+            continue;
+        /* W4 with the number the slot had: odd, so that nobody takes the hole for a frame, and no number is used up. */
+        uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
+        if (shown > 0)
+            bshm_step_begin(header, slot, shown);
+        (void)plat_unback(predecessor->file, predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
+                          predecessor->identity.slot_stride);
+    }
+    plat_unmap(header, 2 * BSHM_REGION_BYTES);
+}
+
+void bshm_predecessor_retire(bshm_predecessor *predecessor)
+{
+    bshm_header *header;
+    if (predecessor->file != PLAT_NO_FILE && predecessor->same_abi && map_predecessor(predecessor, &header) == 0) {
+        bshm_step_set_state(header, BSHM_STATE_RETIRED);
+        plat_wake_all(&header->publication.notify.shared);
+        plat_unmap(header, 2 * BSHM_REGION_BYTES);
+    }
+    bshm_predecessor_drop(predecessor);
+}
+
+/* ---------------------------------------------------------------- removing what the dead left */
+
+int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *error)
+{
+    char path[PLAT_PATH_BYTES];
+    bshm_trusted trusted;
+    bshm_predecessor predecessor;
+    int rc = bshm_object_path(name, path, sizeof path, error);
+    if (rc == BSHM_OK)
+        rc = bshm_trusted_copy(&trusted, owners, error);
+    if (rc == BSHM_OK)
+        rc = bshm_predecessor_take(path, name, NULL, &trusted, 0, &predecessor, error);
+    if (rc == BSHM_E_EXISTS)
+        return 0;
+    if (rc < 0)
+        return rc;
+    if (predecessor.file == PLAT_NO_FILE)
+        return 0;
+    rc = plat_unlink(path);
+    bshm_predecessor_drop(&predecessor);
+    return rc < 0 ? bshm_fail_system(error, rc, "remove", path) : 1;
+}
+
+int bshm_remove_stale_temporary(const char *path, bshm_error *error)
+{
+    const char *last_slash = strrchr(path, '/');
+    plat_file file;
+    plat_info info;
+    if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))
+        return bshm_fail(error, BSHM_E_NAME, "'%s' is not the name of a temporary", path);
+    if (plat_info_at(path, &info) < 0 || !info.regular ||
+        (info.owner_uid != plat_user_id() && plat_user_id() != 0) ||
+        plat_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS || plat_open(path, PLAT_READ_WRITE, &file) < 0)
+        return 0;
+    int removed = plat_lock(file, BSHM_WRITER_BYTE, true) == 0 && plat_unlink(path) == 0;
+    plat_close(file);
+    return removed;
+}

@@ -1,0 +1,141 @@
+/* ordering.h - every memory ordering of the project, and why.
+ *
+ * The words that processes share are structs (bshm_shared64, bshm_shared32), so a plain access does not compile; they
+ * are reached through these functions only. Each names the ordering it gives. Why a *step* needs that ordering stands
+ * beside the step in protocol.h; why the operation cannot be had cheaper stands here.
+ *
+ * GCC's and Clang's __atomic builtins take plain integers, so neither casts nor _Atomic members are needed, and the
+ * public header stays readable to C++.
+ */
+#ifndef BSHM_ORDERING_H
+#define BSHM_ORDERING_H
+
+#include "billiards_shm.h"
+
+#include <stdbool.h>
+
+_Static_assert(__GCC_ATOMIC_LLONG_LOCK_FREE == 2, "a lock inside a 64-bit atomic would not be shared");
+_Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "a lock inside a 32-bit atomic would not be shared");
+_Static_assert(sizeof(bshm_shared64) == 8 && _Alignof(bshm_shared64) == 8, "one 64-bit word");
+_Static_assert(sizeof(bshm_shared32) == 4 && _Alignof(bshm_shared32) == 4, "one 32-bit word");
+
+/* Relaxed: no more than "one word, never torn". For statistics, and where a fence or a later operation orders. */
+static inline uint64_t bshm_load_relaxed(const bshm_shared64 *word)
+{
+    return __atomic_load_n(&word->shared, __ATOMIC_RELAXED);
+}
+
+static inline void bshm_store_relaxed(bshm_shared64 *word, uint64_t value)
+{
+    __atomic_store_n(&word->shared, value, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t bshm_load_relaxed32(const bshm_shared32 *word)
+{
+    return __atomic_load_n(&word->shared, __ATOMIC_RELAXED);
+}
+
+/* A counter with one writer needs no read-modify-write: nobody else's increment can be lost. */
+static inline void bshm_count_relaxed(bshm_shared64 *word, uint64_t more)
+{
+    bshm_store_relaxed(word, bshm_load_relaxed(word) + more);
+}
+
+/* Acquire: what the releasing side did before its store is visible after this load. */
+static inline uint64_t bshm_load_acquire(const bshm_shared64 *word)
+{
+    return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
+}
+
+static inline uint32_t bshm_load_acquire32(const bshm_shared32 *word)
+{
+    return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
+}
+
+/* Release: everything done before is visible to whoever acquires this value. */
+static inline void bshm_store_release(bshm_shared64 *word, uint64_t value)
+{
+    __atomic_store_n(&word->shared, value, __ATOMIC_RELEASE);
+}
+
+static inline void bshm_store_release32(bshm_shared32 *word, uint32_t value)
+{
+    __atomic_store_n(&word->shared, value, __ATOMIC_RELEASE);
+}
+
+/* Claim of a pin word. Acquire on success: the pixels are written only after every reader's release of its pin (R6)
+ * is seen. Relaxed on failure: nothing follows from it. Strong: a spurious failure would skip a free slot, and the
+ * proof that one pass finds a slot counts on none being skipped. */
+static inline bool bshm_claim_acquire(bshm_shared64 *word, uint64_t expected, uint64_t desired)
+{
+    return __atomic_compare_exchange_n(&word->shared, &expected, desired, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+/* The same without asking: only for a slot whose pins are forged. */
+static inline void bshm_seize_acquire(bshm_shared64 *word, uint64_t desired)
+{
+    (void)__atomic_exchange_n(&word->shared, desired, __ATOMIC_ACQUIRE);
+}
+
+/* Pinning. Acquire: the pixels are read only after the pin is set and the writer's release of the slot (W9) is seen.
+ * Release: hands on what this reader saw to the writer whose claim fails on this bit; acquire alone would do for the
+ * protocol, but the models were checked with both, and on x86 and ARMv8 it costs nothing more. */
+static inline uint64_t bshm_pin_acquire_release(bshm_shared64 *word, uint64_t bits)
+{
+    return __atomic_fetch_or(&word->shared, bits, __ATOMIC_ACQ_REL);
+}
+
+/* Unpinning, and the writer's letting go. Release: no access to the pixels may sink below it. */
+static inline void bshm_clear_release(bshm_shared64 *word, uint64_t bits)
+{
+    (void)__atomic_fetch_and(&word->shared, ~bits, __ATOMIC_RELEASE);
+}
+
+/* Sequentially consistent: the only fence that keeps an earlier store before a later *load* (x86 `mfence` or a locked
+ * instruction); also the one that orders non-temporal stores on x86, which a release fence leaves out. */
+static inline void bshm_fence_seq_cst(void)
+{
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Keeps relaxed loads before it ahead of loads after it: the closing half of a seqlock read. */
+static inline void bshm_fence_acquire(void)
+{
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+}
+
+/* Pixels of a slot that may be rewritten meanwhile: a 64-bit relaxed load each, so that the race is defined. */
+static inline uint64_t bshm_load_pixels_relaxed(const uint64_t *address)
+{
+    return __atomic_load_n(address, __ATOMIC_RELAXED);
+}
+
+/* References inside one process. Taking one needs no order: who takes it has one already. Dropping the last one must
+ * see all that the others did before they dropped theirs. */
+static inline void bshm_reference_take(uint32_t *references)
+{
+    (void)__atomic_fetch_add(references, 1, __ATOMIC_RELAXED);
+}
+
+static inline bool bshm_reference_drop(uint32_t *references)
+{
+    return __atomic_fetch_sub(references, 1, __ATOMIC_ACQ_REL) == 1;
+}
+
+/* Process-wide registers of the fork handler (platform layer): plain integers, each a fact of its own. */
+static inline int bshm_register_load(const int *place)
+{
+    return __atomic_load_n(place, __ATOMIC_ACQUIRE);
+}
+
+static inline void bshm_register_store(int *place, int value)
+{
+    __atomic_store_n(place, value, __ATOMIC_RELEASE);
+}
+
+static inline bool bshm_register_claim(int *place, int expected, int value)
+{
+    return __atomic_compare_exchange_n(place, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+
+#endif

@@ -1,0 +1,111 @@
+/* platform.h - what the core needs of a system; one file per system implements it. The only system calls are there.
+ *
+ * Functions return 0 or a negative errno unless they say otherwise.
+ */
+#ifndef BSHM_PLATFORM_H
+#define BSHM_PLATFORM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PLAT_PATH_BYTES 4096
+
+typedef int plat_file;
+#define PLAT_NO_FILE (-1)
+
+enum plat_access { PLAT_READ, PLAT_READ_WRITE };
+
+typedef struct plat_info {
+    uint64_t device; /* with `inode`: which object this is, for as long as somebody has it open */
+    uint64_t inode;
+    uint64_t size_bytes;
+    uint64_t allocated_bytes;
+    int64_t modified_wall_ns;
+    uint32_t owner_uid;
+    uint32_t mode;
+    bool regular;
+    bool symbolic_link;
+} plat_info;
+
+static inline bool plat_same_object(const plat_info *a, const plat_info *b)
+{
+    return a->device == b->device && a->inode == b->inode;
+}
+
+/* Objects. No open follows a symbolic link in the last component, none blocks, and every file closes on exec. */
+const char *plat_object_directory(void);
+int plat_create(const char *path, uint32_t mode, plat_file *file); /* -EEXIST if there */
+int plat_open(const char *path, enum plat_access access, plat_file *file);
+void plat_close(plat_file file);
+int plat_info_of(plat_file file, plat_info *info);
+int plat_info_at(const char *path, plat_info *info); /* of the link itself, if it is one */
+int plat_resize(plat_file file, uint64_t bytes);
+int plat_read(plat_file file, void *buffer, size_t bytes, uint64_t offset); /* -ENODATA: the file ends before */
+int plat_rename(const char *from, const char *to, bool replace);            /* without replace: -EEXIST if there */
+int plat_unlink(const char *path);
+/* 0, or -EOPNOTSUPP with the file system's name in *kind: locks or mappings there do not mean what they must. */
+int plat_supported(plat_file file, const char **kind);
+
+/* Memory behind a range: backed now (-ENOSPC; nothing stays backed then), or given back. */
+int plat_back(plat_file file, uint64_t offset, uint64_t bytes);
+int plat_unback(plat_file file, uint64_t offset, uint64_t bytes);
+uint64_t plat_free_bytes(const char *path); /* of the file system that `path` lies on */
+
+enum plat_map_flags {
+    PLAT_MAP_WRITE = 1,
+    PLAT_MAP_NOT_IN_CHILD = 2 /* a mapping keeps its file's locks alive, in a forked child too */
+};
+int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address);
+void plat_unmap(void *address, size_t bytes);
+/* Fills the page tables so that the first use does not fault. Best effort. Only on ranges that are backed. */
+void plat_prefault(void *address, size_t bytes, bool write);
+
+/* Liveness locks: on one byte, never waiting, gone with their process. -EAGAIN: somebody else has it. */
+int plat_lock(plat_file file, uint64_t byte, bool exclusive);
+void plat_unlock(plat_file file, uint64_t byte);
+/* 1: another holder has the exclusive lock; 0: none; negative errno. Read locks do not count: anybody can take one. */
+int plat_locked(plat_file file, uint64_t byte);
+/* 1: the first byte from `first` to `last` that another holder has locked in any way is *byte; 0: none. */
+int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *byte);
+
+/* A file whose locks a forked child must not keep alive. Registered, the child closes it before anything else runs
+ * there. Unregister before closing it oneself, after unlocking. */
+int plat_keep_from_children(plat_file file);
+void plat_forget_file(plat_file file);
+/* Differs between a process and its forked children. */
+uint32_t plat_process_epoch(void);
+
+/* Waiting on a shared word; returns early on a wake, a signal, or when *word is not `value` (any more). */
+void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
+void plat_wake_all(uint32_t *word);
+void plat_sleep(int64_t ns); /* returns early on a signal */
+
+int64_t plat_now_ns(void);        /* CLOCK_MONOTONIC */
+int64_t plat_coarse_now_ns(void); /* the same clock, a few ms behind, several times cheaper */
+int64_t plat_wall_ns(void);
+int plat_random(void *buffer, size_t bytes);
+uint32_t plat_process_id(void);
+void plat_process_name(char *name, size_t bytes);
+uint32_t plat_user_id(void);
+
+typedef pthread_mutex_t plat_mutex;
+static inline void plat_mutex_init(plat_mutex *mutex)
+{
+    (void)pthread_mutex_init(mutex, NULL);
+}
+static inline void plat_mutex_destroy(plat_mutex *mutex)
+{
+    (void)pthread_mutex_destroy(mutex);
+}
+static inline void plat_mutex_lock(plat_mutex *mutex)
+{
+    (void)pthread_mutex_lock(mutex);
+}
+static inline void plat_mutex_unlock(plat_mutex *mutex)
+{
+    (void)pthread_mutex_unlock(mutex);
+}
+
+#endif

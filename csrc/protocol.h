@@ -1,0 +1,143 @@
+/* protocol.h - the steps of the protocol, one function each.
+ *
+ * writer.c and reader.c put them together; the unit tests call them one at a time to build the interleavings that
+ * matter. Step numbers are those of billiards_shm.h. A change here is a change of the models in tests/model.
+ */
+#ifndef BSHM_PROTOCOL_H
+#define BSHM_PROTOCOL_H
+
+#include "ordering.h"
+
+#include <string.h>
+
+/* ---------------------------------------------------------------- writer */
+
+/* W2, W3. The relaxed look spares a locked instruction on slots that are held. A WRITING bit without tokens is a dead
+ * writer's: this writer holds the lock, so it may take the slot. */
+static inline bool bshm_step_claim(bshm_control *control, uint32_t slot, uint32_t slot_count)
+{
+    bshm_shared64 *pin = &control->pins[slot].word;
+    uint64_t word = bshm_load_relaxed(pin);
+    if (word & BSHM_TOKEN_MASK(slot_count))
+        return false;
+    return bshm_claim_acquire(pin, word, BSHM_PIN_WRITING);
+}
+
+/* W4, W5. An unpinned copier that read an even seq must, once it has read a single new pixel, find seq changed when it
+ * looks again (its acquire fence pairs with this one). Without the fence the pixels could become visible first. */
+static inline void bshm_step_begin(bshm_header *header, uint32_t slot, uint64_t sequence)
+{
+    bshm_store_relaxed(&header->descriptors[slot].seq, 2 * sequence - 1);
+    bshm_fence_seq_cst();
+}
+
+/* W6, the descriptor. Relaxed: copiers check seq afterwards, lessees come after W8. */
+static inline void bshm_step_describe(bshm_header *header, uint32_t slot, const bshm_frame_info *info)
+{
+    uint64_t words[BSHM_INFO_WORDS];
+    memcpy(words, info, sizeof words);
+    for (uint32_t i = 0; i < BSHM_INFO_WORDS; i++)
+        bshm_store_relaxed(&header->descriptors[slot].info[i], words[i]);
+}
+
+/* W7, W8. Release: who acquires the even seq (R4) sees descriptor and pixels. The full fence is for pixels written
+ * with non-temporal stores, by our own copy or by a library in a loaned slot, which a release store does not order. */
+static inline void bshm_step_complete(bshm_header *header, uint32_t slot, uint64_t sequence)
+{
+    bshm_fence_seq_cst();
+    bshm_store_release(&header->descriptors[slot].seq, 2 * sequence);
+}
+
+/* W9. Release: pairs with the acquire of R2. Before W10, so that who learns of frame n from `latest` does not meet
+ * WRITING on its slot. */
+static inline void bshm_step_let_go(bshm_control *control, uint32_t slot)
+{
+    bshm_clear_release(&control->pins[slot].word, BSHM_PIN_WRITING);
+}
+
+/* W10. Release: pairs with R1. */
+static inline void bshm_step_show(bshm_header *header, uint32_t slot, uint64_t sequence)
+{
+    bshm_store_release(&header->publication.latest, BSHM_LATEST(sequence, slot));
+}
+
+/* W11, W12 but for the system call. The fence pairs with that of R0: either the reader that took a token reads the new
+ * `latest` in R1, or this writer's next claim sees its pin. Without both, each may miss the other and the writer finds
+ * no free slot; x86 does that too. Release on notify: a waiter that acquires it sees the new `latest`. */
+static inline void bshm_step_notify(bshm_header *header)
+{
+    bshm_fence_seq_cst();
+    bshm_store_release32(&header->publication.notify, bshm_load_relaxed32(&header->publication.notify) + 1);
+}
+
+/* A change of state is published before the bump that wakes for it, or a waiter would sleep on over it. */
+static inline void bshm_step_set_state(bshm_header *header, uint32_t state)
+{
+    bshm_store_release32(&header->publication.state, state);
+    bshm_step_notify(header);
+}
+
+/* ---------------------------------------------------------------- reader with a lease */
+
+/* R0, once for each new token. Release, though nothing was read: the clear may not overtake an earlier owner's reads
+ * through a pin of this token. A relaxed clear is a race. */
+static inline void bshm_step_clear_token(bshm_control *control, uint32_t token, uint32_t slot_count)
+{
+    for (uint32_t slot = 0; slot < slot_count; slot++)
+        bshm_clear_release(&control->pins[slot].word, UINT64_C(1) << token);
+}
+
+/* R0, every time: pairs with W11. R1 must be read after the token is free. */
+static inline void bshm_step_own(void)
+{
+    bshm_fence_seq_cst();
+}
+
+/* R1. Acquire: pairs with W10. */
+static inline uint64_t bshm_step_look(const bshm_header *header)
+{
+    return bshm_load_acquire(&header->publication.latest);
+}
+
+/* R2. True: pinned. False: the writer is at work there (R3), and the pin is taken back. Between the two the slot only
+ * seems held, which costs the writer nothing: it owns it already. */
+static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t token)
+{
+    bshm_shared64 *pin = &control->pins[slot].word;
+    if (bshm_pin_acquire_release(pin, UINT64_C(1) << token) & BSHM_PIN_WRITING) {
+        bshm_clear_release(pin, UINT64_C(1) << token);
+        return false;
+    }
+    return true;
+}
+
+/* R4, and the opening of a copy. Acquire: pairs with W8. False: a newer frame is being written here, or one was
+ * cancelled here. The descriptor's words are relaxed: a pin, or the second look at seq, protects them. */
+static inline bool bshm_step_describe_read(const bshm_header *header, uint32_t slot, uint64_t sequence, uint64_t *seq,
+                                           bshm_frame_info *info)
+{
+    const bshm_descriptor *descriptor = &header->descriptors[slot];
+    *seq = bshm_load_acquire(&descriptor->seq);
+    if ((*seq & 1) || *seq < 2 * sequence)
+        return false;
+    uint64_t words[BSHM_INFO_WORDS];
+    for (uint32_t i = 0; i < BSHM_INFO_WORDS; i++)
+        words[i] = bshm_load_relaxed(&descriptor->info[i]);
+    memcpy(info, words, sizeof words);
+    return true;
+}
+
+/* R5, and the closing of a copy. The fence keeps the pixel loads before the second look at seq. */
+static inline bool bshm_step_unchanged(const bshm_header *header, uint32_t slot, uint64_t seq)
+{
+    bshm_fence_acquire();
+    return bshm_load_relaxed(&header->descriptors[slot].seq) == seq;
+}
+
+/* R6. Release: the last read of the pixels stays before it; pairs with W3. */
+static inline void bshm_step_unpin(bshm_control *control, uint32_t slot, uint32_t token)
+{
+    bshm_clear_release(&control->pins[slot].word, UINT64_C(1) << token);
+}
+
+#endif

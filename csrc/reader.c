@@ -1,0 +1,336 @@
+/* reader.c - one name followed through its segments: acquire, wait, status. */
+#include "attachment.h"
+#include "protocol.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LOOK_AROUND_NS  (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
+#define ATTACH_RETRY_NS (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
+#define WAIT_SLICE_NS   (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
+
+struct bshm_reader {
+    plat_mutex mutex;
+    bshm_attachment *attachment; /* null: detached */
+    uint64_t seen;               /* belongs to `generation` */
+    uint8_t generation[16];      /* of the last attachment; a forked child attaches to it again */
+    uint64_t last;               /* sequence of the last frame delivered, in any generation; 0: none yet */
+    uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
+    int64_t next_look_ns;
+    int64_t next_attach_ns;
+    uint32_t process_epoch;
+    bool closed;
+    bshm_reader_options options;
+    bshm_trusted trusted;
+    bshm_reader_counters counters;
+    char name[PLAT_PATH_BYTES];
+    char path[PLAT_PATH_BYTES];
+};
+
+int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reader_options *options, bshm_error *error)
+{
+    bshm_reader *reader = calloc(1, sizeof *reader);
+    if (!reader)
+        return bshm_fail(error, BSHM_E_MEMORY, "no memory for a reader");
+    int rc = bshm_object_path(name, reader->path, sizeof reader->path, error);
+    if (rc == BSHM_OK)
+        rc = bshm_trusted_copy(&reader->trusted, &options->trusted, error);
+    if (rc < 0) {
+        free(reader);
+        return rc;
+    }
+    memcpy(reader->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
+    reader->options = *options;
+    reader->process_epoch = plat_process_epoch();
+    plat_mutex_init(&reader->mutex);
+    *created = reader;
+    return BSHM_OK;
+}
+
+/* ---------------------------------------------------------------- attaching and following, under the mutex */
+
+/* A forked child starts anew: what its parent attached is its parent's, and the mutex may be held by a thread that does
+ * not exist here. */
+static void enter(bshm_reader *reader)
+{
+    if (reader->process_epoch != plat_process_epoch()) {
+        plat_mutex_init(&reader->mutex);
+        reader->process_epoch = plat_process_epoch();
+        bshm_attachment_unreference(reader->attachment);
+        reader->attachment = NULL;
+    }
+    plat_mutex_lock(&reader->mutex);
+}
+
+static void leave(bshm_reader *reader)
+{
+    plat_mutex_unlock(&reader->mutex);
+}
+
+static int check_open(const bshm_reader *reader, bshm_error *error)
+{
+    return reader->closed ? bshm_fail(error, BSHM_E_CLOSED, "the reader of '%s' is closed", reader->name) : BSHM_OK;
+}
+
+static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
+{
+    bshm_attachment_unreference(reader->attachment);
+    reader->attachment = attachment;
+    reader->next_look_ns = plat_coarse_now_ns() + LOOK_AROUND_NS;
+    if (memcmp(reader->generation, attachment->identity.generation, sizeof reader->generation) != 0)
+        reader->seen = 0;
+    memcpy(reader->generation, attachment->identity.generation, sizeof reader->generation);
+}
+
+static int attach(bshm_reader *reader, bshm_error *error)
+{
+    bshm_attachment *attachment;
+    int rc = bshm_attachment_open(&attachment, reader->path, reader->name, reader->options.max_leases, &reader->trusted,
+                                  error);
+    if (rc == BSHM_OK)
+        use_attachment(reader, attachment);
+    return rc;
+}
+
+static uint32_t state_of(const bshm_attachment *attachment)
+{
+    return bshm_load_acquire32(&attachment->header->publication.state);
+}
+
+static bool writer_lives(const bshm_attachment *attachment)
+{
+    return plat_locked(attachment->data_file, BSHM_WRITER_BYTE) == 1;
+}
+
+static bool has_name(const bshm_reader *reader)
+{
+    plat_info now;
+    return plat_info_at(reader->path, &now) == 0 && plat_same_object(&now, &reader->attachment->info);
+}
+
+static bool has_news(const bshm_reader *reader)
+{
+    return BSHM_LATEST_SEQUENCE(bshm_step_look(reader->attachment->header)) > reader->seen;
+}
+
+/* 1: attached; 0: no segment. */
+static int attach_if_there(bshm_reader *reader, bshm_error *error)
+{
+    int rc = attach(reader, error);
+    return rc == BSHM_OK ? 1 : rc == BSHM_E_NOT_FOUND ? 0 : rc;
+}
+
+/* Nothing new here: has the segment been replaced, or its writer gone? 1: there may be news now, look again. */
+static int look_around(bshm_reader *reader, uint32_t flags, bshm_error *error)
+{
+    int64_t now = plat_coarse_now_ns();
+    uint32_t state = state_of(reader->attachment);
+    if (state == BSHM_STATE_CLOSED && (flags & BSHM_ACQUIRE_STAY))
+        return has_news(reader);
+    if (state != BSHM_STATE_LIVE ? now < reader->next_attach_ns : now < reader->next_look_ns)
+        return 0;
+    reader->next_look_ns = now + LOOK_AROUND_NS;
+    reader->next_attach_ns = now + ATTACH_RETRY_NS;
+    if (has_name(reader))
+        return 0;
+    /* The last frame may have come between the first look and the end of its writer: it goes before the successor's. */
+    if (has_news(reader))
+        return 1;
+    return attach_if_there(reader, error);
+}
+
+int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
+{
+    enter(reader);
+    int rc = check_open(reader, error);
+    if (rc == BSHM_OK && !(reader->attachment && has_name(reader)))
+        rc = attach(reader, error);
+    leave(reader);
+    return rc;
+}
+
+/* ---------------------------------------------------------------- acquiring */
+
+/* Frames published between this reader's last one and this. */
+static uint64_t count_skipped(const bshm_reader *reader, uint64_t n)
+{
+    uint64_t before = reader->attachment->identity.base_sequence;
+    if (reader->last == 0)
+        before = n - 1; /* its first frame: it cannot have missed any */
+    else if (reader->seen > 0 || before >= reader->last)
+        before = reader->last; /* the same count goes on, within the segment or after a takeover */
+    /* else numbers began anew after a clean close, and all before n was missed */
+    return n - before - 1;
+}
+
+static void deliver(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
+{
+    bshm_reader_entry *entry = reader->attachment->entry;
+    if (frame->info.sequence > reader->seen) {
+        frame->skipped = count_skipped(reader, frame->info.sequence) + reader->undelivered;
+        reader->undelivered = 0;
+        reader->counters.skipped += frame->skipped;
+        reader->seen = frame->info.sequence;
+        reader->last = frame->info.sequence;
+    }
+    reader->counters.frames++;
+    if ((flags & BSHM_ACQUIRE_COPY) || !frame->pinned)
+        reader->counters.copies++;
+    if (entry) {
+        bshm_store_relaxed(&entry->frames, reader->counters.frames);
+        bshm_store_relaxed(&entry->skipped, reader->counters.skipped);
+        bshm_store_relaxed(&entry->copies, reader->counters.copies);
+        bshm_store_relaxed(&entry->last_sequence, reader->last);
+    }
+}
+
+static int take(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    uint64_t seen = flags & BSHM_ACQUIRE_SEEN ? 0 : reader->seen;
+    if (BSHM_LATEST_SEQUENCE(bshm_step_look(reader->attachment->header)) <= seen)
+        return 0; /* the plain look; nothing here is pinned by it */
+    frame->skipped = 0;
+    int rc = bshm_attachment_pin(reader->attachment, seen, !(flags & BSHM_ACQUIRE_COPY), frame,
+                                 &reader->counters.retries, error);
+    if (rc == BSHM_NO_PIN)
+        rc = bshm_attachment_find(reader->attachment, seen, frame, &reader->counters.retries, error);
+    if (rc == 1)
+        deliver(reader, flags, frame);
+    return rc == BSHM_NO_PIN ? 0 : rc;
+}
+
+static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    int rc = check_open(reader, error);
+    if (rc == BSHM_OK && !reader->attachment) {
+        int64_t now = plat_coarse_now_ns();
+        if (now < reader->next_attach_ns)
+            return 0;
+        reader->next_attach_ns = now + ATTACH_RETRY_NS;
+        rc = attach_if_there(reader, error);
+        if (rc == 0)
+            return 0;
+    }
+    if (rc < 0)
+        return rc;
+    if ((flags & BSHM_ACQUIRE_SEEN) && state_of(reader->attachment) != BSHM_STATE_LIVE)
+        rc = look_around(reader, flags, error); /* else the newest frame of an ended segment would hide its successor's */
+    if (rc >= 0)
+        rc = take(reader, flags, frame, error);
+    if (rc != 0)
+        return rc;
+    rc = look_around(reader, flags, error);
+    return rc == 1 ? take(reader, flags, frame, error) : rc;
+}
+
+int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    enter(reader);
+    int rc = acquire(reader, flags, frame, error);
+    leave(reader);
+    return rc;
+}
+
+void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
+{
+    enter(reader);
+    reader->counters.frames--;
+    reader->counters.copies--;
+    reader->counters.retries++;
+    reader->counters.skipped -= frame->skipped;
+    reader->undelivered += frame->skipped + 1;
+    leave(reader);
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
+{
+    timeout_ns = least(timeout_ns, WAIT_SLICE_NS);
+    enter(reader);
+    bshm_attachment *attachment = reader->closed ? NULL : reader->attachment;
+    uint64_t seen = reader->seen;
+    if (attachment)
+        bshm_reference_take(&attachment->references); /* close() may come while this sleeps */
+    leave(reader);
+    if (!attachment) {
+        plat_sleep(least(timeout_ns, ATTACH_RETRY_NS));
+        return;
+    }
+    const bshm_publication *publication = &attachment->header->publication;
+    uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: what comes after it changes it */
+    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) <= seen) {
+        if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
+            plat_wait(&publication->notify.shared, notify, timeout_ns);
+        else
+            plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody will wake us here: the successor has a word of its own */
+    }
+    bshm_attachment_unreference(attachment);
+}
+
+/* ---------------------------------------------------------------- telling */
+
+int bshm_reader_status(bshm_reader *reader)
+{
+    bshm_error ignored;
+    int status = BSHM_STATUS_DETACHED;
+    enter(reader);
+    if (reader->attachment && !has_news(reader) && !reader->closed && !has_name(reader))
+        (void)attach(reader, &ignored); /* told about the segment that has the name now, if there is one */
+    if (reader->attachment && !reader->closed) {
+        if (state_of(reader->attachment) == BSHM_STATE_CLOSED)
+            status = BSHM_STATUS_CLOSED;
+        else
+            status = writer_lives(reader->attachment) ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+    }
+    leave(reader);
+    return status;
+}
+
+int bshm_reader_ended(bshm_reader *reader)
+{
+    enter(reader);
+    int ended = reader->attachment && state_of(reader->attachment) == BSHM_STATE_CLOSED && !has_news(reader);
+    leave(reader);
+    return ended;
+}
+
+int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)
+{
+    enter(reader);
+    int attached = reader->attachment && !reader->closed;
+    if (attached)
+        bshm_statistics_read(&reader->attachment->header->statistics, view);
+    leave(reader);
+    return attached;
+}
+
+void bshm_reader_get_counters(bshm_reader *reader, bshm_reader_counters *counters)
+{
+    enter(reader);
+    *counters = reader->counters;
+    leave(reader);
+}
+
+void bshm_reader_close(bshm_reader *reader)
+{
+    enter(reader);
+    bshm_attachment_unreference(reader->attachment);
+    reader->attachment = NULL;
+    reader->closed = true;
+    leave(reader);
+}
+
+void bshm_reader_free(bshm_reader *reader)
+{
+    if (!reader)
+        return;
+    bshm_reader_close(reader);
+    plat_mutex_destroy(&reader->mutex);
+    free(reader);
+}

@@ -1,0 +1,48 @@
+/* segment.h - what a segment is: geometry, identity, and how both are checked. Shared by writer, reader, inspection. */
+#ifndef BSHM_SEGMENT_H
+#define BSHM_SEGMENT_H
+
+#include "billiards_shm.h"
+#include "errors.h"
+#include "platform.h"
+
+#define BSHM_NS_PER_MS INT64_C(1000000)
+
+/* Copies of the caller's lists, so that options need not outlive the call. */
+typedef struct bshm_trusted {
+    uint32_t uids[16];
+    size_t count;
+} bshm_trusted;
+
+int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error);
+bool bshm_trusts(const bshm_trusted *trusted, uint32_t uid);
+
+/* Fills everything in `identity` but base_sequence and checksum, for slots of `capacity` bytes. */
+int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error);
+void bshm_identity_seal(bshm_identity *identity);
+/* Everything a reader relies on: magic, versions, checksum, and that all of it lies inside `object_bytes`. */
+int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, const char *name, bshm_error *error);
+bool bshm_has_magic(const bshm_identity *identity);
+
+/* Bytes behind the header, the control region and `slots` slots. */
+uint64_t bshm_backed_bytes(const bshm_identity *identity, uint64_t slots);
+
+/* A geometry that a writer may ask for: computes row_stride and payload_bytes. */
+int bshm_info_plan(bshm_frame_info *info, bshm_error *error);
+/* A descriptor that a reader found: overflow-checked, and inside a slot. */
+int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error);
+
+/* Opens for reading (PLAT_READ) or as participant (PLAT_READ_WRITE): a regular file of a trusted owner, on a file system
+ * that can hold segments. BSHM_E_FORMAT, BSHM_E_PERMISSION, BSHM_E_NOT_FOUND, ... otherwise. */
+int bshm_object_open(const char *path, const char *name, enum plat_access access, const bshm_trusted *trusted,
+                     plat_file *file, plat_info *info, bshm_error *error);
+/* Opened and identified: additionally begins with a segment's identity, read into private memory and checked. */
+int bshm_identity_read(plat_file file, const plat_info *info, const char *name, bshm_identity *identity,
+                       bshm_error *error);
+
+void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
+/* NUL-padded words from text, cut at a UTF-8 boundary; and back. */
+void bshm_text_store(bshm_shared64 *words, size_t count, const char *text);
+void bshm_text_load(const bshm_shared64 *words, size_t count, char *text);
+
+#endif

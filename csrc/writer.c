@@ -1,0 +1,473 @@
+/* writer.c - loan, copy, publish. */
+#include "copy.h"
+#include "generation.h"
+#include "protocol.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_LOOK_NS    (INT64_C(1000) * BSHM_NS_PER_MS) /* how often a writer sees whether its name is still its own */
+#define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
+#define NO_SLOT         UINT32_MAX
+
+struct bshm_writer {
+    plat_mutex mutex; /* the protocol has one writer thread; this makes many callers into one */
+    bshm_segment *segment; /* null: closed */
+    uint64_t sequence;     /* of the last frame published */
+    uint32_t lent;         /* slot, or NO_SLOT */
+    uint32_t process_epoch;
+    uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
+    int64_t next_name_look_ns;
+    int64_t next_growth_ns;
+    bshm_error growth_error; /* what the last attempt to grow said */
+    bshm_writer_options options;
+    bshm_trusted trusted;
+    bshm_writer_counters totals; /* of the generations that have ended */
+    bshm_source_report source;   /* what the source said last, for the next generation */
+    char reason[129];
+    char backend[33];
+    char name[PLAT_PATH_BYTES];
+    char path[PLAT_PATH_BYTES];
+};
+
+/* ---------------------------------------------------------------- generations */
+
+static void report_into(bshm_statistics *statistics, const bshm_source_report *report)
+{
+    if (report->captured >= 0)
+        bshm_store_relaxed(&statistics->captured, (uint64_t)report->captured);
+    if (report->reconnects >= 0)
+        bshm_store_relaxed(&statistics->reconnects, (uint64_t)report->reconnects);
+    if (report->stalls >= 0)
+        bshm_store_relaxed(&statistics->stalls, (uint64_t)report->stalls);
+    if (report->loops >= 0)
+        bshm_store_relaxed(&statistics->loops, (uint64_t)report->loops);
+    if (report->fps_millihertz >= 0)
+        bshm_store_relaxed(&statistics->fps_millihertz, (uint64_t)report->fps_millihertz);
+    if (report->state >= 0)
+        bshm_store_relaxed(&statistics->source_state, (uint64_t)report->state);
+    if (!report->reason && !report->backend)
+        return;
+    uint64_t seq = bshm_load_relaxed(&statistics->text_seq);
+    bshm_store_relaxed(&statistics->text_seq, seq + 1);
+    bshm_fence_seq_cst(); /* as W5 */
+    if (report->reason)
+        bshm_text_store(statistics->reason, 16, report->reason);
+    if (report->backend)
+        bshm_text_store(statistics->backend, 4, report->backend);
+    bshm_store_release(&statistics->text_seq, seq + 2);
+}
+
+static void start_generation(bshm_writer *writer, bshm_segment *segment)
+{
+    writer->segment = segment;
+    for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
+        writer->order[i] = i;
+    writer->next_growth_ns = 0;
+    writer->next_name_look_ns = plat_now_ns() + NAME_LOOK_NS;
+    report_into(&segment->header->statistics, &writer->source);
+    bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
+}
+
+/* Adds this generation's counters, and states its sizes. */
+static void add_generation(const bshm_segment *segment, bshm_writer_counters *counters)
+{
+    const bshm_statistics *statistics = &segment->header->statistics;
+    counters->published += bshm_load_relaxed(&statistics->published);
+    counters->dropped += bshm_load_relaxed(&statistics->dropped);
+    counters->leases_broken += bshm_load_relaxed(&statistics->leases_broken);
+    for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
+        counters->write_ns_log2[i] += bshm_load_relaxed(&statistics->write_ns_log2[i]);
+    counters->backed_slots = segment->backed;
+    counters->backed_bytes = bshm_backed_bytes(&segment->identity, segment->backed);
+    counters->total_bytes = segment->identity.total_bytes;
+    memcpy(counters->generation, segment->identity.generation, sizeof counters->generation);
+}
+
+/* A segment of `capacity` under the same name, numbers going on; the old one stays with those who hold its frames. */
+static int replace_generation(bshm_writer *writer, uint64_t capacity, bshm_error *error)
+{
+    bshm_segment *next;
+    bshm_writer_options options = writer->options;
+    options.slot_capacity = capacity;
+    int rc = bshm_segment_create(&next, writer->path, writer->name, &options, &writer->trusted, writer->segment,
+                                 &writer->sequence, error);
+    if (rc < 0)
+        return rc;
+    add_generation(writer->segment, &writer->totals);
+    writer->totals.replacements++;
+    writer->options.slot_capacity = capacity;
+    bshm_segment_end(writer->segment, BSHM_STATE_RETIRED, writer->path);
+    start_generation(writer, next);
+    return BSHM_OK;
+}
+
+int bshm_writer_create(bshm_writer **created, const char *name, const bshm_writer_options *options, bshm_error *error)
+{
+    bshm_segment *segment;
+    bshm_writer *writer = calloc(1, sizeof *writer);
+    if (!writer)
+        return bshm_fail(error, BSHM_E_MEMORY, "no memory for a writer");
+    plat_mutex_init(&writer->mutex);
+    writer->lent = NO_SLOT;
+    writer->process_epoch = plat_process_epoch();
+    writer->options = *options;
+    writer->source = (bshm_source_report){-1, -1, -1, -1, -1, -1, NULL, NULL};
+    int rc = bshm_object_path(name, writer->path, sizeof writer->path, error);
+    if (rc == BSHM_OK)
+        rc = bshm_trusted_copy(&writer->trusted, &options->trusted, error);
+    if (rc == BSHM_OK) {
+        memcpy(writer->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
+        rc = bshm_segment_create(&segment, writer->path, writer->name, options, &writer->trusted, NULL,
+                                 &writer->sequence, error);
+    }
+    if (rc < 0) {
+        plat_mutex_destroy(&writer->mutex);
+        free(writer);
+        return rc;
+    }
+    start_generation(writer, segment);
+    *created = writer;
+    return BSHM_OK;
+}
+
+/* ---------------------------------------------------------------- choosing a slot */
+
+/* W1 to W3 over the backed slots. The newest frame's slot is the last in `order` once there is a frame. */
+static uint32_t claim_backed(const bshm_writer *writer, uint32_t latest)
+{
+    const bshm_segment *segment = writer->segment;
+    for (uint32_t i = 0; i < segment->backed; i++) {
+        uint32_t slot = writer->order[i];
+        if (slot != latest && bshm_step_claim(segment->control, slot, segment->identity.slot_count))
+            return slot;
+    }
+    return NO_SLOT;
+}
+
+/* W1, the unbacked one: goes first in `order`, as the least recently published. */
+static int claim_new(bshm_writer *writer, uint32_t *slot, bshm_error *error)
+{
+    bshm_segment *segment = writer->segment;
+    uint32_t fresh = segment->backed;
+    int64_t now = plat_now_ns();
+    if (now < writer->next_growth_ns) {
+        if (error)
+            *error = writer->growth_error;
+        return writer->growth_error.code;
+    }
+    int rc = bshm_segment_grow(segment, writer->path, &writer->growth_error);
+    if (rc < 0) {
+        writer->next_growth_ns = now + GROWTH_RETRY_NS;
+        if (error)
+            *error = writer->growth_error;
+        return rc;
+    }
+    memmove(&writer->order[1], &writer->order[0], fresh * sizeof writer->order[0]);
+    writer->order[0] = fresh;
+    if (!bshm_step_claim(segment->control, fresh, segment->identity.slot_count))
+        bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* never published: a forged pin */
+    *slot = fresh;
+    return BSHM_OK;
+}
+
+/* Only forged pins bring the writer here: with S slots and S - 2 tokens one pass finds a slot (tests/model/avail.pml). */
+static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
+{
+    bshm_segment *segment = writer->segment;
+    uint32_t slot = writer->order[0] != latest ? writer->order[0] : writer->order[1];
+    bshm_seize_acquire(&segment->control->pins[slot].word, BSHM_PIN_WRITING);
+    bshm_count_relaxed(&segment->header->statistics.leases_broken, 1);
+    return slot;
+}
+
+/* 1: dropped for lack of memory. */
+static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
+{
+    bshm_segment *segment = writer->segment;
+    uint64_t word = bshm_load_relaxed(&segment->header->publication.latest); /* this writer's own store */
+    uint32_t latest = word ? BSHM_LATEST_SLOT(word) : NO_SLOT;
+    *slot = claim_backed(writer, latest);
+    if (*slot != NO_SLOT)
+        return BSHM_OK;
+    if (segment->backed < segment->identity.slot_count) {
+        int rc = claim_new(writer, slot, error);
+        if (rc < 0)
+            bshm_count_relaxed(&segment->header->statistics.dropped, 1);
+        return rc < 0 ? 1 : BSHM_OK;
+    }
+    for (uint32_t pass = 1; pass < segment->identity.slot_count && *slot == NO_SLOT; pass++)
+        *slot = claim_backed(writer, latest);
+    if (*slot == NO_SLOT)
+        *slot = seize_oldest(writer, latest);
+    return BSHM_OK;
+}
+
+static void move_to_end(bshm_writer *writer, uint32_t slot)
+{
+    uint32_t last = writer->segment->backed - 1;
+    uint32_t at = 0;
+    while (writer->order[at] != slot)
+        at++;
+    memmove(&writer->order[at], &writer->order[at + 1], (last - at) * sizeof writer->order[0]);
+    writer->order[last] = slot;
+}
+
+/* ---------------------------------------------------------------- loan and publish, under the mutex */
+
+static bool is_of_parent(const bshm_writer *writer)
+{
+    return writer->process_epoch != plat_process_epoch();
+}
+
+/* Locks, and says whether the writer can be used; unlocked again if not. In a forked child the mutex may be locked for
+ * ever by a thread that does not exist there: it is not touched. */
+static int enter(bshm_writer *writer, bshm_error *error)
+{
+    if (is_of_parent(writer))
+        return bshm_fail(error, BSHM_E_CLOSED,
+                         "the writer of '%s' belongs to the parent of this forked process: create one here under another "
+                         "name",
+                         writer->name);
+    plat_mutex_lock(&writer->mutex);
+    if (writer->segment)
+        return BSHM_OK;
+    plat_mutex_unlock(&writer->mutex);
+    return bshm_fail(error, BSHM_E_CLOSED, "the writer of '%s' is closed", writer->name);
+}
+
+static void leave(bshm_writer *writer)
+{
+    plat_mutex_unlock(&writer->mutex);
+}
+
+/* A segment that can hold `bytes` and still has the name. */
+static int suitable_generation(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
+{
+    if (bytes > writer->segment->identity.slot_capacity)
+        return replace_generation(writer, bytes, error);
+    if (now < writer->next_name_look_ns)
+        return BSHM_OK;
+    writer->next_name_look_ns = now + NAME_LOOK_NS;
+    if (bshm_segment_has_name(writer->segment, writer->path))
+        return BSHM_OK;
+    return replace_generation(writer, writer->options.slot_capacity, error);
+}
+
+static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)
+{
+    int64_t now = plat_now_ns();
+    int rc = BSHM_OK;
+    if (writer->lent != NO_SLOT)
+        rc = bshm_fail(error, BSHM_E_LOAN, "a slot of '%s' is lent already: publish or cancel it first", writer->name);
+    if (rc == BSHM_OK)
+        rc = bshm_info_plan(info, error);
+    if (rc == BSHM_OK)
+        rc = suitable_generation(writer, info->payload_bytes, now, error);
+    if (rc == BSHM_OK)
+        rc = claim_slot(writer, slot, error);
+    if (rc == BSHM_OK) {
+        bshm_step_begin(writer->segment->header, *slot, writer->sequence + 1); /* W4, W5 */
+        if (info->capture_ns == 0)
+            info->capture_ns = now;
+    }
+    return rc;
+}
+
+static unsigned log2_bucket(uint64_t ns)
+{
+    unsigned bits = ns == 0 ? 0 : 64 - (unsigned)__builtin_clzll(ns);
+    return bits < BSHM_LATENCY_BUCKETS ? bits : BSHM_LATENCY_BUCKETS - 1;
+}
+
+static void count_frame(bshm_statistics *statistics, const bshm_frame_info *info, int64_t now, int64_t spent_ns)
+{
+    uint64_t spent = spent_ns > 0 ? (uint64_t)spent_ns : 0;
+    bshm_count_relaxed(&statistics->published, 1);
+    bshm_count_relaxed(&statistics->write_ns_total, spent);
+    bshm_count_relaxed(&statistics->write_ns_log2[log2_bucket(spent)], 1);
+    bshm_store_relaxed(&statistics->heartbeat_ns, (uint64_t)now);
+    if (!(info->flags & BSHM_FRAME_PLACEHOLDER))
+        bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->capture_ns);
+}
+
+/* W6 to W12. `spent_ns`: what the frame cost before `started_ns`. */
+static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t slot, int64_t started_ns,
+                             int64_t spent_ns)
+{
+    bshm_header *header = writer->segment->header;
+    uint64_t n = ++writer->sequence;
+    info->sequence = n;
+    info->publish_ns = plat_now_ns();
+    info->wall_ns = plat_wall_ns();
+    bshm_step_describe(header, slot, info);               /* W6 */
+    bshm_step_complete(header, slot, n);                  /* W7, W8 */
+    bshm_step_let_go(writer->segment->control, slot);     /* W9 */
+    bshm_step_show(header, slot, n);                      /* W10 */
+    bshm_step_notify(header);                             /* W11, W12 */
+    plat_wake_all(&header->publication.notify.shared);
+    move_to_end(writer, slot);
+    int64_t now = plat_now_ns();
+    count_frame(&header->statistics, info, now, spent_ns + now - started_ns);
+    return n;
+}
+
+static void cancel_lent(bshm_writer *writer)
+{
+    if (writer->lent != NO_SLOT)
+        bshm_step_let_go(writer->segment->control, writer->lent); /* seq stays odd */
+    writer->lent = NO_SLOT;
+}
+
+/* ---------------------------------------------------------------- public */
+
+int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan *loan, bshm_error *error)
+{
+    int64_t started = plat_now_ns();
+    *loan = (bshm_loan){.info = *info};
+    int rc = enter(writer, error);
+    if (rc < 0)
+        return rc;
+    rc = begin_frame(writer, &loan->info, &loan->slot, error);
+    if (rc == BSHM_OK) {
+        writer->lent = loan->slot;
+        loan->segment = writer->segment;
+        loan->pixels = writer->segment->slots[loan->slot];
+        loan->open = 1;
+        bshm_reference_take(&writer->segment->references);
+    }
+    leave(writer);
+    loan->claim_ns = plat_now_ns() - started;
+    return rc;
+}
+
+/* Still the loan that the writer knows of: not cancelled by close, not of a generation gone by. */
+static bool is_lent(const bshm_writer *writer, const bshm_loan *loan)
+{
+    return loan->open && writer->segment == loan->segment && writer->lent == loan->slot;
+}
+
+int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error)
+{
+    int64_t started = plat_now_ns();
+    uint64_t lent_bytes = loan->info.payload_bytes;
+    int rc = enter(writer, error);
+    if (rc < 0)
+        return rc;
+    if (!is_lent(writer, loan))
+        rc = bshm_fail(error, BSHM_E_LOAN, "this slot of '%s' is not lent any more: it was published or cancelled",
+                       writer->name);
+    if (rc == BSHM_OK)
+        rc = bshm_info_plan(&loan->info, error);
+    if (rc == BSHM_OK && loan->info.payload_bytes > lent_bytes)
+        rc = bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes in a slot lent for %llu",
+                       (unsigned long long)loan->info.payload_bytes, (unsigned long long)lent_bytes);
+    if (rc == BSHM_OK) {
+        *sequence = finish_frame(writer, &loan->info, loan->slot, started, loan->claim_ns);
+        writer->lent = NO_SLOT;
+        loan->open = 0;
+    }
+    leave(writer);
+    return rc;
+}
+
+void bshm_writer_cancel(bshm_writer *writer, bshm_loan *loan)
+{
+    if (enter(writer, NULL) == BSHM_OK) {
+        if (is_lent(writer, loan))
+            cancel_lent(writer);
+        leave(writer);
+    }
+    loan->open = 0;
+}
+
+void bshm_loan_release(bshm_loan *loan)
+{
+    bshm_segment_unreference(loan->segment);
+    loan->segment = NULL;
+    loan->pixels = NULL;
+}
+
+int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const void *source, ptrdiff_t source_stride,
+                      uint64_t *sequence, bshm_error *error)
+{
+    bshm_frame_info planned = *info;
+    uint32_t slot;
+    int64_t started = plat_now_ns();
+    int rc = enter(writer, error);
+    if (rc < 0)
+        return rc;
+    rc = begin_frame(writer, &planned, &slot, error);
+    if (rc == BSHM_OK) {
+        bshm_copy_rows(writer->segment->slots[slot], (size_t)planned.row_stride, source, source_stride,
+                       (size_t)planned.row_stride, planned.height);
+        *sequence = finish_frame(writer, &planned, slot, started, 0);
+    }
+    leave(writer);
+    return rc;
+}
+
+/* What is told once is kept for the generations to come. */
+static void remember(bshm_writer *writer, const bshm_source_report *report)
+{
+    bshm_source_report *kept = &writer->source;
+    kept->captured = report->captured >= 0 ? report->captured : kept->captured;
+    kept->reconnects = report->reconnects >= 0 ? report->reconnects : kept->reconnects;
+    kept->stalls = report->stalls >= 0 ? report->stalls : kept->stalls;
+    kept->loops = report->loops >= 0 ? report->loops : kept->loops;
+    kept->fps_millihertz = report->fps_millihertz >= 0 ? report->fps_millihertz : kept->fps_millihertz;
+    kept->state = report->state >= 0 ? report->state : kept->state;
+    if (report->reason) {
+        strncpy(writer->reason, report->reason, sizeof writer->reason - 1);
+        kept->reason = writer->reason;
+    }
+    if (report->backend) {
+        strncpy(writer->backend, report->backend, sizeof writer->backend - 1);
+        kept->backend = writer->backend;
+    }
+}
+
+int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error)
+{
+    int rc = enter(writer, error);
+    if (rc < 0)
+        return rc;
+    remember(writer, report);
+    report_into(&writer->segment->header->statistics, report);
+    bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
+    leave(writer);
+    return BSHM_OK;
+}
+
+void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters)
+{
+    int rc = enter(writer, NULL);
+    *counters = writer->totals;
+    counters->sequence = writer->sequence;
+    if (rc < 0)
+        return; /* nobody changes them any more */
+    add_generation(writer->segment, counters);
+    leave(writer);
+}
+
+void bshm_writer_close(bshm_writer *writer)
+{
+    if (enter(writer, NULL) < 0)
+        return; /* closed, or a forked child's copy, which owns nothing */
+    cancel_lent(writer);
+    add_generation(writer->segment, &writer->totals);
+    bshm_segment_end(writer->segment, BSHM_STATE_CLOSED, writer->path);
+    writer->segment = NULL;
+    leave(writer);
+}
+
+void bshm_writer_free(bshm_writer *writer)
+{
+    if (!writer)
+        return;
+    bshm_writer_close(writer);
+    if (writer->segment)
+        bshm_segment_abandon(writer->segment); /* the parent's */
+    plat_mutex_destroy(&writer->mutex);
+    free(writer);
+}

@@ -1,0 +1,59 @@
+"""Builds the one extension module; everything else stands in pyproject.toml.
+
+Switches, as environment variables:
+
+BILLIARDS_SHM_SANITIZE   address,undefined | thread   builds with that sanitizer
+BILLIARDS_SHM_COVERAGE   1                            counts lines of C
+BILLIARDS_SHM_DEBUG      1                            -O0 -g
+"""
+
+import os
+import sys
+import sysconfig
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
+
+CORE = ["attachment", "copy", "errors", "generation", "inspect", "names", "reader", "segment", "writer"]
+PLATFORM = ["platform_posix", f"platform_{sys.platform}"]
+
+compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
+link_args = ["-pthread"]
+macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
+
+if sanitizers := os.environ.get("BILLIARDS_SHM_SANITIZE"):
+    flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
+    compile_args += flags
+    link_args += flags
+if os.environ.get("BILLIARDS_SHM_COVERAGE"):
+    compile_args += ["--coverage", "-O0"]
+    link_args += ["--coverage"]
+if os.environ.get("BILLIARDS_SHM_DEBUG"):
+    compile_args += ["-O0", "-g"]
+if not FREE_THREADED:
+    macros.append(("Py_LIMITED_API", LIMITED_API))
+
+extension = Extension(
+    "billiards_shm._core",
+    sources=["billiards_shm/_core.pyx", *(f"csrc/{name}.c" for name in CORE + PLATFORM)],
+    depends=[
+        "billiards_shm/_abi.pxd",
+        *(f"csrc/{name}.h" for name in (*CORE, "billiards_shm", "ordering", "platform", "protocol")),
+    ],
+    include_dirs=["csrc"],
+    define_macros=macros,
+    extra_compile_args=compile_args,
+    extra_link_args=link_args,
+    py_limited_api=not FREE_THREADED,
+)
+
+setup(
+    ext_modules=cythonize(
+        [extension],
+        compiler_directives={"language_level": 3, "freethreading_compatible": True, "embedsignature": True},
+    ),
+    options={} if FREE_THREADED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+)
