@@ -33,6 +33,8 @@ if os.environ.get("BILLIARDS_SHM_COVERAGE"):
     link_args += ["--coverage"]
 if os.environ.get("BILLIARDS_SHM_DEBUG"):
     compile_args += ["-O0", "-g"]
+elif not sanitizers:
+    compile_args += ["-g0"]  # the interpreter's own flags ask for debug information, nine tenths of the file
 if not FREE_THREADED:
     macros.append(("Py_LIMITED_API", LIMITED_API))
 

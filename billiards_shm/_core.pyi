@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import disjoint_base
+
+from billiards_shm.status import SegmentStatus, SourceState
 
 ABI_VERSION: Final[tuple[int, int]]
 PIXEL_FORMATS: Final[tuple[str, ...]]
 MIN_SLOTS: Final[int]
 MAX_SLOTS: Final[int]
 
+@final
 class FrameMetadata:
     """What is known about one frame; immutable, hashable, picklable."""
 
@@ -44,9 +48,10 @@ class FrameMetadata:
     @property
     def online(self) -> bool: ...
     def as_dict(self) -> dict[str, Any]: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+@final
 class Frame:
     """One pinned frame: the object behind a zero-copy view (``view.base.obj``)."""
 
@@ -54,6 +59,7 @@ class Frame:
     def intact(self) -> bool: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class LoanedSlot:
     """A slot of shared memory lent for writing; a context manager that publishes on leaving the block."""
 
@@ -71,6 +77,7 @@ class LoanedSlot:
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
 class WriterStatistics:
     """Counters of one writer, a snapshot."""
 
@@ -92,6 +99,7 @@ class WriterStatistics:
     def write_latency_buckets(self) -> tuple[int, ...]: ...
     def as_dict(self) -> dict[str, Any]: ...
 
+@disjoint_base
 class SharedMemoryFrameWriter:
     def __init__(
         self,
@@ -149,6 +157,7 @@ class SharedMemoryFrameWriter:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
+@final
 class ReaderStatistics:
     """Counters of one reader, a snapshot."""
 
@@ -162,6 +171,7 @@ class ReaderStatistics:
     def retries(self) -> int: ...
     def as_dict(self) -> dict[str, int]: ...
 
+@disjoint_base
 class SegmentReader:
     """Everything a reader does but iterate; `billiards_shm.SharedMemoryFrameReader` adds that."""
 
@@ -178,9 +188,9 @@ class SegmentReader:
     @property
     def closed(self) -> bool: ...
     @property
-    def status(self) -> Any: ...
+    def status(self) -> SegmentStatus: ...
     @property
-    def source_state(self) -> str: ...
+    def source_state(self) -> SourceState: ...
     @property
     def source_reason(self) -> str: ...
     @property

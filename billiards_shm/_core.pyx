@@ -23,7 +23,6 @@ from cpython.buffer cimport (
 )
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, isnan
-from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -98,6 +97,8 @@ _FORMATS = {
     ("f", 2): b"e", ("f", 4): b"f", ("f", 8): b"d", ("c", 8): b"Zf", ("c", 16): b"Zd",
 }
 _DTYPES = {key: np.dtype(f"{key[0]}{key[1]}") for key in _FORMATS}
+
+cdef bytes _BYTES_FORMAT = _FORMATS["u", 1]  # of nearly every frame
 _KINDS = {"?": "b", "e": "f", "f": "f", "d": "f", "Zf": "c", "Zd": "c",
           "b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "n": "i",
           "B": "u", "H": "u", "I": "u", "L": "u", "Q": "u", "N": "u"}
@@ -305,7 +306,10 @@ cdef class _Exporter:
         self.strides[0] = <Py_ssize_t> info.row_stride
         self.strides[1] = info.channels * info.item_size
         self.strides[2] = info.item_size
-        self.format = _FORMATS[chr(info.kind), info.item_size]
+        if info.kind == c"u" and info.item_size == 1:
+            self.format = _BYTES_FORMAT
+        else:
+            self.format = _FORMATS[chr(info.kind), info.item_size]
 
     cdef int fill(self, Py_buffer *view, int flags, void *pixels, const _abi.bshm_frame_info *info,
                   bint readonly) except -1:
@@ -360,7 +364,7 @@ cdef class Frame(_Exporter):
 
 @cython.final
 cdef class LoanedSlot(_Exporter):
-    """A slot of shared memory lent for writing; leaving its ``with`` block publishes, an exception or `cancel` does not.
+    """A slot lent for writing; leaving its ``with`` block publishes it, an exception or `cancel` does not.
 
     **Lifetime.** `array` may be written until the slot is published or cancelled. It is made read-only then; a slice
     of it taken earlier is not, and writing into one afterwards changes a picture that others are looking at.
@@ -419,7 +423,7 @@ cdef class LoanedSlot(_Exporter):
         return self._sequence
 
     def cancel(self):
-        """Give the slot back unpublished; no sequence number is used up. Again, or after publishing: nothing happens."""
+        """Give the slot back unpublished; no number is used up. Again, or after publishing: nothing happens."""
         if self.lent.open:
             with nogil:
                 _abi.bshm_writer_cancel(self.writer._writer, &self.lent)
@@ -491,7 +495,7 @@ cdef class WriterStatistics:
 
 
 cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) except -1:
-    """From a shape and a dtype; what is impossible is for the core to say, what does not fit its integers is said here."""
+    """From a shape and a dtype. Says what does not fit the core's integers; the core says what is impossible."""
     shape = tuple(shape) if not isinstance(shape, int) else (shape,)
     dtype = np.dtype(dtype)
     if len(shape) not in (2, 3) or not all(isinstance(n, (int, np.integer)) and 0 < n < 2**31 for n in shape):
@@ -499,7 +503,7 @@ cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) e
             f"shape {shape!r}: (height, width) or (height, width, channels), each at least 1, is expected")
     if (dtype.kind, dtype.itemsize) not in _FORMATS:
         raise _errors.FrameShapeError(
-            f"dtype {dtype}: bool, int8 to int64, uint8 to uint64, float16 to float64, complex64 or complex128 is expected")
+            f"dtype {dtype}: bool, int8 to int64, uint8 to uint64, float16 to float64 or complex is expected")
     memset(info, 0, sizeof(_abi.bshm_frame_info))
     info.ndim = len(shape)
     info.height = shape[0]
@@ -570,6 +574,7 @@ cdef class SharedMemoryFrameWriter:
 
     cdef _abi.bshm_writer *_writer
     cdef readonly str name
+    cdef _abi.bshm_frame_info _usual  # the geometry that the writer was made for
     cdef tuple shape
     cdef object dtype
     cdef str pixel_format
@@ -582,7 +587,6 @@ cdef class SharedMemoryFrameWriter:
         self._closed = True
 
     def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, mode=0o600, trusted_owners=None):
-        cdef _abi.bshm_frame_info info
         cdef _abi.bshm_writer_options options
         cdef _abi.bshm_error error
         cdef bytes encoded = _encode_name(name)
@@ -597,10 +601,11 @@ cdef class SharedMemoryFrameWriter:
             raise ValueError(f"slots={slots!r}: {MIN_SLOTS} to {MAX_SLOTS} are possible")
         if not isinstance(mode, int) or mode & ~0o777:
             raise ValueError(f"mode={mode!r}: permission bits from 0 to 0o777 are expected")
-        _set_geometry(&info, shape, dtype)
+        _set_geometry(&self._usual, shape, dtype)
+        self._usual.fourcc = _fourcc_for(pixel_format, &self._usual)
         self.name = os.fspath(name)
         self.dtype = np.dtype(dtype)
-        self.shape = _shape_of(&info)
+        self.shape = _shape_of(&self._usual)
         self.pixel_format = pixel_format
         options.slot_capacity = math.prod(self.shape) * self.dtype.itemsize
         options.slots = slots
@@ -738,7 +743,9 @@ cdef class SharedMemoryFrameWriter:
         format = view.format.decode("ascii") if view.format != NULL else "B"
         kind = _KINDS.get(format.lstrip("@=<") if np.little_endian else format.lstrip("@=>"))
         channels = view.shape[2] if view.ndim == 3 else 1
-        if kind is None or (kind, view.itemsize) not in _FORMATS or max(view.shape[0], view.shape[1], channels) >= 2**31:
+        if kind is None or (kind, view.itemsize) not in _FORMATS:
+            return False
+        if max(view.shape[0], view.shape[1], channels) >= 2**31:
             return False
         if view.ndim == 3 and channels > 1 and view.strides[2] != view.itemsize:
             return False
@@ -756,11 +763,12 @@ cdef class SharedMemoryFrameWriter:
         return True
 
     cdef object _not_a_picture(self, frame):
-        shape = getattr(frame, "shape", None)
-        found = type(frame).__name__ if shape is None else f"an array of shape {shape} and dtype {getattr(frame, 'dtype', '?')}"
+        found = f"a {type(frame).__name__}"
+        if hasattr(frame, "shape"):
+            found = f"an array of shape {frame.shape} and dtype {getattr(frame, 'dtype', '?')}"
         return _errors.FrameShapeError(
-            f"{found} is no frame for {self.name!r}: an array of shape (height, width) or (height, width, channels) of a "
-            f"numeric dtype is expected, such as {self.shape} of {self.dtype}")
+            f"{found} is no frame for {self.name!r}: an array of shape (height, width) or (height, width, channels) "
+            f"of a numeric dtype is expected, such as {self.shape} of {self.dtype}")
 
     cdef object _warn_dropped(self, _abi.bshm_error *error):
         if not self._warned:
@@ -798,8 +806,11 @@ cdef class SharedMemoryFrameWriter:
         cdef _abi.bshm_error error
         cdef int rc
         self._check_made()
-        _set_geometry(&info, self.shape if shape is None else shape, self.dtype if dtype is None else dtype)
-        info.fourcc = _fourcc_for(self.pixel_format, &info)
+        if shape is None and dtype is None:
+            info = self._usual
+        else:
+            _set_geometry(&info, self.shape if shape is None else shape, self.dtype if dtype is None else dtype)
+            info.fourcc = _fourcc_for(self.pixel_format, &info)
         _set_times(&info, capture_time_ns, position_ms, online)
         slot.writer = self
         with nogil:
@@ -1120,10 +1131,9 @@ cdef class SegmentReader:
         cdef Frame frame
         cdef _abi.bshm_error error
         cdef int rc
-        cdef int attempt
         if copy:
             flags |= _abi.BSHM_ACQUIRE_COPY
-        for attempt in range(COPY_ATTEMPTS):
+        for _ in range(COPY_ATTEMPTS):
             frame = Frame.__new__(Frame)
             rc = _abi.bshm_reader_acquire(self._reader, flags, &frame.frame, &error)
             if rc < 0:

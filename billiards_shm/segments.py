@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from billiards_shm import _core
-from billiards_shm.errors import BilliardsShmError, SegmentFormatError, SegmentNameError, SegmentNotFoundError
+from billiards_shm.errors import BilliardsShmError, SegmentNotFoundError
 from billiards_shm.status import SegmentStatus, SourceState
 
 __all__ = ["ReaderInfo", "SegmentInfo", "inspect_segment", "list_segments", "remove_stale_segments"]
@@ -171,16 +171,13 @@ def remove_stale_segments(
     directories = {Path(_core.object_directory())}
     for name in _candidate_names() if names is None else names:
         try:
+            directories.add(Path(_core.object_path(name)).parent)
             if _core.remove_stale(name, trusted_owners):
                 removed.append(name)
         except SegmentNotFoundError:
             pass
-        except (SegmentFormatError, SegmentNameError, BilliardsShmError):
+        except BilliardsShmError:
             if names is not None:
                 raise
-        directories.add(Path(_core.object_path(name)).parent) if names is not None else None
-    for directory in directories:
-        for temporary in directory.glob(_TEMPORARY_PATTERN):
-            if _core.remove_stale_temporary(str(temporary)):
-                removed.append(str(temporary))
-    return removed
+    temporaries = [str(path) for directory in directories for path in directory.glob(_TEMPORARY_PATTERN)]
+    return removed + [path for path in temporaries if _core.remove_stale_temporary(path)]

@@ -95,7 +95,8 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
     int rc = plat_open(path, PLAT_READ_WRITE, &attachment->lock_file);
     if (rc < 0) {
         attachment->lock_file = PLAT_NO_FILE;
-        if (rc == -EACCES || rc == -EROFS || rc == -EPERM || rc == -ENOENT) /* ENOENT: unlinked since; its frames remain */
+        if (rc == -EACCES || rc == -EROFS || rc == -EPERM ||
+            rc == -ENOENT) /* ENOENT: unlinked since; its frames remain */
             return BSHM_OK;
         return bshm_fail_system(error, rc, "open", path);
     }
@@ -118,9 +119,11 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
 static int open_once(bshm_attachment *attachment, const char *path, const bshm_trusted *trusted, bshm_error *error)
 {
     void *address;
-    int rc = bshm_object_open(path, attachment->name, PLAT_READ, trusted, &attachment->data_file, &attachment->info, error);
+    int rc =
+        bshm_object_open(path, attachment->name, PLAT_READ, trusted, &attachment->data_file, &attachment->info, error);
     if (rc == BSHM_OK)
-        rc = bshm_identity_read(attachment->data_file, &attachment->info, attachment->name, &attachment->identity, error);
+        rc = bshm_identity_read(attachment->data_file, &attachment->info, attachment->name, &attachment->identity,
+                                error);
     if (rc == BSHM_OK)
         rc = open_control(attachment, path, error);
     if (rc != BSHM_OK)
@@ -223,7 +226,8 @@ static int slot_address(bshm_attachment *attachment, uint32_t slot, const void *
 }
 
 /* Everything about the frame but the pin. The descriptor was copied already. */
-static int describe_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame, bshm_error *error)
+static int describe_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame,
+                          bshm_error *error)
 {
     int rc = bshm_info_check(&frame->info, attachment->identity.slot_capacity, attachment->name, error);
     if (rc == BSHM_OK)
@@ -246,7 +250,8 @@ static bshm_lease *lease_of(bshm_attachment *attachment, uint64_t latest)
 {
     for (uint32_t i = 0; i < attachment->lease_count; i++) {
         bshm_lease *lease = &attachment->leases[i];
-        if (lease->frames > 0 && lease->slot == BSHM_LATEST_SLOT(latest) && lease->seq == 2 * BSHM_LATEST_SEQUENCE(latest))
+        if (lease->frames > 0 && lease->slot == BSHM_LATEST_SLOT(latest) &&
+            lease->seq == 2 * BSHM_LATEST_SEQUENCE(latest))
             return lease;
     }
     return NULL;
@@ -272,8 +277,8 @@ static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool may_take_
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
         uint64_t seq;
         bshm_lease *lease = free_lease(attachment, may_take_token);
-        bshm_step_own();                                           /* R0 */
-        uint64_t latest = bshm_step_look(attachment->header);      /* R1 */
+        bshm_step_own();                                      /* R0 */
+        uint64_t latest = bshm_step_look(attachment->header); /* R1 */
         uint64_t n = BSHM_LATEST_SEQUENCE(latest);
         uint32_t slot = BSHM_LATEST_SLOT(latest);
         if (n <= seen)
@@ -286,7 +291,7 @@ static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool may_take_
             return hold(attachment, shared, slot, seq, frame, error);
         if (!lease)
             return BSHM_NO_PIN;
-        if (bshm_step_pin(attachment->control, slot, lease->token)) { /* R2, R3 */
+        if (bshm_step_pin(attachment->control, slot, lease->token)) {                       /* R2, R3 */
             if (bshm_step_describe_read(attachment->header, slot, n, &seq, &frame->info)) { /* R4 */
                 rc = hold(attachment, lease, slot, seq, frame, error);
                 if (rc < 0)

@@ -14,13 +14,13 @@ typedef struct bshm_lease {
 struct bshm_attachment {
     uint32_t references;
     uint32_t process_epoch;
-    plat_mutex mutex; /* of leases and slots; nothing of Python runs under it */
+    plat_mutex mutex;    /* of leases and slots; nothing of Python runs under it */
     plat_file lock_file; /* (1): token and presence locks, and the control region; PLAT_NO_FILE for an observer */
     plat_file data_file; /* (2): read-only, the rest */
     plat_info info;
     bshm_identity identity;
     const bshm_header *header;
-    bshm_control *control; /* null for an observer */
+    bshm_control *control;       /* null for an observer */
     void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
     bshm_reader_entry *entry;    /* null: no place in the table */
     uint32_t max_leases;

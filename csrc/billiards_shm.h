@@ -90,26 +90,26 @@ extern "C" {
 
 /* ---------------------------------------------------------------- layout */
 
-#define BSHM_MAGIC          "BILLISHM" /* 8 bytes, no terminator */
-#define BSHM_ABI_MAJOR      1
-#define BSHM_ABI_MINOR      0
-#define BSHM_BYTE_ORDER     0x0A0B0C0Du
-#define BSHM_REGION_BYTES   65536u /* header region, control region, and the alignment of both and of slots */
-#define BSHM_MIN_SLOTS      3u
-#define BSHM_MAX_SLOTS      62u /* tokens are bits 0..59, a slot number fits 6 bits, bit 63 is WRITING */
-#define BSHM_INITIAL_SLOTS  3u  /* backed by memory from the start */
-#define BSHM_MAX_READERS    256u
+#define BSHM_MAGIC           "BILLISHM" /* 8 bytes, no terminator */
+#define BSHM_ABI_MAJOR       1
+#define BSHM_ABI_MINOR       0
+#define BSHM_BYTE_ORDER      0x0A0B0C0Du
+#define BSHM_REGION_BYTES    65536u /* header region, control region, and the alignment of both and of slots */
+#define BSHM_MIN_SLOTS       3u
+#define BSHM_MAX_SLOTS       62u /* tokens are bits 0..59, a slot number fits 6 bits, bit 63 is WRITING */
+#define BSHM_INITIAL_SLOTS   3u  /* backed by memory from the start */
+#define BSHM_MAX_READERS     256u
 #define BSHM_LATENCY_BUCKETS 40u
-#define BSHM_READ_ATTEMPTS  8
+#define BSHM_READ_ATTEMPTS   8
 
 /* Lock bytes: far beyond any object, at the same place in every version. */
-#define BSHM_WRITER_BYTE 0x4000000000000000
-#define BSHM_TOKEN_BYTE  0x4000000000001000
-#define BSHM_READER_BYTE 0x4000000000002000
+#define BSHM_WRITER_BYTE           0x4000000000000000
+#define BSHM_TOKEN_BYTE            0x4000000000001000
+#define BSHM_READER_BYTE           0x4000000000002000
 
-#define BSHM_PIN_WRITING     (UINT64_C(1) << 63)
-#define BSHM_TOKEN_MASK(S)   ((UINT64_C(1) << ((S) - 2)) - 1)
-#define BSHM_LATEST(n, s)    ((uint64_t)(n) << 6 | (uint64_t)(s))
+#define BSHM_PIN_WRITING           (UINT64_C(1) << 63)
+#define BSHM_TOKEN_MASK(S)         ((UINT64_C(1) << ((S) - 2)) - 1)
+#define BSHM_LATEST(n, s)          ((uint64_t)(n) << 6 | (uint64_t)(s))
 #define BSHM_LATEST_SEQUENCE(word) ((word) >> 6)
 #define BSHM_LATEST_SLOT(word)     ((uint32_t)((word) & 63u))
 
@@ -138,7 +138,7 @@ typedef struct bshm_identity {
     uint64_t pixels_offset;
     uint64_t base_sequence; /* the first frame here has a number above this one: continued after a takeover */
     int64_t created_wall_ns;
-    int64_t created_ns; /* CLOCK_MONOTONIC */
+    int64_t created_ns;  /* CLOCK_MONOTONIC */
     uint32_t writer_pid; /* for messages only */
     uint32_t descriptor_offset;
     uint64_t reserved;
@@ -170,8 +170,9 @@ typedef struct bshm_statistics {
     bshm_shared64 dropped;
     bshm_shared64 leases_broken;
     bshm_shared64 backed_slots;
-    bshm_shared64 heartbeat_ns;    /* CLOCK_MONOTONIC of the writer's last action */
-    bshm_shared64 last_capture_ns; /* CLOCK_MONOTONIC of the last *captured* frame; 0: none. Placeholders do not count */
+    bshm_shared64 heartbeat_ns; /* CLOCK_MONOTONIC of the writer's last action */
+    bshm_shared64
+        last_capture_ns; /* CLOCK_MONOTONIC of the last *captured* frame; 0: none. Placeholders do not count */
     bshm_shared64 captured;
     bshm_shared64 reconnects;
     bshm_shared64 stalls;
@@ -180,10 +181,11 @@ typedef struct bshm_statistics {
     bshm_shared64 source_state;   /* enum bshm_source_state */
     bshm_shared64 write_ns_total;
     bshm_shared64 text_seq;
-    bshm_shared64 reason[16];  /* UTF-8, NUL-padded */
-    bshm_shared64 backend[4];  /* UTF-8, NUL-padded */
+    bshm_shared64 reason[16]; /* UTF-8, NUL-padded */
+    bshm_shared64 backend[4]; /* UTF-8, NUL-padded */
     uint8_t reserved[80];
-    bshm_shared64 write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
+    bshm_shared64
+        write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
 } bshm_statistics;
 
 enum bshm_frame_flags { BSHM_FRAME_PLACEHOLDER = 1 };
@@ -211,7 +213,7 @@ typedef struct bshm_frame_info {
 #define BSHM_INFO_WORDS 15u
 
 typedef struct bshm_descriptor {
-    bshm_shared64 seq; /* 2n: frame n complete; 2n-1: being written */
+    bshm_shared64 seq;                   /* 2n: frame n complete; 2n-1: being written */
     bshm_shared64 info[BSHM_INFO_WORDS]; /* a bshm_frame_info, word by word */
 } bshm_descriptor;
 
@@ -397,12 +399,7 @@ typedef struct bshm_source_view {
 typedef struct bshm_reader bshm_reader;
 typedef struct bshm_attachment bshm_attachment;
 
-enum bshm_status {
-    BSHM_STATUS_DETACHED = 0,
-    BSHM_STATUS_LIVE = 1,
-    BSHM_STATUS_CLOSED = 2,
-    BSHM_STATUS_DEAD = 3
-};
+enum bshm_status { BSHM_STATUS_DETACHED = 0, BSHM_STATUS_LIVE = 1, BSHM_STATUS_CLOSED = 2, BSHM_STATUS_DEAD = 3 };
 
 typedef struct bshm_reader_options {
     uint32_t max_leases;

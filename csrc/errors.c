@@ -9,8 +9,8 @@
 const char *bshm_code_name(int code)
 {
     static const char *const names[BSHM_CODE_COUNT] = {
-        "ok",         "bad name",   "not found",  "bad format", "writer exists", "memory full",  "permission denied",
-        "bad shape",  "loan",       "closed",     "bad argument", "out of memory", "system error", "torn",
+        "ok",        "bad name", "not found", "bad format",   "writer exists", "memory full",  "permission denied",
+        "bad shape", "loan",     "closed",    "bad argument", "out of memory", "system error", "torn",
     };
     return code <= 0 && -code < BSHM_CODE_COUNT ? names[-code] : "unknown code";
 }

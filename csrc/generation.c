@@ -137,7 +137,8 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", temporary);
     if (!plat_same_object(&second, &segment->info))
-        return bshm_fail(error, BSHM_E_SYSTEM, "'%s' was replaced by another file while it was being created", temporary);
+        return bshm_fail(error, BSHM_E_SYSTEM, "'%s' was replaced by another file while it was being created",
+                         temporary);
     return BSHM_OK;
 }
 
@@ -160,8 +161,8 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     if (rc < 0)
         return bshm_fail_system(error, rc, "lock", temporary);
     if (plat_supported(segment->lock_file, &kind) == -EOPNOTSUPP)
-        return bshm_fail(error, BSHM_E_NAME, "%s lies on %s, where locks do not die with their process: use tmpfs", path,
-                         kind);
+        return bshm_fail(error, BSHM_E_NAME, "%s lies on %s, where locks do not die with their process: use tmpfs",
+                         path, kind);
     rc = open_again(segment, temporary, error);
     if (rc < 0)
         return rc;
@@ -298,7 +299,7 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
     }
     bshm_predecessor_drop(&predecessor);
     if (rc == 1)
-        rc = bshm_fail(error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created", name,
-                       CREATION_ATTEMPTS);
+        rc = bshm_fail(error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created",
+                       name, CREATION_ATTEMPTS);
     return rc;
 }

@@ -10,7 +10,8 @@ static void inspect_readers(plat_file file, const bshm_control *control, uint32_
     const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
     uint64_t next = BSHM_READER_BYTE;
     uint64_t byte;
-    while (next <= last && inspection->reader_count < BSHM_MAX_READERS && plat_next_locked(file, next, last, &byte) == 1) {
+    while (next <= last && inspection->reader_count < BSHM_MAX_READERS &&
+           plat_next_locked(file, next, last, &byte) == 1) {
         bshm_reader_view *view = &inspection->readers[inspection->reader_count++];
         uint64_t place = byte - BSHM_READER_BYTE;
         next = byte + 1;

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_LIMIT 64
+#define NAME_LIMIT    64
 #define LOCK_RETRY_NS (2 * BSHM_NS_PER_MS)
 /* A creator is between open and lock for microseconds; ten seconds spare one that was stopped there. */
 #define TEMPORARY_SPARED_NS (INT64_C(10000) * BSHM_NS_PER_MS)
@@ -21,14 +21,16 @@ const char *bshm_object_directory(void)
 
 static bool allowed_in_name(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
+           c == '-';
 }
 
 static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_error *error)
 {
     size_t length = strlen(name);
     if (length == 0 || length > NAME_LIMIT)
-        return bshm_fail(error, BSHM_E_NAME, "name '%.80s' has %zu characters: 1 to %d are possible", name, length, NAME_LIMIT);
+        return bshm_fail(error, BSHM_E_NAME, "name '%.80s' has %zu characters: 1 to %d are possible", name, length,
+                         NAME_LIMIT);
     for (size_t i = 0; i < length; i++)
         if (!allowed_in_name(name[i]))
             return bshm_fail(error, BSHM_E_NAME,
@@ -49,10 +51,11 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
     if (!last_slash)
         return path_of_name(name, path, path_bytes, error);
     if (last_slash == name)
-        return bshm_fail(error, BSHM_E_NAME,
-                         "name '%.80s' begins with a slash, as shm_open has it: leave the slash out ('%.80s'), or give a "
-                         "path with a directory in it",
-                         name, name + 1);
+        return bshm_fail(
+            error, BSHM_E_NAME,
+            "name '%.80s' begins with a slash, as shm_open has it: leave the slash out ('%.80s'), or give a "
+            "path with a directory in it",
+            name, name + 1);
     if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
     size_t length = strlen(name);
@@ -91,8 +94,9 @@ static int no_such_luck(plat_file file, const bshm_identity *identity, const cha
                          "the writer of '%s' is gone, but another process holds a read lock on %s's writer byte and so "
                          "holds up the takeover: find it in /proc/locks, or choose another name",
                          name, name);
-    return bshm_fail(error, BSHM_E_EXISTS, "'%s' belongs to a living writer (process %u): stop it, or choose another name",
-                     name, identity->writer_pid);
+    return bshm_fail(error, BSHM_E_EXISTS,
+                     "'%s' belongs to a living writer (process %u): stop it, or choose another name", name,
+                     identity->writer_pid);
 }
 
 /* After this number nothing was ever shown: a writer killed between W8 and W10 may have shown a frame through its
@@ -113,7 +117,8 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
 {
     static const size_t bytes = sizeof(bshm_header);
     bshm_error ignored;
-    predecessor->same_abi = bshm_identity_check(&predecessor->identity, predecessor->info.size_bytes, name, &ignored) == BSHM_OK;
+    predecessor->same_abi =
+        bshm_identity_check(&predecessor->identity, predecessor->info.size_bytes, name, &ignored) == BSHM_OK;
     if (!predecessor->same_abi)
         return BSHM_OK; /* ours by its magic, of another version or damaged: to be replaced, but nothing in it is known */
     void *address;
@@ -162,7 +167,8 @@ int bshm_predecessor_take(const char *path, const char *name, const plat_info *o
             continue; /* just removed: look again */
         if (rc < 0)
             return rc;
-        (void)plat_keep_from_children(predecessor->file); /* held for moments; without a place a child may prolong that */
+        (void)plat_keep_from_children(
+            predecessor->file); /* held for moments; without a place a child may prolong that */
         rc = plat_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
         if (rc < 0 || !bshm_has_magic(&predecessor->identity))
             rc = bshm_fail(error, BSHM_E_FORMAT,
@@ -216,7 +222,8 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
         if (shown > 0)
             bshm_step_begin(header, slot, shown);
-        (void)plat_unback(predecessor->file, predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
+        (void)plat_unback(predecessor->file,
+                          predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
                           predecessor->identity.slot_stride);
     }
     plat_unmap(header, 2 * BSHM_REGION_BYTES);
@@ -263,8 +270,7 @@ int bshm_remove_stale_temporary(const char *path, bshm_error *error)
     plat_info info;
     if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))
         return bshm_fail(error, BSHM_E_NAME, "'%s' is not the name of a temporary", path);
-    if (plat_info_at(path, &info) < 0 || !info.regular ||
-        (info.owner_uid != plat_user_id() && plat_user_id() != 0) ||
+    if (plat_info_at(path, &info) < 0 || !info.regular || (info.owner_uid != plat_user_id() && plat_user_id() != 0) ||
         plat_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS || plat_open(path, PLAT_READ_WRITE, &file) < 0)
         return 0;
     int removed = plat_lock(file, BSHM_WRITER_BYTE, true) == 0 && plat_unlink(path) == 0;

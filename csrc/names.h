@@ -12,8 +12,8 @@
 typedef struct bshm_predecessor {
     plat_file file; /* PLAT_NO_FILE: nobody has the name */
     plat_info info;
-    bool own;              /* it is the caller's current object, whose lock the caller holds already */
-    bool same_abi;         /* its layout is known: sequence and state mean something */
+    bool own;      /* it is the caller's current object, whose lock the caller holds already */
+    bool same_abi; /* its layout is known: sequence and state mean something */
     bshm_identity identity;
     uint64_t sequence; /* the highest number it may have shown to anybody */
 } bshm_predecessor;

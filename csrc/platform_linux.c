@@ -142,7 +142,8 @@ int plat_rename(const char *from, const char *to, bool replace)
     if (errno != ENOSYS && errno != EINVAL)
         return -errno;
 #endif
-    if (link(from, to) != 0) /* where the file system has no such rename: the two together are not atomic, but each is */
+    if (link(from, to) !=
+        0) /* where the file system has no such rename: the two together are not atomic, but each is */
         return -errno;
     (void)unlink(from);
     return 0;

@@ -214,7 +214,8 @@ static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_
     if (rc < 0)
         return rc;
     if ((flags & BSHM_ACQUIRE_SEEN) && state_of(reader->attachment) != BSHM_STATE_LIVE)
-        rc = look_around(reader, flags, error); /* else the newest frame of an ended segment would hide its successor's */
+        rc = look_around(reader, flags,
+                         error); /* else the newest frame of an ended segment would hide its successor's */
     if (rc >= 0)
         rc = take(reader, flags, frame, error);
     if (rc != 0)
@@ -268,7 +269,8 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
         if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
             plat_wait(&publication->notify.shared, notify, timeout_ns);
         else
-            plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody will wake us here: the successor has a word of its own */
+            plat_sleep(
+                least(timeout_ns, ATTACH_RETRY_NS)); /* nobody will wake us here: the successor has a word of its own */
     }
     bshm_attachment_unreference(attachment);
 }

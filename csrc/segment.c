@@ -13,7 +13,8 @@ _Static_assert(offsetof(bshm_identity, header_bytes) == 12 && offsetof(bshm_iden
 _Static_assert(offsetof(bshm_identity, slot_count) == 20 && offsetof(bshm_identity, generation) == 24, "identity");
 _Static_assert(offsetof(bshm_identity, total_bytes) == 40 && offsetof(bshm_identity, slot_stride) == 48, "identity");
 _Static_assert(offsetof(bshm_identity, slot_capacity) == 56, "identity");
-_Static_assert(offsetof(bshm_identity, control_offset) == 64 && offsetof(bshm_identity, pixels_offset) == 72, "identity");
+_Static_assert(offsetof(bshm_identity, control_offset) == 64 && offsetof(bshm_identity, pixels_offset) == 72,
+               "identity");
 _Static_assert(offsetof(bshm_identity, base_sequence) == 80, "identity");
 _Static_assert(offsetof(bshm_identity, created_wall_ns) == 88 && offsetof(bshm_identity, created_ns) == 96, "identity");
 _Static_assert(offsetof(bshm_identity, writer_pid) == 104, "identity");
@@ -24,7 +25,8 @@ _Static_assert(offsetof(bshm_publication, latest) == 0 && offsetof(bshm_publicat
 _Static_assert(offsetof(bshm_publication, state) == 12, "publication");
 _Static_assert(sizeof(bshm_frame_info) == 8 * BSHM_INFO_WORDS, "a frame_info is copied word by word");
 _Static_assert(sizeof(bshm_descriptor) == 128, "a descriptor: two cache lines");
-_Static_assert(offsetof(bshm_statistics, reason) == 112 && offsetof(bshm_statistics, write_ns_log2) == 352, "statistics");
+_Static_assert(offsetof(bshm_statistics, reason) == 112 && offsetof(bshm_statistics, write_ns_log2) == 352,
+               "statistics");
 _Static_assert(offsetof(bshm_header, publication) == BSHM_PUBLICATION_OFFSET, "header");
 _Static_assert(offsetof(bshm_header, statistics) == BSHM_STATISTICS_OFFSET, "header");
 _Static_assert(offsetof(bshm_header, descriptors) == BSHM_DESCRIPTOR_OFFSET, "header");
@@ -41,7 +43,8 @@ int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_err
     size_t limit = sizeof trusted->uids / sizeof trusted->uids[0];
     trusted->count = owners ? owners->count : 0;
     if (trusted->count > limit)
-        return bshm_fail(error, BSHM_E_ARGUMENT, "%zu trusted owners given, at most %zu are possible", trusted->count, limit);
+        return bshm_fail(error, BSHM_E_ARGUMENT, "%zu trusted owners given, at most %zu are possible", trusted->count,
+                         limit);
     if (trusted->count > 0)
         memcpy(trusted->uids, owners->uids, trusted->count * sizeof trusted->uids[0]);
     return BSHM_OK;
@@ -81,7 +84,8 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
         return bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes: 1 byte to 1 TiB is possible",
                          (unsigned long long)capacity);
     if (slots < BSHM_MIN_SLOTS || slots > BSHM_MAX_SLOTS)
-        return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: %u to %u are possible", slots, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
+        return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: %u to %u are possible", slots, BSHM_MIN_SLOTS,
+                         BSHM_MAX_SLOTS);
     *identity = (bshm_identity){
         .abi_major = BSHM_ABI_MAJOR,
         .abi_minor = BSHM_ABI_MINOR,
@@ -122,17 +126,19 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
 {
     if (!bshm_has_magic(identity))
         return bshm_fail(error, BSHM_E_FORMAT,
-                         "'%s' is no billiards_shm segment: it does not begin with \"%s\"; choose another name", name, BSHM_MAGIC);
+                         "'%s' is no billiards_shm segment: it does not begin with \"%s\"; choose another name", name,
+                         BSHM_MAGIC);
     if (identity->abi_major != BSHM_ABI_MAJOR)
-        return bshm_fail(error, BSHM_E_FORMAT,
-                         "segment '%s' has ABI %u.%u, this library reads %u.x; run writer and readers with the same version",
-                         name, identity->abi_major, identity->abi_minor, BSHM_ABI_MAJOR);
+        return bshm_fail(
+            error, BSHM_E_FORMAT,
+            "segment '%s' has ABI %u.%u, this library reads %u.x; run writer and readers with the same version", name,
+            identity->abi_major, identity->abi_minor, BSHM_ABI_MAJOR);
     if (identity->byte_order != BSHM_BYTE_ORDER)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has byte order mark 0x%08x, this machine's is 0x%08x", name,
-                         identity->byte_order, BSHM_BYTE_ORDER);
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has byte order mark 0x%08x, this machine's is 0x%08x",
+                         name, identity->byte_order, BSHM_BYTE_ORDER);
     if (identity->checksum != checksum_of(identity))
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: header checksum %016llx, computed %016llx", name,
-                         (unsigned long long)identity->checksum, (unsigned long long)checksum_of(identity));
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: header checksum %016llx, computed %016llx",
+                         name, (unsigned long long)identity->checksum, (unsigned long long)checksum_of(identity));
     if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' claims %u slots: %u to %u are possible", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
@@ -148,10 +154,11 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
         identity->slot_stride % BSHM_REGION_BYTES != 0 || identity->slot_stride > UINT64_C(1) << 41)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has slots of %llu bytes, %llu apart: impossible", name,
                          (unsigned long long)identity->slot_capacity, (unsigned long long)identity->slot_stride);
-    uint64_t needed = bshm_backed_bytes(identity, identity->slot_count); /* < 2^47: no overflow after the checks above */
+    uint64_t needed =
+        bshm_backed_bytes(identity, identity->slot_count); /* < 2^47: no overflow after the checks above */
     if (identity->total_bytes != needed || object_bytes < needed)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has %llu bytes and claims %llu, but %u slots need %llu", name,
-                         (unsigned long long)object_bytes, (unsigned long long)identity->total_bytes,
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has %llu bytes and claims %llu, but %u slots need %llu",
+                         name, (unsigned long long)object_bytes, (unsigned long long)identity->total_bytes,
                          identity->slot_count, (unsigned long long)needed);
     return BSHM_OK;
 }
@@ -202,8 +209,8 @@ int bshm_object_open(const char *path, const char *name, enum plat_access access
                        "trusted_owners if the frames are to be believed",
                        name, info->owner_uid, plat_user_id());
     else if (plat_supported(*file, &kind) == -EOPNOTSUPP)
-        rc = bshm_fail(error, BSHM_E_NAME, "'%s' lies on %s, where locks do not die with their process: use tmpfs", name,
-                       kind);
+        rc = bshm_fail(error, BSHM_E_NAME, "'%s' lies on %s, where locks do not die with their process: use tmpfs",
+                       name, kind);
     if (rc < 0) {
         plat_close(*file);
         *file = PLAT_NO_FILE;
@@ -240,8 +247,10 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error)
                          "(height, width, channels) without zeros is expected",
                          info->ndim, info->height, info->width, info->channels);
     if (!item_exists(info->kind, info->item_size))
-        return bshm_fail(error, BSHM_E_SHAPE, "items of kind '%c' with %u bytes: bool, int, uint, float or complex of a "
-                         "fixed size is expected", (int)(info->kind & 127), info->item_size);
+        return bshm_fail(error, BSHM_E_SHAPE,
+                         "items of kind '%c' with %u bytes: bool, int, uint, float or complex of a "
+                         "fixed size is expected",
+                         (int)(info->kind & 127), info->item_size);
     /* Each factor is below 2^32 and the item below 2^5: two of them cannot overflow, the third is checked. */
     uint64_t pixel = (uint64_t)info->channels * info->item_size;
     if (pixel > UINT64_C(1) << 31 || pixel * info->width > UINT64_C(1) << 40 ||
@@ -256,15 +265,16 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error)
 int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error)
 {
     bshm_frame_info planned = *info;
-    if (bshm_info_plan(&planned, NULL) < 0 || planned.channels != info->channels || info->row_stride < planned.row_stride ||
-        info->row_stride > slot_capacity || info->row_stride > slot_capacity / info->height ||
-        info->payload_bytes > slot_capacity || info->payload_bytes < info->row_stride * (info->height - 1) + planned.row_stride)
-        return bshm_fail(error, BSHM_E_FORMAT,
-                         "segment '%s' is corrupt: it describes a frame of %u x %u x %u items of %u bytes, rows %llu bytes "
-                         "apart, %llu bytes in all, in a slot of %llu",
-                         name, info->height, info->width, info->channels, info->item_size,
-                         (unsigned long long)info->row_stride, (unsigned long long)info->payload_bytes,
-                         (unsigned long long)slot_capacity);
+    if (bshm_info_plan(&planned, NULL) < 0 || planned.channels != info->channels ||
+        info->row_stride < planned.row_stride || info->row_stride > slot_capacity ||
+        info->row_stride > slot_capacity / info->height || info->payload_bytes > slot_capacity ||
+        info->payload_bytes < info->row_stride * (info->height - 1) + planned.row_stride)
+        return bshm_fail(
+            error, BSHM_E_FORMAT,
+            "segment '%s' is corrupt: it describes a frame of %u x %u x %u items of %u bytes, rows %llu bytes "
+            "apart, %llu bytes in all, in a slot of %llu",
+            name, info->height, info->width, info->channels, info->item_size, (unsigned long long)info->row_stride,
+            (unsigned long long)info->payload_bytes, (unsigned long long)slot_capacity);
     return BSHM_OK;
 }
 

@@ -11,7 +11,7 @@
 #define NO_SLOT         UINT32_MAX
 
 struct bshm_writer {
-    plat_mutex mutex; /* the protocol has one writer thread; this makes many callers into one */
+    plat_mutex mutex;      /* the protocol has one writer thread; this makes many callers into one */
     bshm_segment *segment; /* null: closed */
     uint64_t sequence;     /* of the last frame published */
     uint32_t lent;         /* slot, or NO_SLOT */
@@ -225,10 +225,11 @@ static bool is_of_parent(const bshm_writer *writer)
 static int enter(bshm_writer *writer, bshm_error *error)
 {
     if (is_of_parent(writer))
-        return bshm_fail(error, BSHM_E_CLOSED,
-                         "the writer of '%s' belongs to the parent of this forked process: create one here under another "
-                         "name",
-                         writer->name);
+        return bshm_fail(
+            error, BSHM_E_CLOSED,
+            "the writer of '%s' belongs to the parent of this forked process: create one here under another "
+            "name",
+            writer->name);
     plat_mutex_lock(&writer->mutex);
     if (writer->segment)
         return BSHM_OK;
@@ -300,11 +301,11 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
     info->sequence = n;
     info->publish_ns = plat_now_ns();
     info->wall_ns = plat_wall_ns();
-    bshm_step_describe(header, slot, info);               /* W6 */
-    bshm_step_complete(header, slot, n);                  /* W7, W8 */
-    bshm_step_let_go(writer->segment->control, slot);     /* W9 */
-    bshm_step_show(header, slot, n);                      /* W10 */
-    bshm_step_notify(header);                             /* W11, W12 */
+    bshm_step_describe(header, slot, info);           /* W6 */
+    bshm_step_complete(header, slot, n);              /* W7, W8 */
+    bshm_step_let_go(writer->segment->control, slot); /* W9 */
+    bshm_step_show(header, slot, n);                  /* W10 */
+    bshm_step_notify(header);                         /* W11, W12 */
     plat_wake_all(&header->publication.notify.shared);
     move_to_end(writer, slot);
     int64_t now = plat_now_ns();
