@@ -1,0 +1,1 @@
+"""Benchmarks. Absolute times are this machine's mood: compare within one run."""
