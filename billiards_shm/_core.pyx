@@ -883,6 +883,8 @@ cdef bytes _encode_name(object name):
     cdef bytes encoded = os.fsencode(name)
     if b"\0" in encoded:
         raise _errors.SegmentNameError(f"name {name!r} has a NUL character in it")
+    if b"/" in encoded and not encoded.startswith(b"/"):
+        encoded = os.path.join(os.getcwdb(), encoded)  # the same file, also after a change of directory
     return encoded
 
 

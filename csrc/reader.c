@@ -11,7 +11,7 @@
 
 struct bshm_reader {
     plat_mutex mutex;
-    bshm_attachment *attachment; /* null: detached */
+    bshm_attachment *attachment; /* null: detached, or closed */
     uint64_t seen;               /* belongs to `generation` */
     uint8_t generation[16];      /* of the last attachment; a forked child attaches to it again */
     uint64_t last;               /* sequence of the last frame delivered, in any generation; 0: none yet */
@@ -254,7 +254,7 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 {
     timeout_ns = least(timeout_ns, WAIT_SLICE_NS);
     enter(reader);
-    bshm_attachment *attachment = reader->closed ? NULL : reader->attachment;
+    bshm_attachment *attachment = reader->attachment;
     uint64_t seen = reader->seen;
     if (attachment)
         bshm_reference_take(&attachment->references); /* close() may come while this sleeps */
@@ -277,16 +277,39 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 
 /* ---------------------------------------------------------------- telling */
 
-int bshm_reader_status(bshm_reader *reader)
+/* Of the object that has the name now, which this reader has not moved to yet. */
+static int status_of_successor(const bshm_reader *reader)
+{
+    plat_file file;
+    plat_info info;
+    bshm_identity identity;
+    if (bshm_object_open(reader->path, reader->name, PLAT_READ, &reader->trusted, &file, &info, NULL) < 0)
+        return BSHM_STATUS_DEAD;
+    bool alive = bshm_identity_read(file, &info, reader->name, &identity, NULL) == BSHM_OK &&
+                 plat_locked(file, BSHM_WRITER_BYTE) == 1;
+    plat_close(file);
+    return alive ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+}
+
+/* What is told is told of the segment that has the name, but an unseen last frame of an earlier one is not given up. */
+static bool move_on(bshm_reader *reader)
 {
     bshm_error ignored;
+    if (has_name(reader))
+        return true;
+    return !has_news(reader) && attach(reader, &ignored) == BSHM_OK;
+}
+
+int bshm_reader_status(bshm_reader *reader)
+{
     int status = BSHM_STATUS_DETACHED;
     enter(reader);
-    if (reader->attachment && !has_news(reader) && !reader->closed && !has_name(reader))
-        (void)attach(reader, &ignored); /* told about the segment that has the name now, if there is one */
-    if (reader->attachment && !reader->closed) {
+    if (reader->attachment) {
+        bool current = move_on(reader);
         if (state_of(reader->attachment) == BSHM_STATE_CLOSED)
             status = BSHM_STATUS_CLOSED;
+        else if (!current && state_of(reader->attachment) == BSHM_STATE_RETIRED)
+            status = status_of_successor(reader);
         else
             status = writer_lives(reader->attachment) ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
     }
@@ -305,9 +328,11 @@ int bshm_reader_ended(bshm_reader *reader)
 int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)
 {
     enter(reader);
-    int attached = reader->attachment && !reader->closed;
-    if (attached)
+    int attached = reader->attachment != NULL;
+    if (attached) {
+        (void)move_on(reader);
         bshm_statistics_read(&reader->attachment->header->statistics, view);
+    }
     leave(reader);
     return attached;
 }
