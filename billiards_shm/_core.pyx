@@ -118,6 +118,8 @@ cdef uint32_t _fourcc_for(str declared, const _abi.bshm_frame_info *info):
     """The writer's format where the frame can have it, else the one that its shape suggests."""
     cdef str name
     kind = chr(info.kind)
+    if declared == "RAW":
+        return _FOURCC_CODE["RAW"]
     for name in (declared, "BGR24", "BGRA32", "GRAY8", "GRAY16"):
         fit = _FITS.get(name)
         if fit is not None and fit[0] in (0, info.ndim) and fit[1:] == (info.channels, kind, info.item_size):

@@ -9,14 +9,14 @@
 
 #define CREATION_ATTEMPTS 8 /* of times that a cleaner, or the clock, took the temporary away */
 
-static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, const char *path)
+static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, plat_file file, const char *path)
 {
     if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
         return bshm_fail_system(error, rc, "back with memory", path);
     bshm_fail(error, BSHM_E_FULL,
               "%s needs %llu bytes (%.1f MB) of shared memory, %.1f MB are free for %s: make it larger (docker run "
               "--shm-size=..., mount -o remount,size=...), use a smaller frame, or give a path on another tmpfs",
-              what, (unsigned long long)needed, (double)needed / 1e6, (double)plat_free_bytes(path) / 1e6, path);
+              what, (unsigned long long)needed, (double)needed / 1e6, (double)plat_free_bytes(file) / 1e6, path);
     if (error)
         error->system_errno = ENOSPC;
     return BSHM_E_FULL;
@@ -44,7 +44,7 @@ int bshm_segment_grow(bshm_segment *segment, const char *path, bshm_error *error
     uint64_t offset = segment->identity.pixels_offset + slot * bytes;
     int rc = plat_back(segment->data_file, offset, bytes);
     if (rc < 0)
-        return fail_full(error, rc, bytes, "one more slot", path);
+        return fail_full(error, rc, bytes, "one more slot", segment->data_file, path);
     rc = map_slot(segment, slot, path, error);
     if (rc < 0) {
         (void)plat_unback(segment->data_file, offset, bytes);
@@ -150,7 +150,7 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
     int rc = plat_create(temporary, mode, &segment->lock_file);
     if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode */
-        return fail_full(error, rc, initial, "the segment", path);
+        return fail_full(error, rc, initial, "the segment, with three slots,", PLAT_NO_FILE, path);
     if (rc < 0)
         return bshm_fail_system(error, rc, "create", temporary);
     rc = plat_keep_from_children(segment->lock_file);
@@ -170,7 +170,7 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     if (rc == 0)
         rc = plat_back(segment->lock_file, 0, initial);
     if (rc < 0)
-        return fail_full(error, rc, initial, "the segment, with three slots,", path);
+        return fail_full(error, rc, initial, "the segment, with three slots,", segment->lock_file, path);
     rc = map_regions(segment, path, error);
     for (uint32_t slot = 0; rc == BSHM_OK && slot < BSHM_INITIAL_SLOTS; slot++) {
         rc = map_slot(segment, slot, path, error);

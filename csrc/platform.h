@@ -51,7 +51,7 @@ int plat_supported(plat_file file, const char **kind);
 /* Memory behind a range: backed now (-ENOSPC; nothing stays backed then), or given back. */
 int plat_back(plat_file file, uint64_t offset, uint64_t bytes);
 int plat_unback(plat_file file, uint64_t offset, uint64_t bytes);
-uint64_t plat_free_bytes(const char *path); /* of the file system that `path` lies on */
+uint64_t plat_free_bytes(plat_file file); /* of the file system that the file lies on */
 
 enum plat_map_flags {
     PLAT_MAP_WRITE = 1,

@@ -229,10 +229,10 @@ int plat_unback(plat_file file, uint64_t offset, uint64_t bytes)
     return rc != 0 ? -errno : 0;
 }
 
-uint64_t plat_free_bytes(const char *path)
+uint64_t plat_free_bytes(plat_file file)
 {
     struct statfs status;
-    return statfs(path, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
+    return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
 int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
