@@ -1,17 +1,19 @@
 """A drop-in for ``cv2.VideoCapture`` that reads the shared frames, so that OpenCV code changes one line."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from billiards_shm.errors import BilliardsShmError
 from billiards_shm.reader import SharedMemoryFrameReader
 from billiards_shm.segments import SegmentInfo, inspect_segment
 
-from billiards_shm._core import FrameMetadata
-from billiards_shm.errors import BilliardsShmError
+if TYPE_CHECKING:
+    from billiards_shm._core import FrameMetadata
 
 __all__ = ["VideoConsumer"]
 
@@ -66,7 +68,8 @@ class VideoConsumer:
     (`get(CAP_PROP_FOURCC)` names the format); ``billiards-shm capture`` publishes BGR, as OpenCV does.
 
     **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone;
-    its pixels do not change before that. `grab` pins its frame until the next `grab`, `read` or `release`.
+    its pixels do not change before that. In either mode `grab` and `read` pin their frame, which `retrieve` may
+    be asked for again, until the next `grab`, `read` or `release`.
 
     Examples
     --------
@@ -89,7 +92,7 @@ class VideoConsumer:
         if name is not None:
             self.open(name)
 
-    def open(self, name: str, apiPreference: int = 0, params: object = ()) -> bool:
+    def open(self, name: str, apiPreference: int = 0, params: object = ()) -> bool:  # noqa: N803 - OpenCV's name
         """Open a segment, after releasing the one open before; wait for it up to the timeout.
 
         Parameters
@@ -106,17 +109,16 @@ class VideoConsumer:
         """
         self.release()
         self._name = name
-        reader = SharedMemoryFrameReader(name, max_leases=2)
         try:
+            reader = SharedMemoryFrameReader(name)
             reader.attach(timeout=self._open_timeout)
         except BilliardsShmError as error:
             self._report(error)
-            reader.close()
             return False
         self._reader = reader
         return True
 
-    def isOpened(self) -> bool:
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
         """Whether a segment was opened and not released; stays True while its writer is away."""
         return self._reader is not None
 
@@ -143,9 +145,7 @@ class VideoConsumer:
         self._grabbed, self._metadata = frame, metadata
         return True
 
-    def retrieve(
-        self, image: npt.NDArray[Any] | None = None, flag: int = 0
-    ) -> tuple[bool, npt.NDArray[Any] | None]:
+    def retrieve(self, image: npt.NDArray[Any] | None = None, flag: int = 0) -> tuple[bool, npt.NDArray[Any] | None]:
         """Give the frame that was grabbed last; again and again the same one until the next `grab`.
 
         Parameters
@@ -168,11 +168,7 @@ class VideoConsumer:
         ValueError
             `image` is read-only.
         """
-        if image is not None:
-            if not isinstance(image, np.ndarray):
-                raise TypeError(f"image must be a numpy array, not {type(image).__name__}")
-            if not image.flags.writeable:
-                raise ValueError("image is read-only: give an array that can be written, or none")
+        _check_destination(image)
         frame = self._grabbed
         if frame is None:
             return False, None
@@ -183,10 +179,12 @@ class VideoConsumer:
 
     def read(self, image: npt.NDArray[Any] | None = None) -> tuple[bool, npt.NDArray[Any] | None]:
         """Wait for the next new frame and give it: `grab`, then `retrieve`."""
+        # Before the wait: a mistake is not to cost a frame.
+        _check_destination(image)
         self.grab()
         return self.retrieve(image)
 
-    def get(self, propId: int) -> float:
+    def get(self, propId: int) -> float:  # noqa: N803 - OpenCV's name
         """Give a property by OpenCV's number.
 
         Parameters
@@ -203,37 +201,10 @@ class VideoConsumer:
         """
         if self._reader is None:
             return 0.0
-        if propId == CAP_PROP_READ_TIMEOUT_MSEC:
-            return (self._read_timeout or 0.0) * 1000
-        if propId == CAP_PROP_OPEN_TIMEOUT_MSEC:
-            return (self._open_timeout or 0.0) * 1000
-        last = self._metadata
-        if propId == CAP_PROP_POS_FRAMES:
-            return float(last.sequence) if last else 0.0
-        if propId == CAP_PROP_POS_MSEC:
-            if last is None:
-                return 0.0
-            return last.position_ms if last.position_ms is not None else last.capture_time_ns / 1e6
-        if propId == CAP_PROP_FPS:
-            info = self._inspect()
-            return float(info.fps or 0.0) if info else 0.0
-        # Asked before the first frame is read, as programs do to size their windows, the segment itself
-        # answers: looking at a frame would use it up.
-        shown = last or self._inspect()
-        if shown is None:
-            return 0.0
-        if propId == CAP_PROP_FRAME_WIDTH:
-            return float(shown.width or 0)
-        if propId == CAP_PROP_FRAME_HEIGHT:
-            return float(shown.height or 0)
-        if propId == CAP_PROP_FOURCC:
-            code = FOURCC_OF_PIXEL_FORMAT.get(shown.pixel_format or "", "\0\0\0\0")
-            return float(int.from_bytes(code.encode("ascii"), "little"))
-        if propId == CAP_PROP_CONVERT_RGB:
-            return float(shown.pixel_format == "BGR24")
-        return 0.0
+        getter = self._GETTERS.get(propId)
+        return 0.0 if getter is None else float(getter(self))
 
-    def set(self, propId: int, value: float) -> bool:
+    def set(self, propId: int, value: float) -> bool:  # noqa: N803 - OpenCV's name
         """Set a property by OpenCV's number; only the two timeouts can be changed, in milliseconds.
 
         Returns
@@ -261,7 +232,7 @@ class VideoConsumer:
             self._reader.close()
             self._reader = None
 
-    def getBackendName(self) -> str:
+    def getBackendName(self) -> str:  # noqa: N802 - OpenCV's name
         """The name of the backend: ``SHARED_MEMORY``."""
         return "SHARED_MEMORY"
 
@@ -285,6 +256,64 @@ class VideoConsumer:
         state = "open" if self.isOpened() else "released"
         return f"VideoConsumer({self._name!r}, {state})"
 
+    def _position_ms(self) -> float:
+        last = self._metadata
+        if last is None:
+            return 0.0
+        return last.position_ms if last.position_ms is not None else last.capture_time_ns / 1e6
+
+    def _position_frames(self) -> float:
+        return self._metadata.sequence if self._metadata is not None else 0.0
+
+    def _fps(self) -> float:
+        info = self._inspect()
+        return info.fps if info is not None else 0.0
+
+    def _width(self) -> float:
+        shown = self._shown()
+        return (shown.width or 0.0) if shown is not None else 0.0
+
+    def _height(self) -> float:
+        shown = self._shown()
+        return (shown.height or 0.0) if shown is not None else 0.0
+
+    def _fourcc(self) -> float:
+        code = FOURCC_OF_PIXEL_FORMAT.get(self._pixel_format(), "\0\0\0\0")
+        return int.from_bytes(code.encode("ascii"), "little")
+
+    def _converts_to_bgr(self) -> float:
+        return self._pixel_format() == "BGR24"
+
+    def _open_timeout_ms(self) -> float:
+        return (self._open_timeout or 0.0) * 1000
+
+    def _read_timeout_ms(self) -> float:
+        return (self._read_timeout or 0.0) * 1000
+
+    _GETTERS: ClassVar[Mapping[int, Callable[["VideoConsumer"], float]]] = {
+        CAP_PROP_POS_MSEC: _position_ms,
+        CAP_PROP_POS_FRAMES: _position_frames,
+        CAP_PROP_FRAME_WIDTH: _width,
+        CAP_PROP_FRAME_HEIGHT: _height,
+        CAP_PROP_FPS: _fps,
+        CAP_PROP_FOURCC: _fourcc,
+        CAP_PROP_CONVERT_RGB: _converts_to_bgr,
+        CAP_PROP_OPEN_TIMEOUT_MSEC: _open_timeout_ms,
+        CAP_PROP_READ_TIMEOUT_MSEC: _read_timeout_ms,
+    }
+
+    def _shown(self) -> "FrameMetadata | SegmentInfo | None":
+        """What knows the geometry of the newest frame.
+
+        Asked before the first frame is read, as programs do to size their windows, the segment itself answers:
+        looking at a frame would use it up.
+        """
+        return self._metadata or self._inspect()
+
+    def _pixel_format(self) -> str:
+        shown = self._shown()
+        return (shown.pixel_format or "") if shown is not None else ""
+
     def _inspect(self) -> SegmentInfo | None:
         try:
             return inspect_segment(self._name)
@@ -296,3 +325,12 @@ class VideoConsumer:
         if str(error) != self._last_failure:
             self._last_failure = str(error)
             _log.warning("%s", error)
+
+
+def _check_destination(image: object) -> None:
+    if image is None:
+        return
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f"image must be a numpy array, not {type(image).__name__}")
+    if not image.flags.writeable:
+        raise ValueError("image is read-only: give an array that can be written, or none")
