@@ -2,6 +2,7 @@
 
 import atexit
 import math
+import operator
 import os
 import weakref
 
@@ -13,6 +14,9 @@ from billiards_shm.status import SegmentStatus, SourceState
 
 cimport cython
 from cpython.buffer cimport (
+    PyBUF_ANY_CONTIGUOUS,
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_F_CONTIGUOUS,
     PyBUF_FORMAT,
     PyBUF_ND,
     PyBUF_STRIDES,
@@ -319,8 +323,13 @@ cdef class _Exporter:
         cdef bint padded = self.strides[0] != row_bytes
         if readonly and flags & PyBUF_WRITABLE:
             raise BufferError("frames in shared memory are read-only: take a copy (copy=True, or frame.copy())")
-        if padded and flags & PyBUF_STRIDES != PyBUF_STRIDES:
+        cdef bint contiguous = (flags & PyBUF_C_CONTIGUOUS == PyBUF_C_CONTIGUOUS
+                                or flags & PyBUF_ANY_CONTIGUOUS == PyBUF_ANY_CONTIGUOUS
+                                or flags & PyBUF_STRIDES != PyBUF_STRIDES)
+        if padded and contiguous:
             raise BufferError("rows of this frame are padded: ask for a strided buffer, or take a copy")
+        if flags & PyBUF_F_CONTIGUOUS == PyBUF_F_CONTIGUOUS:
+            raise BufferError("frames lie row by row: ask for C order, or take a copy in Fortran order")
         view.buf = pixels
         view.itemsize = info.item_size
         view.len = self.shape[0] * row_bytes
@@ -364,6 +373,7 @@ cdef class Frame(_Exporter):
         pass
 
 
+@cython.no_gc_clear  # a slot found in a garbage cycle still needs its writer, to be given back
 @cython.final
 cdef class LoanedSlot(_Exporter):
     """A slot lent for writing; leaving its ``with`` block publishes it, an exception or `cancel` does not.
@@ -519,7 +529,7 @@ cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) e
 
 cdef int _set_times(_abi.bshm_frame_info *info, object capture_time_ns, object position_ms, object online) except -1:
     if capture_time_ns is not None:
-        info.capture_ns = capture_time_ns
+        info.capture_ns = operator.index(capture_time_ns)
     if position_ms is not None:
         info.position_ms = position_ms
     if online is not None:
@@ -609,7 +619,7 @@ cdef class SharedMemoryFrameWriter:
         self.dtype = np.dtype(dtype)
         self.shape = _shape_of(&self._usual)
         self.pixel_format = pixel_format
-        options.slot_capacity = math.prod(self.shape) * self.dtype.itemsize
+        options.slot_capacity = min(math.prod(self.shape) * self.dtype.itemsize, 2**63)  # too much: the core says so
         options.slots = slots
         options.mode = mode
         options.trusted = owners.owners
@@ -717,32 +727,38 @@ cdef class SharedMemoryFrameWriter:
             self._warn_dropped(&error)
         return sequence
 
-    cdef object _get_picture(self, object frame, Py_buffer *view, _abi.bshm_frame_info *info):
+    cdef int _get_picture(self, object frame, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
         """A buffer whose rows are contiguous, and its geometry. The caller releases the buffer."""
-        for source in (frame, None):
-            if source is None:  # what is there is a picture, but not laid out as one
-                source = np.ascontiguousarray(frame, dtype=np.dtype(frame.dtype).newbyteorder("="))
-            if not PyObject_CheckBuffer(source):
-                raise self._not_a_picture(frame)
-            try:
-                PyObject_GetBuffer(source, view, PyBUF_STRIDES | PyBUF_FORMAT)
-            except (BufferError, ValueError):
-                raise self._not_a_picture(frame) from None
-            if self._describe(view, info):
-                return None
-            PyBuffer_Release(view)
-            if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or 0 in frame.shape:
-                break
-            if (frame.dtype.kind, frame.dtype.itemsize) not in _FORMATS:
-                break
-        raise self._not_a_picture(frame)
+        if not PyObject_CheckBuffer(frame):
+            raise self._not_a_picture(frame)
+        if self._try_picture(frame, view, info):
+            return 0
+        if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or 0 in frame.shape:
+            raise self._not_a_picture(frame)
+        if (frame.dtype.kind, frame.dtype.itemsize) not in _FORMATS:
+            raise self._not_a_picture(frame)
+        # A picture, but not laid out as one.
+        if not self._try_picture(np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("=")), view, info):
+            raise self._not_a_picture(frame)
+        return 0
+
+    cdef bint _try_picture(self, object source, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
+        """True: `view` is filled, and `info` describes it."""
+        try:
+            PyObject_GetBuffer(source, view, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (BufferError, ValueError):  # a dtype that has no buffer format
+            return False
+        if self._describe(view, info):
+            return True
+        PyBuffer_Release(view)
+        return False
 
     cdef bint _describe(self, Py_buffer *view, _abi.bshm_frame_info *info):
         """False: no picture, or one whose rows are not contiguous."""
         cdef Py_ssize_t channels
         if view.ndim not in (2, 3) or view.len == 0:
             return False
-        format = view.format.decode("ascii") if view.format != NULL else "B"
+        format = view.format.decode("utf-8", "replace") if view.format != NULL else "B"
         kind = _KINDS.get(format.lstrip("@=<") if np.little_endian else format.lstrip("@=>"))
         channels = view.shape[2] if view.ndim == 3 else 1
         if kind is None or (kind, view.itemsize) not in _FORMATS:
@@ -921,12 +937,16 @@ cdef class ReaderStatistics:
         return f"ReaderStatistics({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
 
 
+cdef object _bad_timeout(object timeout):
+    return ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+
+
 cdef int64_t _deadline_of(object timeout) except? -1:
     """When a timeout in seconds is over, CLOCK_MONOTONIC ns; None: never."""
     if timeout is None:
         return 2**62
     if not timeout >= 0:
-        raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+        raise _bad_timeout(timeout)
     return _abi.bshm_now_ns() + <int64_t> min(timeout * 1e9, 2.0**61)
 
 
@@ -1049,7 +1069,7 @@ cdef class SegmentReader:
             if rc != _abi.BSHM_E_NOT_FOUND or left <= 0:
                 raise _exception(&error)
             with nogil:
-                _abi.bshm_reader_wait(self._reader, left)
+                _abi.bshm_pause_attaching(left)
             PyErr_CheckSignals()
 
     def read_frame(self, timeout=0.0, *, copy=None):
@@ -1088,6 +1108,8 @@ cdef class SegmentReader:
         cdef bint own = self._copy if copy is None else copy
         cdef object found
         self._check_made()
+        if timeout is not None and not timeout >= 0:
+            raise _bad_timeout(timeout)
         found = self._take(0, own)
         if found is not None:
             return found

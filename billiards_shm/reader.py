@@ -1,6 +1,7 @@
 """The reader, with iteration: plain and asynchronous."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any, Self
 import numpy.typing as npt
 
 from billiards_shm._core import FrameMetadata, SegmentReader
+from billiards_shm.errors import SegmentNotFoundError
 
 __all__ = ["FrameIterator", "SharedMemoryFrameReader"]
 
@@ -82,6 +84,8 @@ class SharedMemoryFrameReader(SegmentReader):
         return aiter(self.frames())
 
     def __enter__(self) -> Self:
+        with contextlib.suppress(SegmentNotFoundError):
+            self.attach(timeout=0)
         return self
 
     def __exit__(
@@ -94,13 +98,14 @@ class FrameIterator:
     """Frames of one reader, one after the other; see `SharedMemoryFrameReader.frames`."""
 
     def __init__(self, reader: SharedMemoryFrameReader, *, follow: bool, timeout: float | None) -> None:
+        self._waiter: ThreadPoolExecutor | None = None
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
         self._reader = reader
         self._follow = follow
         self._timeout = timeout
-        self._begun = False
-        self._waiter: ThreadPoolExecutor | None = None
+        # An end that came before the iteration began is not its own: it waits for the next writer. None: not looked.
+        self._outlasts_end: bool | None = None
 
     def __iter__(self) -> Self:
         return self
@@ -135,14 +140,16 @@ class FrameIterator:
             )
 
     def _look(self) -> _Read | None:
-        # The first look may leave a segment that had ended before the iteration began.
-        found = self._reader._look(self._follow or not self._begun)
-        self._begun = True
+        if self._outlasts_end is None:
+            self._outlasts_end = self._reader._ended()
+        found = self._reader._look(self._follow or self._outlasts_end)
+        if self._outlasts_end:
+            self._outlasts_end = found is None and self._reader._ended()
         return found
 
     def _is_over(self) -> bool:
         """Whether the writer came to a clean end, and its last frame was delivered."""
-        return not self._follow and self._reader._ended()
+        return not self._follow and not self._outlasts_end and self._reader._ended()
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout

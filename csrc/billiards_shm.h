@@ -101,6 +101,8 @@ extern "C" {
 #define BSHM_MAX_READERS     256u
 #define BSHM_LATENCY_BUCKETS 40u
 #define BSHM_READ_ATTEMPTS   8
+#define BSHM_LAST_SEQUENCE                                                                                             \
+    ((UINT64_C(1) << 57) - 1) /* 2n and n << 6 fit; at 1000 frames a second, four million years */
 
 /* Lock bytes: far beyond any object, at the same place in every version. */
 #define BSHM_WRITER_BYTE           0x4000000000000000
@@ -136,12 +138,12 @@ typedef struct bshm_identity {
     uint64_t slot_capacity; /* payload bytes a slot can hold */
     uint64_t control_offset;
     uint64_t pixels_offset;
-    uint64_t base_sequence; /* the first frame here has a number above this one: continued after a takeover */
+    uint64_t base_sequence; /* the first frame here has a number above this one */
     int64_t created_wall_ns;
     int64_t created_ns;  /* CLOCK_MONOTONIC */
     uint32_t writer_pid; /* for messages only */
     uint32_t descriptor_offset;
-    uint64_t reserved;
+    uint64_t series;   /* random; kept by take-over and replacement: as long as it is the same, one count goes on */
     uint64_t checksum; /* FNV-1a 64 of everything above */
 } bshm_identity;
 
@@ -443,11 +445,13 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame);
+/* Sleeps before the next try to attach: at most timeout_ns and never above 5 ms. Interrupted by signals. */
+void bshm_pause_attaching(int64_t timeout_ns);
 /* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. Interrupted by signals. */
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns);
 /* enum bshm_status, asked of the kernel now. */
 int bshm_reader_status(bshm_reader *reader);
-/* 1: the segment was closed in order, and its last frame has been seen. */
+/* 1: the last segment under the name was closed in order, and all that can still be read was seen. */
 int bshm_reader_ended(bshm_reader *reader);
 /* 1 and *view filled, 0 when detached. */
 int bshm_reader_source(bshm_reader *reader, bshm_source_view *view);

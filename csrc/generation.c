@@ -183,23 +183,30 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     return BSHM_OK;
 }
 
-static void write_identity(bshm_segment *segment, uint64_t base_sequence)
+static void write_identity(bshm_segment *segment, uint64_t base_sequence, uint64_t series)
 {
     segment->identity.base_sequence = base_sequence;
+    segment->identity.series = series;
     bshm_identity_seal(&segment->identity);
     segment->header->identity = segment->identity; /* nobody sees it before the rename */
 }
 
 /* Gives the temporary the name. 1: the temporary is gone (a cleaner thought it dead): begin again. */
 static int publish_name(bshm_segment *segment, const char *temporary, const char *path, const char *name,
-                        const bshm_trusted *trusted, const plat_info *own, bshm_predecessor *predecessor,
+                        const bshm_trusted *trusted, const bshm_segment *own, bshm_predecessor *predecessor,
                         uint64_t *sequence, bshm_error *error)
 {
+    uint64_t series;
+    memcpy(&series, segment->identity.generation, sizeof series); /* as random as any */
+    if (own)
+        series = own->identity.series;
     for (;;) {
         bool replace = predecessor->own || predecessor->file != PLAT_NO_FILE;
-        if (predecessor->sequence > *sequence)
+        if (predecessor->sequence > *sequence) {
             *sequence = predecessor->sequence;
-        write_identity(segment, *sequence);
+            series = predecessor->identity.series;
+        }
+        write_identity(segment, *sequence, series);
         int rc = plat_rename(temporary, path, replace);
         if (rc == 0) {
             bshm_predecessor_retire(predecessor);
@@ -209,7 +216,8 @@ static int publish_name(bshm_segment *segment, const char *temporary, const char
             return 1;
         if (rc != -EEXIST || replace)
             return bshm_fail_system(error, rc, "give the name to", path);
-        rc = bshm_predecessor_take(path, name, own, trusted, BSHM_LOCK_PATIENCE_NS, predecessor, error);
+        rc = bshm_predecessor_take(path, name, own ? &own->info : NULL, trusted, BSHM_LOCK_PATIENCE_NS, predecessor,
+                                   error);
         if (rc < 0)
             return rc;
     }
@@ -229,8 +237,8 @@ static bshm_segment *new_segment(const bshm_identity *identity)
 
 /* One attempt. 1: begin again. */
 static int try_create(bshm_segment **created, const char *path, const char *name, const bshm_identity *identity,
-                      uint32_t mode, const bshm_trusted *trusted, const plat_info *own, bshm_predecessor *predecessor,
-                      uint64_t *sequence, bshm_error *error)
+                      uint32_t mode, const bshm_trusted *trusted, const bshm_segment *own,
+                      bshm_predecessor *predecessor, uint64_t *sequence, bshm_error *error)
 {
     char temporary[PLAT_PATH_BYTES];
     int rc = bshm_temporary_path(path, temporary, error);
@@ -290,8 +298,7 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
     for (int attempt = 0; rc == 1 && attempt < CREATION_ATTEMPTS; attempt++) {
         rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, error);
         if (rc == BSHM_OK)
-            rc = try_create(segment, path, name, &identity, options->mode, trusted, own_info, &predecessor, sequence,
-                            error);
+            rc = try_create(segment, path, name, &identity, options->mode, trusted, own, &predecessor, sequence, error);
         if (rc == BSHM_E_FULL && !reclaimed) {
             reclaimed = true;
             rc = make_room(path, name, trusted, own_info, &predecessor, error);

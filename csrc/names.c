@@ -126,6 +126,9 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     if (rc < 0)
         return bshm_fail_system(error, rc, "map", name);
     predecessor->sequence = highest_sequence(address, predecessor->identity.slot_count);
+    if (predecessor->sequence >= BSHM_LAST_SEQUENCE)
+        predecessor->sequence =
+            0; /* nobody ever counted so far: a corrupt number, and going on from it would overflow */
     plat_unmap(address, bytes);
     return BSHM_OK;
 }

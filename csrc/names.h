@@ -15,7 +15,7 @@ typedef struct bshm_predecessor {
     bool own;      /* it is the caller's current object, whose lock the caller holds already */
     bool same_abi; /* its layout is known: sequence and state mean something */
     bshm_identity identity;
-    uint64_t sequence; /* the highest number it may have shown to anybody */
+    uint64_t sequence; /* the highest number it may have shown to anybody; 0: its count cannot be continued */
 } bshm_predecessor;
 
 /* Room for a temporary's path beside `path`; "<directory>/.bshm-<16 hex digits>~", which no name can be. */

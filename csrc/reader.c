@@ -7,6 +7,7 @@
 
 #define LOOK_AROUND_NS  (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
 #define ATTACH_RETRY_NS (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
+#define NEWS_RETRY_NS   INT64_C(20000)         /* before another look at a frame that was there already */
 #define WAIT_SLICE_NS   (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
 
 struct bshm_reader {
@@ -15,6 +16,7 @@ struct bshm_reader {
     uint64_t seen;               /* belongs to `generation` */
     uint8_t generation[16];      /* of the last attachment; a forked child attaches to it again */
     uint64_t last;               /* sequence of the last frame delivered, in any generation; 0: none yet */
+    uint64_t last_series;        /* which count that number belongs to */
     uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
     int64_t next_look_ns;
     int64_t next_attach_ns;
@@ -58,6 +60,7 @@ static void enter(bshm_reader *reader)
         reader->process_epoch = plat_process_epoch();
         bshm_attachment_unreference(reader->attachment);
         reader->attachment = NULL;
+        reader->next_attach_ns = 0;
     }
     plat_mutex_lock(&reader->mutex);
 }
@@ -74,8 +77,9 @@ static int check_open(const bshm_reader *reader, bshm_error *error)
 
 static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
 {
-    bshm_attachment_unreference(reader->attachment);
-    reader->attachment = attachment;
+    bshm_attachment *former = reader->attachment;
+    reader->attachment = attachment; /* first: a child forked by another thread just now drops what it finds here */
+    bshm_attachment_unreference(former);
     reader->next_look_ns = plat_coarse_now_ns() + LOOK_AROUND_NS;
     if (memcmp(reader->generation, attachment->identity.generation, sizeof reader->generation) != 0)
         reader->seen = 0;
@@ -154,13 +158,11 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
 /* Frames published between this reader's last one and this. */
 static uint64_t count_skipped(const bshm_reader *reader, uint64_t n)
 {
-    uint64_t before = reader->attachment->identity.base_sequence;
     if (reader->last == 0)
-        before = n - 1; /* its first frame: it cannot have missed any */
-    else if (reader->seen > 0 || before >= reader->last)
-        before = reader->last; /* the same count goes on, within the segment or after a takeover */
-    /* else numbers began anew after a clean close, and all before n was missed */
-    return n - before - 1;
+        return 0; /* its first frame: it cannot have missed any */
+    if (reader->last_series != reader->attachment->identity.series)
+        return n - 1; /* numbers began anew after a clean close */
+    return n - reader->last - 1;
 }
 
 static void deliver(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
@@ -172,6 +174,7 @@ static void deliver(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
         reader->counters.skipped += frame->skipped;
         reader->seen = frame->info.sequence;
         reader->last = frame->info.sequence;
+        reader->last_series = reader->attachment->identity.series;
     }
     reader->counters.frames++;
     if ((flags & BSHM_ACQUIRE_COPY) || !frame->pinned)
@@ -213,9 +216,8 @@ static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_
     }
     if (rc < 0)
         return rc;
-    if ((flags & BSHM_ACQUIRE_SEEN) && state_of(reader->attachment) != BSHM_STATE_LIVE)
-        rc = look_around(reader, flags,
-                         error); /* else the newest frame of an ended segment would hide its successor's */
+    if (flags & BSHM_ACQUIRE_SEEN)
+        rc = look_around(reader, flags, error); /* else the frame of an ended segment hides its successor's */
     if (rc >= 0)
         rc = take(reader, flags, frame, error);
     if (rc != 0)
@@ -250,6 +252,11 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+void bshm_pause_attaching(int64_t timeout_ns)
+{
+    plat_sleep(least(timeout_ns, ATTACH_RETRY_NS));
+}
+
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 {
     timeout_ns = least(timeout_ns, WAIT_SLICE_NS);
@@ -265,17 +272,25 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
     }
     const bshm_publication *publication = &attachment->header->publication;
     uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: what comes after it changes it */
-    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) <= seen) {
-        if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
-            plat_wait(&publication->notify.shared, notify, timeout_ns);
-        else
-            plat_sleep(
-                least(timeout_ns, ATTACH_RETRY_NS)); /* nobody will wake us here: the successor has a word of its own */
-    }
+    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) > seen)
+        plat_sleep(least(timeout_ns, NEWS_RETRY_NS)); /* just come; or it could not be had, and trying on would spin */
+    else if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
+        plat_wait(&publication->notify.shared, notify, timeout_ns);
+    else
+        plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
     bshm_attachment_unreference(attachment);
 }
 
 /* ---------------------------------------------------------------- telling */
+
+/* A name is given up only by closing in order (or by cleaning after a death): one that a successor took over and that
+ * is free now was closed by the successor. */
+static bool was_closed(const bshm_reader *reader)
+{
+    plat_info now;
+    uint32_t state = state_of(reader->attachment);
+    return state == BSHM_STATE_CLOSED || (state == BSHM_STATE_RETIRED && plat_info_at(reader->path, &now) < 0);
+}
 
 /* Of the object that has the name now, which this reader has not moved to yet. */
 static int status_of_successor(const bshm_reader *reader)
@@ -306,7 +321,7 @@ int bshm_reader_status(bshm_reader *reader)
     enter(reader);
     if (reader->attachment) {
         bool current = move_on(reader);
-        if (state_of(reader->attachment) == BSHM_STATE_CLOSED)
+        if (was_closed(reader))
             status = BSHM_STATUS_CLOSED;
         else if (!current && state_of(reader->attachment) == BSHM_STATE_RETIRED)
             status = status_of_successor(reader);
@@ -320,7 +335,7 @@ int bshm_reader_status(bshm_reader *reader)
 int bshm_reader_ended(bshm_reader *reader)
 {
     enter(reader);
-    int ended = reader->attachment && state_of(reader->attachment) == BSHM_STATE_CLOSED && !has_news(reader);
+    int ended = reader->attachment && was_closed(reader) && !has_news(reader);
     leave(reader);
     return ended;
 }

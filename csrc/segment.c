@@ -19,7 +19,7 @@ _Static_assert(offsetof(bshm_identity, base_sequence) == 80, "identity");
 _Static_assert(offsetof(bshm_identity, created_wall_ns) == 88 && offsetof(bshm_identity, created_ns) == 96, "identity");
 _Static_assert(offsetof(bshm_identity, writer_pid) == 104, "identity");
 _Static_assert(offsetof(bshm_identity, descriptor_offset) == 108, "identity");
-_Static_assert(offsetof(bshm_identity, checksum) == 120, "identity");
+_Static_assert(offsetof(bshm_identity, series) == 112 && offsetof(bshm_identity, checksum) == 120, "identity");
 _Static_assert(sizeof(bshm_publication) == 64, "one cache line");
 _Static_assert(offsetof(bshm_publication, latest) == 0 && offsetof(bshm_publication, notify) == 8, "publication");
 _Static_assert(offsetof(bshm_publication, state) == 12, "publication");
@@ -280,14 +280,20 @@ int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const c
 
 /* ---------------------------------------------------------------- statistics */
 
-void bshm_text_store(bshm_shared64 *words, size_t count, const char *text)
+size_t bshm_text_fit(const char *text, size_t limit)
 {
     size_t bytes = strlen(text);
-    if (bytes > count * 8) {
-        bytes = count * 8;
-        while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* not in the middle of a character */
-            bytes--;
-    }
+    if (bytes <= limit)
+        return bytes;
+    bytes = limit;
+    while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* a continuation byte: its character began before */
+        bytes--;
+    return bytes;
+}
+
+void bshm_text_store(bshm_shared64 *words, size_t count, const char *text)
+{
+    size_t bytes = bshm_text_fit(text, count * 8);
     for (size_t i = 0; i < count; i++) {
         uint64_t word = 0;
         if (i * 8 < bytes)

@@ -41,7 +41,9 @@ int bshm_identity_read(plat_file file, const plat_info *info, const char *name, 
                        bshm_error *error);
 
 void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
-/* NUL-padded words from text, cut at a UTF-8 boundary; and back. */
+/* How much of a text fits `limit` bytes without half a character (UTF-8). */
+size_t bshm_text_fit(const char *text, size_t limit);
+/* NUL-padded words from text that fits; and back. */
 void bshm_text_store(bshm_shared64 *words, size_t count, const char *text);
 void bshm_text_load(const bshm_shared64 *words, size_t count, char *text);
 

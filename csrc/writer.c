@@ -17,6 +17,7 @@ struct bshm_writer {
     uint32_t lent;         /* slot, or NO_SLOT */
     uint32_t process_epoch;
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
+    int64_t last_capture_ns;        /* of the last frame that is no placeholder */
     int64_t next_name_look_ns;
     int64_t next_growth_ns;
     bshm_error growth_error; /* what the last attempt to grow said */
@@ -66,6 +67,7 @@ static void start_generation(bshm_writer *writer, bshm_segment *segment)
     writer->next_growth_ns = 0;
     writer->next_name_look_ns = plat_now_ns() + NAME_LOOK_NS;
     report_into(&segment->header->statistics, &writer->source);
+    bshm_store_relaxed(&segment->header->statistics.last_capture_ns, (uint64_t)writer->last_capture_ns);
     bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
 }
 
@@ -281,15 +283,18 @@ static unsigned log2_bucket(uint64_t ns)
     return bits < BSHM_LATENCY_BUCKETS ? bits : BSHM_LATENCY_BUCKETS - 1;
 }
 
-static void count_frame(bshm_statistics *statistics, const bshm_frame_info *info, int64_t now, int64_t spent_ns)
+static void count_frame(bshm_writer *writer, const bshm_frame_info *info, int64_t now, int64_t spent_ns)
 {
+    bshm_statistics *statistics = &writer->segment->header->statistics;
     uint64_t spent = spent_ns > 0 ? (uint64_t)spent_ns : 0;
     bshm_count_relaxed(&statistics->published, 1);
     bshm_count_relaxed(&statistics->write_ns_total, spent);
     bshm_count_relaxed(&statistics->write_ns_log2[log2_bucket(spent)], 1);
     bshm_store_relaxed(&statistics->heartbeat_ns, (uint64_t)now);
-    if (!(info->flags & BSHM_FRAME_PLACEHOLDER))
-        bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->capture_ns);
+    if (info->flags & BSHM_FRAME_PLACEHOLDER)
+        return;
+    writer->last_capture_ns = info->capture_ns;
+    bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->capture_ns);
 }
 
 /* W6 to W12. `spent_ns`: what the frame cost before `started_ns`. */
@@ -309,7 +314,7 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
     plat_wake_all(&header->publication.notify.shared);
     move_to_end(writer, slot);
     int64_t now = plat_now_ns();
-    count_frame(&header->statistics, info, now, spent_ns + now - started_ns);
+    count_frame(writer, info, now, spent_ns + now - started_ns);
     return n;
 }
 
@@ -408,6 +413,13 @@ int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const vo
     return rc;
 }
 
+static void keep_text(char *kept, const char *text, size_t bytes)
+{
+    size_t length = bshm_text_fit(text, bytes - 1);
+    memcpy(kept, text, length);
+    kept[length] = '\0';
+}
+
 /* What is told once is kept for the generations to come. */
 static void remember(bshm_writer *writer, const bshm_source_report *report)
 {
@@ -419,11 +431,11 @@ static void remember(bshm_writer *writer, const bshm_source_report *report)
     kept->fps_millihertz = report->fps_millihertz >= 0 ? report->fps_millihertz : kept->fps_millihertz;
     kept->state = report->state >= 0 ? report->state : kept->state;
     if (report->reason) {
-        strncpy(writer->reason, report->reason, sizeof writer->reason - 1);
+        keep_text(writer->reason, report->reason, sizeof writer->reason);
         kept->reason = writer->reason;
     }
     if (report->backend) {
-        strncpy(writer->backend, report->backend, sizeof writer->backend - 1);
+        keep_text(writer->backend, report->backend, sizeof writer->backend);
         kept->backend = writer->backend;
     }
 }
