@@ -44,10 +44,10 @@ cdef extern from "billiards_shm.h" nogil:
         uint64_t control_offset
         uint64_t pixels_offset
         uint64_t base_sequence
-        uint64_t series
         int64_t created_wall_ns
         int64_t created_ns
         uint32_t writer_pid
+        uint64_t series
 
     ctypedef struct bshm_frame_info:
         uint64_t sequence
@@ -165,7 +165,8 @@ cdef extern from "billiards_shm.h" nogil:
         uint8_t generation[16]
         uint64_t skipped
         const void *pixels
-        int32_t pinned
+        uint32_t pinned
+        uint32_t to_copy
 
     ctypedef struct bshm_reader_counters:
         uint64_t frames
@@ -178,7 +179,6 @@ cdef extern from "billiards_shm.h" nogil:
     int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
     int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
     void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
-    void bshm_pause_attaching(int64_t timeout_ns)
     void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
     int bshm_reader_status(bshm_reader *reader)
     int bshm_reader_ended(bshm_reader *reader)

@@ -950,6 +950,11 @@ cdef int64_t _deadline_of(object timeout) except? -1:
     return _abi.bshm_now_ns() + <int64_t> min(timeout * 1e9, 2.0**61)
 
 
+cdef object _age(int64_t then_ns):
+    """Seconds since; None for never. In floating point: what a segment claims may lie anywhere."""
+    return max(0.0, (<double> _abi.bshm_now_ns() - <double> then_ns) / 1e9) if then_ns else None
+
+
 cdef class SegmentReader:
     """Reads the newest frame under a name; everything of `billiards_shm.SharedMemoryFrameReader` but iteration."""
 
@@ -1016,9 +1021,7 @@ cdef class SegmentReader:
     def last_frame_age(self):
         """Seconds since the last captured frame (placeholders do not count), or None if there was none."""
         cdef _abi.bshm_source_view view
-        if not self._source(&view) or view.last_capture_ns == 0:
-            return None
-        return max(0.0, (_abi.bshm_now_ns() - view.last_capture_ns) / 1e9)
+        return _age(view.last_capture_ns) if self._source(&view) else None
 
     @property
     def statistics(self):
@@ -1069,7 +1072,7 @@ cdef class SegmentReader:
             if rc != _abi.BSHM_E_NOT_FOUND or left <= 0:
                 raise _exception(&error)
             with nogil:
-                _abi.bshm_pause_attaching(left)
+                _abi.bshm_reader_wait(self._reader, left)
             PyErr_CheckSignals()
 
     def read_frame(self, timeout=0.0, *, copy=None):
@@ -1166,7 +1169,7 @@ cdef class SegmentReader:
                 raise _exception(&error)
             if rc == 0:
                 return None
-            if frame.frame.pinned and not copy:
+            if not frame.frame.to_copy:
                 frame.describe(&frame.frame.info)
                 return np.asarray(frame), _metadata_of(&frame.frame, True)
             array = self._copied(&frame.frame)
@@ -1224,7 +1227,6 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
     cdef const _abi.bshm_source_view *source = &found.source
     cdef const _abi.bshm_frame_info *frame = &found.frame
     cdef const _abi.bshm_reader_view *reader
-    cdef int64_t now = _abi.bshm_now_ns()
     readers = []
     for i in range(found.reader_count):
         reader = &found.readers[i]
@@ -1263,8 +1265,8 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "stalls": source.stalls,
         "loops": source.loops,
         "fps": source.fps_millihertz / 1000,
-        "last_frame_age": max(0.0, (now - source.last_capture_ns) / 1e9) if source.last_capture_ns else None,
-        "heartbeat_age": max(0.0, (now - source.heartbeat_ns) / 1e9) if source.heartbeat_ns else None,
+        "last_frame_age": _age(source.last_capture_ns),
+        "heartbeat_age": _age(source.heartbeat_ns),
         "source_state": _SOURCE_STATES[source.state] if source.state < len(_SOURCE_STATES) else SourceState.UNKNOWN,
         "source_reason": _text(source.reason),
         "backend": _text(source.backend),

@@ -4,7 +4,10 @@
 
 #include "segment.h"
 
+/* One token of this reader's. */
 typedef struct bshm_lease {
+    bool owned;   /* else the place is empty */
+    bool passing; /* taken for the length of one copy, then given up */
     uint32_t token;
     uint32_t slot;
     uint32_t frames; /* that share the pin; 0: the token is free */
@@ -23,8 +26,7 @@ struct bshm_attachment {
     bshm_control *control;       /* null for an observer */
     void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
     bshm_reader_entry *entry;    /* null: no place in the table */
-    uint32_t max_leases;
-    uint32_t lease_count;
+    uint32_t max_leases;         /* tokens that are kept */
     bshm_lease leases[BSHM_MAX_SLOTS];
     int64_t next_token_search_ns;
     char name[PLAT_PATH_BYTES];
@@ -36,11 +38,12 @@ int bshm_attachment_open(bshm_attachment **attachment, const char *path, const c
 void bshm_attachment_unreference(bshm_attachment *attachment);
 bool bshm_attachment_is_of_parent(const bshm_attachment *attachment);
 
-/* 1: *frame is the newest frame and pinned (R0 to R4). 0: nothing above `seen`. 2: no token to be had (or a slot that was
- * always being written): find it instead. Negative: corrupt. `retries` counts R3s. */
-int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool may_take_token, bshm_frame *frame,
-                        uint64_t *retries, bshm_error *error);
-/* The same without a pin: 1 found, 0 nothing new, 2 always being written. */
+/* 1: *frame is the newest frame and pinned (R0 to R4); `to_copy` says that the pin is only for the length of a copy:
+ * because it was asked for, or because max_leases frames are held. 0: nothing above `seen`. BSHM_NO_PIN: no token to be
+ * had, or a slot that was always being written. Negative: corrupt. `retries` counts R3s. */
+int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
+                        bshm_error *error);
+/* The same without a pin. */
 int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame *frame, uint64_t *retries,
                          bshm_error *error);
 #define BSHM_NO_PIN 2

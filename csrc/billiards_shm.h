@@ -63,8 +63,11 @@
  *
  * READER WITHOUT A LEASE
  *
- *        R1; q = load(seq, acquire), odd or < 2n: retry; copy descriptor and pixels by relaxed loads; fence(acquire);
- *        seq unchanged, else retry, at most BSHM_READ_ATTEMPTS times
+ *        R1; q = load(seq, acquire), odd or < 2n: retry; copy the descriptor by relaxed loads, the pixels by pread;
+ *        fence(acquire); seq unchanged, else retry, at most BSHM_READ_ATTEMPTS times. By pread, because what nobody pins
+ *        may be punched out of the object by a takeover, or cut off, and touching it in a mapping then is SIGBUS.
+ *        Only an observer reads like this, or who finds every token taken: any other copy takes a token, pins for the
+ *        length of the copy, and gives the token up.
  *
  * WAITING
  *
@@ -101,8 +104,7 @@ extern "C" {
 #define BSHM_MAX_READERS     256u
 #define BSHM_LATENCY_BUCKETS 40u
 #define BSHM_READ_ATTEMPTS   8
-#define BSHM_LAST_SEQUENCE                                                                                             \
-    ((UINT64_C(1) << 57) - 1) /* 2n and n << 6 fit; at 1000 frames a second, four million years */
+#define BSHM_MAX_SEQUENCE    ((UINT64_C(1) << 57) - 1) /* `latest` has 58 bits for it */
 
 /* Lock bytes: far beyond any object, at the same place in every version. */
 #define BSHM_WRITER_BYTE           0x4000000000000000
@@ -408,8 +410,9 @@ typedef struct bshm_reader_options {
     bshm_owners trusted;
 } bshm_reader_options;
 
-/* A frame held: pinned (`pinned` != 0: read it in place until bshm_frame_release), or merely found: to be taken out
- * with bshm_frame_copy. Owns a reference on the mapping it lies in, so it outlives reader, writer and name. */
+/* A frame held: read it in place until bshm_frame_release; unless `to_copy`: then it is pinned for the length of a copy
+ * only, or not at all (`pixels` is null), and bshm_frame_copy takes it out. Owns a reference on the mapping it lies in, so
+ * it outlives reader, writer and name. */
 typedef struct bshm_frame {
     bshm_frame_info info;
     uint8_t generation[16];
@@ -419,13 +422,15 @@ typedef struct bshm_frame {
     uint64_t seq;
     uint32_t slot;
     int32_t lease; /* which of the reader's leases; -1: none */
-    int32_t pinned;
+    uint32_t pinned;
+    uint32_t to_copy; /* not to be held: copy it and release it */
+    uint32_t is_new;  /* this reader had not seen it before */
     uint32_t reserved;
 } bshm_frame;
 
 enum bshm_acquire_flags {
     BSHM_ACQUIRE_SEEN = 1, /* the newest frame even if this reader had it */
-    BSHM_ACQUIRE_COPY = 2, /* it will be copied: take no new token for it */
+    BSHM_ACQUIRE_COPY = 2, /* it will be copied: keep no token for it */
     BSHM_ACQUIRE_STAY = 4  /* do not move on from a segment that was closed in order */
 };
 
@@ -445,8 +450,6 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame);
-/* Sleeps before the next try to attach: at most timeout_ns and never above 5 ms. Interrupted by signals. */
-void bshm_pause_attaching(int64_t timeout_ns);
 /* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. Interrupted by signals. */
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns);
 /* enum bshm_status, asked of the kernel now. */

@@ -1,8 +1,6 @@
 /* copy.c - copy kernels, chosen once per process by processor and per call by size. */
 #include "copy.h"
 
-#include "ordering.h"
-
 #include <stdbool.h>
 #include <string.h>
 
@@ -106,54 +104,4 @@ void bshm_copy_rows(void *destination, size_t destination_stride, const void *so
     }
     for (size_t row = 0; row < rows; row++, to += destination_stride, from += source_stride)
         kernel(to, from, row_bytes);
-}
-
-/* ---------------------------------------------------------------- out of racing memory */
-
-/* The aligned word that holds *from, shifted so that the byte at `from` comes first; `bytes` (1 to 7) of it. Words do
- * not straddle pages, so this never reads where there is no memory. */
-static void copy_edge_racing(uint8_t *to, const uint8_t *from, size_t bytes)
-{
-    const uint64_t *word = (const uint64_t *)(const void *)(from - ((uintptr_t)from & 7));
-    uint64_t value = bshm_load_pixels_relaxed(word);
-    memcpy(to, (const uint8_t *)&value + ((uintptr_t)from & 7), bytes);
-}
-
-static void copy_racing(uint8_t *to, const uint8_t *from, size_t bytes)
-{
-    size_t head = (size_t)(-(uintptr_t)from & 7);
-    if (head > bytes)
-        head = bytes;
-    if (head) {
-        copy_edge_racing(to, from, head);
-        to += head, from += head, bytes -= head;
-    }
-    const uint64_t *words = (const uint64_t *)(const void *)from;
-    size_t whole = bytes / 8;
-    size_t i = 0;
-    for (; i + 8 <= whole; i += 8, to += 64) { /* eight in flight: the loads are what takes the time */
-        uint64_t block[8];
-        for (size_t k = 0; k < 8; k++)
-            block[k] = bshm_load_pixels_relaxed(words + i + k);
-        memcpy(to, block, sizeof block);
-    }
-    for (; i < whole; i++, to += 8) {
-        uint64_t value = bshm_load_pixels_relaxed(words + i);
-        memcpy(to, &value, 8);
-    }
-    if (bytes & 7)
-        copy_edge_racing(to, from + whole * 8, bytes & 7);
-}
-
-void bshm_copy_rows_racing(void *destination, size_t destination_stride, const void *source, size_t source_stride,
-                           size_t row_bytes, size_t rows)
-{
-    uint8_t *to = destination;
-    const uint8_t *from = source;
-    if (source_stride == row_bytes && destination_stride == row_bytes) {
-        copy_racing(to, from, row_bytes * rows);
-        return;
-    }
-    for (size_t row = 0; row < rows; row++, to += destination_stride, from += source_stride)
-        copy_racing(to, from, row_bytes);
 }

@@ -11,12 +11,7 @@
 void bshm_copy_rows(void *destination, size_t destination_stride, const void *source, ptrdiff_t source_stride,
                     size_t row_bytes, size_t rows);
 
-/* The same out of memory that may be rewritten meanwhile, by 64-bit relaxed loads. `source` and `source_stride` are
- * multiples of 8 or are handled bytewise at the edges; the caller looks at seq afterwards. */
-void bshm_copy_rows_racing(void *destination, size_t destination_stride, const void *source, size_t source_stride,
-                           size_t row_bytes, size_t rows);
-
-/* Which kernel bshm_copy_rows uses for a block of this size: "memcpy", "avx2-stream", "avx512-stream", "stnp". */
+/* Which kernel bshm_copy_rows uses for a block of this size: "memcpy", "avx2-stream", "avx512-stream". */
 const char *bshm_copy_kernel(size_t bytes);
 
 #endif

@@ -65,8 +65,10 @@ static void close_files(bshm_segment *segment)
     segment->control = NULL;
     if (segment->lock_file != PLAT_NO_FILE) {
         plat_unlock(segment->lock_file, BSHM_WRITER_BYTE);
+        plat_no_fork_begin();
         plat_forget_file(segment->lock_file);
         plat_close(segment->lock_file);
+        plat_no_fork_end();
     }
     plat_close(segment->data_file);
     segment->lock_file = PLAT_NO_FILE;
@@ -148,12 +150,17 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
 {
     const char *kind;
     uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
+    plat_no_fork_begin();
     int rc = plat_create(temporary, mode, &segment->lock_file);
+    int kept = rc < 0 ? rc : plat_keep_from_children(segment->lock_file);
+    plat_no_fork_end();
     if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode */
         return fail_full(error, rc, initial, "the segment, with three slots,", PLAT_NO_FILE, path);
+    if (rc == -ENOENT || rc == -ENOTDIR)
+        return bshm_fail(error, BSHM_E_NOT_FOUND, "there is no directory for '%s': create it first", path);
     if (rc < 0)
         return bshm_fail_system(error, rc, "create", temporary);
-    rc = plat_keep_from_children(segment->lock_file);
+    rc = kept;
     if (rc == 0)
         rc = plat_lock(segment->lock_file, BSHM_WRITER_BYTE, true);
     if (rc == 0)

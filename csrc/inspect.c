@@ -1,5 +1,5 @@
 /* inspect.c - a segment seen from outside: read, never mapped, so that nothing in it can hurt. */
-#include "ordering.h"
+#include "protocol.h"
 #include "segment.h"
 
 #include <stdlib.h>
@@ -33,16 +33,20 @@ static void inspect_readers(plat_file file, const bshm_control *control, uint32_
     }
 }
 
-static void inspect_frame(const bshm_header *header, bshm_inspection *inspection)
+static void inspect_frame(plat_file file, const bshm_header *header, bshm_inspection *inspection)
 {
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
     bshm_frame_info info;
-    bshm_error ignored;
+    bshm_shared64 again;
+    uint64_t seq;
     inspection->latest_sequence = BSHM_LATEST_SEQUENCE(latest);
     if (latest == 0 || BSHM_LATEST_SLOT(latest) >= inspection->identity.slot_count)
         return;
-    memcpy(&info, header->descriptors[BSHM_LATEST_SLOT(latest)].info, sizeof info);
-    if (bshm_info_check(&info, inspection->identity.slot_capacity, "", &ignored) < 0)
+    const bshm_descriptor *descriptor = &header->descriptors[BSHM_LATEST_SLOT(latest)];
+    uint64_t offset = (uint64_t)((const uint8_t *)descriptor - (const uint8_t *)header);
+    if (!bshm_step_describe_read(header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info) ||
+        plat_read(file, &again, sizeof again, offset) < 0 || bshm_load_relaxed(&again) != seq ||
+        bshm_info_check(&info, inspection->identity.slot_capacity, "", NULL) < 0)
         return; /* being rewritten just now, or corrupt */
     inspection->frame = info;
     inspection->has_frame = 1;
@@ -61,7 +65,7 @@ static int inspect_regions(plat_file file, uint8_t *regions, const char *name, b
     else
         inspection->status = plat_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
     bshm_statistics_read(&header->statistics, &inspection->source);
-    inspect_frame(header, inspection);
+    inspect_frame(file, header, inspection);
     inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES),
                     inspection->identity.slot_count, inspection);
     return BSHM_OK;

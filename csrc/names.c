@@ -101,14 +101,18 @@ static int no_such_luck(plat_file file, const bshm_identity *identity, const cha
 
 /* After this number nothing was ever shown: a writer killed between W8 and W10 may have shown a frame through its
  * descriptor that `latest` does not know (tests/model/seqreuse.pml). */
-static uint64_t highest_sequence(const bshm_header *header, uint32_t slots)
+static uint64_t higher_sequence(uint64_t a, uint64_t b)
 {
-    uint64_t highest = BSHM_LATEST_SEQUENCE(bshm_load_relaxed(&header->publication.latest));
-    for (uint32_t slot = 0; slot < slots; slot++) {
-        uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
-        if (shown > highest)
-            highest = shown;
-    }
+    return b > a && b <= BSHM_MAX_SEQUENCE ? b : a; /* above: damage, which successors must not inherit */
+}
+
+static uint64_t highest_sequence(const bshm_header *header, const bshm_identity *identity)
+{
+    /* It may itself have taken over and have shown nothing yet. */
+    uint64_t highest = higher_sequence(0, identity->base_sequence);
+    highest = higher_sequence(highest, BSHM_LATEST_SEQUENCE(bshm_load_relaxed(&header->publication.latest)));
+    for (uint32_t slot = 0; slot < identity->slot_count; slot++)
+        highest = higher_sequence(highest, (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1);
     return highest;
 }
 
@@ -122,13 +126,12 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     if (!predecessor->same_abi)
         return BSHM_OK; /* ours by its magic, of another version or damaged: to be replaced, but nothing in it is known */
     void *address;
-    int rc = plat_map(predecessor->file, 0, bytes, PLAT_MAP_NOT_IN_CHILD, &address);
+    int rc = bshm_object_map(predecessor->file, 0, bytes, PLAT_MAP_NOT_IN_CHILD, name, &address, error);
+    if (rc == BSHM_E_FORMAT)
+        predecessor->same_abi = false; /* nothing behind it: to be replaced like one of another version */
     if (rc < 0)
-        return bshm_fail_system(error, rc, "map", name);
-    predecessor->sequence = highest_sequence(address, predecessor->identity.slot_count);
-    if (predecessor->sequence >= BSHM_LAST_SEQUENCE)
-        predecessor->sequence =
-            0; /* nobody ever counted so far: a corrupt number, and going on from it would overflow */
+        return rc == BSHM_E_FORMAT ? BSHM_OK : rc;
+    predecessor->sequence = highest_sequence(address, &predecessor->identity);
     plat_unmap(address, bytes);
     return BSHM_OK;
 }
@@ -159,19 +162,21 @@ int bshm_predecessor_take(const char *path, const char *name, const plat_info *o
     for (;;) {
         *predecessor = (bshm_predecessor){.file = PLAT_NO_FILE};
         int rc = plat_info_at(path, &predecessor->info);
-        if (rc == -ENOENT)
+        if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls it not found as well */
             return BSHM_OK;
         if (rc == 0 && own && plat_same_object(own, &predecessor->info)) {
             predecessor->own = true;
             return BSHM_OK;
         }
+        plat_no_fork_begin();
         rc = bshm_object_open(path, name, PLAT_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
+        if (rc == BSHM_OK) /* held for moments: without a place in the register a child may prolong that */
+            (void)plat_keep_from_children(predecessor->file);
+        plat_no_fork_end();
         if (rc == BSHM_E_NOT_FOUND)
             continue; /* just removed: look again */
         if (rc < 0)
             return rc;
-        (void)plat_keep_from_children(
-            predecessor->file); /* held for moments; without a place a child may prolong that */
         rc = plat_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
         if (rc < 0 || !bshm_has_magic(&predecessor->identity))
             rc = bshm_fail(error, BSHM_E_FORMAT,
@@ -194,8 +199,10 @@ void bshm_predecessor_drop(bshm_predecessor *predecessor)
 {
     if (predecessor->file != PLAT_NO_FILE) {
         plat_unlock(predecessor->file, BSHM_WRITER_BYTE); /* before the register forgets it: see plat_forget_file */
+        plat_no_fork_begin();
         plat_forget_file(predecessor->file);
         plat_close(predecessor->file);
+        plat_no_fork_end();
     }
     predecessor->file = PLAT_NO_FILE;
 }
@@ -204,7 +211,8 @@ void bshm_predecessor_drop(bshm_predecessor *predecessor)
 static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **header)
 {
     void *address;
-    int rc = plat_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, &address);
+    int rc = bshm_object_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, "",
+                             &address, NULL);
     *header = address;
     return rc;
 }

@@ -77,12 +77,15 @@ static inline void bshm_seize_acquire(bshm_shared64 *word, uint64_t desired)
     (void)__atomic_exchange_n(&word->shared, desired, __ATOMIC_ACQUIRE);
 }
 
-/* Pinning. Acquire: the pixels are read only after the pin is set and the writer's release of the slot (W9) is seen.
- * Release: hands on what this reader saw to the writer whose claim fails on this bit; acquire alone would do for the
- * protocol, but the models were checked with both, and on x86 and ARMv8 it costs nothing more. */
+/* Pinning, and what the word holds then. A fetch_or whose old value is used is a compare-and-swap loop on x86; without,
+ * it is one `lock or`, wait-free. The load may see later than the fetch_or: of WRITING it can only miss one that was let
+ * go since, and then it acquires that. Acquire: the pixels are read only after the pin is set and the writer's release
+ * of the slot (W9) is seen. Release: hands on what this reader saw to the writer whose claim fails on this bit; acquire
+ * alone would do for the protocol, but the models were checked with both, and on x86 and ARMv8 it costs nothing more. */
 static inline uint64_t bshm_pin_acquire_release(bshm_shared64 *word, uint64_t bits)
 {
-    return __atomic_fetch_or(&word->shared, bits, __ATOMIC_ACQ_REL);
+    (void)__atomic_fetch_or(&word->shared, bits, __ATOMIC_ACQ_REL);
+    return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
 }
 
 /* Unpinning, and the writer's letting go. Release: no access to the pixels may sink below it. */
@@ -104,10 +107,13 @@ static inline void bshm_fence_acquire(void)
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
 }
 
-/* Pixels of a slot that may be rewritten meanwhile: a 64-bit relaxed load each, so that the race is defined. */
-static inline uint64_t bshm_load_pixels_relaxed(const uint64_t *address)
+/* Makes a page present without changing it, whoever else is writing there. */
+static inline void bshm_touch(uint8_t *byte, bool write)
 {
-    return __atomic_load_n(address, __ATOMIC_RELAXED);
+    if (write)
+        (void)__atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+    else
+        (void)__atomic_load_n(byte, __ATOMIC_RELAXED);
 }
 
 /* References inside one process. Taking one needs no order: who takes it has one already. Dropping the last one must

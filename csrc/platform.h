@@ -59,8 +59,9 @@ enum plat_map_flags {
 };
 int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address);
 void plat_unmap(void *address, size_t bytes);
-/* Fills the page tables so that the first use does not fault. Best effort. Only on ranges that are backed. */
-void plat_prefault(void *address, size_t bytes, bool write);
+/* Fills the page tables so that the first use does not fault. Best effort, but -EFAULT is an answer: there is no memory
+ * behind some of it, nor room for more, and touching it would be SIGBUS. (Before Linux 5.14 nobody can ask.) */
+int plat_prefault(void *address, size_t bytes, bool write);
 
 /* Liveness locks: on one byte, never waiting, gone with their process. -EAGAIN: somebody else has it. */
 int plat_lock(plat_file file, uint64_t byte, bool exclusive);
@@ -73,6 +74,9 @@ int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *by
 /* A file whose locks a forked child must not keep alive. Registered, the child closes it before anything else runs
  * there. Unregister before closing it oneself, after unlocking. */
 int plat_keep_from_children(plat_file file);
+/* No fork falls between the two: around opening and registering, forgetting and closing, mapping and MADV_DONTFORK. */
+void plat_no_fork_begin(void);
+void plat_no_fork_end(void);
 void plat_forget_file(plat_file file);
 /* Differs between a process and its forked children. */
 uint32_t plat_process_epoch(void);

@@ -77,7 +77,8 @@ static void fill_info(const struct stat *status, plat_info *info)
         .inode = (uint64_t)status->st_ino,
         .size_bytes = (uint64_t)status->st_size,
         .allocated_bytes = (uint64_t)status->st_blocks * 512,
-        .modified_wall_ns = (int64_t)status->st_mtim.tv_sec * NS_PER_S + status->st_mtim.tv_nsec,
+        /* Unsigned: a file may claim to be from the year 3000. */
+        .modified_wall_ns = (int64_t)((uint64_t)status->st_mtim.tv_sec * NS_PER_S + (uint64_t)status->st_mtim.tv_nsec),
         .owner_uid = status->st_uid,
         .mode = status->st_mode & 07777,
         .regular = S_ISREG(status->st_mode),
@@ -235,7 +236,7 @@ uint64_t plat_free_bytes(plat_file file)
     return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
-int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
+static int map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
     int protection = PROT_READ | (flags & PLAT_MAP_WRITE ? PROT_WRITE : 0);
     *address = mmap(NULL, bytes, protection, MAP_SHARED, file, (off_t)offset);
@@ -253,28 +254,36 @@ int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void
     return 0;
 }
 
+int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
+{
+    if (!(flags & PLAT_MAP_NOT_IN_CHILD))
+        return map(file, offset, bytes, flags, address);
+    plat_no_fork_begin();
+    int rc = map(file, offset, bytes, flags, address);
+    plat_no_fork_end();
+    return rc;
+}
+
 void plat_unmap(void *address, size_t bytes)
 {
     if (address)
         (void)munmap(address, bytes);
 }
 
-void plat_prefault(void *address, size_t bytes, bool write)
+int plat_prefault(void *address, size_t bytes, bool write)
 {
     int rc;
     do
         rc = madvise(address, bytes, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
     while (rc != 0 && errno == EINTR);
     if (rc == 0 || errno != EINVAL)
-        return;
-    /* Before 5.14: touch each page. Only a page that is still zero is written, and with what it holds. */
+        return rc != 0 && errno == EFAULT ? -EFAULT : 0;
+    /* Before 5.14: touch each page; by an atomic operation that changes nothing, for others may be at work there. */
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t at = 0; at < bytes; at += page) {
-        volatile uint8_t *byte = (volatile uint8_t *)address + at;
-        uint8_t value = *byte;
-        if (write)
-            *byte = value;
+        bshm_touch((uint8_t *)address + at, write);
     }
+    return 0;
 }
 
 static int lock_call(plat_file file, int command, struct flock *lock)

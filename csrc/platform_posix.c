@@ -15,6 +15,8 @@
 static int places[PLACES]; /* descriptor + 1; 0: free */
 static int places_used;    /* no place at or beyond this one was ever taken */
 static int process_epoch;
+/* Held while a file is open and not registered, or a mapping made and not yet kept from children; and by every fork. */
+static pthread_mutex_t fork_gap = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 static void close_in_child(void)
@@ -27,11 +29,33 @@ static void close_in_child(void)
             (void)close(file); /* not F_UNLCK, which would drop the parent's lock */
         bshm_register_store(&places[i], 0);
     }
+    (void)pthread_mutex_unlock(&fork_gap); /* locked by this thread, before it was two */
+}
+
+static void close_the_gap(void)
+{
+    (void)pthread_mutex_lock(&fork_gap);
+}
+
+static void open_the_gap(void)
+{
+    (void)pthread_mutex_unlock(&fork_gap);
 }
 
 static void install_fork_handler(void)
 {
-    (void)pthread_atfork(NULL, NULL, close_in_child);
+    (void)pthread_atfork(close_the_gap, open_the_gap, close_in_child);
+}
+
+void plat_no_fork_begin(void)
+{
+    (void)pthread_once(&fork_once, install_fork_handler);
+    close_the_gap();
+}
+
+void plat_no_fork_end(void)
+{
+    open_the_gap();
 }
 
 int plat_keep_from_children(plat_file file)
@@ -57,5 +81,6 @@ void plat_forget_file(plat_file file)
 
 uint32_t plat_process_epoch(void)
 {
+    (void)pthread_once(&fork_once, install_fork_handler); /* who asks wants to be told of forks from now on */
     return (uint32_t)bshm_register_load(&process_epoch);
 }

@@ -7,7 +7,6 @@
 
 #define LOOK_AROUND_NS  (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
 #define ATTACH_RETRY_NS (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
-#define NEWS_RETRY_NS   INT64_C(20000)         /* before another look at a frame that was there already */
 #define WAIT_SLICE_NS   (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
 
 struct bshm_reader {
@@ -22,6 +21,7 @@ struct bshm_reader {
     int64_t next_attach_ns;
     uint32_t process_epoch;
     bool closed;
+    bool in_vain; /* the last try failed though there is a frame: `latest` is nothing to wait for */
     bshm_reader_options options;
     bshm_trusted trusted;
     bshm_reader_counters counters;
@@ -149,6 +149,7 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
     int rc = check_open(reader, error);
     if (rc == BSHM_OK && !(reader->attachment && has_name(reader)))
         rc = attach(reader, error);
+    reader->in_vain = rc < 0;
     leave(reader);
     return rc;
 }
@@ -165,10 +166,11 @@ static uint64_t count_skipped(const bshm_reader *reader, uint64_t n)
     return n - reader->last - 1;
 }
 
-static void deliver(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
+static void deliver(bshm_reader *reader, bshm_frame *frame)
 {
     bshm_reader_entry *entry = reader->attachment->entry;
-    if (frame->info.sequence > reader->seen) {
+    frame->is_new = frame->info.sequence > reader->seen;
+    if (frame->is_new) {
         frame->skipped = count_skipped(reader, frame->info.sequence) + reader->undelivered;
         reader->undelivered = 0;
         reader->counters.skipped += frame->skipped;
@@ -177,8 +179,7 @@ static void deliver(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
         reader->last_series = reader->attachment->identity.series;
     }
     reader->counters.frames++;
-    if ((flags & BSHM_ACQUIRE_COPY) || !frame->pinned)
-        reader->counters.copies++;
+    reader->counters.copies += frame->to_copy;
     if (entry) {
         bshm_store_relaxed(&entry->frames, reader->counters.frames);
         bshm_store_relaxed(&entry->skipped, reader->counters.skipped);
@@ -193,12 +194,13 @@ static int take(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_err
     if (BSHM_LATEST_SEQUENCE(bshm_step_look(reader->attachment->header)) <= seen)
         return 0; /* the plain look; nothing here is pinned by it */
     frame->skipped = 0;
-    int rc = bshm_attachment_pin(reader->attachment, seen, !(flags & BSHM_ACQUIRE_COPY), frame,
-                                 &reader->counters.retries, error);
+    int rc = bshm_attachment_pin(reader->attachment, seen, flags & BSHM_ACQUIRE_COPY, frame, &reader->counters.retries,
+                                 error);
     if (rc == BSHM_NO_PIN)
         rc = bshm_attachment_find(reader->attachment, seen, frame, &reader->counters.retries, error);
     if (rc == 1)
-        deliver(reader, flags, frame);
+        deliver(reader, frame);
+    reader->in_vain = rc == BSHM_NO_PIN;
     return rc == BSHM_NO_PIN ? 0 : rc;
 }
 
@@ -216,8 +218,10 @@ static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_
     }
     if (rc < 0)
         return rc;
+    /* First, or the newest frame of an ended segment would hide its successor's. Its state need not say that it ended:
+     * who is killed, and then cleaned away, never said so. */
     if (flags & BSHM_ACQUIRE_SEEN)
-        rc = look_around(reader, flags, error); /* else the frame of an ended segment hides its successor's */
+        rc = look_around(reader, flags, error);
     if (rc >= 0)
         rc = take(reader, flags, frame, error);
     if (rc != 0)
@@ -241,7 +245,7 @@ void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
     reader->counters.copies--;
     reader->counters.retries++;
     reader->counters.skipped -= frame->skipped;
-    reader->undelivered += frame->skipped + 1;
+    reader->undelivered += frame->is_new ? frame->skipped + 1 : 0;
     leave(reader);
 }
 
@@ -252,17 +256,14 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-void bshm_pause_attaching(int64_t timeout_ns)
-{
-    plat_sleep(least(timeout_ns, ATTACH_RETRY_NS));
-}
-
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 {
     timeout_ns = least(timeout_ns, WAIT_SLICE_NS);
     enter(reader);
     bshm_attachment *attachment = reader->attachment;
     uint64_t seen = reader->seen;
+    if (reader->in_vain)
+        attachment = NULL;
     if (attachment)
         bshm_reference_take(&attachment->references); /* close() may come while this sleeps */
     leave(reader);
@@ -272,12 +273,12 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
     }
     const bshm_publication *publication = &attachment->header->publication;
     uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: what comes after it changes it */
-    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) > seen)
-        plat_sleep(least(timeout_ns, NEWS_RETRY_NS)); /* just come; or it could not be had, and trying on would spin */
-    else if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
-        plat_wait(&publication->notify.shared, notify, timeout_ns);
-    else
-        plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
+    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) <= seen) {
+        if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
+            plat_wait(&publication->notify.shared, notify, timeout_ns);
+        else
+            plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
+    }
     bshm_attachment_unreference(attachment);
 }
 
@@ -362,9 +363,10 @@ void bshm_reader_get_counters(bshm_reader *reader, bshm_reader_counters *counter
 void bshm_reader_close(bshm_reader *reader)
 {
     enter(reader);
-    bshm_attachment_unreference(reader->attachment);
+    bshm_attachment *old = reader->attachment;
     reader->attachment = NULL;
     reader->closed = true;
+    bshm_attachment_unreference(old);
     leave(reader);
 }
 

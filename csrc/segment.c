@@ -143,6 +143,9 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' claims %u slots: %u to %u are possible", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
     /* The checksum keeps accidents out, not forgers: every number is checked as if there were none. */
+    if (identity->base_sequence > BSHM_MAX_SEQUENCE)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' continues after frame %llu: nobody counted so far", name,
+                         (unsigned long long)identity->base_sequence);
     if (identity->header_bytes != BSHM_REGION_BYTES || identity->descriptor_offset != BSHM_DESCRIPTOR_OFFSET ||
         identity->control_offset != BSHM_REGION_BYTES || identity->pixels_offset != 2 * (uint64_t)BSHM_REGION_BYTES)
         return bshm_fail(error, BSHM_E_FORMAT,
@@ -216,6 +219,26 @@ int bshm_object_open(const char *path, const char *name, enum plat_access access
         *file = PLAT_NO_FILE;
     }
     return rc;
+}
+
+int bshm_object_map(plat_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name, void **address,
+                    bshm_error *error)
+{
+    *address = NULL;
+    if (bytes > SIZE_MAX / 2)
+        return bshm_fail(error, BSHM_E_MEMORY, "segment '%s' has parts of %llu bytes: too many for this process", name,
+                         (unsigned long long)bytes);
+    int rc = plat_map(file, offset, (size_t)bytes, flags, address);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "map", name);
+    if (plat_prefault(*address, (size_t)bytes, flags & PLAT_MAP_WRITE) == 0)
+        return BSHM_OK;
+    plat_unmap(*address, (size_t)bytes);
+    *address = NULL;
+    return bshm_fail(
+        error, BSHM_E_FORMAT,
+        "segment '%s' is corrupt: no memory is behind its %llu bytes at %llu, and there is no room for any", name,
+        (unsigned long long)bytes, (unsigned long long)offset);
 }
 
 /* ---------------------------------------------------------------- frames */

@@ -40,6 +40,11 @@ int bshm_object_open(const char *path, const char *name, enum plat_access access
 int bshm_identity_read(plat_file file, const plat_info *info, const char *name, bshm_identity *identity,
                        bshm_error *error);
 
+/* Part of an object that was never looked into: BSHM_E_FORMAT where there is no memory behind it (a sparse copy, on a
+ * file system that is full), which would be SIGBUS later. */
+int bshm_object_map(plat_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name, void **address,
+                    bshm_error *error);
+
 void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
 /* How much of a text fits `limit` bytes without half a character (UTF-8). */
 size_t bshm_text_fit(const char *text, size_t limit);

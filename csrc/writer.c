@@ -96,11 +96,12 @@ static int replace_generation(bshm_writer *writer, uint64_t capacity, bshm_error
                                  &writer->sequence, error);
     if (rc < 0)
         return rc;
-    add_generation(writer->segment, &writer->totals);
+    bshm_segment *old = writer->segment;
+    add_generation(old, &writer->totals);
     writer->totals.replacements++;
     writer->options.slot_capacity = capacity;
-    bshm_segment_end(writer->segment, BSHM_STATE_RETIRED, writer->path);
-    start_generation(writer, next);
+    start_generation(writer, next); /* before the old one goes: a fork may come in between */
+    bshm_segment_end(old, BSHM_STATE_RETIRED, writer->path);
     return BSHM_OK;
 }
 
@@ -254,7 +255,8 @@ static int suitable_generation(bshm_writer *writer, uint64_t bytes, int64_t now,
     writer->next_name_look_ns = now + NAME_LOOK_NS;
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
-    return replace_generation(writer, writer->options.slot_capacity, error);
+    int rc = replace_generation(writer, writer->options.slot_capacity, error);
+    return rc == BSHM_E_FULL ? BSHM_OK : rc; /* those who are attached still see this one; again in a second */
 }
 
 static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)
@@ -446,6 +448,8 @@ int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bs
     if (rc < 0)
         return rc;
     remember(writer, report);
+    if (writer->lent == NO_SLOT) /* a source that brings nothing must not keep a lost name lost */
+        (void)suitable_generation(writer, 0, plat_now_ns(), NULL);
     report_into(&writer->segment->header->statistics, report);
     bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
     leave(writer);
@@ -469,8 +473,9 @@ void bshm_writer_close(bshm_writer *writer)
         return; /* closed, or a forked child's copy, which owns nothing */
     cancel_lent(writer);
     add_generation(writer->segment, &writer->totals);
-    bshm_segment_end(writer->segment, BSHM_STATE_CLOSED, writer->path);
+    bshm_segment *old = writer->segment;
     writer->segment = NULL;
+    bshm_segment_end(old, BSHM_STATE_CLOSED, writer->path);
     leave(writer);
 }
 
