@@ -1,0 +1,1 @@
+"""The capture process: one source, one loop, one shared-memory segment."""

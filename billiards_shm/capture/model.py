@@ -1,0 +1,311 @@
+"""The configuration: every key, its default, what it means and what is allowed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from billiards_shm.capture.sources import SourceAddress
+
+__all__ = [
+    "CameraConfig",
+    "ConfigurationKey",
+    "LoggingConfig",
+    "ProcessConfig",
+    "Settings",
+    "SourceConfig",
+    "VideoConfig",
+    "VisionConfig",
+    "configuration_keys",
+    "fps_key",
+]
+
+MAXIMAL_NAME_LENGTH: Final = 64
+NAME_ALLOWED: Final = (
+    "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
+    "(but '/name' with a leading slash only is not one: leave the slash out)"
+)
+DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
+RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
+
+
+def _digits_to_number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _size_from_text(value: Any) -> Any:
+    if isinstance(value, str):
+        width, times, height = value.lower().partition("x")
+        if times and width.isdecimal() and height.isdecimal():
+            return [int(width), int(height)]
+    return value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _segment_name(value: str) -> str:
+    if "/" in value:
+        usable = value.count("/") > 1 or not value.startswith("/")
+    else:
+        usable = (
+            0 < len(value) <= MAXIMAL_NAME_LENGTH
+            and value not in (".", "..")
+            and all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in value)
+        )
+    if not usable or "\0" in value:
+        raise ValueError(NAME_ALLOWED)
+    return value
+
+
+SegmentName = Annotated[str, Field(strict=True), AfterValidator(_segment_name)]
+Dimension = Annotated[int, Field(strict=True, ge=1, le=32767)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraConfig(_Section):
+    """One source of frames."""
+
+    device_id: Annotated[
+        Annotated[int, Field(strict=True, ge=0)] | Annotated[str, Field(strict=True, min_length=1)],
+        BeforeValidator(_digits_to_number),
+    ] = Field(
+        default=0,
+        description="Camera number, device path, file, URL, GStreamer pipeline, or `demo`",
+        json_schema_extra={"option": "SOURCE", "allowed": DEVICE_ALLOWED},
+    )
+    backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "images"] = Field(
+        default="auto", description="What OpenCV opens the source with; `auto` chooses by the kind of source"
+    )
+    resolution: Annotated[tuple[Dimension, Dimension], BeforeValidator(_size_from_text)] = Field(
+        default=(1920, 1080),
+        description="Width and height asked of a camera, and those of the demo; files have their own",
+        json_schema_extra={"allowed": RESOLUTION_ALLOWED},
+    )
+    fps: float = Field(
+        default=30.0,
+        strict=True,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="Frames per second asked of a camera, and those of the demo",
+    )
+    playback_fps: Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Frames per second that a file is played at; null: its own, 0: as fast as they can be read",
+    )
+    loop_video: bool = Field(
+        default=True,
+        strict=True,
+        description="Whether a file begins again at its end, or the process ends",
+        json_schema_extra={"option": "--loop"},
+    )
+
+
+class SourceConfig(_Section):
+    """One entry of `video.sources`: a segment and the source it shows."""
+
+    name: SegmentName = Field(description="Name of the segment", json_schema_extra={"allowed": NAME_ALLOWED})
+    camera: CameraConfig = Field(description="The same keys as in `vision.camera`")
+
+
+class ProcessConfig(_Section):
+    """How the capture process behaves."""
+
+    shutdown_timeout: float = Field(
+        default=10.0,
+        strict=True,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that a stop waits for a source that does not return",
+    )
+    main_loop_sleep: float = Field(
+        default=0.001,
+        strict=True,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Seconds to pause after a grab that brought nothing",
+    )
+
+
+def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError("a name stands there more than once")
+    return sources
+
+
+class VideoConfig(_Section):
+    """The segment that frames are published in."""
+
+    shared_memory_name: SegmentName = Field(
+        default="billiards_video",
+        description="Name of the segment, or its path if it has a slash",
+        json_schema_extra={"option": "--name", "allowed": NAME_ALLOWED},
+    )
+    shared_memory_attach_timeout_sec: float = Field(
+        default=5.0,
+        strict=True,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that `snapshot` waits for the segment and its first frame",
+        json_schema_extra={"option": "--attach-timeout"},
+    )
+    slots: int = Field(
+        default=8,
+        strict=True,
+        ge=3,
+        le=62,
+        description="Frames the segment can hold; three are backed by memory, more only while readers hold frames",
+    )
+    process: ProcessConfig = Field(default=ProcessConfig())
+    sources: Annotated[tuple[SourceConfig, ...], AfterValidator(_names_once)] = Field(
+        default=(),
+        description='Sources of the `run` command: a list of {"name": ..., "camera": {...}}',
+        json_schema_extra={"allowed": 'a list of {"name": ..., "camera": {...}}, each name once'},
+    )
+
+
+class VisionConfig(_Section):
+    """What is looked at."""
+
+    camera: CameraConfig = Field(default=CameraConfig())
+
+
+class LoggingConfig(_Section):
+    """What the process says."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+        default="INFO", description="How much is logged", json_schema_extra={"option": "--log-level"}
+    )
+    # A field cannot be called `json`: pydantic's models have a method of that name.
+    as_json: bool = Field(
+        default=False,
+        strict=True,
+        alias="json",
+        description="Log lines as JSON objects, for machines",
+        json_schema_extra={"option": "--json-logs"},
+    )
+    stats_interval_sec: float = Field(
+        default=10.0,
+        strict=True,
+        ge=0.1,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds between two lines of statistics",
+        json_schema_extra={"option": "--stats-interval"},
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration. `load_settings` makes one from file, environment and command line."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="BILLIARDS_SHM__", env_nested_delimiter="__"
+    )
+
+    video: VideoConfig = Field(default=VideoConfig())
+    vision: VisionConfig = Field(default=VisionConfig())
+    logging: LoggingConfig = Field(default=LoggingConfig())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave reading the environment to `load_settings`, which can tell where a wrong value stands."""
+        return (init_settings,)
+
+
+def fps_key(device_id: int | str) -> str:
+    """The key that ``--fps`` means: files are paced by `playback_fps`, cameras and the demo are asked for `fps`."""
+    recorded = SourceAddress.parse(device_id).recorded
+    return "vision.camera.playback_fps" if recorded else "vision.camera.fps"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationKey:
+    """One key of the configuration, as README's table and error messages show it."""
+
+    path: str
+    default: Any
+    description: str
+    allowed: str
+    option: str
+    textual: bool
+    """Whether its value is a text, so that text from the environment is taken as it stands."""
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable that sets the key."""
+        prefix = str(Settings.model_config["env_prefix"])
+        delimiter = str(Settings.model_config["env_nested_delimiter"])
+        return prefix + self.path.upper().replace(".", delimiter)
+
+
+@cache
+def configuration_keys(*, of_sources: bool = False) -> tuple[ConfigurationKey, ...]:
+    """Every key of the configuration, in the order of the model.
+
+    Parameters
+    ----------
+    of_sources : bool
+        Whether the keys of one entry of `video.sources` are among them, as ``video.sources[].name``. Only a file or
+        a JSON text can set these.
+    """
+    return tuple(key for key in _keys_below(Settings, "") if of_sources or "[]" not in key.path)
+
+
+def _keys_below(model: type[BaseModel], prefix: str) -> Iterator[ConfigurationKey]:
+    properties = model.model_json_schema().get("properties", {})
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        path = prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys_below(field.annotation, f"{path}.")
+            continue
+        schema = properties[key]
+        yield ConfigurationKey(
+            path=path,
+            default=schema.get("default"),
+            description=field.description or "",
+            allowed=schema.get("allowed") or _allowed(schema),
+            option=schema.get("option") or "--" + key.replace("_", "-"),
+            textual=schema.get("type") == "string",
+        )
+        for entry in get_args(field.annotation):
+            if isinstance(entry, type) and issubclass(entry, BaseModel):
+                yield from _keys_below(entry, f"{path}[].")
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """Say in words what a JSON schema of one value admits."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(member) for member in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    kind = schema.get("type")
+    if kind == "null":
+        return "null"
+    if kind == "boolean":
+        return "true or false"
+    words = "an integer" if kind == "integer" else "a number"
+    if "exclusiveMinimum" in schema:
+        words += f" above {schema['exclusiveMinimum']:g}"
+    elif "minimum" in schema:
+        words += f" from {schema['minimum']:g}"
+    return f"{words} to {schema['maximum']:g}" if "maximum" in schema else words

@@ -1,0 +1,63 @@
+"""When the next frame of a recording is due, and when to try a lost source again."""
+
+import random
+from typing import Final
+
+__all__ = ["Backoff", "Pace"]
+
+FIRST_DELAY_SEC: Final = 0.5
+LONGEST_DELAY_SEC: Final = 30.0
+_JITTER: Final = 0.25
+_TOLERATED_LAG_NS: Final = 250_000_000
+_NS_PER_SEC: Final = 1_000_000_000
+
+
+class Pace:
+    """Deadlines at a steady rate.
+
+    They count from one anchor, so that waiting inexactly adds up to nothing. Who falls behind may catch up a little;
+    who falls far behind starts anew, for frames that are long overdue help nobody.
+
+    Parameters
+    ----------
+    fps : float
+        Above 0.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._period_ns = _NS_PER_SEC / fps
+        self._tolerated_ns = max(_TOLERATED_LAG_NS, 2 * self._period_ns)
+        self._anchor_ns: int | None = None
+        self._frames = 0
+
+    def due_ns(self, now_ns: int) -> int:
+        """When the next frame is due, on the clock of `now_ns`."""
+        if self._anchor_ns is not None:
+            due = self._anchor_ns + round(self._frames * self._period_ns)
+            if now_ns - due <= self._tolerated_ns:
+                return due
+        self._anchor_ns, self._frames = now_ns, 0
+        return now_ns
+
+    def frame_done(self) -> None:
+        """Go on to the next deadline. An attempt that brought no frame uses none up."""
+        self._frames += 1
+
+
+class Backoff:
+    """Growing delays between attempts, with jitter, so that many processes do not try in step."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+
+    def next_delay(self) -> float:
+        """Seconds to wait before the next attempt: from half a second to half a minute."""
+        longest = LONGEST_DELAY_SEC / (1 + _JITTER)
+        # The exponent is bounded because a source may be away for years.
+        delay = min(FIRST_DELAY_SEC * 2.0 ** min(self._attempts, 16), longest)
+        self._attempts += 1
+        return delay * random.uniform(1, 1 + _JITTER)
+
+    def reset(self) -> None:
+        """Begin again with the shortest delay: the source is back."""
+        self._attempts = 0

@@ -1,0 +1,101 @@
+"""The capture process, from settings to exit code."""
+
+import gc
+import logging
+from collections.abc import Callable
+
+from billiards_shm.capture.loop import CaptureLoop
+from billiards_shm.capture.model import CameraConfig, Settings
+from billiards_shm.capture.shutdown import Shutdown
+from billiards_shm.capture.sources import FrameSource, SourceAddress, SourceKind
+from billiards_shm.capture.stats import StatisticsSnapshot
+from billiards_shm.errors import BilliardsShmError, CameraError
+from billiards_shm.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
+
+__all__ = ["open_source", "run_capture"]
+
+_log = logging.getLogger(__name__)
+
+
+def run_capture(
+    settings: Settings,
+    *,
+    frames: int | None = None,
+    on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
+    origin: str = "",
+) -> int:
+    """Capture one source until it ends or a signal comes.
+
+    To be called from the main thread, which alone can receive signals. A source that cannot be interrupted, and a
+    second signal, end the process from within.
+
+    Parameters
+    ----------
+    settings : Settings
+    frames : int, optional
+        End after so many frames.
+    on_statistics : callable, optional
+        Is given the statistics about four times a second, in this thread; if it raises, it is not called again.
+    origin : str
+        Where the settings came from, for the log.
+
+    Returns
+    -------
+    int
+        The exit code: 0 a clean stop, 1 anything not named here, 2 wrong configuration, 3 the source never opened,
+        4 shared memory.
+    """
+    if origin:
+        _log.info("Configuration: %s", origin)
+    if settings.video.sources:
+        _log.warning("video.sources is for the command `run`; this process captures vision.camera only")
+    camera = settings.vision.camera
+    # The loop is made before signals are taken, as their end closes it.
+    loop: CaptureLoop | None = None
+
+    def release() -> None:
+        if loop is not None:
+            loop.close()
+
+    code = EXIT_OK
+    with Shutdown(settings.video.process.shutdown_timeout, release) as shutdown:
+        loop = CaptureLoop(settings, shutdown, lambda: open_source(camera), frames=frames, on_statistics=on_statistics)
+        try:
+            loop.run()
+        except BilliardsShmError as error:
+            code = exit_code_of(error)
+            _log.error("%s", " ".join(str(error).split()))
+        except Exception:
+            code = EXIT_FAILURE
+            _log.exception("Capturing failed")
+        finally:
+            loop.close()
+        if shutdown.signal_name is not None:
+            _log.info("Stopped by %s", shutdown.signal_name)
+        if loop.statistics.written:
+            loop.log_statistics()
+    # An interpreter that ends looks for garbage among all it has ever imported, which takes most of the time that a
+    # stop takes. What is frozen is not looked at.
+    gc.freeze()
+    return code
+
+
+def open_source(camera: CameraConfig) -> FrameSource:
+    """Open what the configuration names.
+
+    Raises
+    ------
+    CameraError
+        If that is not possible, OpenCV missing included.
+    """
+    if SourceAddress.parse(camera.device_id).kind is SourceKind.DEMO:
+        from billiards_shm.capture.demo import DemoTable
+
+        return DemoTable(*camera.resolution, camera.fps)
+    try:
+        from billiards_shm.capture.camera import Camera
+    except ImportError as error:
+        raise CameraError(
+            f"OpenCV cannot be imported ({error}): pip install 'billiards-shm[headless]', which needs no other library"
+        ) from error
+    return Camera(camera)

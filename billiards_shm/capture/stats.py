@@ -1,0 +1,144 @@
+"""What the capture process counts and measures, and the line of statistics."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+__all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot"]
+
+RATE_WINDOW_NS: Final = 5_000_000_000
+RATE_WINDOW_FRAMES: Final = 600
+LATENCY_WINDOW_FRAMES: Final = 1000
+_NS_PER_MS: Final = 1e6
+_NS_PER_SEC: Final = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsSnapshot:
+    """The state of one capture process at one moment."""
+
+    uptime_s: float
+    frames_captured: int
+    """Frames that the source gave and that could be decoded."""
+    frames_written: int
+    frames_dropped: int
+    """Frames captured and not written, for want of shared memory."""
+    fps: float
+    """Frames written per second, over the last seconds; 0.0 when none come."""
+    camera_fps: float
+    """Frames captured per second, likewise."""
+    reconnects: int
+    stalls: int
+    loops: int
+    frame_age_s: float | None
+    """Since the last captured frame; None before the first."""
+    write_sequence: int
+    write_p50_ms: float
+    """Time to claim a slot and publish it, without the decoding in between; 0.0 before the first frame."""
+    write_p99_ms: float
+    source: str
+    name: str
+    width: int
+    height: int
+    backed_bytes: int
+    state: str
+    reason: str
+
+    def line(self) -> str:
+        """The statistics as the log has them."""
+        age = "none" if self.frame_age_s is None else f"{self.frame_age_s:.3f}s"
+        return (
+            f"Stats: uptime={self.uptime_s:.1f}s, frames_captured={self.frames_captured}, "
+            f"frames_written={self.frames_written}, fps={self.fps:.1f}, camera_fps={self.camera_fps:.1f}, "
+            f"dropped={self.frames_dropped}, reconnects={self.reconnects}, stalls={self.stalls}, "
+            f"loops={self.loops}, frame_age={age}, write_sequence={self.write_sequence}, "
+            f"write_p50={self.write_p50_ms:.2f}ms, write_p99={self.write_p99_ms:.2f}ms"
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """The statistics as named values, for JSON logs; `name` is called `segment` there."""
+        values = asdict(self)
+        values["segment"] = values.pop("name")
+        return values
+
+
+class RateWindow:
+    """Events per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._times: deque[int] = deque(maxlen=RATE_WINDOW_FRAMES)
+
+    def add(self, now_ns: int) -> None:
+        """Note an event."""
+        self._times.append(now_ns)
+
+    def rate(self, now_ns: int) -> float:
+        """Events per second; falls to 0.0 when none come, however regular they were before."""
+        times = self._times
+        # Two always stay, so that rare events have a rate too.
+        while len(times) > 2 and times[0] < now_ns - RATE_WINDOW_NS:
+            times.popleft()
+        if len(times) < 2:
+            return 0.0
+        intervals = len(times) - 1
+        span = times[-1] - times[0]
+        silence = now_ns - times[-1]
+        if span <= 0 or silence > max(RATE_WINDOW_NS, 2 * span / intervals):
+            return 0.0
+        if silence > 2 * span / intervals:
+            span += silence
+        return intervals * _NS_PER_SEC / span
+
+
+class CaptureStatistics:
+    """Counters of the capture loop, all of whose durations are monotonic.
+
+    Parameters
+    ----------
+    now_ns : int
+        CLOCK_MONOTONIC when the process began.
+    """
+
+    def __init__(self, now_ns: int) -> None:
+        self.started_ns = now_ns
+        self.captured = 0
+        self.written = 0
+        self.dropped = 0
+        self.reconnects = 0
+        self.stalls = 0
+        self.loops = 0
+        self.last_capture_ns: int | None = None
+        self.capture_rate = RateWindow()
+        self.write_rate = RateWindow()
+        self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
+
+    def frame_captured(self, captured_ns: int) -> None:
+        """Count a frame that the source gave."""
+        self.captured += 1
+        self.last_capture_ns = captured_ns
+        self.capture_rate.add(captured_ns)
+
+    def frame_written(self, now_ns: int, latency_ns: int) -> None:
+        """Count a frame that was published."""
+        self.written += 1
+        self.write_rate.add(now_ns)
+        self._latencies.append(latency_ns)
+
+    def latency_ms(self, *shares: float) -> tuple[float, ...]:
+        """Percentiles of the write latency over the last frames; 0.5 is the median."""
+        ordered = sorted(self._latencies)
+        return tuple(_percentile(ordered, share) / _NS_PER_MS for share in shares)
+
+    def frame_age_s(self, now_ns: int) -> float | None:
+        """Seconds since the last captured frame, None before the first."""
+        return None if self.last_capture_ns is None else max(0, now_ns - self.last_capture_ns) / _NS_PER_SEC
+
+    def uptime_s(self, now_ns: int) -> float:
+        """Seconds since the process began."""
+        return (now_ns - self.started_ns) / _NS_PER_SEC
+
+
+def _percentile(ordered: Sequence[int], share: float) -> float:
+    """Nearest rank: a value that did occur."""
+    return float(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) if ordered else 0.0

@@ -1,0 +1,35 @@
+"""Exit codes of the command line, and which error ends with which."""
+
+from typing import Final
+
+from billiards_shm.errors import (
+    BilliardsShmError,
+    CameraError,
+    ConfigurationError,
+    FrameShapeError,
+    LoanError,
+    SegmentNameError,
+)
+
+__all__ = ["EXIT_FAILURE", "EXIT_OK", "EXIT_SHARED_MEMORY", "EXIT_SOURCE", "EXIT_USAGE", "exit_code_of"]
+
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_SOURCE: Final = 3
+EXIT_SHARED_MEMORY: Final = 4
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code that an error ends the program with."""
+    match error:
+        case ConfigurationError() | SegmentNameError():
+            return EXIT_USAGE
+        case CameraError():
+            return EXIT_SOURCE
+        case FrameShapeError() | LoanError():
+            return EXIT_FAILURE
+        case BilliardsShmError():
+            return EXIT_SHARED_MEMORY
+        case _:
+            return EXIT_FAILURE
