@@ -1,6 +1,7 @@
 """The transport core: frames, writer, reader. Wraps csrc/; the protocol is there, the Python rules are here."""
 
 import atexit
+import errno
 import math
 import operator
 import os
@@ -57,11 +58,19 @@ _ERROR_OF_CODE = {
 }
 
 
+_ERRNO_OF_CODE = {  # what the builtin that each also is would have
+    _abi.BSHM_E_NOT_FOUND: errno.ENOENT,
+    _abi.BSHM_E_EXISTS: errno.EEXIST,
+    _abi.BSHM_E_FULL: errno.ENOSPC,
+    _abi.BSHM_E_PERMISSION: errno.EACCES,
+}
+
+
 def _error_of(int code, str message, int system_errno):
     """The one place where a code of the core becomes an exception."""
     error = _ERROR_OF_CODE.get(code, _errors.BilliardsShmError)(message)
-    if system_errno and isinstance(error, OSError):
-        error.errno = system_errno
+    if isinstance(error, OSError):
+        error.errno = system_errno or _ERRNO_OF_CODE.get(code)
     return error
 
 
@@ -793,7 +802,8 @@ cdef class SharedMemoryFrameWriter:
             self._warned = True
             import warnings
 
-            warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=2)
+            # The caller is one level up: compiled functions have no frames of their own.
+            warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=1)
 
     def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True):
         """Lend a slot to draw into, without any copy.
@@ -898,7 +908,11 @@ cdef class SharedMemoryFrameWriter:
 
 
 cdef bytes _encode_name(object name):
-    cdef bytes encoded = os.fsencode(name)
+    cdef bytes encoded
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        raise _errors.SegmentNameError(f"name {name!r} is no text that can be encoded") from None
     if b"\0" in encoded:
         raise _errors.SegmentNameError(f"name {name!r} has a NUL character in it")
     if b"/" in encoded and not encoded.startswith(b"/"):

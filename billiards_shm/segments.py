@@ -123,14 +123,12 @@ def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = N
     return SegmentInfo(path=_core.object_path(name), **found)
 
 
-def list_segments(
-    paths: Iterable[str] = (), *, trusted_owners: Iterable[int | str] | None = None
-) -> list[SegmentInfo]:
+def list_segments(paths: Iterable[str] = (), *, trusted_owners: Iterable[int | str] | None = None) -> list[SegmentInfo]:
     """All segments of this machine's shared memory that may be read, by name, then those of `paths`.
 
     Files that are no segments, and segments of other users, are left out.
     """
-    names = [*sorted(_candidate_names()), *paths]
+    names = [*sorted(_candidate_names()), *_several(paths)]
     found = []
     for name in names:
         try:
@@ -138,6 +136,12 @@ def list_segments(
         except BilliardsShmError:  # not ours, not readable, or gone since the directory was read
             continue
     return found
+
+
+def _several(names: Iterable[str]) -> Iterable[str]:
+    if isinstance(names, str):
+        raise TypeError(f"names are expected, a list of them: [{names!r}]")
+    return names
 
 
 def _candidate_names() -> list[str]:
@@ -169,7 +173,7 @@ def remove_stale_segments(
     """
     removed = []
     directories = {Path(_core.object_directory())}
-    for name in _candidate_names() if names is None else names:
+    for name in _candidate_names() if names is None else _several(names):
         try:
             directories.add(Path(_core.object_path(name)).parent)
             if _core.remove_stale(name, trusted_owners):
