@@ -1,0 +1,130 @@
+"""The real console script, started as users start it: piped, or on a terminal."""
+
+import codecs
+import fcntl
+import os
+import pty
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SCRIPT = shutil.which("billiards-shm", path=str(Path(sys.executable).parent)) or "billiards-shm"
+
+_UNWANTED = ("VIDEO_FILE", "LOG_LEVEL", "NO_COLOR", "FORCE_COLOR", "TERM", "COLUMNS", "LINES")
+_started: list[subprocess.Popen[str]] = []
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Like that of the tests, but for what it says about configuration and colours."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BILLIARDS_SHM", "_BILLIARDS_SHM")) and name not in _UNWANTED
+    }
+    return {**kept, **more}
+
+
+def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end; `more` are environment variables."""
+    return subprocess.run(
+        [SCRIPT, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(**more),
+        timeout=60,
+        check=False,
+    )
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a piece of Python to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+        check=False,
+    )
+
+
+def start(*arguments: object, **more: str) -> subprocess.Popen[str]:
+    """Start the program with its output piped."""
+    process = subprocess.Popen(
+        [SCRIPT, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**more),
+    )
+    _started.append(process)
+    return process
+
+
+def end_started() -> None:
+    """Kill what a test that failed half way left running."""
+    for process in _started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+    _started.clear()
+
+
+class Terminal:
+    """The program on a terminal of its own, and what it has drawn so far."""
+
+    def __init__(self, *arguments: object, **more: str) -> None:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.process = subprocess.Popen(
+            [SCRIPT, *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            text=True,
+            env=environment(**{"TERM": "xterm-256color", **more}),
+            start_new_session=True,
+        )
+        _started.append(self.process)
+        os.close(slave)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.text = ""
+
+    def read_until(self, found: Callable[[str], object], seconds: float = 30.0) -> None:
+        """Read what it draws until `found` says so."""
+        deadline = time.monotonic() + seconds
+        while not found(self.text) and self._read(deadline - time.monotonic()):
+            pass
+        assert found(self.text), self.text
+
+    def end(self, number: int) -> int:
+        """Send a signal, read what comes until the end, give the exit code."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Read what comes until the end, give the exit code."""
+        while self._read(30.0):
+            pass
+        os.close(self._master)
+        return self.process.wait(30)
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self._master], [], [], max(seconds, 0))
+        if not ready:
+            return False
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # Linux says EIO once nobody has the terminal open any more
+            return False
+        self.text += self._decoder.decode(data)
+        return bool(data)

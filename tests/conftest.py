@@ -1,0 +1,39 @@
+"""A segment name of its own for each test, and the check that no test leaves anything in shared memory."""
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFIX = f"test-{os.getpid()}-"
+_numbers = itertools.count(1)
+
+
+def _temporaries() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.glob(".bshm-*~")}
+
+
+def _left(before: set[str]) -> set[str]:
+    return {path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")} | (_temporaries() - before)
+
+
+@pytest.fixture
+def segment_name() -> str:
+    """A name that nobody else uses. What is left under it at the end of the test is an error of the test."""
+    return f"{PREFIX}{next(_numbers)}"
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_in_shared_memory() -> Iterator[None]:
+    before = _temporaries()
+    yield
+    deadline = time.monotonic() + 2  # processes that were killed, and temporaries of others, go in their own time
+    while (left := _left(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for name in left:
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
+    assert not left, f"left in shared memory: {', '.join(sorted(left))}"

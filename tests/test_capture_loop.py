@@ -1,0 +1,577 @@
+"""The capture loop on sources that do as they are told: every frame once, and back from every failure."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from videos import damage_clip, decode_all, make_clip
+
+from billiards_shm import (
+    CameraError,
+    FrameMetadata,
+    SharedMemoryFrameReader,
+    SharedMemoryFrameWriter,
+    SharedMemoryFullError,
+    WriterExistsError,
+    inspect_segment,
+)
+from billiards_shm.capture import loop as loop_module
+from billiards_shm.capture import pace as pace_module
+from billiards_shm.capture import patience as patience_module
+from billiards_shm.capture.config import Settings, load_settings
+from billiards_shm.capture.demo import read_counter
+from billiards_shm.capture.loop import CaptureLoop
+from billiards_shm.capture.process import open_source
+from billiards_shm.capture.sources import Image, SourceDetails
+from billiards_shm.capture.stats import StatisticsSnapshot
+
+SHAPE = (48, 64, 3)
+LIVE = "rtsp://somewhere/live"
+
+
+class Stop:
+    """A request to stop that never comes, unless the test makes it come."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def wait(self, seconds: float) -> bool:
+        if not self.requested:
+            time.sleep(seconds)
+        return self.requested
+
+
+@dataclass
+class Script:
+    """A source that plays a list: an image, or None for a grab in vain, or a function to call."""
+
+    steps: list[Any]
+    details: SourceDetails = field(default_factory=lambda: SourceDetails("SCRIPT", SHAPE[1], SHAPE[0], 0.0))
+    position_ms: float | None = None
+    released: bool = False
+    landed: list[bool] = field(default_factory=list)
+    _current: Any = None
+
+    @property
+    def frames_left(self) -> int:
+        return sum(isinstance(step, np.ndarray) for step in self.steps)
+
+    def grab(self) -> bool:
+        assert not self.released
+        self._current = self.steps.pop(0) if self.steps else None
+        if callable(self._current):
+            self._current()
+            return self.grab()
+        return self._current is not None
+
+    def retrieve(self, target: Image | None) -> Image | None:
+        if isinstance(self._current, str):
+            return None
+        fits = target is not None and target.shape == self._current.shape and target.dtype == self._current.dtype
+        self.landed.append(fits)
+        if not fits:
+            return self._current.copy()
+        assert target is not None
+        target[:] = self._current
+        return target
+
+    def release(self) -> None:
+        self.released = True
+
+
+def image(value: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    return np.full(shape, value, np.uint8)
+
+
+@pytest.fixture
+def name(segment_name: str) -> str:
+    return segment_name
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test wait for what takes seconds in earnest."""
+    monkeypatch.setattr(pace_module, "FIRST_DELAY_SEC", 0.002)
+    monkeypatch.setattr(pace_module, "LONGEST_DELAY_SEC", 0.01)
+    monkeypatch.setattr(patience_module, "FAILING_SEC", 0.05)
+    monkeypatch.setattr(patience_module, "FIRST_FRAME_SEC", 0.1)
+
+
+def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
+    camera = {f"vision.camera.{key}": value for key, value in overrides.items()}
+    settings, _ = load_settings(
+        None, {"video.shared_memory_name": name, "vision.camera.device_id": device_id} | camera, {}
+    )
+    return settings
+
+
+class Run:
+    """One run of the loop on scripted sources, and a reader that notes every frame there was."""
+
+    def __init__(self, name: str, device_id: str, *openings: Any, frames: int | None = None, **overrides: Any) -> None:
+        self.openings = list(openings)
+        self.opened: list[Script] = []
+        self.stop = Stop()
+        self.seen: list[tuple[int, int, tuple[int, ...]]] = []
+        self.reader = SharedMemoryFrameReader(name)
+        self.loop = CaptureLoop(settings_for(name, device_id, **overrides), self.stop, self._open, frames=frames)
+
+    def _open(self) -> Script:
+        if not self.openings:
+            self.stop.requested = True
+            raise CameraError("no more sources")
+        opening = self.openings.pop(0)
+        if isinstance(opening, Exception):
+            raise opening
+        if callable(opening):
+            opening()
+            return self._open()
+        self.opened.append(opening)
+        # What has been published is looked at before the next grab, so that nothing goes unseen.
+        opening.steps = [
+            part for step in opening.steps for part in ((step, self.look) if isinstance(step, np.ndarray) else (step,))
+        ]
+        return opening
+
+    def look(self) -> None:
+        frame, metadata = self.reader.read_frame(timeout=2.0)
+        assert frame is not None
+        assert metadata is not None
+        self.note(frame, metadata)
+
+    def note(self, frame: np.ndarray, metadata: FrameMetadata) -> None:
+        self.seen.append((metadata.sequence, int(frame[0, 0, 0]), frame.shape))
+
+    def run(self) -> "Run":
+        try:
+            self.loop.run()
+            if self.loop.statistics.captured > len(self.seen):
+                self.look()
+        finally:
+            self.loop.close()
+            self.reader.close()
+        return self
+
+    @property
+    def values(self) -> list[int]:
+        return [value for _, value, _ in self.seen]
+
+
+# Frames.
+
+
+def test_every_frame_is_published_once_in_order_and_in_place(name: str) -> None:
+    run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), playback_fps=0, loop_video=False).run()
+    assert [(sequence, value) for sequence, value, _ in run.seen] == [(value, value) for value in range(1, 9)]
+    # The first one tells the shape; all others are decoded into shared memory.
+    assert run.opened[0].landed == [False] + [True] * 7
+    assert run.loop.statistics.captured == run.loop.statistics.written == 8
+    assert run.opened[0].released
+
+
+def test_the_segment_takes_the_shape_of_the_first_frame_whatever_the_header_says(name: str) -> None:
+    lying = Script([image(1, (30, 40, 3)), image(2, (30, 40, 3))], SourceDetails("SCRIPT", 1920, 1080, 0.0))
+    run = Run(name, "clip.mp4", lying, playback_fps=0, loop_video=False).run()
+    assert [shape for _, _, shape in run.seen] == [(30, 40, 3)] * 2
+    assert run.loop.snapshot().width == 40
+    assert run.loop.snapshot().height == 30
+
+
+@pytest.mark.parametrize("other", [(24, 32, 3), (96, 128, 3)], ids=["smaller", "larger"])
+def test_a_change_of_geometry_loses_no_frame(name: str, other: tuple[int, int, int]) -> None:
+    steps = [image(1), image(2), image(3, other), image(4, other), image(5), image(6)]
+    run = Run(name, "clip.mp4", Script(steps), playback_fps=0, loop_video=False).run()
+    assert run.seen == [(number + 1, number + 1, step.shape) for number, step in enumerate(steps)]
+    assert run.opened[0].landed == [False, True, False, True, False, True]
+
+
+def test_frames_that_cannot_be_decoded_are_left_out(name: str) -> None:
+    steps = [image(1), None, image(2), "undecodable", "undecodable", image(3), image(4)]
+    run = Run(name, "clip.mp4", Script(steps), playback_fps=0, loop_video=False).run()
+    assert [(sequence, value) for sequence, value, _ in run.seen] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_the_number_of_frames_can_be_limited(name: str) -> None:
+    run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), frames=3, playback_fps=0).run()
+    assert run.values == [1, 2, 3]
+
+
+def test_metadata_have_the_time_of_the_grab_and_the_position(name: str) -> None:
+    source = Script([image(1), image(2)], position_ms=125.0)
+    run = Run(name, "clip.mp4", source, playback_fps=0, loop_video=False)
+    grabbed: list[int] = []
+    source.steps.insert(1, lambda: grabbed.append(time.monotonic_ns()))
+    metadata: list[FrameMetadata] = []
+    run.note = lambda frame, found: (run.seen.append((0, 0, ())), metadata.append(found))  # type: ignore
+    run.run()
+    last = metadata[-1]
+    assert last.position_ms == 125.0
+    assert grabbed[0] <= last.capture_time_ns <= last.publish_time_ns
+
+
+# Recordings.
+
+
+def test_a_recording_that_loops_is_opened_again_and_numbers_go_on(name: str) -> None:
+    passes = [Script([image(10 * number + 1), image(10 * number + 2)]) for number in range(3)]
+    run = Run(name, "clip.mp4", *passes, frames=6, playback_fps=0).run()
+    assert [sequence for sequence, _, _ in run.seen] == [1, 2, 3, 4, 5, 6]
+    assert run.values == [1, 2, 11, 12, 21, 22]
+    assert run.loop.statistics.loops == 2
+    assert run.loop.statistics.reconnects == 0
+    assert all(script.released for script in run.opened)
+
+
+def test_the_end_of_a_pass_takes_no_frame_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dues: list[int] = []
+    original = pace_module.Pace.due_ns
+
+    def note(pace: pace_module.Pace, now_ns: int) -> int:
+        dues.append(original(pace, now_ns))
+        return dues[-1]
+
+    monkeypatch.setattr(pace_module.Pace, "due_ns", note)
+    details = SourceDetails("SCRIPT", SHAPE[1], SHAPE[0], 100.0, 5)
+    passes = [Script([image(1) for _ in range(5)], details) for _ in range(4)]
+    run = Run(name, "clip.mp4", *passes, frames=20).run()
+    assert run.loop.statistics.loops == 3
+    # 20 frames and 3 attempts that found the end, which left their time to the frame after them.
+    assert len(dues) == 23
+    assert len(set(dues)) == 20
+
+
+def test_a_recording_without_a_frame_is_not_published_and_says_so(name: str) -> None:
+    run = Run(name, "clip.mp4", Script([]), Script([image(1)]), playback_fps=0)
+    with pytest.raises(CameraError, match=r"cannot open clip\.mp4: it gave no frame"):
+        run.run()
+    assert len(run.opened) == 1
+
+
+def test_a_loop_over_a_recording_that_has_become_empty_is_tried_with_growing_delays(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float] = []
+    original = pace_module.Backoff.next_delay
+
+    def note(backoff: pace_module.Backoff) -> float:
+        delays.append(original(backoff))
+        return delays[-1]
+
+    monkeypatch.setattr(pace_module.Backoff, "next_delay", note)
+    passes = [Script([image(1)]), Script([]), Script([]), Script([image(2)])]
+    run = Run(name, "clip.mp4", *passes, frames=2, playback_fps=0).run()
+    assert run.values == [1, 2]
+    assert len(delays) == 2
+
+
+def test_a_recording_that_vanishes_while_it_loops_is_waited_for(name: str) -> None:
+    gone = CameraError("cannot open clip.mp4: no such file or directory")
+    run = Run(name, "clip.mp4", Script([image(1)]), gone, gone, Script([image(2)]), frames=2, playback_fps=0).run()
+    assert run.values == [1, 2]
+    assert run.loop.statistics.reconnects == 1
+
+
+# Live sources.
+
+
+def test_a_live_source_that_fails_is_opened_again_and_numbers_go_on(name: str) -> None:
+    run = Run(name, LIVE, Script([image(1), image(2)]), Script([image(3), image(4)]), frames=4).run()
+    assert [(sequence, value) for sequence, value, _ in run.seen] == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert run.loop.statistics.reconnects == 1
+    assert run.loop.statistics.loops == 0
+    assert run.opened[0].released
+
+
+def test_a_single_failure_of_a_live_source_is_no_reason_to_open_it_again(name: str) -> None:
+    run = Run(name, LIVE, Script([image(1), None, image(2)]), frames=2).run()
+    assert run.values == [1, 2]
+    assert len(run.opened) == 1
+    assert run.loop.statistics.reconnects == 0
+
+
+def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
+    states: list[tuple[str, str]] = []
+
+    def note() -> None:
+        info = inspect_segment(name)
+        states.append((str(info.source_state), info.source_reason))
+
+    refused = CameraError(f"cannot open {LIVE}: connection refused")
+    run = Run(name, LIVE, Script([image(1)]), note, refused, note, Script([image(2), note, image(3)]), frames=3).run()
+    assert run.values == [1, 2, 3]
+    assert states == [
+        ("reconnecting", "no signal: the stream has ended"),
+        ("reconnecting", "connection refused"),
+        ("streaming", ""),
+    ]
+
+
+def test_a_source_that_comes_back_with_another_size_just_works(name: str) -> None:
+    large = (96, 128, 3)
+    run = Run(name, LIVE, Script([image(1), image(2)]), Script([image(3, large), image(4, large)]), frames=4).run()
+    assert [(value, shape) for _, value, shape in run.seen] == [(1, SHAPE), (2, SHAPE), (3, large), (4, large)]
+
+
+def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience_module, "READ_TIMEOUT_SEC", 0.05)
+    hung = Script([image(1), lambda: time.sleep(0.06), None, image(99)])
+    run = Run(name, LIVE, hung, Script([image(2)]), frames=2).run()
+    assert run.values == [1, 2]
+    assert run.loop.statistics.stalls == 1
+    assert run.loop.statistics.reconnects == 1
+
+
+def test_a_live_source_that_never_gives_a_frame_never_opened(name: str) -> None:
+    run = Run(name, LIVE, Script([]), Script([image(1)]))
+    with pytest.raises(CameraError, match=f"cannot open {LIVE}: it gave no frame"):
+        run.run()
+
+
+def test_a_source_that_cannot_be_opened_the_first_time_is_an_error(name: str) -> None:
+    with pytest.raises(CameraError, match="busy"):
+        Run(name, LIVE, CameraError("busy"), Script([image(1)])).run()
+
+
+def test_delays_begin_anew_once_frames_have_come_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[int] = []
+    original = pace_module.Backoff.next_delay
+
+    def note(backoff: pace_module.Backoff) -> float:
+        attempts.append(backoff._attempts)
+        return original(backoff)
+
+    monkeypatch.setattr(pace_module.Backoff, "next_delay", note)
+    gone = CameraError("gone")
+    # An open source is not yet one that is back: only a frame shows that.
+    openings = [Script([image(1)]), gone, Script([]), Script([image(2)]), gone, Script([image(3)])]
+    assert Run(name, LIVE, *openings, frames=3).run().values == [1, 2, 3]
+    assert attempts == [0, 1, 2, 0, 1]
+
+
+def test_a_stop_ends_waiting_for_a_lost_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "FIRST_DELAY_SEC", 3600.0)
+    monkeypatch.setattr(pace_module, "LONGEST_DELAY_SEC", 3600.0)
+    run = Run(name, LIVE, Script([image(1)]))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        run.stop.requested = len(run.opened) == 1 and run.loop.snapshot().state == "reconnecting"
+        return run.stop.requested
+
+    run.stop.wait = wait  # type: ignore[method-assign]
+    run.run()
+    assert run.values == [1]
+    # Statistics go on while the source is away, so no single wait is long.
+    assert max(waits) <= 0.5
+
+
+# Closing from outside.
+
+
+def test_a_segment_that_a_stop_has_closed_under_the_loop_ends_it_without_error(name: str) -> None:
+    run = Run(name, "clip.mp4", Script([image(1), image(2), image(3)]), playback_fps=0)
+
+    def close() -> None:
+        run.stop.requested = True
+        run.loop.close()
+
+    run.openings[0].steps.insert(2, close)
+    run.run()
+    assert run.values == [1, 2]
+    run.loop.close()
+
+
+def test_a_second_writer_on_the_name_is_an_error_and_harms_nothing(name: str) -> None:
+    first = Run(name, "clip.mp4", Script([image(1), image(2)]), frames=2, playback_fps=0)
+
+    def second() -> None:
+        with pytest.raises(WriterExistsError):
+            Run(name, "clip.mp4", Script([image(9)]), playback_fps=0).run()
+
+    first.openings[0].steps.insert(1, second)
+    first.run()
+    assert first.values == [1, 2]
+
+
+def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OftenFull(SharedMemoryFrameWriter):
+        full = False
+
+        def loan(self, *arguments: Any, **options: Any) -> Any:
+            if OftenFull.full:
+                raise SharedMemoryFullError("no room")
+            return super().loan(*arguments, **options)
+
+        def write_frame(self, *arguments: Any, **options: Any) -> int:
+            return 0 if OftenFull.full else super().write_frame(*arguments, **options)
+
+    def fill() -> None:
+        OftenFull.full = True
+
+    def free() -> None:
+        OftenFull.full = False
+
+    monkeypatch.setattr(loop_module, "SharedMemoryFrameWriter", OftenFull)
+    run = Run(name, "clip.mp4", Script([]), playback_fps=0, loop_video=False)
+    run.openings[0].steps = [image(1), fill, image(2), free, image(3)]
+    run.look = lambda: None  # type: ignore[method-assign]
+    run.loop.run()
+    snapshot = run.loop.snapshot()
+    run.loop.close()
+    run.reader.close()
+    assert (snapshot.frames_captured, snapshot.frames_written, snapshot.frames_dropped) == (3, 2, 1)
+    assert snapshot.write_sequence == 2
+
+
+# Statistics.
+
+
+def test_statistics_are_given_and_logged_while_frames_flow(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 20_000_000)
+    caplog.set_level(logging.INFO)
+    snapshots: list[StatisticsSnapshot] = []
+    settings, _ = load_settings(
+        None,
+        {
+            "video.shared_memory_name": name,
+            "vision.camera.device_id": "demo",
+            "vision.camera.resolution": "160x120",
+            "vision.camera.fps": 100,
+            "logging.stats_interval_sec": 0.1,
+        },
+        {},
+    )
+    loop = CaptureLoop(
+        settings, Stop(), lambda: open_source(settings.vision.camera), frames=40, on_statistics=snapshots.append
+    )
+    loop.run()
+    loop.close()
+    assert len(snapshots) > 5
+    last = snapshots[-1]
+    assert (last.source, last.name, last.state, last.width, last.height) == ("demo", name, "streaming", 160, 120)
+    assert 0 < last.frames_written <= last.frames_captured <= 40
+    assert last.write_sequence == last.frames_written
+    assert 0 < last.write_p50_ms <= last.write_p99_ms
+    assert last.backed_bytes > 3 * 160 * 120 * 3
+    assert last.frame_age_s is not None
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "Camera initialized successfully"
+    assert "First frame received: 160x120, channels=3" in messages
+    backed = last.backed_bytes / 1e6
+    assert f"Shared memory writer initialized: {name} ({backed:.1f} MB)" in messages
+    assert sum(message.startswith("Stats: uptime=") for message in messages) >= 2
+
+
+def test_a_display_that_fails_does_not_stop_the_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 0)
+    monkeypatch.setattr(loop_module, "REPORT_INTERVAL_NS", 0)
+    calls: list[StatisticsSnapshot] = []
+
+    def fail(snapshot: StatisticsSnapshot) -> None:
+        calls.append(snapshot)
+        raise BrokenPipeError(32, "Broken pipe")
+
+    run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), playback_fps=0, loop_video=False)
+    run.loop._on_statistics = fail
+    run.run()
+    assert run.values == list(range(1, 9))
+    assert len(calls) == 1
+
+
+def test_readers_and_inspect_learn_the_counts(name: str) -> None:
+    found: list[Any] = []
+    run = Run(name, "clip.mp4", Script([image(1)]), Script([image(2)]), frames=2, playback_fps=0)
+
+    def look_closely() -> None:
+        run.loop._report(time.monotonic_ns())
+        found.append(inspect_segment(name))
+
+    run.openings[1].steps.append(look_closely)
+    run.loop._frames = 3
+    run.openings.append(Script([image(3)]))
+    run.run()
+    assert found[0].source_state == "streaming"
+    assert found[0].loops == 1
+
+
+# Real files.
+
+
+def published(name: str, settings: Settings, frames: int | None = None) -> list[tuple[int, np.ndarray]]:
+    """Run the loop on a real source; give sequence and pixels of every frame."""
+    reader = SharedMemoryFrameReader(name)
+    found: dict[int, np.ndarray] = {}
+
+    class Watching(Stop):
+        def wait(self, seconds: float) -> bool:
+            if Path("/dev/shm", name).exists():
+                frame, metadata = reader.read_frame(copy=True)
+                if frame is not None and metadata is not None:
+                    found[metadata.sequence] = frame
+            return super().wait(seconds)
+
+    loop = CaptureLoop(settings, Watching(), lambda: open_source(settings.vision.camera), frames=frames)
+    try:
+        loop.run()
+        Watching().wait(0)
+    finally:
+        loop.close()
+        reader.close()
+    return sorted(found.items(), key=lambda item: item[0])
+
+
+@pytest.mark.parametrize("file", ["clip.avi", "clip.mp4"])
+def test_a_file_is_published_pixel_for_pixel_as_opencv_decodes_it(name: str, tmp_path: Path, file: str) -> None:
+    clip = make_clip(tmp_path / file, 12)
+    frames = published(name, settings_for(name, str(clip), playback_fps=0, loop_video=False))
+    expected = decode_all(clip)
+    assert [sequence for sequence, _ in frames] == list(range(1, 13))
+    assert all(np.array_equal(frame, theirs) for (_, frame), theirs in zip(frames, expected, strict=True))
+
+
+def test_a_file_that_loops_begins_again_at_its_first_frame(name: str, tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.avi", 5)
+    frames = published(name, settings_for(name, str(clip), playback_fps=0), frames=13)
+    assert [(sequence, read_counter(frame)) for sequence, frame in frames] == [
+        (number + 1, number % 5 + 1) for number in range(13)
+    ]
+
+
+def test_damaged_frames_of_a_file_are_left_out_and_reported(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = damage_clip(make_clip(tmp_path / "clip.avi", 12), 4, 5, 9)
+    frames = published(name, settings_for(name, str(clip), playback_fps=0, loop_video=False))
+    assert [read_counter(frame) for _, frame in frames] == [1, 2, 3, 6, 7, 8, 10, 11, 12]
+    assert [sequence for sequence, _ in frames] == list(range(1, 10))
+    assert f"3 frames of {clip} could not be decoded" in caplog.messages
+
+
+def count_openings(open_it: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:
+    openings: list[int] = []
+
+    def counted() -> Any:
+        openings.append(1)
+        return open_it()
+
+    return counted, openings
+
+
+def test_a_file_is_opened_anew_for_every_pass_and_never_sought(name: str, tmp_path: Path) -> None:
+    settings = settings_for(name, str(make_clip(tmp_path / "clip.avi", 3)), playback_fps=0)
+    counted, openings = count_openings(lambda: open_source(settings.vision.camera))
+    loop = CaptureLoop(settings, Stop(), counted, frames=9)
+    loop.run()
+    loop.close()
+    assert len(openings) == 3
+    assert loop.statistics.loops == 2

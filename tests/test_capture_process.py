@@ -1,0 +1,582 @@
+"""The capture process from the outside: start, signals, exit codes, and what it leaves behind."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from videos import make_clip
+
+from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter
+from billiards_shm.capture.config import load_settings
+from billiards_shm.capture.demo import DemoTable, read_counter
+from billiards_shm.capture.process import run_capture
+from billiards_shm.capture.shutdown import Shutdown
+
+SHARED_MEMORY = Path("/dev/shm")
+
+# What the command does, without its options and displays. {before} is code of the test's own.
+PROGRAM = """
+import json, sys, threading, time
+from billiards_shm.capture.config import load_settings
+from billiards_shm.capture.logs import configure_logging
+from billiards_shm.capture import process
+arguments = json.loads(sys.argv[1])
+on_statistics = None
+{before}
+settings, origin = load_settings(None, arguments, {{}})
+configure_logging(settings.logging.level, settings.logging.as_json)
+sys.exit(process.run_capture(settings, on_statistics=on_statistics, origin=origin))
+"""
+
+# A source that gives three frames and then does not return.
+STUCK = """
+import numpy as np
+from billiards_shm.capture.sources import SourceDetails
+class Stuck:
+    details = SourceDetails("STUCK", 64, 48, 0.0)
+    position_ms = None
+    frames_left = None
+    grabbed = 0
+    def grab(self):
+        self.grabbed += 1
+        if self.grabbed > 3:
+            print("stuck", flush=True)
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                time.sleep(end - time.monotonic())
+        return True
+    def retrieve(self, target):
+        return np.zeros((48, 64, 3), np.uint8)
+    def release(self):
+        pass
+process.open_source = lambda camera: Stuck()
+"""
+
+
+def settled(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+    """Wait for something that is going to be so."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+class Capture:
+    """A capture process, its segment, and what it said."""
+
+    def __init__(self, folder: Path, device_id: str, before: str = "", **streams: Any) -> None:
+        self.name = f"test_process_{uuid.uuid4().hex[:12]}"
+        self.path = SHARED_MEMORY / self.name
+        self.log = folder / f"{self.name}.log"
+        self.settings: dict[str, Any] = {
+            "video.shared_memory_name": self.name,
+            "vision.camera.device_id": device_id,
+            "vision.camera.resolution": "320x180",
+        }
+        self._before = before
+        self._streams = streams
+        self._folder = folder
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, **overrides: Any) -> subprocess.Popen[str]:
+        self.settings |= {key.replace("__", "."): value for key, value in overrides.items()}
+        program = [sys.executable, "-c", PROGRAM.format(before=self._before), json.dumps(self.settings)]
+        self._let_go()
+        with self.log.open("w") as log:
+            streams = {"stdout": subprocess.PIPE, "stderr": log} | self._streams
+            self.process = subprocess.Popen(program, text=True, cwd=self._folder, **streams)
+        return self.process
+
+    def reader(self) -> SharedMemoryFrameReader:
+        reader = SharedMemoryFrameReader(self.name)
+        reader.attach(timeout=20)
+        return reader
+
+    def wait(self, timeout: float = 20.0) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def _let_go(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def clean_up(self) -> None:
+        self._let_go()
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Iterator[Callable[..., Capture]]:
+    made: list[Capture] = []
+
+    def make(device_id: Any = "demo", before: str = "", **streams: Any) -> Capture:
+        made.append(Capture(tmp_path, str(device_id), before, **streams))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.clean_up()
+
+
+def assert_one_error_line(text: str, *parts: str) -> None:
+    """One line at level ERROR, nothing else but information, no traceback."""
+    assert "Traceback" not in text
+    errors = [line for line in text.splitlines() if " ERROR " in line]
+    assert len(errors) == 1, text
+    for part in parts:
+        assert part in errors[0]
+
+
+# Start.
+
+
+def test_the_first_frame_is_published_within_three_seconds(capture: Callable[..., Capture]) -> None:
+    elapsed = []
+    for _ in range(2):
+        one = capture()
+        began = time.monotonic()
+        one.start(vision__camera__resolution="1920x1080")
+        with one.reader() as reader:
+            frame, metadata = reader.read_frame(timeout=20)
+        elapsed.append(time.monotonic() - began)
+        assert frame is not None
+        assert metadata is not None
+    assert min(elapsed) < 3.0
+
+
+def test_what_happens_at_the_start_is_logged_as_it_always_was(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    process = one.start()
+    with one.reader() as reader:
+        reader.read_frame(timeout=20)
+    process.terminate()
+    assert one.wait() == 0
+    said = one.said()
+    assert "Configuration: " in said
+    assert "Camera initialized successfully" in said
+    assert "First frame received: 320x180, channels=3" in said
+    assert f"Shared memory writer initialized: {one.name} (" in said
+    assert "Stopped by SIGTERM" in said
+    assert "Stats: uptime=" in said.splitlines()[-1]
+
+
+def test_json_logs_are_json_to_the_last_line(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    process = one.start(logging__json=True, logging__stats_interval_sec=0.2)
+    assert settled(lambda: one.said().count("Stats: ") >= 2)
+    process.terminate()
+    assert one.wait() == 0
+    records = [json.loads(line) for line in one.said().splitlines()]
+    assert records[-1]["message"].startswith("Stats: ")
+    assert records[-1]["frames_written"] == records[-1]["write_sequence"] > 0
+
+
+def test_the_capture_package_imports_neither_opencv_nor_what_only_the_command_needs() -> None:
+    code = (
+        "import sys, billiards_shm.capture.process\n"
+        "print([name for name in ('cv2', 'click', 'rich', 'fastapi') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_demo_needs_no_opencv(capture: Callable[..., Capture]) -> None:
+    one = capture(before="sys.modules['cv2'] = None")
+    one.start()
+    with one.reader() as reader:
+        frame, metadata = reader.read_frame(timeout=20)
+        assert frame is not None
+        assert metadata is not None
+        assert read_counter(frame) == metadata.sequence
+
+
+def test_a_camera_without_opencv_is_an_error_that_says_what_to_install(capture: Callable[..., Capture]) -> None:
+    one = capture("clip.mp4", before="sys.modules['cv2'] = None")
+    one.start()
+    assert one.wait() == 3
+    assert_one_error_line(one.said(), "OpenCV cannot be imported", "pip install 'billiards-shm[headless]'")
+
+
+# Signals.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_a_clean_stop(capture: Callable[..., Capture], number: signal.Signals) -> None:
+    one = capture()
+    process = one.start()
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+        process.send_signal(number)
+        assert one.wait() == 0
+        assert not one.path.exists()
+        assert reader.status == SegmentStatus.CLOSED
+    assert "Traceback" not in one.said()
+
+
+@pytest.mark.parametrize("kind", ["demo", "file", "slow file"])
+def test_the_process_is_gone_100_ms_after_the_signal(
+    capture: Callable[..., Capture], tmp_path: Path, kind: str
+) -> None:
+    device = "demo" if kind == "demo" else make_clip(tmp_path / "clip.mp4", 25, (640, 480))
+    elapsed = []
+    # The machine may be busy just then; a stop that waited for anything would take long every time.
+    for _ in range(5):
+        one = capture(device)
+        process = one.start(**({"vision__camera__playback_fps": 0.1} if kind == "slow file" else {}))
+        with one.reader() as reader:
+            assert reader.read_frame(timeout=20)[0] is not None
+        began = time.monotonic()
+        process.terminate()
+        assert one.wait() == 0
+        elapsed.append(time.monotonic() - began)
+        assert not one.path.exists()
+    assert min(elapsed) < 0.1, elapsed
+
+
+def test_a_signal_before_the_first_frame_is_a_clean_stop(capture: Callable[..., Capture]) -> None:
+    one = capture(before=STUCK.replace("self.grabbed > 3", "True"))
+    process = one.start(video__process__shutdown_timeout=0.2)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    assert one.wait() == 0
+    assert not one.path.exists()
+
+
+def test_a_source_that_does_not_return_is_left_after_the_timeout(capture: Callable[..., Capture]) -> None:
+    one = capture("0", before=STUCK)
+    process = one.start(video__process__shutdown_timeout=1.0)
+    with one.reader() as reader:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stuck\n"
+        process.terminate()
+        # Readers learn of the end at once, though the process is still there.
+        assert settled(lambda: reader.read_frame()[0] is None and reader.status == SegmentStatus.CLOSED, 0.9)
+        assert process.poll() is None
+        assert one.wait(5) == 0
+    assert not one.path.exists()
+    assert "the source did not return within 1 s" in one.said()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(capture: Callable[..., Capture], second: signal.Signals) -> None:
+    one = capture("0", before=STUCK)
+    process = one.start(video__process__shutdown_timeout=30)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "stuck\n"
+    process.terminate()
+    time.sleep(0.1)
+    process.send_signal(second)
+    assert one.wait(5) == 128 + second
+    assert not one.path.exists()
+    assert f"{second.name} again" in one.said()
+
+
+def test_a_hung_server_does_not_keep_the_process(capture: Callable[..., Capture]) -> None:
+    with hanging_stream() as url:
+        one = capture(url)
+        process = one.start(video__process__shutdown_timeout=0.3)
+        with one.reader() as reader:
+            assert settled(lambda: (reader.last_frame_age or 0) > 0.3)
+            began = time.monotonic()
+            process.terminate()
+            assert one.wait() == 0
+            # OpenCV itself would wait five seconds for the next frame.
+            assert time.monotonic() - began < 2
+        assert not one.path.exists()
+
+
+@contextlib.contextmanager
+def hanging_stream() -> Iterator[str]:
+    """A Motion JPEG stream over HTTP that hangs after a second or two."""
+    table = DemoTable(160, 120, 30)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with contextlib.suppress(OSError):
+                    stream(connection)
+                connections.append(connection)
+
+    def stream(connection: socket.socket) -> None:
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
+        for _ in range(40):
+            table.grab()
+            jpeg = cv2.imencode(".jpg", table.retrieve(None))[1].tobytes()
+            header = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            connection.sendall(header.encode() + jpeg + b"\r\n")
+            time.sleep(0.01)
+
+    connections: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/stream.mjpg"
+    for connection in connections:
+        connection.close()
+
+
+def test_signals_belong_to_their_former_owner_afterwards() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    threads = threading.active_count()
+    with Shutdown(10, lambda: None) as shutdown:
+        assert not shutdown.wait(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert shutdown.wait(5)
+        assert shutdown.signal_name == "SIGTERM"
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+
+def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(capture: Callable[..., Capture]) -> None:
+    # As `nohup` does.
+    one = capture(before="import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    process = one.start()
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+        process.send_signal(signal.SIGHUP)
+        for _ in range(5):
+            assert reader.read_frame(timeout=20)[0] is not None
+    process.terminate()
+    assert one.wait() == 0
+    assert "Stopped by SIGTERM" in one.said()
+
+
+def test_signals_of_others_do_not_stop_it() -> None:
+    seen: list[int] = []
+    previous = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+    try:
+        with Shutdown(10, lambda: None) as shutdown:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert settled(lambda: bool(seen))
+            assert not shutdown.wait(0.05)
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_it_runs_in_a_program_of_the_users_own(tmp_path: Path) -> None:
+    name = f"test_process_{uuid.uuid4().hex[:12]}"
+    overrides = {"video.shared_memory_name": name, "vision.camera.device_id": "demo", "vision.camera.fps": 200}
+    settings, origin = load_settings(None, overrides, {})
+    assert run_capture(settings, frames=5, origin=origin) == 0
+    assert not (SHARED_MEMORY / name).exists()
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "empty", "text", "cut off", "noise"])
+def test_a_source_that_cannot_be_opened_is_exit_3_and_one_line(
+    capture: Callable[..., Capture], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "clip.mp4"
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "empty":
+            path.touch()
+        case "text":
+            path.write_text("no video at all\n" * 100)
+        case "cut off":
+            make_clip(path, 30)
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+        case "noise":
+            path.write_bytes(np.random.default_rng(1).bytes(100_000))
+    one = capture(path)
+    one.start()
+    assert one.wait() == 3
+    assert_one_error_line(one.said(), f"cannot open {path}: ")
+    assert not one.path.exists()
+
+
+def test_a_demo_too_small_is_exit_3_and_one_line(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.start(vision__camera__resolution="32x24")
+    assert one.wait() == 3
+    assert_one_error_line(one.said(), "32x24 is too small")
+
+
+def test_a_file_without_loop_is_exit_0_at_its_end(capture: Callable[..., Capture], tmp_path: Path) -> None:
+    one = capture(make_clip(tmp_path / "clip.avi", 10))
+    one.start(vision__camera__loop_video=False, vision__camera__playback_fps=0)
+    assert one.wait() == 0
+    assert "frames_captured=10, frames_written=10" in one.said()
+    assert not one.path.exists()
+
+
+def test_a_second_writer_is_exit_4_and_the_first_goes_on(capture: Callable[..., Capture]) -> None:
+    first = capture()
+    first.start()
+    with first.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+        second = capture()
+        second.start(video__shared_memory_name=first.name)
+        assert second.wait() == 4
+        assert_one_error_line(second.said(), first.name)
+        _, before = reader.read_frame(timeout=5)
+        _, after = reader.read_frame(timeout=5)
+        assert before is not None
+        assert after is not None
+        assert after.sequence > before.sequence
+        assert after.generation == before.generation
+
+
+def test_a_foreign_file_under_the_name_is_exit_4_and_stays(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.path.write_bytes(b"somebody else's data")
+    one.start()
+    assert one.wait() == 4
+    assert_one_error_line(one.said(), one.name)
+    assert one.path.read_bytes() == b"somebody else's data"
+
+
+def test_too_little_shared_memory_is_exit_4_and_leaves_nothing(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    arguments = {
+        "video.shared_memory_name": f"{small}/segment",
+        "vision.camera.device_id": "demo",
+        "vision.camera.resolution": "3840x2160",
+    }
+    script = f'mount -t tmpfs -o size=32m none "{small}" || exit 99; "$@"; code=$?; ls -A "{small}" >&2; exit $code'
+    program = [sys.executable, "-c", PROGRAM.format(before=""), json.dumps(arguments)]
+    try:
+        done = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh", *program],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if done.returncode in (1, 99) and "Configuration" not in done.stderr:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 4, done.stderr
+    assert_one_error_line(done.stderr)
+    # The listing comes last, and is empty.
+    assert " ERROR " in done.stderr.splitlines()[-1]
+
+
+def test_something_unforeseen_is_exit_1_with_a_traceback_and_no_segment(capture: Callable[..., Capture]) -> None:
+    one = capture("0", before=STUCK.replace('print("stuck", flush=True)', "1 / 0"))
+    one.start()
+    assert one.wait() == 1
+    assert "ZeroDivisionError" in one.said()
+    assert not one.path.exists()
+
+
+# Streams that are gone.
+
+
+def test_a_closed_standard_output_does_not_stop_the_frames(capture: Callable[..., Capture]) -> None:
+    one = capture(before="on_statistics = lambda snapshot: print(snapshot.fps, flush=True)")
+    process = one.start()
+    with one.reader() as reader:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert settled(lambda: "No more live statistics: BrokenPipeError" in one.said())
+        assert reader.read_frame(timeout=5)[0] is not None
+        process.terminate()
+        assert one.wait() == 0
+
+
+def test_a_closed_standard_error_does_not_stop_the_frames(capture: Callable[..., Capture]) -> None:
+    reading, writing = os.pipe()
+    one = capture(stderr=writing)
+    process = one.start(logging__stats_interval_sec=0.1)
+    os.close(writing)
+    os.close(reading)
+    with one.reader() as reader:
+        for _ in range(10):
+            assert reader.read_frame(timeout=20)[0] is not None
+        process.terminate()
+        assert one.wait() == 0
+    assert not one.path.exists()
+
+
+# Several processes.
+
+
+def test_readers_follow_a_capture_process_that_was_killed_and_started_again(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    process = one.start()
+    with one.reader() as reader:
+        _, last = reader.read_frame(timeout=20)
+        process.kill()
+        process.wait()
+        one.start()
+        assert last is not None
+        for _ in range(5):
+            frame, metadata = reader.read_frame(timeout=20)
+            assert frame is not None
+            assert metadata is not None
+            assert metadata.sequence > last.sequence
+            last = metadata
+
+
+def test_a_source_list_is_pointed_out_as_not_captured(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    process = one.start(video__sources=[{"name": "other", "camera": {"device_id": "demo"}}])
+    with one.reader() as reader:
+        reader.read_frame(timeout=20)
+    process.terminate()
+    assert one.wait() == 0
+    assert "video.sources is for the command `run`" in one.said()
+
+
+def test_every_frame_of_the_demo_reaches_a_reader_in_another_process(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.start(vision__camera__fps=60)
+    with one.reader() as reader:
+        metadata = None
+        for _ in range(60):
+            frame, metadata = reader.read_frame(timeout=20)
+            assert frame is not None
+            assert metadata is not None
+            assert read_counter(frame) == metadata.sequence
+        assert metadata is not None
+        assert metadata.position_ms == pytest.approx((metadata.sequence - 1) * 1000 / 60)
+
+
+def test_memory_is_that_of_three_frames(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.start(vision__camera__resolution="1920x1080")
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+        used = one.path.stat().st_blocks * 512
+    assert 3 * 1920 * 1080 * 3 <= used <= 3 * 1920 * 1080 * 3 + 512 * 1024
+
+
+def test_a_writer_of_another_program_can_take_the_name_after_a_stop(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    process = one.start()
+    with one.reader() as reader:
+        reader.read_frame(timeout=20)
+    process.terminate()
+    assert one.wait() == 0
+    with SharedMemoryFrameWriter(one.name, (48, 64, 3)) as writer:
+        assert writer.write_frame(np.zeros((48, 64, 3), np.uint8)) == 1

@@ -1,0 +1,744 @@
+"""The command line as users run it: what it shows, what it says of errors, and what it exits with."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from command_line import SCRIPT, Terminal, end_started, environment, run, run_python, start
+from segments_under_test import wait_until
+
+from billiards_shm import (
+    SharedMemoryFrameReader,
+    SharedMemoryFrameWriter,
+    inspect_segment,
+    list_segments,
+    remove_stale_segments,
+)
+
+pytest.importorskip("click")
+
+COMMANDS = ("capture", "list", "inspect", "watch", "snapshot", "clean")
+SHAPE = (48, 64, 3)
+
+
+def assert_fails(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """One line on standard error, with the program's name and the words, and the exit code."""
+    assert result.returncode == code, result.stderr
+    assert result.stderr.startswith("billiards-shm: error: "), result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def leave_dead_segment(name: str, value: int = 7) -> None:
+    """A segment with one frame, whose writer was killed."""
+    code = (
+        "import os, sys, signal, numpy as np; from billiards_shm import SharedMemoryFrameWriter as W;"
+        "w = W(sys.argv[1], (48, 64, 3)); w.write_frame(np.full((48, 64, 3), int(sys.argv[2]), np.uint8));"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, name, str(value)], check=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left() -> Iterator[None]:
+    yield
+    end_started()
+
+
+@pytest.fixture(autouse=True)
+def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No config.json that lies about is found."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def name(segment_name: str) -> Iterator[str]:
+    yield segment_name
+    remove_stale_segments([segment_name])
+
+
+@pytest.fixture
+def writer(name: str) -> Iterator[SharedMemoryFrameWriter]:
+    with SharedMemoryFrameWriter(name, SHAPE) as opened:
+        opened.write_frame(np.full(SHAPE, 7, np.uint8))
+        yield opened
+
+
+# The program as a whole.
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_examples(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert f"  billiards-shm {command}" in result.stdout.partition("Examples:")[2]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_the_commands_and_exit_codes(flag: str) -> None:
+    result = run(flag)
+    assert result.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  {command} " in result.stdout
+    assert "Exit codes" in result.stdout
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout.split()[-1] == version("billiards_shm")
+
+
+def test_the_module_is_the_same_program() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "billiards_shm", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert result.stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frobnicate"], ["frobnicate", "billiards-shm --help"]),
+        (["list", "--jsom"], ["--jsom", "--json", "billiards-shm list --help"]),
+        (["inspect"], ["NAME"]),
+        (["watch", "x", "--interval", "never"], ["--interval", "never"]),
+        (["watch", "x", "--count", "0"], ["--count"]),
+        (["snapshot", "x", "y.png", "--quality", "101"], ["--quality", "100"]),
+        (["--log-level", "LOUD", "list"], ["--log-level", "LOUD"]),
+        (["--config", "nowhere.json", "list"], ["nowhere.json"]),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], words: list[str]) -> None:
+    assert_fails(run(*arguments), 2, *words)
+
+
+@pytest.mark.parametrize("command", [["list"], ["clean", "nothing_of_this_name"]])
+def test_common_options_stand_before_or_after_the_command(command: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "other.json"
+    config.write_text("{}")
+    options = ["--config", str(config), "--log-level", "error"]
+    before, after = run(*options, *command), run(*command, *options)
+    assert before.returncode == after.returncode == (0 if command == ["list"] else 4)
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_only_debug_shows_a_traceback(name: str, place: int) -> None:
+    arguments = ["inspect", name]
+    assert "Traceback" not in run(*arguments).stderr
+    arguments[place:place] = ["--log-level", "debug"]
+    result = run(*arguments)
+    assert result.returncode == 4
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("billiards-shm: error: ")
+
+
+@pytest.mark.parametrize("command", [["list"], ["inspect"], ["clean"], ["watch", "--count", "1"]])
+def test_quick_commands_import_no_heavy_library(name: str, command: list[str]) -> None:
+    leave_dead_segment(name)
+    arguments = command if command == ["list"] else [*command, name]
+    code = (
+        "import sys; from billiards_shm.__main__ import main; code = main(sys.argv[1:]);"
+        "print(*{'cv2', 'pydantic', 'rich'} & set(sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    result = run_python(code, *arguments)
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("missing", ["click", "pydantic"])
+def test_without_the_extra_one_line_says_what_to_install(missing: str) -> None:
+    code = (
+        f"import sys; sys.modules['{missing}'] = None\n"
+        "from billiards_shm.__main__ import main; sys.exit(main(['capture', 'demo']))"
+    )
+    result = run_python(code)
+    assert_fails(result, 1, missing, "pip install", "[cli]")
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(writer: SharedMemoryFrameWriter) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [SCRIPT, "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment(), check=False
+        )
+    assert_fails(result, 1, "No space left")
+
+
+def test_a_reader_of_the_output_may_leave(writer: SharedMemoryFrameWriter, name: str) -> None:
+    process = start("watch", name, "--interval", "0.02")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(30) == 0
+
+
+# list
+
+
+def test_list_shows_a_line_a_segment(writer: SharedMemoryFrameWriter, name: str) -> None:
+    result = run("list")
+    assert result.returncode == 0
+    header, *rows = result.stdout.splitlines()
+    assert header.split() == [
+        "NAME",
+        "STATUS",
+        "FRAME",
+        "FPS",
+        "AGE",
+        "READERS",
+        "MEMORY",
+        "FRAMES",
+        "DROPPED",
+    ]
+    row = next(row for row in rows if row.startswith(name))
+    assert row.split()[1:4] == ["live", "64x48", "BGR24"]
+    assert "\x1b" not in result.stdout
+
+
+def test_list_as_json_is_an_object_a_line(writer: SharedMemoryFrameWriter, name: str) -> None:
+    result = run("list", "--json")
+    assert result.returncode == 0
+    segment = next(segment for segment in json_lines(result.stdout) if segment["name"] == name)
+    assert (segment["status"], segment["width"], segment["height"], segment["published"]) == (
+        "live",
+        64,
+        48,
+        1,
+    )
+    assert segment["writer_pid"] == os.getpid()
+
+
+def test_list_counts_readers(writer: SharedMemoryFrameWriter, name: str) -> None:
+    with SharedMemoryFrameReader(name) as reader:
+        frame, _ = reader.read_frame()
+        assert frame is not None
+        segment = next(line for line in json_lines(run("list", "--json").stdout) if line["name"] == name)
+    assert [entry["pid"] for entry in segment["readers"]] == [os.getpid()]
+
+
+def test_list_takes_paths_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "table.shm")
+    assert path not in run("list").stdout
+    with SharedMemoryFrameWriter(path, SHAPE):
+        assert path in run("list", path).stdout
+        assert path in [segment["name"] for segment in json_lines(run("list", "--json", path).stdout)]
+
+
+def test_list_shows_the_others_when_a_path_is_missing(
+    writer: SharedMemoryFrameWriter, name: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.shm")
+    result = run("list", missing)
+    assert name in result.stdout
+    assert_fails(result, 4, missing)
+
+
+def test_list_refuses_what_is_no_path(name: str) -> None:
+    assert_fails(run("list", name), 2, name, "inspect")
+
+
+def test_list_names_the_trouble_of_a_source(writer: SharedMemoryFrameWriter, name: str) -> None:
+    writer.update_source(state="reconnecting", reason="no signal")
+    assert f"{name}  live (reconnecting)" in run("list").stdout
+    assert "no signal" in run("inspect", name).stdout
+    assert "no signal" in run("watch", name, "--count", "1").stdout
+
+
+# inspect
+
+
+def test_inspect_shows_everything(writer: SharedMemoryFrameWriter, name: str) -> None:
+    writer.update_source(backend="demo", reconnects=3)
+    with SharedMemoryFrameReader(name) as reader:
+        frame, _ = reader.read_frame()
+        result = run("inspect", name)
+        del frame
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[0] == name
+    shown = dict(re.split("  +", line.strip(), maxsplit=1) for line in result.stdout.splitlines()[1:])
+    assert shown["status"] == "live"
+    assert "64x48 BGR24" in shown["frame"]
+    assert "3 reconnects" in shown["incidents"]
+    assert f"pid {os.getpid()}" in shown["writer"]
+    assert f"pid {os.getpid()}" in shown["reader"]
+    assert "1 frames" in shown["reader"]
+
+
+def test_inspect_as_json_is_one_object(writer: SharedMemoryFrameWriter, name: str) -> None:
+    (segment,) = json_lines(run("inspect", name, "--json").stdout)
+    assert segment["name"] == name
+    assert segment["generation"] == writer.generation
+    assert segment["dtype"] == "uint8"
+    assert segment["sequence"] == 1
+
+
+def test_inspect_takes_a_path(tmp_path: Path) -> None:
+    path = str(tmp_path / "table.shm")
+    with SharedMemoryFrameWriter(path, SHAPE):
+        (segment,) = json_lines(run("inspect", path, "--json").stdout)
+    assert segment["status"] == "live"
+
+
+def test_inspect_shows_a_dead_writers_segment(name: str) -> None:
+    leave_dead_segment(name)
+    (segment,) = json_lines(run("inspect", name, "--json").stdout)
+    assert segment["status"] == "dead"
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["watch"], ["clean"]])
+def test_a_missing_segment_is_exit_code_4(command: list[str], name: str) -> None:
+    assert_fails(run(*command, name), 4, name)
+
+
+def test_a_missing_segment_is_exit_code_4_for_snapshot(name: str, tmp_path: Path) -> None:
+    assert_fails(run("snapshot", name, tmp_path / "x.png", "--timeout", "0.1"), 4, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", ["with space", "/leading_slash", "", "x" * 65])
+def test_a_name_that_cannot_be_is_exit_code_2(wrong: str) -> None:
+    assert_fails(run("inspect", wrong), 2)
+
+
+@pytest.mark.parametrize("command", ["inspect", "watch", "clean"])
+def test_a_foreign_file_is_refused_and_left_alone(command: str, name: str) -> None:
+    foreign = Path("/dev/shm") / name
+    foreign.write_bytes(b"not a segment" * 20_000)
+    try:
+        assert_fails(run(command, name), 4, name)
+        assert foreign.read_bytes() == b"not a segment" * 20_000
+    finally:
+        foreign.unlink()
+
+
+def test_escape_sequences_in_a_segment_do_not_reach_the_terminal(writer: SharedMemoryFrameWriter, name: str) -> None:
+    writer.update_source(state="stalled", reason="\x1b]0;owned\x07")
+    for command in (["inspect", name], ["watch", name, "--count", "1"]):
+        output = run(*command).stdout
+        assert "?]0;owned?" in output
+        assert not {"\x1b", "\x07"} & set(output)
+
+
+# watch
+
+
+def test_watch_prints_a_line_a_look_when_piped(writer: SharedMemoryFrameWriter, name: str) -> None:
+    result = run("watch", name, "--interval", "0.02", "--count", "3")
+    assert result.returncode == 0
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all(f"{name} live 64x48 BGR24 sequence=1 " in line for line in lines)
+    assert "\x1b" not in result.stdout
+
+
+def test_watch_follows_the_writer_across_restarts(name: str) -> None:
+    first = SharedMemoryFrameWriter(name, SHAPE)
+    process = start("watch", name, "--json", "--interval", "0.02")
+
+    def wait_for(status: str) -> dict[str, Any]:
+        assert process.stdout is not None
+        for line in process.stdout:
+            look: dict[str, Any] = json.loads(line)
+            if look["status"] == status:
+                return look
+        raise AssertionError(f"ended before {status}: {process.communicate()[1]}")
+
+    assert wait_for("live")["generation"] == first.generation
+    first.close()
+    assert wait_for("detached") == {"name": name, "status": "detached"}
+    with SharedMemoryFrameWriter(name, SHAPE) as second:
+        assert wait_for("live")["generation"] == second.generation
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_watch_quietly(writer: SharedMemoryFrameWriter, name: str, number: int) -> None:
+    process = start("watch", name, "--interval", "60")
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_watch_draws_in_place_on_a_terminal(writer: SharedMemoryFrameWriter, name: str) -> None:
+    terminal = Terminal("watch", name, "--interval", "0.05")
+    terminal.read_until(lambda text: text.count(name) >= 3)
+    writer.write_frame(np.zeros(SHAPE, np.uint8))
+    terminal.read_until(lambda text: "2 published" in text)
+    assert terminal.end(signal.SIGINT) == 0
+    assert "\x1b[1A" in terminal.text  # the cursor goes up to draw again
+    assert "Traceback" not in terminal.text
+
+
+def test_a_terminal_that_can_nothing_gets_lines(writer: SharedMemoryFrameWriter, name: str) -> None:
+    terminal = Terminal("watch", name, "--interval", "0.02", "--count", "2", TERM="dumb")
+    assert terminal.wait() == 0
+    assert "\x1b" not in terminal.text
+    assert terminal.text.count(f"{name} live") == 2
+
+
+def test_colours_are_for_terminals_and_can_be_refused(writer: SharedMemoryFrameWriter) -> None:
+    coloured, plain = Terminal("list"), Terminal("list", NO_COLOR="1")
+    assert (coloured.wait(), plain.wait()) == (0, 0)
+    assert "\x1b[32mlive" in coloured.text
+    assert "\x1b" not in plain.text
+
+
+# snapshot
+
+
+def test_snapshot_waits_as_long_as_the_configuration_says(name: str, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    result = run("snapshot", name, tmp_path / "x.png", BILLIARDS_SHM__VIDEO__SHARED_MEMORY_ATTACH_TIMEOUT_SEC="0.3")
+    assert_fails(result, 4, name)
+    assert 0.3 <= time.monotonic() - begun < 4
+
+
+@pytest.fixture
+def gradient() -> npt.NDArray[Any]:
+    """A picture in which a swapped channel, a shifted row and a lossy step would show."""
+    rows, columns = np.mgrid[0 : SHAPE[0], 0 : SHAPE[1]]
+    return np.stack([rows * 5, columns * 3, (rows * 7 + columns * 11) % 256], axis=-1).astype(np.uint8)
+
+
+def test_snapshot_as_png_is_exact(writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    writer.write_frame(gradient)
+    result = run("snapshot", name, "table.png")
+    assert result.returncode == 0
+    assert "table.png" in result.stdout
+    assert "frame 2" in result.stdout
+    np.testing.assert_array_equal(cv2.imread("table.png", cv2.IMREAD_UNCHANGED), gradient)
+    assert [path.name for path in Path().iterdir()] == ["table.png"]
+
+
+@pytest.mark.parametrize("file", ["table.jpg", "table.JPEG"])
+def test_snapshot_as_jpeg_is_close(
+    writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any], file: str
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    smooth = gradient.copy()
+    smooth[..., 2] = 100
+    writer.write_frame(smooth)
+    assert run("snapshot", name, file, "--quality", "100").returncode == 0
+    difference = np.abs(cv2.imread(file).astype(int) - smooth)
+    assert difference.mean() < 4
+
+
+def test_a_lower_quality_makes_a_smaller_jpeg(
+    writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any]
+) -> None:
+    writer.write_frame(gradient)
+    assert run("snapshot", name, "high.jpg", "--quality", "95").returncode == 0
+    assert run("snapshot", name, "low.jpg", "--quality", "10").returncode == 0
+    assert Path("low.jpg").stat().st_size < Path("high.jpg").stat().st_size / 2
+
+
+def test_snapshot_works_on_a_dead_writers_segment(name: str) -> None:
+    cv2 = pytest.importorskip("cv2")
+    leave_dead_segment(name, value=9)
+    assert run("snapshot", name, "last.png").returncode == 0
+    assert (cv2.imread("last.png") == 9).all()
+
+
+def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    with SharedMemoryFrameWriter(name, SHAPE) as writer:
+        process = start("snapshot", name, "first.png", "--timeout", "30")
+        wait_until(lambda: inspect_segment(name).readers, 30, "a reader")
+        writer.write_frame(gradient)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+    np.testing.assert_array_equal(cv2.imread("first.png"), gradient)
+
+
+def test_snapshot_gives_up_when_no_frame_comes(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    with SharedMemoryFrameWriter(name, SHAPE):
+        assert_fails(run("snapshot", name, "x.png", "--timeout", "0.1"), 1, name, "0.1 s")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["table.gif", "table", ".png"])
+def test_snapshot_refuses_other_extensions(writer: SharedMemoryFrameWriter, name: str, file: str) -> None:
+    pytest.importorskip("cv2")
+    assert_fails(run("snapshot", name, file), 2, file, ".png", ".jpg", ".jpeg")
+
+
+def test_snapshot_needs_a_directory_that_exists(writer: SharedMemoryFrameWriter, name: str, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    assert_fails(run("snapshot", name, "missing/table.png"), 2, "missing")
+    (tmp_path / "directory.png").mkdir()
+    assert_fails(run("snapshot", name, "directory.png"), 2, "directory.png")
+
+
+def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "table.png").write_bytes(b"old")
+    with SharedMemoryFrameWriter(name, (48, 64, 5), pixel_format="RAW") as writer:
+        writer.write_frame(np.zeros((48, 64, 5), np.uint8))
+        assert_fails(run("snapshot", name, "table.png"), 1, "RAW")
+    assert (tmp_path / "table.png").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.png"]
+
+
+def test_a_snapshot_has_the_permissions_of_any_new_file(writer: SharedMemoryFrameWriter, name: str) -> None:
+    pytest.importorskip("cv2")
+    before = os.umask(0o027)
+    try:
+        assert run("snapshot", name, "table.png").returncode == 0
+    finally:
+        os.umask(before)
+    assert Path("table.png").stat().st_mode & 0o777 == 0o640
+
+
+def encoded(frame: npt.NDArray[Any], pixel_format: str, extension: str = ".png") -> npt.NDArray[Any]:
+    import cv2
+
+    from billiards_shm.serve.encoder import encode_image
+
+    data = np.frombuffer(encode_image(frame, pixel_format, extension, 95), np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
+
+
+def test_every_lossless_format_comes_out_of_a_png_as_it_was(gradient: npt.NDArray[Any]) -> None:
+    pytest.importorskip("cv2")
+    gray = gradient[..., 2]
+    deep = gray.astype(np.uint16) * 257 + 3
+    with_alpha = np.dstack([gradient, gray])
+    np.testing.assert_array_equal(encoded(gradient, "BGR24"), gradient)
+    np.testing.assert_array_equal(encoded(gradient[..., ::-1], "RGB24"), gradient)
+    np.testing.assert_array_equal(encoded(with_alpha, "BGRA32"), with_alpha)
+    np.testing.assert_array_equal(encoded(gray, "GRAY8"), gray)
+    np.testing.assert_array_equal(encoded(deep, "GRAY16"), deep)
+    assert encoded(deep, "GRAY16", ".jpg").dtype == np.uint8
+    assert encoded(with_alpha, "BGRA32", ".jpg").shape == SHAPE
+
+
+def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
+    pytest.importorskip("cv2")
+    # BT.601, studio range: Y 81, U 90, V 240 is pure red.
+    luma, u, v = 81, 90, 240
+    yuyv = np.empty((48, 64, 2), np.uint8)
+    yuyv[..., 0] = luma
+    yuyv[:, 0::2, 1], yuyv[:, 1::2, 1] = u, v
+    nv12 = np.empty((72, 64), np.uint8)
+    nv12[:48] = luma
+    nv12[48:, 0::2], nv12[48:, 1::2] = u, v
+    for frame, pixel_format in ((yuyv, "YUYV"), (nv12, "NV12")):
+        image = encoded(frame, pixel_format)
+        assert image.shape == SHAPE
+        assert np.abs(image.astype(int) - (0, 0, 255)).max() <= 3
+
+
+def test_a_jpeg_frame_is_passed_on_or_decoded(gradient: npt.NDArray[Any]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    from billiards_shm.serve.encoder import encode_image
+
+    data = cv2.imencode(".jpg", gradient)[1].reshape(1, -1)
+    assert encode_image(data, "MJPG", ".jpg") == data.tobytes()
+    np.testing.assert_array_equal(encoded(data, "MJPG"), cv2.imdecode(data, cv2.IMREAD_COLOR))
+
+
+def test_a_jpeg_frame_without_its_tables_becomes_a_file_with_them(gradient: npt.NDArray[Any]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    data: bytes = cv2.imencode(".jpg", gradient)[1].tobytes()
+    bare = bytearray()
+    rest = data
+    while (at := rest.find(b"\xff\xc4")) >= 0:
+        length = int.from_bytes(rest[at + 2 : at + 4], "big")
+        bare += rest[:at]
+        rest = rest[at + 2 + length :]
+    bare += rest
+    image = encoded(np.frombuffer(bare, np.uint8).reshape(1, -1), "MJPG", ".jpg")
+    assert np.abs(image.astype(int) - cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("frame", "pixel_format", "words"),
+    [
+        (np.zeros((4, 4), np.uint8), "RAW", "RAW"),
+        (np.zeros((4, 4, 3), np.float32), "BGR24", "float32"),
+        (np.zeros((4, 5, 2), np.uint8), "YUYV", r"\(4, 5, 2\)"),
+        (np.zeros((5, 4), np.uint8), "NV12", r"\(5, 4\)"),
+        (np.zeros((1, 99), np.uint8), "MJPG", "JPEG"),
+        (np.frombuffer(b"\xff\xd8 and nothing more", np.uint8).reshape(1, -1), "MJPG", "JPEG"),
+        (np.zeros((4, 4, 3), np.uint8), "PNM", "PNM"),
+    ],
+)
+def test_what_cannot_be_encoded_says_why(frame: npt.NDArray[Any], pixel_format: str, words: str) -> None:
+    pytest.importorskip("cv2")
+    from billiards_shm.serve.encoder import encode_image
+
+    with pytest.raises(ValueError, match=words):
+        encode_image(frame, pixel_format, ".png")
+
+
+# clean
+
+
+CLEAN_ALL = """
+import os, signal, subprocess, sys
+import numpy as np
+from billiards_shm import SharedMemoryFrameWriter, list_segments
+
+name, script = sys.argv[1:]
+if os.fork() == 0:
+    dead = SharedMemoryFrameWriter(f"{name}_dead", (48, 64, 3))
+    dead.write_frame(np.zeros((48, 64, 3), np.uint8))
+    os.kill(os.getpid(), signal.SIGKILL)
+os.wait()
+with SharedMemoryFrameWriter(name, (48, 64, 3)):
+    subprocess.run([script, "clean"], check=True)
+    print(*(info.name for info in list_segments()))
+"""
+
+
+def test_clean_removes_what_dead_writers_left_and_nothing_else(name: str) -> None:
+    command = [sys.executable, "-c", CLEAN_ALL, name, SCRIPT]
+    # Where that is possible with a /dev/shm of its own: whatever else lies there is not ours to clean.
+    private = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
+    if shutil.which("unshare") and subprocess.run([*private, "true"], capture_output=True, check=False).returncode == 0:
+        command = [*private, *command]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    removed, left = result.stdout.splitlines()[-2:]
+    assert removed == f"removed {name}_dead"
+    assert name in left.split()
+    assert f"{name}_dead" not in left.split()
+
+
+def test_clean_of_one_name_spares_the_others(name: str) -> None:
+    other = f"{name}_other"
+    leave_dead_segment(name)
+    leave_dead_segment(other)
+    result = run("clean", name)
+    assert (result.returncode, result.stdout) == (0, f"removed {name}\n")
+    assert other in [info.name for info in list_segments()]
+    remove_stale_segments([other])
+
+
+def test_clean_as_json_is_an_object_a_segment(name: str) -> None:
+    leave_dead_segment(name)
+    assert json_lines(run("clean", name, "--json").stdout) == [{"name": name, "removed": True}]
+
+
+def test_clean_refuses_the_segment_of_a_living_writer(writer: SharedMemoryFrameWriter, name: str) -> None:
+    assert_fails(run("clean", name), 4, name, str(os.getpid()))
+    assert name in [info.name for info in list_segments()]
+
+
+def test_clean_removes_what_it_can_and_reports_the_rest(writer: SharedMemoryFrameWriter, name: str) -> None:
+    dead, missing = f"{name}_dead", f"{name}_missing"
+    leave_dead_segment(dead)
+    result = run("clean", name, missing, dead)
+    assert (result.returncode, result.stdout) == (4, f"removed {dead}\n")
+    errors = result.stderr.splitlines()
+    assert len(errors) == 2
+    assert any(missing in line for line in errors)
+
+
+def test_clean_takes_a_path(tmp_path: Path) -> None:
+    path = str(tmp_path / "table.shm")
+    leave_dead_segment(path)
+    assert run("clean", path).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_readers_keep_their_frames_across_clean(name: str) -> None:
+    leave_dead_segment(name)
+    with SharedMemoryFrameReader(name) as reader:
+        frame, _ = reader.read_frame()
+        assert run("clean", name).returncode == 0
+        assert frame is not None
+        assert (frame == 7).all()
+
+
+# Completion
+
+
+def complete(*words: str) -> list[str]:
+    """What the shell would offer for the last word."""
+    result = run(
+        _BILLIARDS_SHM_COMPLETE="bash_complete",
+        COMP_WORDS=" ".join(["billiards-shm", *words]),
+        COMP_CWORD=str(len(words)),
+    )
+    assert result.stderr == ""
+    return [line.partition(",")[2] for line in result.stdout.splitlines()]
+
+
+def test_commands_complete() -> None:
+    assert complete("in") == ["inspect"]
+
+
+@pytest.mark.parametrize("command", ["inspect", "watch", "snapshot", "clean"])
+def test_names_complete(writer: SharedMemoryFrameWriter, name: str, command: str) -> None:
+    assert complete(command, name) == [name]
+
+
+def test_options_of_the_configuration_complete() -> None:
+    assert "--slots" in complete("capture", "--sl")
+    assert "gstreamer" in complete("capture", "--backend", "g")
+
+
+def test_sources_complete() -> None:
+    assert "demo" in complete("capture", "de")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed(shell: str) -> None:
+    result = run(_BILLIARDS_SHM_COMPLETE=f"{shell}_source")
+    assert result.returncode == 0
+    assert "billiards-shm" in result.stdout
+    if shutil.which(shell):
+        check = subprocess.run([shell, "-n"], input=result.stdout, text=True, capture_output=True, check=False)
+        assert (check.returncode, check.stderr) == (0, "")
+
+
+def test_completion_works_in_bash(writer: SharedMemoryFrameWriter, name: str) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash")
+    script = (
+        'eval "$(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"\n'
+        'COMP_WORDS=(billiards-shm inspect "$1"); COMP_CWORD=2\n'
+        '_billiards_shm_completion billiards-shm "$1" inspect\n'
+        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    path = f"{Path(SCRIPT).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-c", script, "bash", name],
+        capture_output=True,
+        text=True,
+        env=environment(PATH=path),
+        check=False,
+    )
+    assert result.stdout.split() == [name]

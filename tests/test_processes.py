@@ -1,0 +1,759 @@
+"""Several processes: whoever dies, forks or comes at the same instant, the others go on."""
+
+import fcntl
+import os
+import signal
+import struct
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from child_processes import Child, run
+from segment_layout import WRITER_BYTE, opened
+from segments_under_test import LARGER, SHAPE, new_frame, path_of, picture, sees, wait_until
+
+from billiards_shm import (
+    SegmentStatus,
+    SharedMemoryFrameReader,
+    SharedMemoryFrameWriter,
+    WriterExistsError,
+    inspect_segment,
+    remove_stale_segments,
+)
+
+HOLD_TWO = """
+reader = SharedMemoryFrameReader(sys.argv[1])
+first = new_frame(reader)
+say("one")
+told()
+second = new_frame(reader)
+assert first[1].zero_copy and second[1].zero_copy
+say("two")
+told()
+"""
+
+
+# ---------------------------------------------------------------- many readers
+
+
+def test_readers_in_many_processes_see_the_same_pictures(segment_name: str) -> None:
+    code = """
+    seen = skipped = 0
+    with SharedMemoryFrameReader(sys.argv[1], copy=sys.argv[2] == "copy") as reader:
+        reader.attach()
+        say("attached")
+        for frame, metadata in reader:
+            assert sees(frame, metadata.sequence), metadata
+            seen += 1
+            skipped += metadata.skipped
+    say(seen, skipped, metadata.sequence)
+    """
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        children = [Child(code, segment_name, kind) for kind in ("lease", "copy", "lease", "lease")]
+        for child in children:
+            assert child.says() == "attached"
+        assert {reader.pid for reader in inspect_segment(segment_name).readers} == {child.pid for child in children}
+        for number in range(1, 301):
+            writer.write_frame(picture(number))
+            time.sleep(0.0005)
+    for child in children:
+        with child:
+            seen, skipped, last = map(int, child.says().split())
+            assert last == 300, "the last frame is delivered"
+            assert 300 - 5 <= seen + skipped <= 300
+            child.ends_well()
+
+
+def test_a_reader_that_is_killed_gives_its_tokens_to_the_next(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer:
+        writer.write_frame(picture(1))
+        with Child(HOLD_TWO, segment_name) as child:
+            child.says()
+            child.tell()
+            writer.write_frame(picture(2))
+            child.says()
+            (holder,) = inspect_segment(segment_name).readers
+            assert (holder.pid, holder.leases) == (child.pid, 2)
+            with SharedMemoryFrameReader(segment_name) as other:
+                assert not new_frame(other)[1].zero_copy, "both tokens are taken"
+            child.kill()
+        with opened(path_of(segment_name)) as segment:
+            assert sum(pin != 0 for pin in segment.pins) == 2, "what the dead pinned is still pinned"
+        assert inspect_segment(segment_name).readers == (), "but the dead are not shown"
+        for number in range(3, 50):
+            assert writer.write_frame(picture(number)) == number, "and the writer does not mind"
+        with SharedMemoryFrameReader(segment_name) as heir, opened(path_of(segment_name)) as segment:
+            view, metadata = new_frame(heir)
+            assert metadata.zero_copy
+            writer.write_frame(picture(50))
+            more, metadata = new_frame(heir)
+            assert metadata.zero_copy
+            assert sees(view, 49)
+            assert sees(more, 50)
+            del view, more
+            assert not any(segment.pins), "nothing of the dead is left"
+        assert writer.statistics.leases_broken == 0
+
+
+def test_a_reader_that_was_starved_of_tokens_gets_one_when_their_owner_is_killed(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer,
+        SharedMemoryFrameReader(segment_name) as starved,
+        Child(HOLD_TWO, segment_name) as child,
+    ):
+        writer.write_frame(picture(1))
+        child.says()
+        child.tell()
+        writer.write_frame(picture(2))
+        child.says()
+        assert not new_frame(starved)[1].zero_copy
+        child.kill()
+
+        def leases() -> bool:
+            writer.write_frame(picture(3))
+            return bool(new_frame(starved)[1].zero_copy)
+
+        wait_until(leases, 2)
+
+
+def test_stopped_readers_do_not_hold_the_writer_up(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer,
+        Child(HOLD_TWO, segment_name) as child,
+        SharedMemoryFrameReader(segment_name, max_leases=0) as other,
+    ):
+        writer.write_frame(picture(1))
+        child.says()
+        child.tell()
+        writer.write_frame(picture(2))
+        child.says()
+        child.process.send_signal(signal.SIGSTOP)
+        for number in range(3, 1003):
+            assert writer.write_frame(picture(number)) == number
+            assert sees(new_frame(other)[0], number)
+        assert writer.statistics.dropped == writer.statistics.leases_broken == 0
+        child.process.send_signal(signal.SIGCONT)
+        child.tell()
+        child.ends_well()
+
+
+def test_forged_pins_do_not_stop_the_writer_and_their_victims_are_told(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        writer.write_frame(picture(1))
+        view = new_frame(reader)[0]
+        with opened(path_of(segment_name)) as segment:
+            for number in range(2, 20):
+                for slot in range(4):
+                    segment.set_pin(slot, 2**64 - 1)
+                assert writer.write_frame(picture(number)) == number
+        assert writer.statistics.leases_broken > 0
+        assert inspect_segment(segment_name).leases_broken == writer.statistics.leases_broken
+        assert not view.base.obj.intact
+
+
+def test_bits_that_are_no_token_are_nobodys(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer:
+        writer.write_frame(picture(1))
+        with opened(path_of(segment_name)) as segment:
+            for number in range(2, 30):
+                for slot in range(4):
+                    segment.set_pin(slot, 0xFFFFFFFFFFFFFFFC)  # slots=4 are tokens 0 and 1
+                assert writer.write_frame(picture(number)) == number
+        assert writer.statistics.leases_broken == 0
+        assert writer.statistics.backed_slots == 3
+
+
+# ---------------------------------------------------------------- the writer dies
+
+
+def test_a_killed_writer_is_dead_within_200_ms_and_a_new_one_takes_over_at_once(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        frame, metadata = new_frame(reader)
+        assert reader.status is SegmentStatus.LIVE
+        child.kill()
+        killed = time.monotonic()
+        wait_until(lambda: reader.status is SegmentStatus.DEAD, 0.2)
+        assert inspect_segment(segment_name).status is SegmentStatus.DEAD
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            assert time.monotonic() - killed < 1
+            assert writer.write_frame(picture(2)) == 2
+            again, more = new_frame(reader)
+            assert reader.status is SegmentStatus.LIVE
+        assert (metadata.sequence, more.sequence, more.skipped) == (1, 2, 0)
+        assert metadata.generation != more.generation
+        assert sees(frame, 1)
+        assert sees(again, 2)
+
+
+def test_a_waiting_reader_goes_on_through_kill_after_kill_with_rising_numbers(segment_name: str) -> None:
+    code = """
+    writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+    say("open")
+    while True:
+        writer.write_frame(picture(writer.sequence + 1))
+        time.sleep(0.001)
+    """
+    numbers: list[int] = []
+    generations = set()
+    with SharedMemoryFrameReader(segment_name) as reader:
+        iterator = reader.frames(timeout=20)
+        for _ in range(4):
+            with Child(code, segment_name) as child:
+                child.says()
+                wanted = len(generations) + 1
+                for frame, metadata in iterator:
+                    assert sees(frame, metadata.sequence)
+                    numbers.append(metadata.sequence)
+                    generations.add(metadata.generation)
+                    if len(generations) == wanted and len(numbers) % 20 == 0:
+                        break
+                child.kill()
+    assert numbers == sorted(set(numbers)), "rising, none twice"
+    assert len(generations) == 4
+    remove_stale_segments([segment_name])
+
+
+def test_a_writer_killed_with_an_open_loan_uses_no_number_up_twice(segment_name: str) -> None:
+    code = """
+    writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+    writer.write_frame(picture(1))
+    slot = writer.loan()
+    slot.array[:] = 255
+    say("lent")
+    told()
+    """
+    with Child(code, segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        view = new_frame(reader)[0]
+        child.kill()
+        assert reader.read_frame() == (None, None), "what was never published is never seen"
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            first = writer.write_frame(picture(2))
+            assert first in (2, 3), "number 2 may have been shown already, for all the successor knows"
+            frame, metadata = new_frame(reader)
+            assert metadata.sequence == first
+            assert sees(frame, 2)
+            assert sees(view, 1)
+
+
+def test_numbers_go_on_after_whatever_a_killed_writer_may_have_shown(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+        child.says()
+        child.kill()
+    with opened(path_of(segment_name)) as segment:  # killed after W8, before W10: complete, but not the latest
+        slot = (segment.latest[1] + 1) % 3
+        segment.descriptor(slot)["seq"] = 2 * 7
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert writer.write_frame(picture(8)) == 8
+
+
+def test_numbers_that_a_corrupt_segment_claims_do_not_make_the_successor_unreadable(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+        child.says()
+        child.kill()
+    with opened(path_of(segment_name)) as segment:
+        segment.publication["latest"] = 2**64 - 1
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, SharedMemoryFrameReader(segment_name) as reader:
+        writer.write_frame(picture(1))
+        frame, metadata = reader.read_frame(timeout=0.5)
+        assert frame is not None
+        assert sees(frame, 1)
+        assert metadata.sequence == writer.sequence
+
+
+def test_a_stopped_writer_is_alive(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        new_frame(reader)
+        child.process.send_signal(signal.SIGSTOP)
+        assert reader.status is SegmentStatus.LIVE
+        with pytest.raises(WriterExistsError):
+            SharedMemoryFrameWriter(segment_name, SHAPE)
+        assert remove_stale_segments([segment_name]) == []
+        child.process.send_signal(signal.SIGCONT)
+        child.tell()
+        child.ends_well()
+
+
+def read_lock(path: Path, byte: int) -> int:
+    """What anybody can have who may read the object. The lock goes with the file returned."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+    fcntl.fcntl(file, F_OFD_SETLK, lock)
+    return file
+
+
+F_OFD_SETLK = 37  # the module has the name from Python 3.13 on
+
+
+def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_who_is_in_the_way(
+    segment_name: str,
+) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        new_frame(reader)
+        child.kill()
+        file = read_lock(path_of(segment_name), WRITER_BYTE)
+        assert reader.status is SegmentStatus.DEAD
+        assert inspect_segment(segment_name).status is SegmentStatus.DEAD
+        with pytest.raises(WriterExistsError, match=r"gone.*read lock.*/proc/locks"):
+            SharedMemoryFrameWriter(segment_name, SHAPE)
+        os.close(file)
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            assert writer.write_frame(picture(2)) == 2
+
+
+def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+        child.says()
+        child.kill()
+    file = read_lock(path_of(segment_name), WRITER_BYTE)  # as `clean` does while it looks
+    timer = threading.Timer(0.05, os.close, [file])
+    timer.start()
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert writer.write_frame(picture(2)) == 2
+    timer.join()
+
+
+# ---------------------------------------------------------------- who gets the name
+
+
+def test_a_second_writer_of_a_living_name_is_refused_and_told_whose_it_is(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        for _ in range(2):
+            begun = time.monotonic()
+            with pytest.raises(WriterExistsError, match=f"{segment_name}.*{child.pid}"):
+                SharedMemoryFrameWriter(segment_name, SHAPE)
+            assert time.monotonic() - begun < 1
+        assert sees(new_frame(reader)[0], 1)
+        assert reader.status is SegmentStatus.LIVE, "the first is not disturbed"
+        child.tell()
+        child.ends_well()
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert writer.write_frame(picture(1)) == 1
+
+
+def test_a_second_writer_in_the_same_process_is_refused_too(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        with pytest.raises(WriterExistsError, match=str(os.getpid())):
+            SharedMemoryFrameWriter(segment_name, LARGER)
+        assert writer.write_frame(picture(1)) == 1
+
+
+def race(rounds: int, contenders: int, name: str, before: Callable[[], None]) -> None:
+    """Writers that start at the same instant: exactly one wins, and its segment has the name."""
+    barrier = threading.Barrier(contenders)
+
+    def start() -> SharedMemoryFrameWriter | None:
+        barrier.wait()
+        try:
+            return SharedMemoryFrameWriter(name, SHAPE)
+        except WriterExistsError:
+            return None
+
+    with ThreadPoolExecutor(contenders) as pool:
+        for _ in range(rounds):
+            before()
+            started = [job.result() for job in [pool.submit(start) for _ in range(contenders)]]
+            winners = [writer for writer in started if writer is not None]
+            assert len(winners) == 1
+            assert inspect_segment(name).generation == winners[0].generation
+            winners[0].close()
+
+
+def test_of_writers_that_start_at_once_exactly_one_wins(segment_name: str) -> None:
+    race(15, 4, segment_name, lambda: None)
+
+
+def test_of_writers_that_take_over_at_once_exactly_one_wins(segment_name: str) -> None:
+    def leave_a_dead_one() -> None:
+        with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+            child.says()
+            child.kill()
+
+    race(5, 4, segment_name, leave_a_dead_one)
+
+
+def test_of_processes_that_start_at_once_exactly_one_wins(segment_name: str) -> None:
+    code = """
+    say("ready")
+    while told():
+        try:
+            writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+        except WriterExistsError:
+            say("lost")
+        else:
+            say("won", writer.generation)
+            told()
+            writer.close()
+            say("closed")
+    """
+    with Child(code, segment_name) as one, Child(code, segment_name) as other:
+        assert one.says() == other.says() == "ready"
+        for _ in range(12):
+            one.tell()
+            other.tell()
+            said = {child: child.says() for child in (one, other)}
+            winners = [child for child, what in said.items() if what.startswith("won")]
+            assert len(winners) == 1, said.values()
+            assert said[winners[0]] == f"won {inspect_segment(segment_name).generation}"
+            winners[0].tell()
+            assert winners[0].says() == "closed"
+        for child in (one, other):
+            child.tell("")
+            child.ends_well()
+
+
+def test_clean_never_takes_the_name_from_a_writer_that_starts_or_lives(segment_name: str) -> None:
+    stop = threading.Event()
+
+    def clean() -> int:
+        removed = 0
+        while not stop.is_set():
+            removed += len(remove_stale_segments([segment_name]))
+        return removed
+
+    with ThreadPoolExecutor(2) as pool:
+        cleaning = [pool.submit(clean) for _ in range(2)]
+        for number in range(100):
+            with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+                assert writer.write_frame(picture(number)) == 1
+                assert inspect_segment(segment_name).generation == writer.generation
+        stop.set()
+        assert [job.result() for job in cleaning] == [0, 0]
+
+
+def test_readers_never_meet_half_a_segment_while_writers_come_and_go(segment_name: str) -> None:
+    stop = threading.Event()
+
+    def attach() -> int:
+        attached = 0
+        while not stop.is_set():
+            with SharedMemoryFrameReader(segment_name) as reader:
+                frame, _ = reader.read_frame()
+                if frame is not None:
+                    assert sees(frame, 1)
+                    attached += 1
+        return attached
+
+    with ThreadPoolExecutor(2) as pool:
+        attaching = [pool.submit(attach) for _ in range(2)]
+        for _ in range(150):
+            with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+                writer.write_frame(picture(1))
+                time.sleep(0.0005)
+        stop.set()
+        assert sum(job.result() for job in attaching) > 0
+
+
+# ---------------------------------------------------------------- fork
+
+FORKED = """
+reading, writing = os.pipe()
+
+def in_child(body):
+    # What `body` returns or raises there, as text.
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = repr(body())
+        except BaseException as error:
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writing, answer.encode() + b"\\n")
+        os._exit(0)
+    answer = b""
+    while not answer.endswith(b"\\n"):
+        answer += os.read(reading, 4096)
+    assert os.waitpid(pid, 0)[1] == 0, "the child crashed"
+    return answer.decode().strip()
+
+def holds_in_child(body):
+    answer = in_child(body)
+    assert answer == "True", answer
+
+name = sys.argv[1]
+"""
+
+
+def test_a_forked_child_does_not_keep_a_killed_writer_alive(segment_name: str) -> None:
+    code = """
+    writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+    writer.write_frame(picture(1))
+    slot = writer.loan()
+    reader = SharedMemoryFrameReader(sys.argv[1])
+    view = new_frame(reader)[0]
+    pid = os.fork()
+    if pid == 0:
+        say(os.getpid())
+        signal.pause()
+    told()
+    """
+    with Child(code, segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        forked = int(child.says())
+        try:
+            new_frame(reader)
+            child.kill()
+            os.kill(forked, 0)  # it lives, with copies of everything
+            wait_until(lambda: reader.status is SegmentStatus.DEAD, 0.2)
+            with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+                number = writer.write_frame(picture(2))
+                assert new_frame(reader)[1].sequence == number
+                assert [each.pid for each in inspect_segment(segment_name).readers] == [os.getpid()]
+        finally:
+            os.kill(forked, signal.SIGKILL)
+
+
+def test_a_forked_child_does_not_keep_a_killed_readers_tokens(segment_name: str) -> None:
+    code = """
+    reader = SharedMemoryFrameReader(sys.argv[1])
+    view, metadata = new_frame(reader)
+    assert metadata.zero_copy
+    pid = os.fork()
+    if pid == 0:
+        say(os.getpid())
+        signal.pause()
+    told()
+    """
+    with SharedMemoryFrameWriter(segment_name, SHAPE, slots=3) as writer:
+        writer.write_frame(picture(1))
+        with Child(code, segment_name) as child:
+            forked = int(child.says())
+            try:
+                child.kill()
+                with SharedMemoryFrameReader(segment_name) as heir:
+                    assert new_frame(heir)[1].zero_copy, "the only token is free again"
+            finally:
+                os.kill(forked, signal.SIGKILL)
+
+
+def test_a_forked_child_that_drops_everything_frees_nothing_of_its_parents(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+writer = SharedMemoryFrameWriter(name, SHAPE)
+writer.write_frame(picture(1))
+reader = SharedMemoryFrameReader(name)
+view = new_frame(reader)[0]
+slot = writer.loan()
+array = slot.array
+
+def drop():
+    global view, reader, writer, slot, array
+    del view, array, slot
+    reader.close()
+    writer.close()
+    del reader, writer
+    gc.collect()
+
+assert in_child(drop) == "None"
+assert in_child(lambda: sys.exit(0)).startswith("SystemExit")
+array[:] = picture(2)
+assert slot.publish() == 2
+(found,) = inspect_segment(name).readers
+assert (found.pid, found.leases) == (os.getpid(), 1)
+assert inspect_segment(name).status == "live"
+for number in range(3, 500):
+    assert writer.write_frame(picture(number)) == number
+assert sees(view, 1)
+assert sees(new_frame(reader)[0], 499)
+""",
+        segment_name,
+    )
+    assert not path_of(segment_name).exists()
+
+
+def test_a_child_that_ends_in_order_does_not_close_its_parents_writer(segment_name: str) -> None:
+    run(
+        """
+        writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+        writer.write_frame(picture(1))
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)     # with exit handlers, destructors and all
+        assert os.waitpid(pid, 0)[1] == 0
+        assert inspect_segment(sys.argv[1]).status == "live"
+        assert writer.write_frame(picture(2)) == 2
+        """,
+        segment_name,
+    )
+
+
+def test_a_forked_writer_raises_value_error_and_says_what_to_do(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+writer = SharedMemoryFrameWriter(name, SHAPE)
+writer.write_frame(picture(1))
+for use in (
+    lambda: writer.write_frame(picture(2)),
+    lambda: writer.write_frame(picture(2, LARGER)),
+    lambda: writer.loan(),
+    lambda: writer.update_source(reason="x"),
+):
+    answer = in_child(use)
+    assert answer.startswith("ValueError"), answer
+    assert name in answer and "parent" in answer, answer
+assert in_child(writer.close) == "None"
+slot = writer.loan()
+assert in_child(slot.publish).startswith("ValueError")
+assert in_child(slot.cancel) == "None"
+slot.array[:] = picture(2)
+assert slot.publish() == 2
+assert writer.write_frame(picture(3)) == 3
+""",
+        segment_name,
+    )
+
+
+def test_a_forked_child_may_write_under_another_name(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+writer = SharedMemoryFrameWriter(name, SHAPE)
+
+def write():
+    with SharedMemoryFrameWriter(name + "-child", SHAPE) as own, SharedMemoryFrameReader(name + "-child") as reader:
+        own.write_frame(picture(5))
+        return sees(new_frame(reader)[0], 5)
+
+holds_in_child(write)
+assert writer.write_frame(picture(1)) == 1
+""",
+        segment_name,
+    )
+
+
+def test_a_forked_reader_attaches_anew_and_both_go_on(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+writer = SharedMemoryFrameWriter(name, SHAPE)
+writer.write_frame(picture(1))
+reader = SharedMemoryFrameReader(name)
+view = new_frame(reader)[0]
+before = len(inspect_segment(name).readers)
+
+def read():
+    frame, metadata = reader.read_frame()
+    assert frame is None, "seen by the parent, so seen here"
+    again, metadata = reader.latest_frame()
+    assert sees(again, 1) and metadata.zero_copy
+    found = {each.pid: each.leases for each in inspect_segment(name).readers}
+    assert found == {os.getppid(): 1, os.getpid(): 1}, found
+    return True
+
+holds_in_child(read)
+writer.write_frame(picture(2))
+holds_in_child(lambda: sees(new_frame(reader)[0], 2))
+assert sees(new_frame(reader)[0], 2)
+assert sees(view, 1)
+assert len(inspect_segment(name).readers) == before
+""",
+        segment_name,
+    )
+
+
+def test_a_fork_while_another_thread_reads_and_writes_leaves_the_child_usable(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+import threading, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+writer = SharedMemoryFrameWriter(name, SHAPE)
+reader = SharedMemoryFrameReader(name)
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        writer.write_frame(picture(1))
+        reader.read_frame()
+
+def wait():
+    while not stop.is_set():
+        reader.read_frame(timeout=0.01)
+
+threads = [threading.Thread(target=work, daemon=True), threading.Thread(target=wait, daemon=True)]
+for thread in threads:
+    thread.start()
+for _ in range(30):
+    holds_in_child(lambda: sees(reader.latest_frame()[0], 1))
+    assert in_child(writer.close) == "None"
+stop.set()
+for thread in threads:
+    thread.join()
+""",
+        segment_name,
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_every_start_method_of_multiprocessing_works(segment_name: str, method: str) -> None:
+    run(
+        """
+        import multiprocessing
+        from segments_under_test import read_one, write_until_told
+
+        name, method = sys.argv[1:]
+        context = multiprocessing.get_context(method)
+        own = SharedMemoryFrameWriter(name, SHAPE)
+        own.write_frame(picture(41))
+
+        here, there = context.Pipe()
+        reading = context.Process(target=read_one, args=(name, there))
+        reading.start()
+        sequence, zero_copy, pixels = here.recv()
+        assert (sequence, zero_copy, pixels) == (1, True, picture(41).tobytes())
+        reading.join()
+        assert reading.exitcode == 0
+        assert own.write_frame(picture(42)) == 2, "the child's exit closes nothing"
+
+        writing = context.Process(target=write_until_told, args=(name + "-child", 1, 5, there))
+        writing.start()
+        assert here.recv() == 5
+        with SharedMemoryFrameReader(name + "-child") as reader:
+            frame, metadata = new_frame(reader)
+            assert metadata.sequence == 5 and sees(frame, 5)
+            os.kill(writing.pid, signal.SIGKILL)
+            writing.join()
+            assert reader.status == "dead"
+            with SharedMemoryFrameWriter(name + "-child", SHAPE) as heir:
+                assert heir.write_frame(picture(6)) == 6
+                assert new_frame(reader)[1].sequence == 6
+            assert sees(frame, 5)
+        own.close()
+        """,
+        segment_name,
+        method,
+    )
+
+
+def test_a_program_started_by_exec_inherits_nothing(segment_name: str) -> None:
+    code = """
+    import subprocess
+    writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
+    writer.write_frame(picture(1))
+    reader = SharedMemoryFrameReader(sys.argv[1])
+    view = new_frame(reader)[0]
+    child = subprocess.Popen(["sleep", "1000"], close_fds=False)
+    links = [os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")]
+    say(child.pid, any("/dev/shm" in link for link in links))
+    told()
+    """
+    with Child(code, segment_name) as child:
+        started, inherited = child.says().split()
+        try:
+            assert inherited == "False"
+            child.kill()
+            with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+                assert writer.write_frame(picture(2)) == 2
+        finally:
+            os.kill(int(started), signal.SIGKILL)
