@@ -187,7 +187,7 @@ def unprivileged() -> Iterator[Path]:
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         if user == 0:
-            os.chmod(folder, 0o777)
+            Path(folder).chmod(0o777)
             os.seteuid(65534)
         try:
             yield Path(folder)
@@ -197,7 +197,8 @@ def unprivileged() -> Iterator[Path]:
 
 def test_an_unreadable_file_is_an_error_that_says_so(unprivileged: Path) -> None:
     path = unprivileged / "clip.mp4"
-    path.touch(mode=0)
+    path.write_bytes(b"content")
+    path.chmod(0)
     with pytest.raises(CameraError, match=r"permission denied$"):
         open_camera(path)
 
