@@ -10,6 +10,7 @@ BILLIARDS_SHM_DEBUG      1                            -O0 -g
 import os
 import sys
 import sysconfig
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,7 +18,7 @@ from setuptools import Extension, setup
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
 
-CORE = ["attachment", "copy", "errors", "generation", "inspect", "names", "reader", "segment", "writer"]
+CORE = ["attachment", "copy", "errors", "frame", "generation", "inspect", "names", "reader", "segment", "writer"]
 PLATFORM = ["platform_posix", f"platform_{sys.platform}"]
 
 compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
@@ -43,7 +44,7 @@ extension = Extension(
     sources=["billiards_shm/_core.pyx", *(f"csrc/{name}.c" for name in CORE + PLATFORM)],
     depends=[
         "billiards_shm/_abi.pxd",
-        *(f"csrc/{name}.h" for name in (*CORE, "billiards_shm", "ordering", "platform", "protocol")),
+        *sorted(str(header) for header in Path("csrc").glob("*.h")),
     ],
     include_dirs=["csrc"],
     define_macros=macros,

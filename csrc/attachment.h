@@ -38,6 +38,11 @@ int bshm_attachment_open(bshm_attachment **attachment, const char *path, const c
 void bshm_attachment_unreference(bshm_attachment *attachment);
 bool bshm_attachment_is_of_parent(const bshm_attachment *attachment);
 
+/* R0, under the mutex: a token that pins nothing. One that will be kept if there may be another; else, or for a copy, a
+ * passing one, so that copies are as fast and as safe as leases without taking leases from others for long. Null: none. */
+bshm_lease *bshm_token_free(bshm_attachment *attachment, bool to_copy);
+void bshm_token_give_up(bshm_attachment *attachment, bshm_lease *lease);
+
 /* 1: *frame is the newest frame and pinned (R0 to R4); `to_copy` says that the pin is only for the length of a copy:
  * because it was asked for, or because max_leases frames are held. 0: nothing above `seen`. BSHM_NO_PIN: no token to be
  * had, or a slot that was always being written. Negative: corrupt. `retries` counts R3s. */

@@ -1,0 +1,226 @@
+/* frame.c - the frames of an attachment: pinned or found, copied, released. */
+#include "attachment.h"
+#include "copy.h"
+#include "protocol.h"
+
+#include <string.h>
+
+static int check_slot(const bshm_attachment *attachment, uint64_t latest, bshm_error *error)
+{
+    if (BSHM_LATEST_SLOT(latest) < attachment->identity.slot_count)
+        return BSHM_OK;
+    return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: its newest frame is said to be in slot %u of %u",
+                     attachment->name, BSHM_LATEST_SLOT(latest), attachment->identity.slot_count);
+}
+
+/* The address of a slot that was published, mapped at its first use. */
+static int slot_address(bshm_attachment *attachment, uint32_t slot, const void **address, bshm_error *error)
+{
+    if (!attachment->slots[slot]) {
+        uint64_t bytes = attachment->identity.slot_stride;
+        int rc = bshm_object_map(attachment->data_file, attachment->identity.pixels_offset + slot * bytes, bytes, 0,
+                                 attachment->name, &attachment->slots[slot], error);
+        if (rc < 0)
+            return rc;
+    }
+    *address = attachment->slots[slot];
+    return BSHM_OK;
+}
+
+/* Everything about the frame but the pin. The descriptor was copied already. */
+static int describe_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame,
+                          bshm_error *error)
+{
+    int rc = bshm_info_check(&frame->info, attachment->identity.slot_capacity, attachment->name, error);
+    if (rc < 0)
+        return rc;
+    frame->info.sequence = seq >> 1; /* what the protocol says, whatever the descriptor says */
+    memcpy(frame->generation, attachment->identity.generation, sizeof frame->generation);
+    frame->attachment = attachment;
+    frame->pixels = NULL;
+    frame->seq = seq;
+    frame->slot = slot;
+    frame->lease = -1;
+    frame->pinned = 0;
+    frame->to_copy = 1;
+    bshm_reference_take(&attachment->references);
+    return BSHM_OK;
+}
+
+/* The newest frame is pinned here already: one more frame on the same pin. */
+static bshm_lease *lease_of(bshm_attachment *attachment, uint64_t latest)
+{
+    for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
+        bshm_lease *lease = &attachment->leases[i];
+        if (lease->frames > 0 && lease->slot == BSHM_LATEST_SLOT(latest) &&
+            lease->seq == 2 * BSHM_LATEST_SEQUENCE(latest))
+            return lease;
+    }
+    return NULL;
+}
+
+static int hold(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, uint64_t seq, bool to_copy,
+                bshm_frame *frame, bshm_error *error)
+{
+    const void *pixels;
+    int rc = slot_address(attachment, slot, &pixels, error);
+    if (rc == BSHM_OK)
+        rc = describe_frame(attachment, slot, seq, frame, error);
+    if (rc < 0)
+        return rc;
+    lease->slot = slot;
+    lease->seq = seq;
+    lease->frames++;
+    frame->pixels = pixels;
+    frame->lease = (int32_t)(lease - attachment->leases);
+    frame->pinned = 1;
+    frame->to_copy = to_copy || lease->passing;
+    return 1;
+}
+
+/* R1 to R4 with a token in hand. BSHM_NO_PIN: try again. */
+static int pin_with(bshm_attachment *attachment, bshm_lease *lease, uint64_t seen, bool to_copy, bshm_frame *frame,
+                    bshm_error *error)
+{
+    uint64_t seq;
+    bshm_step_own();                                      /* R0 */
+    uint64_t latest = bshm_step_look(attachment->header); /* R1 */
+    uint64_t n = BSHM_LATEST_SEQUENCE(latest);
+    uint32_t slot = BSHM_LATEST_SLOT(latest);
+    if (n <= seen)
+        return 0;
+    int rc = check_slot(attachment, latest, error);
+    if (rc < 0)
+        return rc;
+    if (!bshm_step_pin(attachment->control, slot, lease->token)) /* R2, R3 */
+        return BSHM_NO_PIN;
+    rc = BSHM_NO_PIN;
+    if (bshm_step_describe_read(attachment->header, slot, n, &seq, &frame->info)) /* R4 */
+        rc = hold(attachment, lease, slot, seq, to_copy, frame, error);
+    if (rc != 1)
+        bshm_step_unpin(attachment->control, slot, lease->token);
+    return rc;
+}
+
+/* On a pin that this reader has already, which needs no token. BSHM_NO_PIN: there is none. */
+static int share_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, bshm_error *error)
+{
+    uint64_t seq;
+    uint64_t latest = bshm_step_look(attachment->header);
+    uint64_t n = BSHM_LATEST_SEQUENCE(latest);
+    bshm_lease *lease = n > seen ? lease_of(attachment, latest) : NULL;
+    if (!lease || !bshm_step_describe_read(attachment->header, lease->slot, n, &seq, &frame->info) || seq != lease->seq)
+        return BSHM_NO_PIN;
+    return hold(attachment, lease, lease->slot, seq, to_copy, frame, error);
+}
+
+static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
+                      bshm_error *error)
+{
+    int rc = share_pin(attachment, seen, to_copy, frame, error);
+    if (rc != BSHM_NO_PIN)
+        return rc;
+    bshm_lease *lease = bshm_token_free(attachment, to_copy);
+    if (!lease)
+        return BSHM_NO_PIN;
+    for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
+        rc = pin_with(attachment, lease, seen, to_copy, frame, error);
+        if (rc != BSHM_NO_PIN)
+            break;
+        ++*retries;
+    }
+    if (rc != 1 && lease->passing)
+        bshm_token_give_up(attachment, lease);
+    return rc;
+}
+
+int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
+                        bshm_error *error)
+{
+    if (!attachment->control)
+        return BSHM_NO_PIN;
+    plat_mutex_lock(&attachment->mutex);
+    int rc = pin_locked(attachment, seen, to_copy, frame, retries, error);
+    plat_mutex_unlock(&attachment->mutex);
+    return rc;
+}
+
+int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame *frame, uint64_t *retries,
+                         bshm_error *error)
+{
+    for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
+        uint64_t seq;
+        uint64_t latest = bshm_step_look(attachment->header); /* R1 */
+        uint64_t n = BSHM_LATEST_SEQUENCE(latest);
+        uint32_t slot = BSHM_LATEST_SLOT(latest);
+        if (n <= seen)
+            return 0;
+        int rc = check_slot(attachment, latest, error);
+        if (rc < 0)
+            return rc;
+        /* The descriptor may be rewritten while it is copied: only one that was not is worth checking. */
+        if (bshm_step_describe_read(attachment->header, slot, n, &seq, &frame->info) &&
+            bshm_step_unchanged(attachment->header, slot, seq)) {
+            rc = describe_frame(attachment, slot, seq, frame, error);
+            return rc < 0 ? rc : 1;
+        }
+        ++*retries;
+    }
+    return BSHM_NO_PIN;
+}
+
+int bshm_frame_intact(const bshm_frame *frame)
+{
+    return frame->attachment && bshm_step_unchanged(frame->attachment->header, frame->slot, frame->seq); /* R5 */
+}
+
+/* Through the file, not the mapping: what nobody pins may be punched out by a takeover, or truncated, and touching it
+ * then would be SIGBUS. The kernel's loads come before the fence of R5 like any others of this processor. */
+static int copy_unpinned(const bshm_frame *frame, uint8_t *to, uint64_t row_bytes)
+{
+    const bshm_attachment *attachment = frame->attachment;
+    const bshm_frame_info *info = &frame->info;
+    uint64_t from = attachment->identity.pixels_offset + frame->slot * attachment->identity.slot_stride;
+    if (info->row_stride == row_bytes)
+        return plat_read(attachment->data_file, to, (size_t)(row_bytes * info->height), from);
+    int rc = 0;
+    for (uint32_t row = 0; row < info->height && rc == 0; row++)
+        rc = plat_read(attachment->data_file, to + row * row_bytes, (size_t)row_bytes, from + row * info->row_stride);
+    return rc;
+}
+
+int bshm_frame_copy(const bshm_frame *frame, void *destination, uint64_t destination_bytes)
+{
+    const bshm_frame_info *info = &frame->info;
+    uint64_t row_bytes = (uint64_t)info->width * info->channels * info->item_size;
+    if (destination_bytes / info->height < row_bytes)
+        return BSHM_E_SHAPE;
+    if (frame->pinned) {
+        bshm_copy_rows(destination, (size_t)row_bytes, frame->pixels, (ptrdiff_t)info->row_stride, (size_t)row_bytes,
+                       info->height);
+        bshm_fence_seq_cst(); /* the copy may have used non-temporal stores */
+    } else if (copy_unpinned(frame, destination, row_bytes) < 0) {
+        return BSHM_E_TORN;
+    }
+    return bshm_frame_intact(frame) ? BSHM_OK : BSHM_E_TORN;
+}
+
+void bshm_frame_release(bshm_frame *frame)
+{
+    bshm_attachment *attachment = frame->attachment;
+    if (!attachment)
+        return;
+    if (frame->pinned && !bshm_attachment_is_of_parent(attachment)) {
+        plat_mutex_lock(&attachment->mutex);
+        bshm_lease *lease = &attachment->leases[frame->lease];
+        if (--lease->frames == 0) {
+            bshm_step_unpin(attachment->control, lease->slot, lease->token); /* R6 */
+            if (lease->passing)
+                bshm_token_give_up(attachment, lease);
+        }
+        plat_mutex_unlock(&attachment->mutex);
+    }
+    frame->attachment = NULL;
+    frame->pixels = NULL;
+    bshm_attachment_unreference(attachment);
+}
