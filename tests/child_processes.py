@@ -40,7 +40,10 @@ class Child:
     def __init__(self, code: str, *arguments: object, prelude: str = PRELUDE) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
         self._said = b""
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "OPENBLAS_NUM_THREADS": "1",  # Python 3.12 and later warn of a fork in a process that has threads
+        }
         self.process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code), *map(str, arguments)],
             stdin=subprocess.PIPE,

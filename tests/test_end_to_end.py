@@ -110,7 +110,6 @@ def test_one_reader_gets_every_frame_once_and_pixel_for_pixel(
     missed = []
     for _ in range(3):  # a reader that is not given the processor for 40 ms misses a frame, and is told
         seen = ReaderProcess(segment_name, SECONDS, hashing=True).seen()
-        assert len(seen) >= (SECONDS - 2) * FPS
         assert all(one.zero_copy for one in seen)
         for one in seen:
             assert one.digest == digests[(one.sequence - 1) % len(digests)], f"frame {one.sequence} is another picture"
@@ -121,6 +120,7 @@ def test_one_reader_gets_every_frame_once_and_pixel_for_pixel(
             break
     print(f"{len(seen)} frames, missed in each attempt: {missed}")
     assert missed[-1] == 0
+    assert len(seen) >= (SECONDS - 2) * FPS
 
 
 def test_three_readers_at_once_miss_no_frame_that_is_not_counted(

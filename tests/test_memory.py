@@ -1,6 +1,7 @@
 """Memory is known in advance, and too little of it is an error that names the bytes: never a signal."""
 
 import os
+import struct
 import subprocess
 import time
 import warnings
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import Child, run
-from segment_layout import opened, stride_of
+from segment_layout import PIXELS, opened, stride_of
 from segments_under_test import descriptors, flat, mappings, new_frame, path_of, picture, sees, wait_until
 
 from billiards_shm import (
@@ -437,6 +438,81 @@ def test_nobody_gets_sigbus_when_the_file_system_fills_up(mounted: Callable[[str
     assert word == "full"
     assert int(dropped) > 0
     assert int(written) > 20
+
+
+def test_a_segment_with_holes_on_a_full_file_system_is_a_named_error_and_never_sigbus(
+    mounted: Callable[[str], Path],
+) -> None:
+    place = mounted("8m")
+    source = place / "source"
+    code = """
+    writer = SharedMemoryFrameWriter(sys.argv[1], (512, 512, 3))
+    for number in (1, 2, 3):
+        writer.write_frame(flat(number, (512, 512, 3)))
+    say("written")
+    told()
+    """
+    with Child(code, source) as child:
+        child.says()
+        child.kill()
+    whole = source.read_bytes()
+    latest = struct.unpack_from("=Q", whole, 256)[0] & 63
+    newest = PIXELS + latest * stride_of(512 * 512 * 3)
+    source.unlink()
+    holey = place / "holey"
+    for kept in (4096, 8192, 65536, 65536 + 4096, PIXELS, newest + 4096, newest + 512 * 512):
+        with holey.open("wb") as file:  # as `cp --sparse`, or a copy that was cut short, leaves it
+            file.write(whole[:4096])
+            if kept > PIXELS:
+                file.write(whole[4096:PIXELS])
+                file.seek(newest)
+                file.write(whole[newest:kept])
+            else:
+                file.write(whole[4096:kept])
+            file.truncate(len(whole))
+        filler = fill(place)
+        printed = run(
+            """
+            for options in ({}, {"copy": True}, {"max_leases": 0}):
+                try:
+                    with SharedMemoryFrameReader(sys.argv[1], **options) as reader:
+                        frame, metadata = reader.read_frame()
+                        say("nothing" if frame is None else int(frame[0, 0, 0]))
+                        if frame is not None:
+                            frame.sum()
+                except SegmentFormatError as error:
+                    assert sys.argv[1] in str(error)
+                    say("refused")
+            inspect_segment(sys.argv[1])
+            """,
+            holey,
+        ).split()
+        assert set(printed) <= {"refused", "nothing", "3"}, "zeros are no frame"
+        filler.unlink()
+        holey.unlink()
+
+
+def test_a_name_that_is_lost_on_a_full_file_system_is_had_again_when_there_is_room(
+    mounted: Callable[[str], Path],
+) -> None:
+    place = mounted("8m")
+    name = str(place / "video")
+    shape = (512, 512, 3)
+    with SharedMemoryFrameWriter(name, shape) as writer, SharedMemoryFrameReader(name) as reader:
+        writer.write_frame(flat(1, shape))
+        new_frame(reader)
+        (place / "video").unlink()
+        filler = fill(place)
+        until = time.monotonic() + 1.3  # beyond the look once a second
+        number = 1
+        while time.monotonic() < until:
+            number += 1
+            assert writer.write_frame(flat(number, shape)) == number, "who is attached still gets frames"
+            assert (new_frame(reader)[0] == number % 251).all()
+        assert not (place / "video").exists()
+        filler.unlink()
+        wait_until(lambda: writer.write_frame(flat(1, shape)) and (place / "video").exists(), 3)
+        assert new_frame(reader)[1].sequence > number
 
 
 def test_starting_with_room_for_a_part_only_never_ends_in_sigbus(mounted: Callable[[str], Path]) -> None:

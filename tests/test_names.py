@@ -400,6 +400,8 @@ def test_a_file_that_is_longer_than_it_must_be_is_read(segment_name: str, dead: 
         ("control_offset", 131072, "regions"),
         ("pixels_offset", 65536, "regions"),
         ("pixels_offset", 2**64 - 65536, "regions"),
+        ("base_sequence", 2**57, "144115188075855872"),
+        ("base_sequence", 2**64 - 1, "18446744073709551615"),
         ("descriptor_offset", 0, "regions"),
         ("descriptor_offset", 65528, "regions"),
     ],

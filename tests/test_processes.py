@@ -254,6 +254,32 @@ def test_numbers_go_on_after_whatever_a_killed_writer_may_have_shown(segment_nam
         assert writer.write_frame(picture(8)) == 8
 
 
+def test_numbers_go_on_after_a_successor_that_was_killed_before_its_first_frame(segment_name: str) -> None:
+    with SharedMemoryFrameReader(segment_name) as reader:
+        with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+            child.says()
+            assert new_frame(reader)[1].sequence == 1
+            child.kill()
+        with Child("writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE); say('open'); told()", segment_name) as child:
+            child.says()
+            child.kill()
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            assert writer.write_frame(picture(2)) == 2
+            metadata = new_frame(reader)[1]
+            assert (metadata.sequence, metadata.skipped) == (2, 0)
+
+
+@pytest.mark.parametrize("claimed", [2**59, 2**63, 2**64 - 1])
+def test_one_damaged_number_does_not_hide_the_others(segment_name: str, claimed: int) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+        child.says()
+        child.kill()
+    with opened(path_of(segment_name)) as segment:
+        segment.descriptor((segment.latest[1] + 1) % 3)["seq"] = claimed
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert writer.write_frame(picture(2)) == 2
+
+
 def test_numbers_that_a_corrupt_segment_claims_do_not_make_the_successor_unreadable(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child:
         child.says()
@@ -286,11 +312,8 @@ def read_lock(path: Path, byte: int) -> int:
     """What anybody can have who may read the object. The lock goes with the file returned."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
-    fcntl.fcntl(file, F_OFD_SETLK, lock)
+    fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
     return file
-
-
-F_OFD_SETLK = 37  # the module has the name from Python 3.13 on
 
 
 def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_who_is_in_the_way(
@@ -693,6 +716,47 @@ for thread in threads:
 """,
         segment_name,
     )
+
+
+def test_no_fork_at_any_moment_keeps_a_killed_process_alive(segment_name: str) -> None:
+    code = """
+    import threading, warnings
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+
+    def come_and_go(name):
+        while True:
+            with SharedMemoryFrameWriter(name, SHAPE) as writer, SharedMemoryFrameReader(name) as reader:
+                writer.write_frame(picture(1))
+                view = new_frame(reader)[0]
+                writer.write_frame(picture(2, LARGER))
+                del view
+
+    for number in range(3):
+        threading.Thread(target=come_and_go, args=[f"{sys.argv[1]}-{number}"], daemon=True).start()
+    forked = []
+    for _ in range(40):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+            os._exit(0)
+        forked.append(pid)
+        time.sleep(0.002)
+    say(*forked)
+    told()
+    """
+    with Child(code, segment_name) as child:
+        forked = [int(pid) for pid in child.says().split()]
+        try:
+            child.kill()
+            for number in range(3):
+                with SharedMemoryFrameWriter(f"{segment_name}-{number}", SHAPE, slots=3) as writer:
+                    writer.write_frame(picture(1))
+        finally:
+            for pid in forked:
+                os.kill(pid, signal.SIGKILL)
+    for temporary in path_of("").glob(".bshm-*~"):
+        os.utime(temporary, (0, 0))  # the kill may have come in the middle of a creation
+        remove_stale_segments([segment_name])
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

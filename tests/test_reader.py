@@ -1044,10 +1044,25 @@ def test_threads_that_share_a_reader_get_each_frame_once(segment_name: str) -> N
     print(f"{frames} frames, {len(numbers)} read by {threads} threads")
 
 
-def test_no_frame_is_torn_while_a_writer_writes_as_fast_as_it_can(segment_name: str) -> None:
+@pytest.mark.parametrize(
+    ("slots", "kinds"),
+    [
+        pytest.param(8, ({}, {"copy": True}, {"max_leases": 0}), id="leases and copies"),
+        pytest.param(3, ({"copy": True}, {"copy": True}), id="copies while all tokens are taken"),
+    ],
+)
+def test_no_frame_is_torn_while_a_writer_writes_as_fast_as_it_can(
+    segment_name: str, slots: int, kinds: tuple[dict[str, Any], ...]
+) -> None:
     shape = (120, 160, 3)
     stop = threading.Event()
-    with SharedMemoryFrameWriter(segment_name, shape) as writer, ThreadPoolExecutor(4) as pool:
+    with (
+        SharedMemoryFrameWriter(segment_name, shape, slots=slots) as writer,
+        SharedMemoryFrameReader(segment_name) as holder,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        writer.write_frame(flat(1, shape))
+        held = new_frame(holder)[0]
         pictures = [flat(number, shape) for number in range(251)]
 
         def read(**options: Any) -> tuple[int, int]:
@@ -1063,12 +1078,13 @@ def test_no_frame_is_torn_while_a_writer_writes_as_fast_as_it_can(segment_name: 
                     assert (frame == frame[0, 0, 0]).all(), "torn"
                 return reader.statistics.frames, reader.statistics.retries
 
-        jobs = [pool.submit(read, **options) for options in ({}, {"copy": True}, {"max_leases": 0})]
-        deadline = time.monotonic() + 1.5
+        jobs = [pool.submit(read, **options) for options in kinds]
+        deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
             for _ in range(20):
                 writer.write_frame(pictures[(writer.sequence + 1) % 251])
         stop.set()
+        assert (held == 1).all()
         for job in jobs:
             frames, retries = job.result(5)
             assert frames > 10

@@ -808,6 +808,21 @@ def test_a_writer_whose_name_was_removed_makes_a_new_generation_within_a_second_
         assert new_frame(late)[1].sequence == number + 1
 
 
+def test_a_source_that_brings_nothing_does_not_keep_a_removed_name_removed(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    writer.write_frame(picture(1))
+    path_of(segment_name).unlink()
+
+    def back() -> bool:
+        writer.update_source(state="stalled", reason="no frame for a while")
+        time.sleep(0.01)
+        return path_of(segment_name).exists()
+
+    wait_until(back, 3)
+    assert inspect_segment(segment_name).source_reason == "no frame for a while"
+
+
 def test_what_somebody_else_put_under_a_removed_name_is_not_touched(
     segment_name: str, writer: SharedMemoryFrameWriter
 ) -> None:
