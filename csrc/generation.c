@@ -151,7 +151,7 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     const char *kind;
     uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
     plat_no_fork_begin();
-    int rc = plat_create(temporary, mode, &segment->lock_file);
+    int rc = plat_create(temporary, &segment->lock_file);
     int kept = rc < 0 ? rc : plat_keep_from_children(segment->lock_file);
     plat_no_fork_end();
     if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode */
@@ -173,6 +173,10 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     rc = open_again(segment, temporary, error);
     if (rc < 0)
         return rc;
+    rc =
+        plat_set_mode(segment->lock_file, mode); /* not before the lock: others could have put a read lock in its way */
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "set the mode of", temporary);
     rc = plat_resize(segment->lock_file, segment->identity.total_bytes);
     if (rc == 0)
         rc = plat_back(segment->lock_file, 0, initial);

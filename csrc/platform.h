@@ -36,7 +36,8 @@ static inline bool plat_same_object(const plat_info *a, const plat_info *b)
 
 /* Objects. No open follows a symbolic link in the last component, none blocks, and every file closes on exec. */
 const char *plat_object_directory(void);
-int plat_create(const char *path, uint32_t mode, plat_file *file); /* -EEXIST if there */
+int plat_create(const char *path, plat_file *file); /* for oneself alone; -EEXIST if there */
+int plat_set_mode(plat_file file, uint32_t mode);
 int plat_open(const char *path, enum plat_access access, plat_file *file);
 void plat_close(plat_file file);
 int plat_info_of(plat_file file, plat_info *info);

@@ -46,17 +46,22 @@ static int open_file(const char *path, int flags, uint32_t mode, plat_file *file
     return *file < 0 ? -errno : 0;
 }
 
-int plat_create(const char *path, uint32_t mode, plat_file *file)
+int plat_create(const char *path, plat_file *file)
 {
     int rc = open_file(path, O_RDWR | O_CREAT | O_EXCL, 0600, file);
     if (rc < 0)
         return rc;
-    if (fchmod(*file, mode) == 0) /* open's own mode is subject to the umask */
+    rc = plat_set_mode(*file, 0600); /* open's own mode is subject to the umask */
+    if (rc == 0)
         return 0;
-    rc = -errno;
     plat_close(*file);
     (void)unlink(path);
     return rc;
+}
+
+int plat_set_mode(plat_file file, uint32_t mode)
+{
+    return fchmod(file, mode) != 0 ? -errno : 0;
 }
 
 int plat_open(const char *path, enum plat_access access, plat_file *file)

@@ -81,6 +81,7 @@ static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
     reader->attachment = attachment; /* first: a child forked by another thread just now drops what it finds here */
     bshm_attachment_unreference(former);
     reader->next_look_ns = plat_coarse_now_ns() + LOOK_AROUND_NS;
+    reader->in_vain = false;
     if (memcmp(reader->generation, attachment->identity.generation, sizeof reader->generation) != 0)
         reader->seen = 0;
     memcpy(reader->generation, attachment->identity.generation, sizeof reader->generation);
