@@ -1,0 +1,373 @@
+/* Every call of the platform layer, and every allocation, fails once, in every operation that makes one: the operation
+ * fails with a message or does without, nothing is left behind, and the next try succeeds.
+ *
+ * Linked with --wrap for each of them (tests/test_c_core.py), so that the core's calls come here first. */
+#include "fixture.h"
+
+#include <dirent.h>
+#include <errno.h>
+
+static unsigned calls, failing; /* which call is to fail; 0: none */
+static int failure;             /* how */
+static const char *failed_call;
+
+static bool fails(const char *name)
+{
+    if (++calls != failing)
+        return false;
+    failed_call = name;
+    return true;
+}
+
+/* `on_failure`: what the real one does to its results when it fails. By __typeof__ the compiler holds the parameters to
+ * the header's. */
+#define WRAPPED(name, parameters, arguments, on_failure)                                                               \
+    extern __typeof__(name) __real_##name;                                                                             \
+    extern __typeof__(name) __wrap_##name;                                                                             \
+    int __wrap_##name parameters                                                                                       \
+    {                                                                                                                  \
+        if (!fails(#name))                                                                                             \
+            return __real_##name arguments;                                                                            \
+        on_failure;                                                                                                    \
+        return -failure;                                                                                               \
+    }
+
+WRAPPED(plat_create, (const char *path, plat_file *file), (path, file), *file = PLAT_NO_FILE)
+WRAPPED(plat_set_mode, (plat_file file, uint32_t mode), (file, mode), (void)file)
+WRAPPED(plat_open, (const char *path, enum plat_access access, plat_file *file), (path, access, file),
+        *file = PLAT_NO_FILE)
+WRAPPED(plat_info_of, (plat_file file, plat_info *info), (file, info), (void)info)
+WRAPPED(plat_info_at, (const char *path, plat_info *info), (path, info), (void)info)
+WRAPPED(plat_resize, (plat_file file, uint64_t bytes), (file, bytes), (void)file)
+WRAPPED(plat_read, (plat_file file, void *buffer, size_t bytes, uint64_t offset), (file, buffer, bytes, offset),
+        (void)file)
+WRAPPED(plat_rename, (const char *from, const char *to, bool replace), (from, to, replace), (void)from)
+WRAPPED(plat_unlink, (const char *path), (path), (void)path)
+WRAPPED(plat_supported, (plat_file file, const char **kind), (file, kind), *kind = "some file system")
+WRAPPED(plat_back, (plat_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
+WRAPPED(plat_unback, (plat_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
+WRAPPED(plat_map, (plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address),
+        (file, offset, bytes, flags, address), *address = NULL)
+WRAPPED(plat_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
+WRAPPED(plat_lock, (plat_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
+WRAPPED(plat_keep_from_children, (plat_file file), (file), (void)file)
+WRAPPED(plat_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
+
+extern __typeof__(malloc) __real_malloc;
+extern __typeof__(malloc) __wrap_malloc;
+void *__wrap_malloc(size_t bytes)
+{
+    return fails("malloc") ? NULL : __real_malloc(bytes);
+}
+
+extern __typeof__(calloc) __real_calloc;
+extern __typeof__(calloc) __wrap_calloc;
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+    return fails("calloc") ? NULL : __real_calloc(count, bytes);
+}
+
+/* ---------------------------------------------------------------- what must not be left behind */
+
+typedef struct belongings {
+    unsigned files, mappings;
+} belongings;
+
+static belongings take_stock(void)
+{
+    char line[1024];
+    belongings now = {0, 0};
+    DIR *files = opendir("/proc/self/fd");
+    FILE *maps = fopen("/proc/self/maps", "r");
+    REQUIRE(files != NULL && maps != NULL);
+    while (readdir(files))
+        now.files++;
+    while (fgets(line, sizeof line, maps))
+        now.mappings += strstr(line, bshm_object_directory()) != NULL;
+    (void)fclose(maps);
+    (void)closedir(files);
+    return now;
+}
+
+/* ---------------------------------------------------------------- operations */
+
+typedef struct participants {
+    bshm_writer *writer;
+    bshm_reader *reader;
+    bshm_frame held[4];
+    unsigned held_count;
+} participants;
+
+static bshm_writer *create(bshm_error *error)
+{
+    bshm_writer *writer = NULL;
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 5, .mode = 0600};
+    *error = (bshm_error){0};
+    int rc = bshm_writer_create(&writer, fixture_name, &options, error);
+    CHECK((rc == BSHM_OK) == (writer != NULL));
+    return writer;
+}
+
+static int write_one(bshm_writer *writer, uint32_t height, bshm_error *error)
+{
+    static uint8_t pixels[100 * FRAME_BYTES];
+    uint64_t sequence = 0;
+    bshm_frame_info info = picture(height);
+    return bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, error);
+}
+
+static void nothing(participants *all)
+{
+    (void)all;
+}
+
+static void a_dead_writer(participants *all)
+{
+    (void)all;
+    leave_dead_segment(4, 4);
+}
+
+static void a_writer(participants *all)
+{
+    all->writer = new_writer(5);
+    (void)put(all->writer);
+}
+
+/* The next frame needs a fourth slot. */
+static void every_backed_slot_held(participants *all)
+{
+    a_writer(all);
+    all->reader = new_reader(3);
+    for (int i = 0; i < 3; i++) {
+        all->held[all->held_count++] = newest(all->reader);
+        if (i < 2)
+            (void)put(all->writer);
+    }
+}
+
+static int creates(participants *all, bshm_error *error)
+{
+    all->writer = create(error);
+    return all->writer ? 0 : error->code;
+}
+
+static int writes(participants *all, bshm_error *error)
+{
+    return write_one(all->writer, HEIGHT, error);
+}
+
+static int replaces(participants *all, bshm_error *error)
+{
+    return write_one(all->writer, 60 * HEIGHT, error);
+}
+
+static int reads(participants *all, bshm_error *error)
+{
+    uint8_t pixels[FRAME_BYTES];
+    bshm_frame frame = {0};
+    bshm_reader_options options = {.max_leases = 2};
+    int rc = bshm_reader_create(&all->reader, fixture_name, &options, error);
+    if (rc < 0)
+        return rc;
+    rc = bshm_reader_acquire(all->reader, 0, &frame, error);
+    if (rc != 1)
+        return rc;
+    rc = bshm_frame_copy(&frame, pixels, sizeof pixels);
+    CHECK(rc == BSHM_OK || rc == BSHM_E_TORN);
+    bshm_frame_release(&frame);
+    return 0;
+}
+
+static int cleans(participants *all, bshm_error *error)
+{
+    (void)all;
+    return bshm_remove_stale(fixture_name, NULL, error);
+}
+
+static int inspects(participants *all, bshm_error *error)
+{
+    static bshm_inspection inspection;
+    (void)all;
+    return bshm_inspect(fixture_name, NULL, &inspection, error);
+}
+
+static void end(participants *all)
+{
+    while (all->held_count > 0)
+        bshm_frame_release(&all->held[--all->held_count]);
+    bshm_reader_free(all->reader);
+    bshm_writer_free(all->writer);
+    *all = (participants){0};
+}
+
+/* ---------------------------------------------------------------- one failure at a time */
+
+static const int failures[] = {ENOSPC, EACCES, ENOENT, EAGAIN};
+
+typedef void (*preparation)(participants *);
+typedef int (*operation)(participants *, bshm_error *);
+
+/* False: there was no call of that number. */
+static bool fail_one(const char *what, unsigned which, preparation prepare, operation operate)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    unsigned failures_before = check_failures_so_far();
+    prepare(&all);
+    belongings before = take_stock();
+    failed_call = NULL;
+    calls = 0;
+    failing = which;
+    int rc = operate(&all, &error);
+    failing = 0;
+    if (rc < 0) {
+        CHECK_EQUAL(error.code, rc);
+        CHECK(strlen(error.message) > 0);
+    }
+    if (rc < 0 && operate != reads) { /* a reader that failed is still there, to try again */
+        belongings after = take_stock();
+        CHECK_EQUAL(after.files, before.files);
+        CHECK_EQUAL(after.mappings, before.mappings);
+    }
+    if (check_failures_so_far() != failures_before)
+        printf("    %s, call %u, %s, errno %d: returned %d, \"%s\"\n", what, which, failed_call ? failed_call : "none",
+               failure, rc, error.message);
+    if (all.writer) { /* goes on as if nothing had been */
+        rc = write_one(all.writer, HEIGHT, &error);
+        CHECK(rc == 0 || rc == 1);
+    }
+    end(&all);
+    bshm_writer *next = create(&error); /* nobody holds the name, nor its lock */
+    CHECK(next != NULL);
+    bshm_writer_free(next);
+    return failed_call != NULL;
+}
+
+static void fail_each(const char *what, preparation prepare, operation operate)
+{
+    belongings before = take_stock();
+    unsigned tried = 0;
+    for (size_t i = 0; i < sizeof failures / sizeof failures[0]; i++) {
+        failure = failures[i];
+        for (unsigned which = 1; fail_one(what, which, prepare, operate); which++)
+            tried++;
+    }
+    belongings after = take_stock();
+    CHECK_EQUAL(after.files, before.files);
+    CHECK_EQUAL(after.mappings, before.mappings);
+    printf("    %u failures\n", tried);
+}
+
+static void creating_may_fail_anywhere(void)
+{
+    fail_each("creating", nothing, creates);
+}
+
+static void taking_over_may_fail_anywhere(void)
+{
+    fail_each("taking over", a_dead_writer, creates);
+}
+
+static void backing_a_slot_may_fail_anywhere(void)
+{
+    fail_each("growing", every_backed_slot_held, writes);
+}
+
+static void replacing_may_fail_anywhere(void)
+{
+    fail_each("replacing", a_writer, replaces);
+}
+
+static void attaching_and_reading_may_fail_anywhere(void)
+{
+    fail_each("reading", a_writer, reads);
+}
+
+static void cleaning_may_fail_anywhere(void)
+{
+    fail_each("cleaning", a_dead_writer, cleans);
+}
+
+static void inspecting_may_fail_anywhere(void)
+{
+    fail_each("inspecting", a_writer, inspects);
+}
+
+/* ---------------------------------------------------------------- what a failure means */
+
+/* Everything anew, until it is this call that fails. */
+static int fail_at(const char *call, int how, preparation prepare, operation operate, participants *all,
+                   bshm_error *error)
+{
+    failure = how;
+    for (unsigned which = 1;; which++) {
+        prepare(all);
+        calls = 0;
+        failed_call = NULL;
+        failing = which;
+        int rc = operate(all, error);
+        failing = 0;
+        REQUIRE(failed_call != NULL); /* else that call is never made */
+        if (strcmp(failed_call, call) == 0)
+            return rc;
+        end(all);
+    }
+}
+
+static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(void)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    CHECK_EQUAL(fail_at("plat_back", ENOSPC, every_backed_slot_held, writes, &all, &error), 1);
+    CHECK_EQUAL(error.code, BSHM_E_FULL);
+    CHECK_CONTAINS(error.message, "65536");
+    CHECK_EQUAL(counters_of(all.writer).dropped, 1);
+    CHECK_EQUAL(counters_of(all.writer).sequence, 3);
+    bshm_loan loan;
+    bshm_frame_info info = picture(HEIGHT);
+    CHECK_EQUAL(bshm_writer_loan(all.writer, &info, &loan, &error),
+                1); /* not tried again so soon, the answer is the same */
+    CHECK_EQUAL(error.code, BSHM_E_FULL);
+    CHECK_CONTAINS(error.message, "65536");
+    CHECK_EQUAL(counters_of(all.writer).dropped, 2);
+    bshm_frame_release(&all.held[--all.held_count]);
+    bshm_frame_release(&all.held[--all.held_count]);
+    CHECK_EQUAL(put(all.writer), 4); /* a slot is free again, and no number was used up */
+    CHECK_EQUAL(counters_of(all.writer).backed_slots, 3);
+    end(&all);
+}
+
+static void no_memory_for_a_segment_is_an_error_that_names_the_bytes(void)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    CHECK_EQUAL(fail_at("plat_back", ENOSPC, nothing, creates, &all, &error), BSHM_E_FULL);
+    CHECK_CONTAINS(error.message, "327680"); /* header, control region and three slots */
+    CHECK_EQUAL(error.system_errno, ENOSPC);
+    end(&all);
+}
+
+static void a_segment_without_memory_behind_it_is_refused_before_it_is_touched(void)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    CHECK_EQUAL(fail_at("plat_prefault", EFAULT, a_writer, reads, &all, &error), BSHM_E_FORMAT);
+    CHECK_CONTAINS(error.message, fixture_name);
+    end(&all);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(creating_may_fail_anywhere);
+    RUN(taking_over_may_fail_anywhere);
+    RUN(backing_a_slot_may_fail_anywhere);
+    RUN(replacing_may_fail_anywhere);
+    RUN(attaching_and_reading_may_fail_anywhere);
+    RUN(cleaning_may_fail_anywhere);
+    RUN(inspecting_may_fail_anywhere);
+    RUN(a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes);
+    RUN(no_memory_for_a_segment_is_an_error_that_names_the_bytes);
+    RUN(a_segment_without_memory_behind_it_is_refused_before_it_is_touched);
+    return check_summary();
+}

@@ -1,0 +1,173 @@
+/* A segment seen from outside. */
+#include "fixture.h"
+
+static bshm_inspection found;
+
+static const bshm_inspection *look(void)
+{
+    memset(&found, 0xFF, sizeof found);
+    if (!CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, &fixture_error), BSHM_OK))
+        printf("    %s\n", fixture_error.message);
+    return &found;
+}
+
+static void what_the_writer_made_is_what_is_found(void)
+{
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, &fixture_error), BSHM_E_NOT_FOUND);
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, NULL), BSHM_E_NOT_FOUND);
+    CHECK_EQUAL(bshm_inspect("no/", NULL, &found, &fixture_error), BSHM_E_NAME);
+    bshm_writer *writer = new_writer(5);
+    look();
+    CHECK_EQUAL(found.status, BSHM_STATUS_LIVE);
+    CHECK_EQUAL(found.identity.slot_count, 5);
+    CHECK_EQUAL(found.identity.slot_capacity, FRAME_BYTES);
+    CHECK_EQUAL(found.identity.writer_pid, (uint32_t)getpid());
+    CHECK_EQUAL(found.mode, 0600);
+    CHECK_EQUAL(found.owner_uid, plat_user_id());
+    CHECK_EQUAL(found.source.backed_slots, 3);
+    CHECK(found.allocated_bytes >= 5 * (uint64_t)BSHM_REGION_BYTES); /* header, control, three slots */
+    CHECK_EQUAL(found.latest_sequence, 0);
+    CHECK_EQUAL(found.has_frame, 0);
+    CHECK_EQUAL(found.reader_count, 0);
+    for (int i = 0; i < 4; i++)
+        (void)put(writer);
+    look();
+    CHECK_EQUAL(found.latest_sequence, 4);
+    CHECK_EQUAL(found.has_frame, 1);
+    CHECK(found.frame.width == WIDTH && found.frame.height == HEIGHT);
+    CHECK_EQUAL(found.source.published, 4);
+    CHECK_EQUAL(found.source.last_capture_ns, 1);
+    uint64_t written = 0;
+    for (uint32_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
+        written += found.source.write_ns_log2[i];
+    CHECK_EQUAL(written, 4);
+    bshm_writer_free(writer);
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, &fixture_error), BSHM_E_NOT_FOUND);
+}
+
+static void readers_are_counted_with_what_they_do_and_only_while_they_live(void)
+{
+    bshm_writer *writer = new_writer(8);
+    bshm_reader *first = new_reader(2);
+    bshm_reader *second = new_reader(1);
+    (void)put(writer);
+    REQUIRE(bshm_reader_attach(second, &fixture_error) == BSHM_OK);
+    bshm_frame one = newest(first);
+    (void)put(writer);
+    (void)put(writer);
+    bshm_frame two = newest(first);
+    look();
+    CHECK_EQUAL(found.reader_count, 2);
+    for (uint32_t i = 0; i < found.reader_count; i++) {
+        CHECK_EQUAL(found.readers[i].kind, BSHM_READER_LEASE);
+        CHECK_EQUAL(found.readers[i].pid, (uint32_t)getpid());
+        CHECK(strlen(found.readers[i].process_name) > 0);
+        CHECK(found.readers[i].attached_wall_ns > 0);
+    }
+    const bshm_reader_view *leasing = &found.readers[found.readers[0].frames ? 0 : 1];
+    CHECK_EQUAL(leasing->frames, 2);
+    CHECK_EQUAL(leasing->skipped, 1);
+    CHECK_EQUAL(leasing->copies, 0);
+    CHECK_EQUAL(leasing->last_sequence, 3);
+    CHECK_EQUAL(leasing->leases, 2);
+    bshm_frame_release(&one);
+    CHECK_EQUAL(look()->reader_count, 2);
+    bshm_reader_free(first); /* the frame keeps the mapping, and with it the lock: it is still a reader */
+    CHECK_EQUAL(look()->reader_count, 2);
+    bshm_frame_release(&two);
+    CHECK_EQUAL(look()->reader_count, 1);
+    CHECK_EQUAL(found.readers[0].frames, 0);
+    bshm_reader_free(second);
+    CHECK_EQUAL(look()->reader_count, 0);
+    bshm_writer_free(writer);
+}
+
+static void looking_leaves_no_trace(void)
+{
+    bshm_writer *writer = new_writer(3);
+    window shared = open_window();
+    uint8_t *before = malloc(2 * BSHM_REGION_BYTES);
+    REQUIRE(before != NULL);
+    (void)put(writer);
+    memcpy(before, shared.header, 2 * BSHM_REGION_BYTES);
+    look();
+    look();
+    CHECK(memcmp(before, shared.header, 2 * BSHM_REGION_BYTES) == 0);
+    free(before);
+    close_window(&shared);
+    bshm_writer_free(writer);
+}
+
+static void a_frame_that_is_being_written_or_makes_no_sense_is_left_out(void)
+{
+    bshm_writer *writer = new_writer(3);
+    window shared = open_window();
+    (void)put(writer);
+    CHECK_EQUAL(look()->has_frame, 1);
+    bshm_step_begin(shared.header, 0, 1);
+    CHECK_EQUAL(look()->has_frame, 0);
+    CHECK_EQUAL(found.latest_sequence, 1);
+    bshm_step_complete(shared.header, 0, 1);
+    bshm_shared64 *payload = &shared.header->descriptors[0].info[5];
+    uint64_t bytes = bshm_load_relaxed(payload);
+    bshm_store_relaxed(payload, UINT64_MAX);
+    CHECK_EQUAL(look()->has_frame, 0);
+    bshm_store_relaxed(payload, bytes);
+    CHECK_EQUAL(look()->has_frame, 1);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 63));
+    CHECK_EQUAL(look()->has_frame, 0);
+    CHECK_EQUAL(found.latest_sequence, 9);
+    bshm_store_relaxed(&shared.header->publication.latest, UINT64_MAX);
+    CHECK_EQUAL(look()->has_frame, 0);
+    close_window(&shared);
+    bshm_writer_free(writer);
+}
+
+static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(void)
+{
+    bshm_writer *writer = new_writer(3);
+    bshm_reader *reader = new_reader(1);
+    window shared = open_window();
+    (void)put(writer);
+    REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
+    memset(&shared.header->statistics, 0xFF, sizeof shared.header->statistics);
+    memset(shared.control->readers, 0xFF, sizeof shared.control->readers);
+    look();
+    CHECK_EQUAL(found.reader_count, 1);
+    CHECK_EQUAL(found.readers[0].leases, 0); /* that it says it owns tokens pins nothing */
+    CHECK_EQUAL(strlen(found.readers[0].process_name), 32);
+    CHECK_EQUAL(strlen(found.source.reason), 128);
+    CHECK_EQUAL(strlen(found.source.backend), 32);
+    bshm_source_view view;
+    CHECK_EQUAL(bshm_reader_source(reader, &view), 1);
+    CHECK_EQUAL(strlen(view.reason), 128);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void the_dead_are_told_from_the_living_and_from_the_closed(void)
+{
+    leave_dead_segment(3, 2);
+    CHECK_EQUAL(look()->status, BSHM_STATUS_DEAD);
+    CHECK_EQUAL(found.latest_sequence, 2);
+    window shared = open_window();
+    bshm_step_set_state(shared.header, BSHM_STATE_CLOSED); /* killed between CLOSED and the removal of the name */
+    CHECK_EQUAL(look()->status, BSHM_STATUS_CLOSED);
+    close_window(&shared);
+    bshm_writer *writer = new_writer(3);
+    CHECK_EQUAL(look()->status, BSHM_STATUS_LIVE);
+    bshm_writer_free(writer);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(what_the_writer_made_is_what_is_found);
+    RUN(readers_are_counted_with_what_they_do_and_only_while_they_live);
+    RUN(looking_leaves_no_trace);
+    RUN(a_frame_that_is_being_written_or_makes_no_sense_is_left_out);
+    RUN(rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more);
+    RUN(the_dead_are_told_from_the_living_and_from_the_closed);
+    return check_summary();
+}

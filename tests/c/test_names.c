@@ -1,0 +1,501 @@
+/* Names, what is under them, and who may take them over. */
+#include "fixture.h"
+
+#include "names.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+/* ---------------------------------------------------------------- names and paths */
+
+static int path_of(const char *name, char *path)
+{
+    fixture_error.code = 0;
+    fixture_error.message[0] = '\0';
+    int rc = bshm_object_path(name, path, PLAT_PATH_BYTES, &fixture_error);
+    CHECK_EQUAL(bshm_object_path(name, path, PLAT_PATH_BYTES, NULL), rc);
+    if (rc < 0)
+        CHECK(fixture_error.code == rc && strlen(fixture_error.message) > 10);
+    return rc;
+}
+
+static void names_are_letters_digits_dots_underscores_and_dashes(void)
+{
+    char path[PLAT_PATH_BYTES];
+    char name[80];
+    for (int c = 1; c < 256; c++) {
+        bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
+                    c == '-' || c == '.';
+        (void)snprintf(name, sizeof name, "a%cb", c);
+        if (c == '/')
+            continue; /* a path */
+        CHECK_EQUAL(path_of(name, path), good ? BSHM_OK : BSHM_E_NAME);
+    }
+    CHECK_EQUAL(path_of("billiards_video", path), BSHM_OK);
+    CHECK_CONTAINS(path, bshm_object_directory());
+    CHECK_CONTAINS(path, "/billiards_video");
+    memset(name, 'n', sizeof name);
+    name[64] = '\0';
+    CHECK_EQUAL(path_of(name, path), BSHM_OK);
+    name[64] = 'n';
+    name[65] = '\0';
+    CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
+    CHECK_CONTAINS(fixture_error.message, "65");
+    CHECK_EQUAL(path_of("", path), BSHM_E_NAME);
+    CHECK_EQUAL(path_of(".", path), BSHM_E_NAME);
+    CHECK_EQUAL(path_of("..", path), BSHM_E_NAME);
+    CHECK_EQUAL(bshm_object_path("a-name", path, 5, &fixture_error), BSHM_E_NAME); /* no room */
+}
+
+static void what_has_a_slash_is_a_path_to_a_file(void)
+{
+    char path[PLAT_PATH_BYTES];
+    char name[PLAT_PATH_BYTES + 10];
+    CHECK_EQUAL(path_of("some/where", path), BSHM_OK);
+    CHECK(strcmp(path, "some/where") == 0);
+    CHECK_EQUAL(path_of("/mnt/some where/\xC3\xBC", path), BSHM_OK);
+    CHECK_EQUAL(path_of("/billiards_video", path), BSHM_E_NAME);
+    CHECK_CONTAINS(fixture_error.message, "'billiards_video'"); /* says what to leave out */
+    CHECK_EQUAL(path_of("/mnt/directory/", path), BSHM_E_NAME);
+    CHECK_EQUAL(path_of("/mnt/.", path), BSHM_E_NAME);
+    CHECK_EQUAL(path_of("/mnt/..", path), BSHM_E_NAME);
+    memset(name, 'n', sizeof name);
+    memcpy(name, "/mnt/", 5);
+    name[sizeof name - 1] = '\0';
+    CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
+    name[PLAT_PATH_BYTES - 32] = '\0';
+    CHECK_EQUAL(path_of(name, path), BSHM_OK);
+    name[PLAT_PATH_BYTES - 32] = 'n';
+    name[PLAT_PATH_BYTES - 31] = '\0';
+    CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
+}
+
+static void temporaries_lie_beside_their_object_and_are_no_names(void)
+{
+    char temporary[PLAT_PATH_BYTES];
+    char other[PLAT_PATH_BYTES];
+    char path[PLAT_PATH_BYTES];
+    CHECK_EQUAL(bshm_temporary_path("/mnt/a/b", temporary, &fixture_error), BSHM_OK);
+    CHECK_EQUAL(bshm_temporary_path("/mnt/a/b", other, &fixture_error), BSHM_OK);
+    CHECK(strcmp(temporary, other) != 0);
+    CHECK(strncmp(temporary, "/mnt/a/", 7) == 0 && strchr(temporary + 7, '/') == NULL);
+    CHECK(bshm_is_temporary(temporary + 7));
+    CHECK_EQUAL(path_of(temporary + 7, path), BSHM_E_NAME);
+    CHECK(!bshm_is_temporary("") && !bshm_is_temporary(".bshm-") && !bshm_is_temporary("bshm-0123456789abcdef~"));
+    CHECK(!bshm_is_temporary(".bshm-0123456789abcdef") && !bshm_is_temporary(".bshm-0123456789abcdef~~"));
+}
+
+/* ---------------------------------------------------------------- what is under a name already */
+
+static void make_file(const char *content, size_t bytes)
+{
+    int file = open(fixture_path(), O_RDWR | O_CREAT | O_EXCL, 0600);
+    REQUIRE(file >= 0 && write(file, content, bytes) == (ssize_t)bytes);
+    (void)close(file);
+}
+
+static int try_to_create_as(const char *name, bshm_error *error)
+{
+    bshm_writer *writer = NULL;
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
+    int rc = bshm_writer_create(&writer, name, &options, error);
+    bshm_writer_free(writer);
+    return rc;
+}
+
+static int try_to_create(bshm_error *error)
+{
+    return try_to_create_as(fixture_name, error);
+}
+
+/* Everybody refuses it with this code, and it stays what it was. */
+static void check_left_alone(int code)
+{
+    struct stat before, after;
+    bshm_inspection *inspection = calloc(1, sizeof *inspection);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame;
+    REQUIRE(inspection != NULL && lstat(fixture_path(), &before) == 0);
+    CHECK_EQUAL(try_to_create(&fixture_error), code);
+    CHECK_CONTAINS(fixture_error.message, fixture_name);
+    CHECK_EQUAL(try_to_create(NULL), code);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), code);
+    CHECK_CONTAINS(fixture_error.message, fixture_name);
+    CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, &fixture_error), code);
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, &fixture_error), code);
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, NULL), code);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), code);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, NULL), code);
+    REQUIRE(lstat(fixture_path(), &after) == 0);
+    CHECK(before.st_ino == after.st_ino && before.st_size == after.st_size);
+    bshm_reader_free(reader);
+    free(inspection);
+}
+
+static void foreign_files_are_refused_and_left_alone(void)
+{
+    static const char *contents[] = {"", "B", "BILLISH", "BILLISHN and more", "some text that somebody needs\n"};
+    for (size_t i = 0; i < sizeof contents / sizeof contents[0]; i++) {
+        make_file(contents[i], strlen(contents[i]));
+        check_left_alone(BSHM_E_FORMAT);
+        (void)unlink(fixture_path());
+    }
+    char *zeros = calloc(1, 200000);
+    REQUIRE(zeros != NULL);
+    make_file(zeros, 200000);
+    check_left_alone(BSHM_E_FORMAT);
+    (void)unlink(fixture_path());
+    free(zeros);
+}
+
+static void what_is_no_regular_file_is_refused_and_left_alone(void)
+{
+    REQUIRE(mkdir(fixture_path(), 0700) == 0);
+    check_left_alone(BSHM_E_FORMAT);
+    (void)rmdir(fixture_path());
+    REQUIRE(mkfifo(fixture_path(), 0600) == 0);
+    check_left_alone(BSHM_E_FORMAT); /* and nobody waits for its other end */
+    (void)unlink(fixture_path());
+    REQUIRE(symlink("/etc/passwd", fixture_path()) == 0);
+    check_left_alone(BSHM_E_FORMAT);
+    (void)unlink(fixture_path());
+    REQUIRE(symlink("/no/such/file", fixture_path()) == 0);
+    check_left_alone(BSHM_E_FORMAT);
+    (void)unlink(fixture_path());
+}
+
+/* Under the name lies a copy of a dead segment, changed in one place. */
+static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
+{
+    leave_dead_segment(3, 2);
+    int file = open(fixture_path(), O_RDWR);
+    REQUIRE(file >= 0 && pwrite(file, &value, 1, (off_t)offset) == 1);
+    if (bytes)
+        REQUIRE(ftruncate(file, (off_t)bytes) == 0);
+    (void)close(file);
+}
+
+/* Readers refuse it by an error; a writer may replace it, for it is ours by its magic and its writer is dead. */
+static void check_replaceable(void)
+{
+    bshm_reader *reader = new_reader(1);
+    bshm_inspection *inspection = calloc(1, sizeof *inspection);
+    REQUIRE(inspection != NULL);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_FORMAT);
+    CHECK_CONTAINS(fixture_error.message, fixture_name);
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, &fixture_error), BSHM_E_FORMAT);
+    bshm_writer *writer = new_writer(3);
+    CHECK_EQUAL(put(writer), 1); /* nothing in it was believed, its count neither */
+    bshm_frame frame = next_frame(reader);
+    CHECK(is_whole(&frame));
+    bshm_frame_release(&frame);
+    bshm_writer_free(writer);
+    bshm_reader_free(reader);
+    free(inspection);
+}
+
+static void damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers(void)
+{
+    make_changed_segment(offsetof(bshm_identity, abi_major), 99, 0); /* a later version */
+    check_replaceable();
+    make_changed_segment(offsetof(bshm_identity, checksum), 1, 0);
+    check_replaceable();
+    make_changed_segment(offsetof(bshm_identity, slot_count), 60, 0);
+    check_replaceable();
+    make_changed_segment(0, 'B', 100000); /* cut off */
+    check_replaceable();
+    make_changed_segment(0, 'B', 40);                          /* not even a whole header */
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_FORMAT); /* too short to be known for ours */
+    (void)unlink(fixture_path());
+}
+
+static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang(void)
+{
+    char name[200];
+    bshm_reader *reader = NULL;
+    bshm_reader_options options = {.max_leases = 1};
+    make_file("x", 1);
+    (void)snprintf(name, sizeof name, "%.150s/below", fixture_path());
+    CHECK(try_to_create_as(name, &fixture_error) < 0);
+    CHECK_CONTAINS(fixture_error.message, "below");
+    CHECK_EQUAL(bshm_remove_stale(name, NULL, &fixture_error), 0);
+    REQUIRE(bshm_reader_create(&reader, name, &options, &fixture_error) == BSHM_OK);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
+    bshm_reader_free(reader);
+    (void)unlink(fixture_path()); /* now the directory is not there at all */
+    CHECK_EQUAL(try_to_create_as(name, &fixture_error), BSHM_E_NOT_FOUND);
+    CHECK_CONTAINS(fixture_error.message, "below");
+}
+
+/* ---------------------------------------------------------------- the living and the dead */
+
+static void a_living_writer_keeps_its_name(void)
+{
+    bshm_writer *writer = new_writer(3);
+    plat_info before, after;
+    REQUIRE(plat_info_at(fixture_path(), &before) == 0);
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
+    char pid[32];
+    (void)snprintf(pid, sizeof pid, "%d", (int)getpid());
+    CHECK_CONTAINS(fixture_error.message, pid);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    REQUIRE(plat_info_at(fixture_path(), &after) == 0);
+    CHECK(plat_same_object(&before, &after));
+    CHECK_EQUAL(put(writer), 1);
+    bshm_writer_free(writer);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0); /* nothing there */
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_OK);
+}
+
+static void somebody_who_only_holds_a_read_lock_is_named_as_what_he_is(void)
+{
+    leave_dead_segment(3, 1);
+    plat_file file;
+    REQUIRE(plat_open(fixture_path(), PLAT_READ, &file) == 0 && plat_lock(file, BSHM_WRITER_BYTE, false) == 0);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD); /* it does not pass for a writer */
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
+    CHECK_CONTAINS(fixture_error.message, "read lock");
+    plat_close(file);
+    bshm_reader_free(reader);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
+}
+
+static void a_dead_writers_segment_is_taken_over_and_its_count_goes_on(void)
+{
+    leave_dead_segment(4, 5);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame old = newest(reader);
+    CHECK_EQUAL(old.info.sequence, 5);
+    window shared = open_window();
+    bshm_writer *writer = new_writer(4);
+    CHECK_EQUAL(bshm_load_acquire32(&shared.header->publication.state), BSHM_STATE_RETIRED);
+    CHECK_EQUAL(counters_of(writer).sequence, 5);
+    CHECK_EQUAL(put(writer), 6);
+    bshm_frame next = next_frame(reader);
+    CHECK_EQUAL(next.info.sequence, 6);
+    CHECK_EQUAL(next.skipped, 0);
+    CHECK(is_whole(&old) && is_whole(&next));
+    bshm_frame_release(&old);
+    bshm_frame_release(&next);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+/* The window is poked as if the writer had died at that step. */
+static uint64_t next_number_after(void (*poke)(window *))
+{
+    leave_dead_segment(4, 5); /* frames 1 to 5 in slots 0 1 2 0 1: `latest` is 5 in slot 1, next would be slot 2 */
+    window shared = open_window();
+    poke(&shared);
+    close_window(&shared);
+    bshm_writer *writer = new_writer(4);
+    uint64_t number = put(writer);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    CHECK_EQUAL(frame.info.sequence, number);
+    CHECK(is_whole(&frame));
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+    return number;
+}
+
+static void killed_after_w4(window *shared)
+{
+    CHECK(bshm_step_claim(shared->control, 2, 4));
+    bshm_step_begin(shared->header, 2, 6);
+}
+
+static void killed_after_w8(window *shared)
+{
+    killed_after_w4(shared);
+    bshm_step_complete(shared->header, 2, 6);
+}
+
+static void killed_after_w9(window *shared)
+{
+    killed_after_w8(shared);
+    bshm_step_let_go(shared->control, 2);
+}
+
+static void killed_after_w10(window *shared)
+{
+    killed_after_w9(shared);
+    bshm_step_show(shared->header, 2, 6);
+}
+
+static void killed_after_cancelling(window *shared)
+{
+    killed_after_w4(shared);
+    bshm_step_let_go(shared->control, 2);
+}
+
+static void shot_to_pieces(window *shared)
+{
+    bshm_store_relaxed(&shared->header->descriptors[2].seq, UINT64_MAX - 1);
+    bshm_store_relaxed(&shared->header->descriptors[0].seq, UINT64_MAX);
+    bshm_store_relaxed(&shared->header->publication.latest, BSHM_LATEST(BSHM_MAX_SEQUENCE + 5, 1));
+}
+
+static void the_largest_number_there_is(window *shared)
+{
+    bshm_store_relaxed(&shared->header->descriptors[2].seq, 2 * (BSHM_MAX_SEQUENCE - 1));
+}
+
+static void a_number_that_may_have_been_seen_is_never_given_again(void)
+{
+    /* A frame between W8 and W10 may have been read through a stale `latest`, so 6 is used up; one that was only begun
+     * counts as used too, for it cannot be told from it by its seq alone. */
+    CHECK_EQUAL(next_number_after(killed_after_w4), 7);
+    CHECK_EQUAL(next_number_after(killed_after_w8), 7);
+    CHECK_EQUAL(next_number_after(killed_after_w9), 7);
+    CHECK_EQUAL(next_number_after(killed_after_w10), 7);
+    CHECK_EQUAL(next_number_after(killed_after_cancelling), 7);
+}
+
+static void damaged_numbers_are_not_inherited(void)
+{
+    CHECK_EQUAL(next_number_after(shot_to_pieces), 6); /* slot 1 still says 5 */
+    CHECK_EQUAL(next_number_after(the_largest_number_there_is), BSHM_MAX_SEQUENCE);
+}
+
+static void the_count_goes_on_over_a_successor_that_died_before_its_first_frame(void)
+{
+    leave_dead_segment(3, 7);
+    leave_dead_segment(3, 0);
+    leave_dead_segment(3, 0);
+    bshm_writer *writer = new_writer(3);
+    CHECK_EQUAL(put(writer), 8);
+    bshm_writer_free(writer);
+}
+
+static void a_dead_writers_segment_can_be_cleaned_away(void)
+{
+    leave_dead_segment(3, 2);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame held = newest(reader);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    CHECK(is_whole(&held)); /* whoever looks at it goes on looking */
+    bshm_writer *writer = new_writer(3);
+    CHECK_EQUAL(put(writer), 1);
+    bshm_frame_release(&held);
+    held = next_frame(reader);
+    CHECK(is_whole(&held));
+    bshm_frame_release(&held);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_writer_whose_name_was_removed_takes_it_again(void)
+{
+    bshm_writer *writer = new_writer(3);
+    bshm_reader *reader = new_reader(1);
+    bshm_source_report report = {-1, -1, -1, -1, -1, -1, NULL, NULL};
+    plat_info found;
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    (void)put(writer);
+    bshm_frame frame = newest(reader);
+    bshm_frame_release(&frame);
+    (void)unlink(fixture_path());
+    do {
+        plat_sleep(20000000);
+        CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_OK); /* it brings no frame, and looks */
+    } while (plat_info_at(fixture_path(), &found) < 0 && CHECK(bshm_now_ns() < deadline));
+    CHECK_EQUAL(counters_of(writer).replacements, 1);
+    CHECK_EQUAL(put(writer), 2);
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 2);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_name_that_went_to_another_writer_is_not_removed_on_close(void)
+{
+    bshm_writer *first = new_writer(3);
+    plat_info mine, found;
+    (void)unlink(fixture_path());
+    bshm_writer *second = new_writer(3);
+    REQUIRE(plat_info_at(fixture_path(), &mine) == 0);
+    bshm_writer_free(first);
+    CHECK(plat_info_at(fixture_path(), &found) == 0 && plat_same_object(&mine, &found));
+    bshm_writer_free(second);
+    CHECK(plat_info_at(fixture_path(), &found) < 0);
+}
+
+static void the_object_has_the_mode_that_was_asked_for_whatever_the_umask(void)
+{
+    static const uint32_t modes[] = {0600, 0640, 0660, 0666};
+    mode_t before = umask(0077);
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        bshm_writer *writer = NULL;
+        bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = modes[i]};
+        plat_info found;
+        REQUIRE(bshm_writer_create(&writer, fixture_name, &options, &fixture_error) == BSHM_OK);
+        REQUIRE(plat_info_at(fixture_path(), &found) == 0);
+        CHECK_EQUAL(found.mode, modes[i]);
+        bshm_writer_free(writer);
+    }
+    (void)umask(before);
+}
+
+/* ---------------------------------------------------------------- temporaries */
+
+static void temporaries_of_the_dead_are_removed_once_they_are_old(void)
+{
+    char temporary[PLAT_PATH_BYTES];
+    REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
+    CHECK_EQUAL(bshm_remove_stale_temporary(fixture_path(), &fixture_error), BSHM_E_NAME);
+    CHECK_EQUAL(bshm_remove_stale_temporary("no-temporary", NULL), BSHM_E_NAME);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* there is none */
+    int file = open(temporary, O_RDWR | O_CREAT | O_EXCL, 0600);
+    REQUIRE(file >= 0);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* somebody may be at work */
+    struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    REQUIRE(futimens(file, old) == 0 && plat_lock(file, BSHM_WRITER_BYTE, true) == 0);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* and is */
+    plat_unlock(file, BSHM_WRITER_BYTE);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 1);
+    CHECK(access(temporary, F_OK) != 0);
+    (void)close(file);
+}
+
+static void a_file_from_the_far_future_is_no_trouble(void)
+{
+    bshm_writer *writer = new_writer(3);
+    struct timespec far[2] = {{.tv_sec = INT64_C(32503680000)}, {.tv_sec = INT64_C(32503680000)}};
+    REQUIRE(utimensat(AT_FDCWD, fixture_path(), far, 0) == 0);
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
+    bshm_writer_free(writer);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(names_are_letters_digits_dots_underscores_and_dashes);
+    RUN(what_has_a_slash_is_a_path_to_a_file);
+    RUN(temporaries_lie_beside_their_object_and_are_no_names);
+    RUN(foreign_files_are_refused_and_left_alone);
+    RUN(what_is_no_regular_file_is_refused_and_left_alone);
+    RUN(damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers);
+    RUN(a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang);
+    RUN(a_living_writer_keeps_its_name);
+    RUN(somebody_who_only_holds_a_read_lock_is_named_as_what_he_is);
+    RUN(a_dead_writers_segment_is_taken_over_and_its_count_goes_on);
+    RUN(a_number_that_may_have_been_seen_is_never_given_again);
+    RUN(damaged_numbers_are_not_inherited);
+    RUN(the_count_goes_on_over_a_successor_that_died_before_its_first_frame);
+    RUN(a_dead_writers_segment_can_be_cleaned_away);
+    RUN(a_writer_whose_name_was_removed_takes_it_again);
+    RUN(a_name_that_went_to_another_writer_is_not_removed_on_close);
+    RUN(the_object_has_the_mode_that_was_asked_for_whatever_the_umask);
+    RUN(temporaries_of_the_dead_are_removed_once_they_are_old);
+    RUN(a_file_from_the_far_future_is_no_trouble);
+    return check_summary();
+}

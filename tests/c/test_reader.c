@@ -1,0 +1,694 @@
+/* The reader through its public functions, against words that are poked the way a writer, another reader, a dead one or a
+ * hostile one would leave them. */
+#include "fixture.h"
+
+#define BIT(t) (UINT64_C(1) << (t))
+
+static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame)
+{
+    *frame = (bshm_frame){0};
+    return bshm_reader_acquire(reader, flags, frame, &fixture_error);
+}
+
+static bshm_reader_counters reader_counters(bshm_reader *reader)
+{
+    bshm_reader_counters counters;
+    bshm_reader_get_counters(reader, &counters);
+    return counters;
+}
+
+static bool copies_whole(const bshm_frame *frame)
+{
+    uint8_t pixels[FRAME_BYTES];
+    if (bshm_frame_copy(frame, pixels, sizeof pixels) != BSHM_OK)
+        return false;
+    for (size_t i = 0; i < sizeof pixels; i++)
+        if (pixels[i] != (uint8_t)frame->info.sequence)
+            return false;
+    return true;
+}
+
+/* ---------------------------------------------------------------- new, seen, skipped */
+
+static void a_reader_gets_the_newest_frame_once_and_counts_what_it_missed(void)
+{
+    bshm_writer *writer = new_writer(8);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame;
+    CHECK_EQUAL(acquire(reader, 0, &frame), 0); /* attached, and nothing there yet */
+    for (int i = 0; i < 3; i++)
+        (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.info.sequence, 3);
+    CHECK_EQUAL(frame.skipped, 0); /* its first: it missed none */
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), 1);
+    CHECK_EQUAL(frame.info.sequence, 3);
+    bshm_frame_release(&frame);
+    for (int i = 0; i < 5; i++)
+        (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.info.sequence, 8);
+    CHECK_EQUAL(frame.skipped, 4);
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(reader_counters(reader).skipped, 4);
+    CHECK_EQUAL(reader_counters(reader).copies, 0);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void before_there_is_a_segment_reads_are_empty_and_attaching_fails(void)
+{
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame;
+    bshm_source_view view;
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
+    CHECK_CONTAINS(fixture_error.message, fixture_name);
+    CHECK_EQUAL(bshm_reader_attach(reader, NULL), BSHM_E_NOT_FOUND);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DETACHED);
+    CHECK_EQUAL(bshm_reader_source(reader, &view), 0);
+    CHECK_EQUAL(bshm_reader_ended(reader), 0);
+    bshm_reader_wait(reader, 1000000);
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 1);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_LIVE);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_closed_reader_says_so(void)
+{
+    bshm_writer *writer = new_writer(3);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame, held;
+    (void)put(writer);
+    held = newest(reader);
+    bshm_reader_close(reader);
+    bshm_reader_close(reader);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_E_CLOSED);
+    CHECK_CONTAINS(fixture_error.message, "closed");
+    CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, NULL), BSHM_E_CLOSED);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_CLOSED);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DETACHED);
+    bshm_reader_wait(reader, 1000000);
+    CHECK(is_whole(&held));
+    bshm_reader_free(reader);
+    CHECK(is_whole(&held) && bshm_frame_intact(&held));
+    bshm_frame_release(&held);
+    CHECK(!bshm_frame_intact(&held)); /* of nothing */
+    bshm_frame_release(&held);
+    bshm_reader_free(NULL);
+    bshm_writer_free(writer);
+}
+
+static void frames_outlive_reader_writer_and_name(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    (void)put(writer);
+    bshm_frame first = newest(reader);
+    (void)put(writer);
+    bshm_frame second = newest(reader);
+    bshm_writer_free(writer);
+    bshm_reader_free(reader);
+    CHECK(first.pinned && second.pinned);
+    CHECK(is_whole(&first) && is_whole(&second) && bshm_frame_intact(&first) && bshm_frame_intact(&second));
+    bshm_frame_release(&second);
+    CHECK(is_whole(&first));
+    bshm_frame_release(&first);
+}
+
+/* ---------------------------------------------------------------- leases */
+
+static void each_frame_held_pins_its_slot_and_the_last_release_lets_it_go(void)
+{
+    bshm_writer *writer = new_writer(8);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    (void)put(writer);
+    bshm_frame first = newest(reader);
+    bshm_frame again = newest(reader);
+    CHECK(first.pinned && again.pinned);
+    CHECK(first.pixels == again.pixels);
+    CHECK_EQUAL(pin_of(&shared, 0), BIT(0)); /* two frames, one pin */
+    bshm_frame_release(&first);
+    CHECK_EQUAL(pin_of(&shared, 0), BIT(0));
+    CHECK(is_whole(&again));
+    bshm_frame_release(&again);
+    CHECK_EQUAL(pin_of(&shared, 0), 0);
+    (void)put(writer);
+    first = newest(reader);
+    (void)put(writer);
+    again = newest(reader);
+    CHECK_EQUAL(pin_of(&shared, 1), BIT(0));
+    CHECK_EQUAL(pin_of(&shared, 2), BIT(1));
+    check_invariants(&shared, 8);
+    bshm_frame_release(&first);
+    bshm_frame_release(&again);
+    CHECK_EQUAL(pinned_slots(&shared, 8), 0);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_frame_asked_for_again_takes_no_second_token(void)
+{
+    bshm_writer *writer = new_writer(4); /* two tokens */
+    bshm_reader *reader = new_reader(2);
+    bshm_reader *other = new_reader(1);
+    (void)put(writer);
+    bshm_frame first = newest(reader);
+    bshm_frame again = newest(reader);
+    bshm_frame theirs = newest(other);
+    CHECK(first.pinned && again.pinned && theirs.pinned);
+    bshm_frame_release(&first);
+    bshm_frame_release(&again);
+    bshm_frame_release(&theirs);
+    bshm_reader_free(reader);
+    bshm_reader_free(other);
+    bshm_writer_free(writer);
+}
+
+static void with_all_its_leases_in_use_a_reader_copies(void)
+{
+    bshm_writer *writer = new_writer(8);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame held[3];
+    for (int i = 0; i < 3; i++) {
+        (void)put(writer);
+        held[i] = newest(reader);
+    }
+    CHECK(held[0].pinned && !held[0].to_copy && held[1].pinned && !held[1].to_copy);
+    CHECK(held[2].to_copy);
+    CHECK_EQUAL(held[2].info.sequence, 3);
+    CHECK(copies_whole(&held[2]));
+    bshm_frame_release(&held[2]);
+    CHECK_EQUAL(pinned_slots(&shared, 8), 2);
+    CHECK_EQUAL(reader_counters(reader).copies, 1);
+    bshm_frame_release(&held[0]);
+    (void)put(writer);
+    bshm_frame fourth = newest(reader);
+    CHECK(fourth.pinned && !fourth.to_copy); /* a lease is free again */
+    check_invariants(&shared, 8);
+    bshm_frame_release(&fourth);
+    bshm_frame_release(&held[1]);
+    CHECK_EQUAL(pinned_slots(&shared, 8), 0);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_later(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    (void)put(writer);
+    plat_file others = take_all_tokens(4);
+    bshm_frame frame = newest(reader);
+    CHECK(frame.to_copy && !frame.pinned && frame.pixels == NULL);
+    CHECK_EQUAL(pinned_slots(&shared, 4), 0);
+    CHECK(copies_whole(&frame));
+    bshm_frame_release(&frame);
+    plat_close(others);
+    frame = newest(reader); /* the tokens are free, but a search found none just now */
+    CHECK(frame.to_copy && !frame.pinned);
+    bshm_frame_release(&frame);
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    bool leased = false;
+    while (!leased && CHECK(bshm_now_ns() < deadline)) {
+        plat_sleep(10000000);
+        frame = newest(reader);
+        leased = frame.pinned && !frame.to_copy;
+        bshm_frame_release(&frame);
+    }
+    CHECK_EQUAL(pinned_slots(&shared, 4), 0);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_reader_that_only_copies_keeps_no_token(void)
+{
+    bshm_writer *writer = new_writer(3); /* one token */
+    bshm_reader *copying = new_reader(2);
+    bshm_reader *never = new_reader(0);
+    bshm_reader *leasing = new_reader(1);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    CHECK_EQUAL(acquire(copying, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK(frame.to_copy && copies_whole(&frame));
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(acquire(never, 0, &frame), 1);
+    CHECK(frame.to_copy && copies_whole(&frame));
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(pinned_slots(&shared, 3), 0);
+    CHECK_EQUAL(acquire(leasing, 0, &frame), 1);
+    CHECK(frame.pinned && !frame.to_copy); /* the only one there is */
+    bshm_frame_release(&frame);
+    (void)put(writer);
+    CHECK_EQUAL(acquire(leasing, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK(frame.pinned && frame.to_copy && copies_whole(&frame)); /* a token it has anyway protects the copy */
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(reader_counters(copying).copies, 1);
+    CHECK_EQUAL(reader_counters(never).copies, 1);
+    CHECK_EQUAL(reader_counters(leasing).copies, 1);
+    close_window(&shared);
+    bshm_reader_free(copying);
+    bshm_reader_free(never);
+    bshm_reader_free(leasing);
+    bshm_writer_free(writer);
+}
+
+static void a_copy_with_a_token_cannot_be_torn(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(0);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK(frame.pinned);
+    for (int i = 0; i < 6; i++)
+        (void)put(writer);
+    check_invariants(&shared, 4);
+    CHECK(copies_whole(&frame));
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(pinned_slots(&shared, 4), 0);
+    plat_file others = take_all_tokens(4); /* it kept none */
+    plat_close(others);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_new_owner_clears_what_a_dead_one_left_in_every_slot(void)
+{
+    bshm_writer *writer = new_writer(5);
+    bshm_reader *reader = new_reader(1);
+    window shared = open_window();
+    (void)put(writer);
+    for (uint32_t slot = 0; slot < 5; slot++)
+        bshm_store_relaxed(&shared.control->pins[slot].word, BIT(0) | BIT(1));
+    bshm_frame frame = newest(reader);
+    CHECK(frame.pinned);
+    for (uint32_t slot = 0; slot < 5; slot++)
+        CHECK_EQUAL(pin_of(&shared, slot), slot == 0 ? BIT(0) | BIT(1) : BIT(1)); /* token 1 is somebody else's */
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(pin_of(&shared, 0), BIT(1));
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void closing_the_last_frame_gives_the_tokens_back(void)
+{
+    bshm_writer *writer = new_writer(3);
+    bshm_reader *reader = new_reader(1);
+    (void)put(writer);
+    bshm_frame held = newest(reader);
+    bshm_reader_free(reader);
+    bshm_reader *next = new_reader(1);
+    bshm_frame frame = newest(next);
+    CHECK(frame.to_copy &&
+          !frame.pinned); /* the frame that is held keeps the token's lock, or its pin would be cleared under it */
+    bshm_frame_release(&frame);
+    bshm_frame_release(&held);
+    bshm_reader_free(next);
+    next = new_reader(1);
+    frame = newest(next);
+    CHECK(frame.pinned);
+    bshm_frame_release(&frame);
+    bshm_reader_free(next);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- R3, R4, copies */
+
+static void a_reader_that_always_finds_writing_copies_and_leaves_no_pin(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    bshm_store_relaxed(&shared.control->pins[0].word, BSHM_PIN_WRITING);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK(!frame.pinned && frame.to_copy && copies_whole(&frame));
+    CHECK_EQUAL(pin_of(&shared, 0), BSHM_PIN_WRITING);
+    CHECK_EQUAL(reader_counters(reader).retries, BSHM_READ_ATTEMPTS);
+    bshm_frame_release(&frame);
+    bshm_store_relaxed(&shared.control->pins[0].word, 0);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_reader_that_finds_seq_odd_has_nothing_and_leaves_no_pin(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    bshm_step_begin(shared.header, 0, 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+    CHECK_EQUAL(pin_of(&shared, 0), 0);
+    CHECK(frame.attachment == NULL);
+    bshm_step_complete(shared.header, 0, 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK(frame.pinned);
+    bshm_frame_release(&frame);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_frame_completed_but_not_shown_is_found_through_a_stale_latest(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame frame;
+    for (int i = 0; i < 4; i++)
+        (void)put(writer);
+    CHECK_EQUAL(latest_slot(&shared), 0);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(1, 0)); /* what a slow reader would have read */
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.info.sequence, 4);
+    CHECK(frame.pinned && is_whole(&frame));
+    bshm_frame_release(&frame);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 0));
+    CHECK_EQUAL(acquire(reader, 0, &frame), 0); /* and not once more */
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_skipped(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(0);
+    plat_file others = take_all_tokens(4);
+    bshm_frame frame;
+    uint8_t copy[FRAME_BYTES];
+    (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    bshm_frame_release(&frame);
+    (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK(!frame.pinned && bshm_frame_intact(&frame));
+    for (int i = 0; i < 2; i++)
+        (void)put(writer);
+    CHECK(bshm_frame_intact(&frame)); /* nobody pins it, but nobody needed its slot */
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
+    (void)put(writer);
+    CHECK(!bshm_frame_intact(&frame));
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
+    bshm_reader_give_back(reader, &frame);
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.info.sequence, 5);
+    CHECK_EQUAL(frame.skipped, 3); /* 2, that it had to give back, and 3 and 4 */
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(reader_counters(reader).frames, 2);
+    CHECK_EQUAL(reader_counters(reader).copies, 2);
+    CHECK_EQUAL(reader_counters(reader).skipped, 3);
+    CHECK_EQUAL(reader_counters(reader).retries, 1);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), 1);
+    bshm_reader_give_back(reader, &frame); /* seen before: that is no frame missed */
+    bshm_frame_release(&frame);
+    (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.skipped, 0);
+    bshm_frame_release(&frame);
+    plat_close(others);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_cancelled(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(0);
+    plat_file others = take_all_tokens(4);
+    bshm_frame frame;
+    bshm_loan loan;
+    bshm_frame_info info = picture(HEIGHT);
+    uint8_t copy[FRAME_BYTES];
+    for (int i = 0; i < 3; i++)
+        (void)put(writer);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(frame.slot, 2);
+    for (int i = 0; i < 2; i++)
+        (void)put(writer);
+    REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
+    CHECK_EQUAL(loan.slot, 2);
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
+    bshm_writer_cancel(writer, &loan);
+    bshm_loan_release(&loan);
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
+    bshm_frame_release(&frame);
+    plat_close(others);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_copy_needs_room(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(1);
+    uint8_t copy[FRAME_BYTES];
+    (void)put(writer);
+    bshm_frame frame = newest(reader);
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, FRAME_BYTES - 1), BSHM_E_SHAPE);
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, 0), BSHM_E_SHAPE);
+    CHECK_EQUAL(bshm_frame_copy(&frame, copy, FRAME_BYTES), BSHM_OK);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- corrupt words */
+
+static void a_newest_frame_in_a_slot_that_does_not_exist_is_an_error(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    for (uint32_t slot = 4; slot < 64; slot++) {
+        bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(7, slot));
+        CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_E_FORMAT);
+        CHECK_CONTAINS(fixture_error.message, fixture_name);
+        CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_COPY, &frame), BSHM_E_FORMAT);
+        CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, NULL), BSHM_E_FORMAT);
+    }
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(1, 0));
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1); /* and it recovers */
+    bshm_frame_release(&frame);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *leasing = new_reader(2);
+    bshm_reader *copying = new_reader(0);
+    window shared = open_window();
+    bshm_frame frame;
+    uint8_t copy[FRAME_BYTES];
+    (void)put(writer);
+    for (size_t word = 0; word < BSHM_INFO_WORDS; word++)
+        for (unsigned bit = 0; bit < 64; bit++) {
+            bshm_shared64 *poked = &shared.header->descriptors[0].info[word];
+            uint64_t good = bshm_load_relaxed(poked);
+            bshm_store_relaxed(poked, good ^ BIT(bit));
+            bshm_reader *readers[2] = {leasing, copying};
+            for (int i = 0; i < 2; i++) {
+                int rc = acquire(readers[i], BSHM_ACQUIRE_SEEN, &frame);
+                CHECK(rc == 1 || rc == BSHM_E_FORMAT);
+                if (rc != 1)
+                    continue;
+                /* Whatever it says, it lies inside of the slot. */
+                uint64_t bytes =
+                    (uint64_t)frame.info.height * frame.info.width * frame.info.channels * frame.info.item_size;
+                CHECK(frame.info.payload_bytes <= FRAME_BYTES && bytes <= FRAME_BYTES);
+                CHECK_EQUAL(frame.info.sequence, 1);
+                CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
+                CHECK(copy[0] == 1 && copy[bytes - 1] == 1);
+                bshm_frame_release(&frame);
+            }
+            CHECK_EQUAL(pin_of(&shared, 0), 0);
+            bshm_store_relaxed(poked, good);
+        }
+    close_window(&shared);
+    bshm_reader_free(leasing);
+    bshm_reader_free(copying);
+    bshm_writer_free(writer);
+}
+
+static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_frame frame;
+    (void)put(writer);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 1)); /* of a slot without a frame */
+    int64_t deadline = bshm_now_ns() + 100000000;
+    unsigned tries = 0;
+    while (bshm_now_ns() < deadline) {
+        CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+        bshm_reader_wait(reader, deadline - bshm_now_ns());
+        tries++;
+    }
+    printf("    %u tries in 100 ms\n", tries);
+    CHECK(tries < 1000);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- following */
+
+static void a_reader_follows_a_replaced_segment_and_misses_no_last_frame(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame_info info = picture(50 * HEIGHT);
+    static uint8_t pixels[50 * FRAME_BYTES];
+    uint64_t sequence = 0;
+    bshm_frame frame;
+    (void)put(writer);
+    frame = newest(reader);
+    bshm_frame_release(&frame);
+    (void)put(writer);
+    memset(pixels, 3, sizeof pixels);
+    CHECK_EQUAL(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error), BSHM_OK);
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 2); /* of the old segment */
+    bshm_frame_release(&frame);
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 3);
+    CHECK_EQUAL(frame.skipped, 0);
+    CHECK(is_whole(&frame));
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_reader_that_asks_for_the_newest_frame_only_follows_too(void)
+{
+    leave_dead_segment(4, 3);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame = newest(reader);
+    CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: late, and served at once */
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1); /* so that nobody can mark it as retired */
+    bshm_writer *writer = new_writer(4);
+    (void)put(writer);
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    do {
+        plat_sleep(5000000);
+        frame = newest(reader);
+        bshm_frame_release(&frame);
+    } while (frame.info.sequence != 1 && CHECK(bshm_now_ns() < deadline));
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame;
+    (void)put(writer);
+    REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
+    bshm_writer_free(writer);
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_CLOSED);
+    CHECK_EQUAL(bshm_reader_ended(reader), 0); /* there is a frame still */
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), 1);
+    bshm_frame_release(&frame);
+    CHECK_EQUAL(bshm_reader_ended(reader), 1);
+    writer = new_writer(4);
+    (void)put(writer);
+    plat_sleep(10000000);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), 0);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1); /* without that flag it moves on */
+    CHECK_EQUAL(frame.info.sequence, 1);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- waiting */
+
+static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there_is_none(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame;
+    (void)put(writer);
+    REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
+    int64_t before = bshm_now_ns();
+    bshm_reader_wait(reader, INT64_C(100000000));
+    CHECK(bshm_now_ns() - before < 50000000);
+    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    bshm_frame_release(&frame);
+    before = bshm_now_ns();
+    bshm_reader_wait(reader, 20000000);
+    CHECK(bshm_now_ns() - before >= 19000000);
+    before = bshm_now_ns();
+    bshm_reader_wait(reader, INT64_MAX); /* never longer than a slice, so that signals are seen to */
+    CHECK(bshm_now_ns() - before >= 90000000 && bshm_now_ns() - before < INT64_C(2000000000));
+    before = bshm_now_ns();
+    bshm_reader_wait(reader, 0);
+    bshm_reader_wait(reader, -5);
+    CHECK(bshm_now_ns() - before < 50000000);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(a_reader_gets_the_newest_frame_once_and_counts_what_it_missed);
+    RUN(before_there_is_a_segment_reads_are_empty_and_attaching_fails);
+    RUN(a_closed_reader_says_so);
+    RUN(frames_outlive_reader_writer_and_name);
+    RUN(each_frame_held_pins_its_slot_and_the_last_release_lets_it_go);
+    RUN(a_frame_asked_for_again_takes_no_second_token);
+    RUN(with_all_its_leases_in_use_a_reader_copies);
+    RUN(with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_later);
+    RUN(a_reader_that_only_copies_keeps_no_token);
+    RUN(a_copy_with_a_token_cannot_be_torn);
+    RUN(a_new_owner_clears_what_a_dead_one_left_in_every_slot);
+    RUN(closing_the_last_frame_gives_the_tokens_back);
+    RUN(a_reader_that_always_finds_writing_copies_and_leaves_no_pin);
+    RUN(a_reader_that_finds_seq_odd_has_nothing_and_leaves_no_pin);
+    RUN(a_frame_completed_but_not_shown_is_found_through_a_stale_latest);
+    RUN(a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_skipped);
+    RUN(a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_cancelled);
+    RUN(a_copy_needs_room);
+    RUN(a_newest_frame_in_a_slot_that_does_not_exist_is_an_error);
+    RUN(a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin);
+    RUN(a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy);
+    RUN(a_reader_follows_a_replaced_segment_and_misses_no_last_frame);
+    RUN(a_reader_that_asks_for_the_newest_frame_only_follows_too);
+    RUN(a_reader_that_stays_sees_the_end_of_a_closed_segment);
+    RUN(waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there_is_none);
+    return check_summary();
+}
