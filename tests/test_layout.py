@@ -280,6 +280,19 @@ def test_a_replaced_segment_is_retired_and_its_successor_continues_the_count(seg
             assert new.latest[0] == 3
 
 
+def test_a_dead_writers_segment_is_retired_by_the_takeover(segment_name: str) -> None:
+    with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+        child.says()
+        child.kill()
+    with opened(path_of(segment_name)) as old:
+        notify = old.publication["notify"]
+        assert old.publication["state"] == layout.LIVE, "the dead say nothing"
+        with SharedMemoryFrameWriter(segment_name, SHAPE), opened(path_of(segment_name)) as new:
+            assert old.publication["state"] == layout.RETIRED
+            assert old.publication["notify"] == notify + 1, "sleepers must look up"
+            assert new.identity["base_sequence"] == 1
+
+
 # ---------------------------------------------------------------- the control region
 
 

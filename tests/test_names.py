@@ -272,17 +272,17 @@ def test_a_foreign_object_is_a_named_error_and_stays_as_it_was(
 ) -> None:
     for name, path in ((segment_name, path_of(segment_name)), (str(tmp_path / "video"), tmp_path / "video")):
         make(path)
-        before, files, beside = state_of(path), descriptors(), set(path.parent.glob(".bshm-*"))
+        before, files = state_of(path), descriptors()
         for look in LOOKS.values():
             with pytest.raises(SegmentFormatError, match=path.name):
                 look(name)
         assert state_of(path) == before
         assert descriptors() == files
         assert mappings(path.name) == 0
-        assert set(path.parent.glob(".bshm-*")) <= beside, "nothing is left beside it"
         assert segment_name not in {found.name for found in list_segments()}
         assert state_of(path) == before
         remove(path)
+    assert list(tmp_path.iterdir()) == [], "nothing is left beside it"
 
 
 def test_a_symbolic_link_to_a_living_segment_is_not_followed(segment_name: str, tmp_path: Path) -> None:
@@ -502,6 +502,60 @@ def test_whatever_stands_in_a_descriptor_is_a_frame_inside_its_slot_or_refused(
                 assert (frame.shape[0], frame.shape[1]) == (metadata.height, metadata.width)
                 frame.tobytes()
             inspect_segment(name)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"width": 0},
+        {"height": 0},
+        {"channels": 0},
+        {"ndim": 1},
+        {"ndim": 4},
+        {"ndim": 2},
+        {"item_size": 0},
+        {"item_size": 3},
+        {"kind": ord("O")},
+        {"kind": 0},
+        {"kind": 2**32 - 1},
+        {"width": 33},
+        {"height": 25},
+        {"height": 2**32 - 1},
+        {"width": 2**32 - 1, "row_stride": 2**40},
+        {"item_size": 8},
+        {"row_stride": 95},
+        {"row_stride": 97},
+        {"row_stride": 2**64 - 96},
+        {"row_stride": 65536},
+        {"payload_bytes": 0},
+        {"payload_bytes": 24 * 32 * 3 - 1},
+        {"payload_bytes": 24 * 32 * 3 + 1},
+        {"payload_bytes": 2**64 - 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("options", [{}, {"copy": True}, {"max_leases": 0}], ids=["lease", "copy", "no lease"])
+def test_a_descriptor_that_contradicts_itself_or_its_slot_is_refused(
+    segment_name: str, forged: dict[str, int], options: dict[str, Any]
+) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE) as writer,
+        SharedMemoryFrameReader(segment_name, **options) as reader,
+        opened(path_of(segment_name)) as segment,
+    ):
+        writer.write_frame(picture(1))
+        descriptor = segment.descriptor(segment.latest[1])
+        honest = {field: descriptor[field] for field in forged}
+        for field, value in forged.items():
+            descriptor[field] = value
+        for read in (reader.read_frame, reader.latest_frame):
+            with pytest.raises(SegmentFormatError, match=segment_name):
+                read()
+        assert inspect_segment(segment_name).width is None
+        assert not any(segment.pins), "no pin is forgotten"
+        for field, value in honest.items():
+            descriptor[field] = value
+        assert sees(new_frame(reader)[0], 1)
 
 
 @pytest.mark.parametrize("slot", [8, 62, 63])

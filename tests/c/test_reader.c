@@ -211,14 +211,16 @@ static void with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_l
     window shared = open_window();
     (void)put(writer);
     plat_file others = take_all_tokens(4);
+    int64_t before = bshm_now_ns();
     bshm_frame frame = newest(reader);
     CHECK(frame.to_copy && !frame.pinned && frame.pixels == NULL);
     CHECK_EQUAL(pinned_slots(&shared, 4), 0);
     CHECK(copies_whole(&frame));
     bshm_frame_release(&frame);
     plat_close(others);
-    frame = newest(reader); /* the tokens are free, but a search found none just now */
-    CHECK(frame.to_copy && !frame.pinned);
+    frame = newest(reader);
+    if (bshm_now_ns() - before < 90000000) /* the tokens are free, but a search found none just now */
+        CHECK(frame.to_copy && !frame.pinned);
     bshm_frame_release(&frame);
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
     bool leased = false;
@@ -636,6 +638,19 @@ static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
 
 /* ---------------------------------------------------------------- waiting */
 
+/* The shortest of a few waits: a busy machine may prolong any of them. */
+static int64_t shortest_wait(bshm_reader *reader, int64_t timeout_ns)
+{
+    int64_t shortest = INT64_MAX;
+    for (int i = 0; i < 10; i++) {
+        int64_t before = bshm_now_ns();
+        bshm_reader_wait(reader, timeout_ns);
+        int64_t taken = bshm_now_ns() - before;
+        shortest = taken < shortest ? taken : shortest;
+    }
+    return shortest;
+}
+
 static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there_is_none(void)
 {
     bshm_writer *writer = new_writer(4);
@@ -643,21 +658,15 @@ static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there
     bshm_frame frame;
     (void)put(writer);
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
-    int64_t before = bshm_now_ns();
-    bshm_reader_wait(reader, INT64_C(100000000));
-    CHECK(bshm_now_ns() - before < 50000000);
+    CHECK(shortest_wait(reader, INT64_C(100000000)) < 50000000);
     CHECK_EQUAL(acquire(reader, 0, &frame), 1);
     bshm_frame_release(&frame);
-    before = bshm_now_ns();
-    bshm_reader_wait(reader, 20000000);
-    CHECK(bshm_now_ns() - before >= 19000000);
-    before = bshm_now_ns();
+    CHECK(shortest_wait(reader, 0) < 50000000);
+    CHECK(shortest_wait(reader, -5) < 50000000);
+    CHECK(shortest_wait(reader, 3000000) >= 2900000);
+    int64_t before = bshm_now_ns();
     bshm_reader_wait(reader, INT64_MAX); /* never longer than a slice, so that signals are seen to */
-    CHECK(bshm_now_ns() - before >= 90000000 && bshm_now_ns() - before < INT64_C(2000000000));
-    before = bshm_now_ns();
-    bshm_reader_wait(reader, 0);
-    bshm_reader_wait(reader, -5);
-    CHECK(bshm_now_ns() - before < 50000000);
+    CHECK(bshm_now_ns() - before >= 90000000 && bshm_now_ns() - before < INT64_C(5000000000));
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }

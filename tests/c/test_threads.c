@@ -20,6 +20,25 @@
 static uint32_t stop;
 static uint32_t lines;
 
+/* Counts of threads that are waited for; relaxed, for they order nothing. */
+static void count(uint64_t *counter)
+{
+    (void)__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+}
+
+static uint64_t value_of(const uint64_t *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+
+/* A thread gets to run sooner or later, however busy the machine. */
+static void await_some(const uint64_t *counter)
+{
+    int64_t deadline = bshm_now_ns() + INT64_C(30000000000);
+    while (value_of(counter) == 0 && CHECK(bshm_now_ns() < deadline))
+        plat_sleep(1000000);
+}
+
 static bool stopped(void)
 {
     return __atomic_load_n(&stop, __ATOMIC_RELAXED) != 0;
@@ -114,6 +133,7 @@ typedef struct shift {
     bshm_reader *reader;
     window shared;
     uint64_t leased, copied, unpinned, torn;
+    uint64_t whole; /* of both kinds */
     bshm_reader_counters counters;
 } shift;
 
@@ -122,6 +142,7 @@ static void look_at(const bshm_frame *frame, void *scratch, shift *mine)
     uint64_t n = frame->info.sequence;
     if (!frame->to_copy) {
         mine->leased++;
+        count(&mine->whole);
         CHECK(shows(frame->pixels, n));
         CHECK(bshm_frame_intact(frame));
         return;
@@ -129,6 +150,7 @@ static void look_at(const bshm_frame *frame, void *scratch, shift *mine)
     mine->unpinned += !frame->pinned;
     if (bshm_frame_copy(frame, scratch, (uint64_t)lines * LINE_BYTES) == BSHM_OK) {
         mine->copied++;
+        count(&mine->whole);
         CHECK(shows(scratch, n));
     } else {
         CHECK(!frame->pinned); /* a pinned one is never torn */
@@ -205,6 +227,8 @@ static void run_for_a_round(uint32_t line_count)
     }
     REQUIRE(pthread_create(&writing, NULL, write_until_stopped, writer) == 0);
     plat_sleep(ROUND_NS);
+    for (size_t i = 0; i < 4; i++)
+        await_some(&shifts[i].whole);
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
     (void)pthread_join(writing, NULL);
     for (size_t i = 0; i < 4; i++)
@@ -217,7 +241,6 @@ static void run_for_a_round(uint32_t line_count)
                i, (unsigned long long)shifts[i].leased, (unsigned long long)shifts[i].copied,
                (unsigned long long)shifts[i].unpinned, (unsigned long long)shifts[i].torn,
                (unsigned long long)shifts[i].counters.skipped, (unsigned long long)shifts[i].counters.retries);
-        CHECK(shifts[i].leased + shifts[i].copied > 0);
     }
     CHECK(counters.published > 0);
     CHECK_EQUAL(counters.dropped, 0);
@@ -256,7 +279,7 @@ static void *share_a_reader(void *given)
         if (rc == 1) {
             if (!frame.to_copy)
                 CHECK(shows(frame.pixels, frame.info.sequence));
-            ++*frames;
+            count(frames);
         }
         bshm_frame_release(&frame);
         (void)bshm_reader_status(common);
@@ -280,6 +303,8 @@ static void a_reader_may_be_shared_and_closed_under_its_users(void)
     for (size_t i = 0; i < 3; i++)
         REQUIRE(pthread_create(&reading[i], NULL, share_a_reader, &frames[i]) == 0);
     plat_sleep(ROUND_NS / 4);
+    for (size_t i = 0; i < 3; i++)
+        await_some(&frames[i]);
     bshm_reader_close(common); /* while they acquire, hold and wait */
     for (size_t i = 0; i < 3; i++)
         (void)pthread_join(reading[i], NULL);
@@ -287,7 +312,6 @@ static void a_reader_may_be_shared_and_closed_under_its_users(void)
     (void)pthread_join(writing, NULL);
     printf("    frames: %llu, %llu, %llu\n", (unsigned long long)frames[0], (unsigned long long)frames[1],
            (unsigned long long)frames[2]);
-    CHECK(frames[0] > 0 && frames[1] > 0 && frames[2] > 0);
     bshm_reader_free(common);
     bshm_writer_free(writer);
 }
