@@ -29,7 +29,8 @@ SHARED_MEMORY = Path("/dev/shm")
 
 # What the command does, without its options and displays. {before} is code of the test's own.
 PROGRAM = """
-import json, sys, threading, time
+import json, signal, sys, threading, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
 from billiards_shm.capture.config import load_settings
 from billiards_shm.capture.logs import configure_logging
 from billiards_shm.capture import process

@@ -262,7 +262,7 @@ def test_list_refuses_what_is_no_path(name: str) -> None:
 
 def test_list_names_the_trouble_of_a_source(writer: SharedMemoryFrameWriter, name: str) -> None:
     writer.update_source(state="reconnecting", reason="no signal")
-    assert f"{name}  live (reconnecting)" in run("list").stdout
+    assert re.search(rf"^{re.escape(name)}\s+live \(reconnecting\)", run("list").stdout, re.MULTILINE)
     assert "no signal" in run("inspect", name).stdout
     assert "no signal" in run("watch", name, "--count", "1").stdout
 

@@ -695,9 +695,11 @@ def test_closing_from_another_thread_ends_the_wait_with_value_error(
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(waits[wait])
         time.sleep(0.02)
-        reader.close()
-        with pytest.raises(ValueError, match="closed"):
-            waiting.result(2)
+        with Seconds() as seconds:
+            reader.close()
+            with pytest.raises(ValueError, match="closed"):
+                waiting.result(5)
+    assert seconds.passed < 1, "it looks every tenth of a second"
     if writer is not None:
         writer.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from child_processes import Child
 from segment_layout import opened
-from segments_under_test import LARGER, SHAPE, descriptors, new_frame, path_of, picture, sees
+from segments_under_test import LARGER, SHAPE, descriptors, new_frame, path_of, picture, sees, wait_until
 
 from billiards_shm import (
     ReaderInfo,
@@ -231,18 +231,17 @@ def test_paths_that_are_no_segments_are_left_out(tmp_path: Path) -> None:
 
 def test_listing_survives_segments_that_come_and_go(segment_name: str) -> None:
     code = """
-    say("ready")
-    for number in range(200):
+    import select
+    while not select.select([sys.stdin], [], [], 0)[0]:
         with SharedMemoryFrameWriter(sys.argv[1], SHAPE) as writer:
-            writer.write_frame(picture(number))
+            writer.write_frame(picture(1))
     """
     with Child(code, segment_name) as child:
-        child.says()
-        seen = 0
-        while child.process.poll() is None:
-            seen += any(found.name == segment_name for found in list_segments())
+        for _ in range(20):  # met, and missed
+            wait_until(lambda: any(found.name == segment_name for found in list_segments()))
+            wait_until(lambda: all(found.name != segment_name for found in list_segments()))
+        child.tell()
         child.ends_well()
-    assert seen > 0
 
 
 # ---------------------------------------------------------------- remove

@@ -869,24 +869,24 @@ def test_update_source_refuses_what_makes_no_sense(writer: SharedMemoryFrameWrit
     writer.update_source(reason="still working")
 
 
-def test_a_report_is_read_whole_while_it_changes(
-    segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
-) -> None:
-    reader.attach()
-    texts = ["a" * 128, "b" * 128, ""]
-    stop = threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            for text in texts:
-                writer.update_source(reason=text)
-
-    with ThreadPoolExecutor(1) as pool:
-        changing = pool.submit(change)
-        found = [reader.source_reason for _ in range(3000)]
-        stop.set()
-        changing.result()
-    assert set(found) <= set(texts)
+def test_a_report_is_read_whole_while_it_changes(segment_name: str) -> None:
+    code = """
+    import select
+    with SharedMemoryFrameWriter(sys.argv[1], SHAPE) as writer:
+        writer.update_source(reason="a" * 128)
+        say("open")
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            for letter in "abcdefgh" * 20:
+                writer.update_source(reason=letter * 128)
+    """
+    with Child(code, segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
+        child.says()
+        reader.attach()
+        found = {reader.source_reason for _ in range(30000)}
+        child.tell()
+        child.ends_well()
+    assert len(found) > 1, "it changed meanwhile"
+    assert found <= {letter * 128 for letter in "abcdefgh"}, "half of one, half of the next"
 
 
 # ---------------------------------------------------------------- closing
@@ -953,6 +953,11 @@ def test_a_writer_that_is_dropped_closes(segment_name: str) -> None:
         pytest.param("sys.exit(0)", id="sys.exit"),
         pytest.param(
             "import threading; threading.Thread(target=writer.write_frame, args=[picture(2)]).start()", id="threads"
+        ),
+        pytest.param(
+            "import threading; wait = threading.Event().wait\n"
+            "        threading.Thread(target=lambda writer: wait(), args=[writer], daemon=True).start()",
+            id="a thread that never ends holds it",
         ),
         pytest.param("slot = writer.loan(); array = slot.array", id="a loan is open"),
         pytest.param("import atexit; atexit.register(writer.close)", id="closed by another exit handler"),

@@ -9,12 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 
-static char told[2000];
+static char steps_told[2000];
 
 static void tell(const char *step)
 {
-    size_t length = strlen(told);
-    (void)snprintf(told + length, sizeof told - length, "%s%s", length ? " " : "", step);
+    size_t length = strlen(steps_told);
+    (void)snprintf(steps_told + length, sizeof steps_told - length, "%s%s", length ? " " : "", step);
 }
 
 static void tell_lock(const char *what, uint64_t byte)
@@ -65,9 +65,9 @@ static void tell_lock(const char *what, uint64_t byte)
 /* What was told since the last time. */
 static const char *since(void)
 {
-    static char last[sizeof told];
-    memcpy(last, told, sizeof last);
-    told[0] = '\0';
+    static char last[sizeof steps_told];
+    memcpy(last, steps_told, sizeof last);
+    steps_told[0] = '\0';
     return last;
 }
 
@@ -264,7 +264,7 @@ static void without_a_token_a_copy_looks_at_seq_before_and_after(void)
 static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
 {
     bshm_writer *writer = new_writer(4);
-    bshm_reader *reader = new_reader(1);
+    bshm_reader *reader = new_reader(0); /* so that its token is one in passing */
     window shared = open_window();
     bshm_frame frame;
     (void)put(writer);
@@ -277,8 +277,8 @@ static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
     unsigned attempts = 0;
     for (; attempt && strncmp(attempt, "own look pin read unpin", 23) == 0; attempts++)
         attempt = strstr(attempt + 3, "own");
-    if (!CHECK_EQUAL(attempts, BSHM_READ_ATTEMPTS))
-        printf("      found: %s\n", found);
+    if (!CHECK_EQUAL(attempts, BSHM_READ_ATTEMPTS) || !CHECK(strstr(found, "unpin unlock-token look read") != NULL))
+        printf("      found: %s\n", found); /* the token is given up before it is tried without */
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);

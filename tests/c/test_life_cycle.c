@@ -1,0 +1,316 @@
+/* Races for a name: something happens to it just before the call that counts. The sources are included with some calls of
+ * the platform layer announced first, and in that moment the test does what another process might. */
+#include "platform.h"
+
+#include <string.h>
+
+static struct {
+    const char *awaited; /* the call before which something happens */
+    unsigned number;
+    void (*what)(void);
+    bool every_time;
+    unsigned happened;
+    const char *renamed; /* the temporary, just before it is */
+} race;
+
+static void about_to(const char *call)
+{
+    if (!race.awaited || strcmp(call, race.awaited) != 0 || (race.number > 1 && race.number--))
+        return;
+    const char *kept = race.awaited;
+    race.awaited = NULL; /* what happens makes such calls, too */
+    race.happened++;
+    race.what();
+    race.awaited = race.every_time ? kept : NULL;
+}
+
+/* A reader's two openings: for reading; and, with no fork in between, for the control region. Within that no other
+ * participant of this process can be made, so what happens happens before it begins. */
+#define plat_open(path, access, file)                                                                                  \
+    (about_to((access) == PLAT_READ ? "open for reading" : "open"), (plat_open)(path, access, file))
+#define plat_no_fork_begin()            (about_to("second open"), (plat_no_fork_begin)())
+#define plat_lock(...)                  (about_to("lock"), (plat_lock)(__VA_ARGS__))
+#define plat_rename(from, to, replaces) (race.renamed = (from), about_to("rename"), (plat_rename)(from, to, replaces))
+#define plat_sleep(...)                 (about_to("sleep"), (plat_sleep)(__VA_ARGS__))
+
+#include "attachment.c"
+#include "generation.c"
+#include "names.c"
+#include "segment.c"
+
+#include "fixture.h"
+
+static void before(const char *call, unsigned number, void (*what)(void))
+{
+    race.awaited = call;
+    race.number = number;
+    race.what = what;
+    race.happened = 0;
+    race.every_time = false;
+}
+
+/* What was to happen did, and will not any more. */
+static void expect_happened(void)
+{
+    CHECK(race.happened > 0);
+    race.awaited = NULL;
+}
+
+/* ---------------------------------------------------------------- what can happen */
+
+static bshm_writer *other;
+
+static void another_writer_takes_the_name(void)
+{
+    (void)unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
+    other = new_writer(3);
+    (void)put(other);
+}
+
+static void the_other_writer_ends(void)
+{
+    bshm_writer_free(other);
+    other = NULL;
+}
+
+static void the_name_is_removed(void)
+{
+    (void)unlink(fixture_path());
+}
+
+static void a_later_dead_segment_takes_the_name(void)
+{
+    (void)unlink(fixture_path());
+    leave_dead_segment(3, 20);
+}
+
+static void the_temporary_is_removed(void)
+{
+    if (race.renamed)
+        (void)unlink(race.renamed);
+}
+
+static plat_file held;
+
+static void the_lock_is_let_go(void)
+{
+    plat_close(held);
+}
+
+/* ---------------------------------------------------------------- creating */
+
+static int try_to_create(bshm_writer **writer)
+{
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
+    *writer = NULL;
+    return bshm_writer_create(writer, fixture_name, &options, &fixture_error);
+}
+
+/* The other writer got the name, and goes on as if nobody had tried. */
+static void check_the_other_one_won(int rc, bshm_writer *writer)
+{
+    plat_info found;
+    expect_happened();
+    CHECK_EQUAL(rc, BSHM_E_EXISTS);
+    CHECK(writer == NULL);
+    CHECK_EQUAL(put(other), 2);
+    CHECK_EQUAL(counters_of(other).replacements, 0);
+    CHECK(plat_info_at(fixture_path(), &found) == 0);
+    the_other_writer_ends();
+    CHECK(plat_info_at(fixture_path(), &found) == -ENOENT);
+}
+
+static void of_two_that_find_nobody_there_one_wins(void)
+{
+    bshm_writer *writer;
+    before("lock", 1, another_writer_takes_the_name); /* while its temporary is made */
+    int rc = try_to_create(&writer);
+    check_the_other_one_won(rc, writer);
+    before("rename", 1, another_writer_takes_the_name); /* at the last moment */
+    rc = try_to_create(&writer);
+    check_the_other_one_won(rc, writer);
+}
+
+static void of_two_that_find_a_dead_segment_one_wins(void)
+{
+    for (unsigned number = 1; number <= 3; number++) { /* the lock of the dead one, of the temporary, of the dead one */
+        bshm_writer *writer;
+        leave_dead_segment(3, 5);
+        before("lock", number, another_writer_takes_the_name);
+        int rc = try_to_create(&writer);
+        check_the_other_one_won(rc, writer);
+    }
+}
+
+static void a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance(void)
+{
+    for (unsigned number = 1; number <= 3; number++) {
+        bshm_writer *writer;
+        leave_dead_segment(3, 5);
+        before("lock", number, the_name_is_removed);
+        CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+        expect_happened();
+        CHECK_EQUAL(put(writer), 1); /* cleaned: a new count */
+        bshm_writer_free(writer);
+    }
+}
+
+static void a_count_goes_on_after_the_segment_that_is_replaced_in_the_end(void)
+{
+    for (unsigned number = 1; number <= 3; number++) {
+        bshm_writer *writer;
+        leave_dead_segment(3, 5);
+        before("lock", number, a_later_dead_segment_takes_the_name);
+        CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+        expect_happened();
+        CHECK_EQUAL(put(writer), 21);
+        bshm_writer_free(writer);
+    }
+    bshm_writer *writer;
+    before("rename", 1, a_later_dead_segment_takes_the_name); /* where nobody had been */
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 21);
+    bshm_writer_free(writer);
+}
+
+static void a_temporary_that_is_cleaned_away_is_made_again(void)
+{
+    bshm_writer *writer;
+    before("rename", 1, the_temporary_is_removed);
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 1);
+    bshm_writer_free(writer);
+    leave_dead_segment(3, 5);
+    before("rename", 2, the_temporary_is_removed); /* with the dead one's lock in hand */
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 6);
+    bshm_writer_free(writer);
+}
+
+static void a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end(void)
+{
+    bshm_writer *writer;
+    plat_info found;
+    before("rename", 1, the_temporary_is_removed);
+    race.every_time = true;
+    CHECK_EQUAL(try_to_create(&writer), BSHM_E_SYSTEM);
+    CHECK_CONTAINS(fixture_error.message, "removed 8 times");
+    CHECK_EQUAL(race.happened, 8);
+    expect_happened();
+    CHECK(plat_info_at(fixture_path(), &found) == -ENOENT);
+}
+
+static void a_writer_that_ends_in_time_makes_room(void)
+{
+    bshm_writer *writer;
+    other = new_writer(3);
+    (void)put(other);
+    before("sleep", 1, the_other_writer_ends);
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 1);
+    bshm_writer_free(writer);
+}
+
+static void a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_writer(void)
+{
+    bshm_writer *writer;
+    leave_dead_segment(3, 5);
+    REQUIRE(plat_open(fixture_path(), PLAT_READ_WRITE, &held) == 0 && plat_lock(held, BSHM_WRITER_BYTE, true) == 0);
+    before("sleep", 3, the_lock_is_let_go);
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 6);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- cleaning */
+
+static void a_cleaner_never_removes_a_name_that_went_to_the_living(void)
+{
+    plat_info found;
+    leave_dead_segment(3, 5);
+    before("lock", 1, another_writer_takes_the_name);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    expect_happened();
+    CHECK(plat_info_at(fixture_path(), &found) == 0);
+    CHECK_EQUAL(put(other), 2);
+    the_other_writer_ends();
+    leave_dead_segment(3, 5);
+    before("lock", 1, the_name_is_removed);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0); /* somebody else did */
+    expect_happened();
+}
+
+/* ---------------------------------------------------------------- attaching */
+
+static void a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each(void)
+{
+    static const char *const openings[] = {"open for reading", "second open"};
+    for (size_t i = 0; i < 2; i++) {
+        leave_dead_segment(3, 5);
+        bshm_reader *reader = new_reader(1);
+        before(openings[i], 1, another_writer_takes_the_name);
+        CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
+        expect_happened();
+        bshm_frame frame = newest(reader);
+        bshm_writer_counters counters = counters_of(other);
+        CHECK_EQUAL(frame.info.sequence, 1);
+        CHECK(memcmp(frame.generation, counters.generation, sizeof frame.generation) == 0);
+        CHECK(frame.pinned && !frame.to_copy);
+        window shared = open_window();
+        CHECK_EQUAL(pinned_slots(&shared, 3), 1); /* the pin is in the segment that the pixels are in */
+        close_window(&shared);
+        bshm_frame_release(&frame);
+        bshm_reader_free(reader);
+        the_other_writer_ends();
+    }
+}
+
+static void a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it(void)
+{
+    uint8_t pixels[FRAME_BYTES];
+    leave_dead_segment(3, 5);
+    bshm_reader *reader = new_reader(1);
+    before("second open", 1, the_name_is_removed);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
+    expect_happened();
+    bshm_frame frame = newest(reader);
+    CHECK_EQUAL(frame.info.sequence, 5);
+    CHECK(frame.to_copy); /* there is no way left to the control region */
+    CHECK_EQUAL(bshm_frame_copy(&frame, pixels, sizeof pixels), BSHM_OK);
+    CHECK(pixels[0] == 5 && pixels[FRAME_BYTES - 1] == 5);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+}
+
+static void a_reader_that_comes_too_late_finds_nothing(void)
+{
+    leave_dead_segment(3, 5);
+    bshm_reader *reader = new_reader(1);
+    before("open for reading", 1, the_name_is_removed);
+    CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
+    expect_happened();
+    bshm_reader_free(reader);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(of_two_that_find_nobody_there_one_wins);
+    RUN(of_two_that_find_a_dead_segment_one_wins);
+    RUN(a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance);
+    RUN(a_count_goes_on_after_the_segment_that_is_replaced_in_the_end);
+    RUN(a_temporary_that_is_cleaned_away_is_made_again);
+    RUN(a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end);
+    RUN(a_writer_that_ends_in_time_makes_room);
+    RUN(a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_writer);
+    RUN(a_cleaner_never_removes_a_name_that_went_to_the_living);
+    RUN(a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each);
+    RUN(a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it);
+    RUN(a_reader_that_comes_too_late_finds_nothing);
+    return check_summary();
+}

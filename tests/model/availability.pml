@@ -1,0 +1,205 @@
+/* availability.pml - the writer finds a slot in one pass, on a processor with store buffers.
+ *
+ * Follows: claim_slot, claim_backed, claim_new of writer.c (W1 to W3); W9 to W11 and R0 to R2 of protocol.h; take_token and
+ * bshm_token_free of attachment.c; pin_with of frame.c.
+ *
+ * Modelled
+ *   The writer publishes for ever. Each token in use is one process: the chain of its owners, who pin and let go for
+ *   ever, may be killed before any access (or give an unpinned token up, which looks the same), and are followed by an
+ *   owner that clears the token first.
+ *   Store buffers, as x86-TSO has them: the writer's store of `latest` (W10) waits in a buffer that drains at any time,
+ *   and is empty after a locked instruction (W3, W9) and after a fence (W11). One place is enough: W3 empties it before
+ *   the next W10. Every other shared access that matters here is a locked instruction or a load.
+ *   With RMW_IS_NO_FENCE, what a processor may do whose atomic read-modify-writes do not empty the buffer (ARM): W3 does
+ *   not wait for W10, and the clearing of a pin (R0, R6) may become visible after later loads, up to the next fence
+ *   (R0) or release (R2). Clears of one owner drain in any order, which is more than such processors do.
+ *   Growth: BACKED slots at first; backing another may succeed or be refused at any time.
+ *
+ * Abstracted
+ *   Frame numbers, seq and pixels are gone, and with them R3, R4 and `seen`: an owner may let go of a pin at once, or
+ *   later, or never. That is more than readers do, in finitely many states however many frames there are.
+ *   Sharing of a pin by two frames: for the writer it is one pin.
+ *
+ * Checked
+ *   promise 2   with all slots backed, PASSES passes (1: the code's) find one; a slot newly backed is free
+ *   promise 5   with HOLDERS tokens in use, no more than HOLDERS + 2 slots are ever backed
+ */
+#ifndef SLOTS
+#define SLOTS 3
+#endif
+#ifndef BACKED
+#define BACKED 3 /* BSHM_INITIAL_SLOTS */
+#endif
+#ifdef ONE_TOKEN_TOO_MANY
+#define HOLDERS (SLOTS - 1)
+#endif
+#ifndef HOLDERS
+#define HOLDERS (SLOTS - 2)
+#endif
+#ifndef PASSES
+#define PASSES 1
+#endif
+#define NONE   255
+#define BIT(i) (1 << (i))
+
+byte latest = NONE; /* its slot, as memory has it */
+byte buffered = NONE; /* ... and as the writer's store buffer has it; NONE: empty */
+byte pins[SLOTS];
+bit writing[SLOTS];
+byte clearing[HOLDERS]; /* slots whose pin this token's owner has cleared, but nobody sees it yet */
+
+#define WRITER_BUFFER_EMPTY (buffered == NONE)
+
+#ifdef RMW_IS_NO_FENCE
+#define LOCKED_BY_WRITER true
+#define CLEAR(s, t) clearing[t] = clearing[t] | (pins[s] & BIT(t) -> BIT(s) : 0)
+#else
+#define LOCKED_BY_WRITER WRITER_BUFFER_EMPTY
+#define CLEAR(s, t) pins[s] = pins[s] & ~BIT(t)
+#endif
+
+/* ---------------------------------------------------------------- the writer */
+
+proctype Writer()
+{
+    byte s, i, word, pass, backed = BACKED, newest = NONE;
+    bit claimed;
+    byte order[SLOTS]; /* least recently published first; the newest frame's slot is the last */
+    d_step { i = 0; do :: i < SLOTS -> order[i] = i; i++ :: else -> break od }
+
+frame:
+    atomic { i = 0; pass = 1; claimed = 0; word = 0; s = 0 }
+    do
+    :: claimed -> break
+    :: !claimed && i < backed ->
+        s = order[i];
+        i++;
+        if
+        :: s == newest
+        :: else ->
+            word = pins[s];                                                        /* W2: a plain load */
+            if
+            :: word != 0
+            :: else ->
+                atomic {
+                    LOCKED_BY_WRITER -> /* W3 */
+                    if
+                    :: pins[s] == 0 -> writing[s] = 1; claimed = 1
+                    :: else
+                    fi
+                }
+#ifdef WEAK_CAS
+                if :: claimed -> claimed = 0; writing[s] = 0 :: skip fi /* failed though nobody was in the way */
+#endif
+            fi
+        fi
+    :: !claimed && i == backed && backed < SLOTS ->
+        if
+        :: goto frame                                                              /* no memory: dropped, and counted */
+        :: s = backed;
+           assert(backed < HOLDERS + 2);                                           /* promise 5 */
+           assert(pins[s] == 0);
+           atomic {
+               LOCKED_BY_WRITER -> writing[s] = 1; claimed = 1;
+               word = backed;
+               do :: word > 0 -> order[word] = order[word - 1]; word-- :: else -> break od;
+               order[0] = s;
+               backed++
+           }
+        fi
+    :: !claimed && i == backed && backed == SLOTS ->
+        assert(pass < PASSES);                                                     /* promise 2 */
+        pass++;
+        i = 0
+    od;
+    atomic { WRITER_BUFFER_EMPTY -> writing[s] = 0 };                              /* W4 to W9; W9 is a release */
+    buffered = s;                                                                  /* W10 */
+#ifndef NO_W11
+    WRITER_BUFFER_EMPTY;                                                           /* W11 */
+#endif
+    atomic { /* move_to_end */
+        newest = s;
+        i = 0;
+        do :: order[i] != s -> i++ :: else -> break od;
+        do :: i < backed - 1 -> order[i] = order[i + 1]; i++ :: else -> break od;
+        order[backed - 1] = s
+    }
+    goto frame
+}
+
+/* ---------------------------------------------------------------- the processors */
+
+active proctype DrainLatest()
+{
+    do
+    :: atomic { buffered != NONE -> latest = buffered; buffered = NONE }
+    od
+}
+
+#ifdef RMW_IS_NO_FENCE
+#define DRAIN(s) :: atomic { clearing[t] & BIT(s) -> pins[s] = pins[s] & ~BIT(t); clearing[t] = clearing[t] & ~BIT(s) }
+
+proctype DrainPins(byte t)
+{
+    do
+    DRAIN(0) DRAIN(1) DRAIN(2)
+#if SLOTS > 3
+    DRAIN(3)
+#endif
+#if SLOTS > 4
+    DRAIN(4)
+#endif
+    od
+}
+#endif
+
+/* ---------------------------------------------------------------- one token, from owner to owner */
+
+#define ALL_CLEARED (clearing[t] == 0)
+
+proctype Token(byte t)
+{
+    byte s, k, next;
+unpinned:
+#ifndef NO_R0
+    if :: ALL_CLEARED :: goto killed fi;                                           /* R0 */
+#endif
+    if :: s = latest :: goto killed fi;                                            /* R1 */
+    if :: s == NONE -> s = 0; goto unpinned :: else fi;
+pin:
+    if :: atomic { ALL_CLEARED -> pins[s] = pins[s] | BIT(t) } :: goto killed fi;  /* R2, a release */
+#ifdef R1_BEFORE_THE_TOKEN_IS_FREE
+    next = latest;
+    if :: atomic { CLEAR(s, t); s = next; next = 0 } :: goto killed fi;
+    goto pin;
+#endif
+    if :: atomic { CLEAR(s, t); s = 0 } :: goto killed fi;                         /* R3, R4, R6 */
+    goto unpinned;
+killed:
+    ALL_CLEARED; /* the kernel lets a process go with empty buffers */
+    atomic { s = 0; k = 0; next = 0 };
+#ifndef TOKEN_NOT_CLEARED
+    do
+    :: k < SLOTS -> if :: atomic { CLEAR(k, t); k++ } :: goto killed fi
+    :: else -> break
+    od;
+    k = 0;
+#endif
+    goto unpinned
+}
+
+init {
+    byte t;
+    atomic {
+        run Writer();
+        do
+        :: t < HOLDERS ->
+            run Token(t);
+#ifdef RMW_IS_NO_FENCE
+            run DrainPins(t);
+#endif
+            t++
+        :: else -> break
+        od
+    }
+}

@@ -1,0 +1,364 @@
+/* names.pml - who has a name: creation, take-over, self-replacement, close, `clean`, and a reader that follows.
+ *
+ * Follows: bshm_segment_create, publish_name, bshm_segment_end of generation.c; bshm_predecessor_take, lock_predecessor,
+ * bshm_predecessor_retire, bshm_remove_stale of names.c; replace_generation and suitable_generation of writer.c;
+ * open_once, open_control of attachment.c; look_around of reader.c.
+ *
+ * Modelled
+ *   WRITERS writers that start at any time, each creating (early look, temporary, rename without replacing, take-over
+ *   lock, the look whether the name still leads there, rename, RETIRED), replacing itself REPLACEMENTS times, closing or
+ *   staying; one run of `clean`; one reader. Everybody may be killed before any system call or shared store, and the kernel
+ *   then drops the locks. START_DEAD: a dead writer's object has the name at first. RM: somebody outside removes the
+ *   name once, without asking anybody; then each living writer's look (once a second) comes at the end once more.
+ *
+ * Abstracted
+ *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates it
+ *   (temporary.pml takes that apart). Time: a refused writer waits until the lock or the name changes, or gives up if
+ *   it is the object's own living writer that has the lock; others hold one only for moments. Notification: wakeup.pml.
+ *
+ * Checked
+ *   who replaces or removes a name holds the lock of the object it leads to; two writers never both have it; nobody
+ *   takes it from a living one; `clean` removes no living one (promise 4)
+ *   RETIRED is read only where a successor has the name; a name that was removed by its own writer leaves CLOSED behind
+ *   a reader's pins go into the object that its pixels come from; in the end it is attached to what has the name
+ *   no lock outlives its purpose; LASTING (nobody dies or closes): somebody gets the name, nobody waits for ever
+ */
+#ifndef WRITERS
+#define WRITERS 2
+#endif
+#ifndef REPLACEMENTS
+#define REPLACEMENTS 1
+#endif
+#ifdef RM_AT_ANY_TIME
+#define RM
+#endif
+#ifdef RM
+#define OBJECTS (1 + WRITERS * (2 + REPLACEMENTS))
+#else
+#define OBJECTS (1 + WRITERS * (1 + REPLACEMENTS))
+#endif
+#define CLEANER (WRITERS + 1)
+#define GONE    (WRITERS + 2) /* the writer of the object that was there first */
+
+mtype:state = { LIVE, RETIRED, CLOSED };
+
+byte name;    /* the object it leads to; 0: none */
+byte objects; /* created so far */
+byte lock[OBJECTS + 1];
+mtype:state state[OBJECTS + 1];
+byte finished;
+/* Not shared memory: what an omniscient observer notes. */
+byte maker[OBJECTS + 1];
+bit has_it[GONE + 1]; /* create has returned, close has not begun */
+bit removed_by_maker[OBJECTS + 1];
+byte acting;   /* processes that may still change something */
+byte deciding; /* a bit for each process that has seen that a name is its own to replace or remove, and not done it yet */
+
+#ifdef LASTING
+#define OR_KILLED
+#else
+#define OR_KILLED :: goto killed
+#endif
+#define STEP(...) if :: atomic { __VA_ARGS__ } OR_KILLED fi
+
+#ifdef RM /* the outsider leaves a writer without its name: another one may get it before the first looks */
+#define NO_OUTSIDER(condition) skip
+#else
+#define NO_OUTSIDER(condition) assert(condition)
+#endif
+#define BIT(i)        (1 << (i))
+#define DECIDES(yes)  if :: yes -> deciding = deciding | BIT(me) :: else fi
+#define DECIDED       deciding = deciding & ~BIT(me)
+#ifdef RM_AT_ANY_TIME
+#define MAY_TAKE_AWAY skip
+#define OUTSIDER_MAY  true
+#else
+#define MAY_TAKE_AWAY                                                                                                  \
+    assert(name == 0 || lock[name] == me); NO_OUTSIDER(name == 0 || maker[name] == me || !has_it[maker[name]])
+#define OUTSIDER_MAY  deciding == 0
+#endif
+
+inline gets_it()
+{
+    has_it[me] = 1;
+    k = 1;
+    do :: k <= WRITERS -> NO_OUTSIDER(k == me || !has_it[k]); k++ :: else -> break od;
+    k = 0
+}
+
+inline let_all_locks_go()
+{
+    k = 1;
+    do :: k <= OBJECTS -> if :: lock[k] == me -> lock[k] = 0 :: else fi; k++ :: else -> break od;
+    k = 0
+}
+
+#ifdef GIVES_UP_AT_ONCE
+#define MAY_GIVE_UP lock[cur] != 0
+#else
+#define MAY_GIVE_UP lock[cur] == maker[cur]
+#endif
+#ifdef TAKE_OVER_WITHOUT_LOCK
+#define TRY_LOCK got = 1
+#else
+#define TRY_LOCK if :: lock[cur] == 0 -> lock[cur] = me; got = 1 :: else -> got = 0 fi
+#endif
+#define UNLOCK(o) if :: lock[o] == me -> lock[o] = 0 :: else fi
+
+/* bshm_predecessor_take: afterwards `cur` is the predecessor, locked; or 0: nobody has the name; or `own` is set (the
+ * caller's current object has it); or `refused`. */
+inline take(mine)
+{
+    cur = 0; own = 0; refused = 0;
+    do
+    :: true ->
+        STEP(cur = name; DECIDES(cur != 0 && cur == mine));         /* lstat */
+        if
+        :: cur == 0 -> break
+        :: cur != 0 && cur == mine -> own = 1; cur = 0; break
+        :: else
+        fi;
+        STEP(cur = name);                                          /* open, which may meet another object */
+        if
+        :: cur == 0
+        :: else ->
+            do
+            :: true -> /* lock_predecessor */
+                STEP(TRY_LOCK);
+#ifdef NAME_NOT_CHECKED_AGAIN
+                same = 1;
+#else
+                STEP(same = (name == cur); DECIDES(same && got));
+#endif
+                if
+                :: !same -> STEP(UNLOCK(cur); cur = 0); break
+                :: same && got -> break
+                :: same && !got ->
+                    if
+                    :: atomic { MAY_GIVE_UP -> refused = 1; cur = 0 }; break
+                    :: lock[cur] == 0 || name != cur               /* looked at again every 2 ms */
+                    OR_KILLED
+                    fi
+                fi
+            od;
+            if :: cur != 0 || refused -> break :: else fi
+        fi
+    od;
+    got = 0; same = 0
+}
+
+proctype Writer(byte me)
+{
+    byte segment, fresh, cur, k, replaced;
+    bit own, refused, got, same;
+create:
+    /* A living writer is found before any memory is taken. */
+    take(segment);
+    if :: refused -> goto refused_the_name :: else fi;
+    if
+    :: cur != 0 -> STEP(UNLOCK(cur); cur = 0; DECIDED)
+    :: cur != 0                                                    /* make_room keeps it while it tries again */
+    :: else -> atomic { own = 0; DECIDED }
+    fi;
+    STEP(objects++; fresh = objects; maker[fresh] = me; lock[fresh] = me; state[fresh] = LIVE);
+
+    do /* publish_name */
+    :: own || cur != 0 ->
+#ifdef RETIRED_BEFORE_RENAME
+        if
+        :: own -> STEP(state[segment] = RETIRED)
+        :: else -> STEP(state[cur] = RETIRED)
+        fi;
+#endif
+#ifdef OWN_LOCK_LET_GO_BEFORE_RENAME
+        if :: own -> STEP(UNLOCK(segment)) :: else fi;
+#endif
+        STEP(MAY_TAKE_AWAY; name = fresh; gets_it(); DECIDED);              /* rename */
+        break
+    :: else ->
+#ifdef RENAME_ALWAYS_REPLACES
+        STEP(MAY_TAKE_AWAY; name = fresh; gets_it(); DECIDED);
+        break
+#else
+        STEP(if :: name == 0 -> name = fresh; got = 1; gets_it() :: else fi); /* renameat2, RENAME_NOREPLACE */
+        if :: got -> got = 0; break :: else fi;
+        take(segment);
+        if :: refused -> goto refused_the_name :: else fi
+#endif
+    od;
+
+    if
+    :: cur != 0 -> /* bshm_predecessor_retire */
+        STEP(state[cur] = RETIRED);
+        STEP(UNLOCK(cur); cur = 0)
+    :: else
+    fi;
+    if
+    :: segment != 0 -> /* bshm_segment_end, by replace_generation */
+        STEP(state[segment] = RETIRED);
+        STEP(UNLOCK(segment))
+    :: else
+    fi;
+    atomic { segment = fresh; fresh = 0; own = 0 };
+
+live:
+    if
+    OR_KILLED
+    :: replaced < REPLACEMENTS -> replaced++; goto create          /* a larger frame */
+#ifndef LASTING
+    :: goto close
+#endif
+    :: goto look
+    fi;
+
+look: /* suitable_generation, once a second: here, the look after all that anybody else does */
+#ifdef RM
+    acting--;
+    if
+    :: atomic { acting == 0 && name == segment -> acting++ }
+    :: atomic { acting == 0 && name != segment -> acting++ }; goto create
+    :: atomic { true -> acting++ }; goto killed
+    fi;
+#endif
+    atomic { finished++; acting-- };
+    goto end;
+
+refused_the_name:
+    atomic { refused = 0; if :: fresh != 0 -> lock[fresh] = 0; fresh = 0 :: else fi };
+    NO_OUTSIDER(segment == 0);
+    if :: segment != 0 -> has_it[me] = 0 :: else fi;               /* RM: every call says so from now on */
+    goto killed;
+
+close:
+#ifdef UNLOCKED_BEFORE_UNLINK
+    STEP(lock[segment] = 0);
+#endif
+#ifdef UNLINKED_BEFORE_CLOSED
+    has_it[me] = 0;
+    STEP(MAY_TAKE_AWAY; removed_by_maker[segment] = 1; name = 0);
+    STEP(state[segment] = CLOSED);
+#else
+    STEP(has_it[me] = 0; state[segment] = CLOSED);
+#ifdef CLOSE_DOES_NOT_LOOK
+    STEP(MAY_TAKE_AWAY; name = 0);
+#else
+    STEP(same = (name == segment); DECIDES(same));
+    if :: same -> STEP(MAY_TAKE_AWAY; removed_by_maker[segment] = 1; name = 0) :: else fi;
+#endif
+#endif
+killed: /* or closed: the kernel drops the locks, by close or by exit */
+    atomic { has_it[me] = 0; let_all_locks_go(); segment = 0; fresh = 0; cur = 0; own = 0; got = 0; same = 0; finished++; acting--; DECIDED };
+end:
+    skip
+}
+
+/* bshm_remove_stale: `take` with no patience */
+proctype Cleaner()
+{
+    byte cur, k;
+    bit got, same;
+    byte me = CLEANER;
+    STEP(cur = name);
+    if :: cur == 0 -> goto killed :: else fi;
+    STEP(if :: lock[cur] == 0 -> lock[cur] = me; got = 1 :: else fi);
+#ifdef CLEAN_DOES_NOT_CHECK_AGAIN
+    same = 1;
+#else
+    STEP(same = (name == cur); DECIDES(same && got));
+#endif
+    if :: !got || !same -> goto killed :: else fi;                 /* it looks again from the start, or says "lives" */
+    STEP(MAY_TAKE_AWAY; name = 0);
+killed:
+    atomic { let_all_locks_go(); cur = 0; got = 0; same = 0; finished++; acting--; DECIDED }
+}
+
+proctype Reader()
+{
+    byte data, control, next, k;
+    mtype:state seen;
+    bit over;
+    do
+    :: over -> break
+    :: !over ->
+        atomic { over = (finished == WRITERS + 1); seen = 0 };
+        if
+        :: data != 0 ->
+            atomic { /* the two loads cannot mislead: RETIRED is for ever, and so is the loss of a name */
+                seen = state[data];
+                NO_OUTSIDER(seen != RETIRED || name != data)
+            }
+        :: else
+        fi;
+        if
+        :: data != 0 && name == data                               /* has_name: it stays */
+        :: else -> /* open_once */
+            do
+            :: next = name;
+               if
+               :: next == 0 -> break                               /* keeps what it has */
+               :: else
+               fi;
+               control = name;
+#ifndef SECOND_OPENING_NOT_COMPARED
+               if :: control != 0 && control != next -> next = 0; control = 0 :: else -> break fi
+#else
+               break
+#endif
+            od;
+            atomic {
+                if :: next != 0 -> data = next :: else fi;
+                assert(control == 0 || next == 0 || control == data);
+                next = 0;
+                control = 0
+            }
+        fi
+    od;
+    assert(name == 0 || data == name)
+}
+
+#ifdef RM
+proctype Outsider()
+{
+    if :: atomic { OUTSIDER_MAY -> name = 0 } :: skip fi;
+    acting--
+}
+#endif
+
+init {
+    byte k, living;
+    atomic {
+#ifdef START_DEAD
+        objects = 1; name = 1; maker[1] = GONE; state[1] = LIVE;
+#endif
+        k = 1;
+        do :: k <= WRITERS -> run Writer(k); k++ :: else -> break od;
+        run Cleaner();
+        acting = WRITERS + 1;
+#ifdef RM
+        run Outsider();
+        acting++;
+#endif
+#ifdef READER
+        run Reader();
+#endif
+        k = 0
+    }
+    atomic {
+        finished == WRITERS + 1;
+        k = 1;
+        do :: k <= WRITERS -> if :: has_it[k] -> living++ :: else fi; k++ :: else -> break od;
+        assert(living <= 1);
+        assert(living == 0 || (name != 0 && has_it[maker[name]] && lock[name] == maker[name] && state[name] == LIVE));
+#ifdef LASTING
+        assert(living == 1);
+#endif
+        k = 1;
+        do
+        :: k <= OBJECTS ->
+            assert(lock[k] == 0 || k == name);
+            assert(!removed_by_maker[k] || state[k] == CLOSED);
+            k++
+        :: else -> break
+        od
+    }
+}

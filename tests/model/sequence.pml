@@ -1,0 +1,280 @@
+/* sequence.pml - one number, one frame, over killed writers and generations.
+ *
+ * Follows: highest_sequence, read_predecessor, bshm_predecessor_reclaim of names.c; publish_name (base_sequence) of
+ * generation.c; replace_generation, finish_frame, cancel_lent of writer.c; pin_locked of attachment.c; look_around and
+ * use_attachment of reader.c.
+ *
+ * Modelled
+ *   Any number of writers one after the other (names.pml shows that there is never more than one), each killed before any
+ *   shared store: it takes the name over from the dead one, perhaps punches the dead one's slots out first to make room,
+ *   creates a generation (a temporary that vanishes before the rename makes it begin
+ *   again), publishes, cancels loans, replaces itself. One reader with a lease that follows the name, and
+ *   whose place a fresh one takes at any time. Any number of generations, of which two are kept: `segment[NEWEST]` has the
+ *   name, `segment[OLD]` is an older one that the reader is still attached to. Renaming moves what was the newest there.
+ *
+ * Abstracted
+ *   The order in which free slots are taken: any, which is more than W1 allows. The dead one's words are read in one
+ *   step: its lock is held, so nobody changes them but readers their pins. One token, three slots. Killed readers:
+ *   lease.pml. One number, which can be any, is watched at a time. An orderly close, after which numbers begin at 1 again.
+ *
+ * Checked
+ *   promise 4   a number that anybody was shown is never given to another frame; for a reader numbers only rise
+ *   the series is kept wherever the count goes on, so that a reader can tell the two apart (count_skipped)
+ *   the last frame of a segment is read before its successor's first
+ */
+#ifndef FRAMES
+#define FRAMES 4 /* highest number */
+#endif
+#define SLOTS   3
+#define NOBODY  0
+#define NEWEST  1
+#define OLD     2
+#define NOWHERE 255
+
+typedef Slot { byte seq; bit pinned; bit writing };
+typedef Segment { Slot slot[SLOTS]; byte latest_n; byte latest_slot; byte base };
+
+Segment segment[3];
+bool named;     /* somebody has had the name */
+byte attached;  /* the reader: NOBODY, NEWEST or OLD */
+byte at;        /* ... and the slot it deals with */
+/* Not shared memory. */
+byte watched;   /* a number, and where the frame lies that somebody was shown under it; 0: nobody was */
+byte shown;
+
+#define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
+/* A complete frame by the place it is in: a slot of one segment never has the same number for two of them. */
+#define FRAME_IN(g, s) (4 * (g) + (s))
+
+inline forget(g)
+{
+    i = 0;
+    do
+    :: i < SLOTS ->
+        segment[g].slot[i].seq = 0;
+        segment[g].slot[i].pinned = 0;
+        segment[g].slot[i].writing = 0;
+        i++
+    :: else -> break
+    od;
+    i = 0;
+    segment[g].latest_n = 0;
+    segment[g].latest_slot = 0;
+    segment[g].base = 0;
+    if :: shown > 0 && shown >> 2 == g -> shown = NOWHERE :: else fi
+}
+
+/* The newest becomes the old one. Of that, only the slots that the reader may still come to are kept. */
+inline set_aside()
+{
+    i = 0;
+    do
+    :: i < SLOTS ->
+        if
+        :: i == segment[NEWEST].latest_slot || i == at ->
+            segment[OLD].slot[i].seq = segment[NEWEST].slot[i].seq;
+            segment[OLD].slot[i].pinned = segment[NEWEST].slot[i].pinned;
+            segment[OLD].slot[i].writing = segment[NEWEST].slot[i].writing
+        :: else
+        fi;
+        i++
+    :: else -> break
+    od;
+    segment[OLD].latest_n = segment[NEWEST].latest_n;
+    segment[OLD].latest_slot = segment[NEWEST].latest_slot;
+    if :: shown > 0 && shown >> 2 == NEWEST -> shown = shown + 4 * (OLD - NEWEST) :: else fi;
+    attached = OLD
+}
+
+#define NEW segment[NEWEST]
+
+#ifdef ODD_ROUNDED_DOWN
+#define NUMBER_OF(seq) ((seq) >> 1)
+#else
+#define NUMBER_OF(seq) (((seq) + 1) >> 1)
+#endif
+
+inline highest_sequence()
+{
+#ifdef BEGINS_AT_ONE
+    highest = 0;
+#else
+    highest = NEW.latest_n;
+#ifndef LATEST_ALONE
+    s = 0;
+    do
+    :: s < SLOTS -> highest = (NUMBER_OF(NEW.slot[s].seq) > highest -> NUMBER_OF(NEW.slot[s].seq) : highest); s++
+    :: else -> break
+    od;
+    s = 0;
+#endif
+#ifndef BASE_FORGOTTEN
+    highest = (NEW.base > highest -> NEW.base : highest);
+#endif
+#endif
+}
+
+/* W3: any slot but `latest`'s that nobody has pinned. */
+#define IS_LATEST(i) (NEW.latest_n > 0 && NEW.latest_slot == i)
+#define CAN_CLAIM(i) (!NEW.slot[i].pinned && !IS_LATEST(i))
+inline claim()
+{
+#ifdef ANY_SLOT
+    if :: CAN_CLAIM(0) -> s = 0 :: CAN_CLAIM(1) -> s = 1 :: CAN_CLAIM(2) -> s = 2 fi;
+#else
+    if :: CAN_CLAIM(0) -> s = 0 :: else -> if :: CAN_CLAIM(1) -> s = 1 :: else -> s = 2 fi fi;
+#endif
+    NEW.slot[s].writing = 1
+}
+
+proctype Writers()
+{
+    byte s, i;
+    byte n;        /* *sequence */
+    byte highest;  /* predecessor->sequence; 0: none, or one's own */
+    bit same;      /* `series` is the one that the name led to so far */
+    bit replacing; /* itself */
+    bool reclaimed;
+born:
+    if
+    :: named ->
+        atomic { highest_sequence() };
+        if
+        :: atomic { !reclaimed -> reclaimed = true }; goto reclaim
+        :: true
+        fi
+    :: else
+    fi;
+create: /* bshm_segment_create */
+#ifdef REPLACEMENT_BEGINS_AT_ONE
+    n = 0;
+#endif
+    same = replacing;
+attempt: /* publish_name */
+    atomic { if :: highest > n -> n = highest; same = 1 :: else fi };
+    if
+    :: atomic { /* rename */
+           assert(n == 0 || same);
+           if :: attached == NEWEST -> set_aside() :: else fi;
+           forget(NEWEST);
+           NEW.base = n;
+           named = true;
+           highest = 0;
+           same = 0;
+           replacing = 1
+       }
+#ifdef SERIES_LOST_WITH_THE_TEMPORARY
+    :: goto create
+#else
+    :: goto attempt                                                /* ENOENT: the temporary has vanished */
+#endif
+    :: goto killed
+    fi;
+live:
+    atomic { s = 0; reclaimed = false };
+    if
+    :: n < FRAMES -> goto publish
+    :: n < FRAMES -> goto cancel
+    :: goto create                                                 /* a larger frame; n goes on */
+    :: goto killed
+    fi;
+
+publish:
+    STEP(claim(); n++);                                            /* W3 */
+    STEP(NEW.slot[s].seq = 2 * n - 1);                             /* W4, W6 */
+    STEP(NEW.slot[s].seq = 2 * n);                                 /* W8 */
+    STEP(NEW.slot[s].writing = 0);                                 /* W9 */
+    STEP(NEW.latest_n = n; NEW.latest_slot = s);                   /* W10 */
+    goto live;
+
+cancel:
+    STEP(claim());
+    STEP(NEW.slot[s].seq = 2 * n + 1);
+    STEP(NEW.slot[s].writing = 0);
+    goto live;
+
+reclaim: /* bshm_predecessor_reclaim: the rest of its life the slot is a hole that nobody takes for a frame */
+    s = 0;
+    do
+    :: s < SLOTS && IS_LATEST(s) -> s++
+    :: s < SLOTS && !IS_LATEST(s) ->
+        STEP(if :: NEW.slot[s].pinned -> goto next :: else -> NEW.slot[s].writing = 1 fi);
+#ifdef HOLE_FORGETS_ITS_NUMBER
+        STEP(NEW.slot[s].seq = 1);
+#else
+        STEP(if :: NEW.slot[s].seq > 0 -> NEW.slot[s].seq = 2 * NUMBER_OF(NEW.slot[s].seq) - 1 :: else fi);
+#endif
+next:
+        s++
+    :: s == SLOTS -> break
+    od;
+    s = 0;
+    goto create;
+
+killed:
+    atomic { s = 0; n = 0; highest = 0; same = 0; replacing = 0 };
+    goto born
+}
+
+#define G segment[attached]
+#define S segment[attached].slot[at]
+proctype Reader()
+{
+    byte n, q, seen, last, i;
+    bit busy;
+poll:
+    atomic { at = 0; n = 0; q = 0; busy = 0 };
+    if
+    :: attached == NOBODY -> atomic { named -> attached = NEWEST }; goto poll
+    :: attached != NOBODY -> /* take */
+        atomic { n = G.latest_n; at = G.latest_slot };             /* R1 */
+        if :: n <= seen -> goto nothing_new :: else fi
+    :: atomic { /* another reader, that begins */
+           attached != NOBODY && last > 0;
+           if :: attached == OLD -> forget(OLD) :: else fi;
+           attached = NOBODY;
+           seen = 0;
+           last = 0
+       };
+       goto poll
+    fi;
+    atomic { S.pinned = 1; busy = S.writing };                     /* R2 */
+    if :: busy -> S.pinned = 0; goto poll :: else fi;              /* R3 */
+    q = S.seq;                                                     /* R4 */
+    if :: (q & 1) || q < 2 * n -> S.pinned = 0; goto poll :: else fi;
+    atomic {
+        n = q >> 1;
+        assert(n > last);
+        if
+        :: n == watched ->
+            assert(shown == 0 || shown == FRAME_IN(attached, at));
+            shown = FRAME_IN(attached, at)
+        :: else
+        fi;
+        seen = n;
+        last = n
+    };
+    S.pinned = 0;                                                  /* R6, sooner or later or never */
+    goto poll;
+
+nothing_new: /* look_around */
+    at = 0;
+#ifdef NEWS_LOOKED_FOR_BEFORE_THE_NAME
+    if :: G.latest_n > seen -> goto poll :: else fi;
+    if :: attached == NEWEST -> goto poll :: else fi;
+#else
+    if :: attached == NEWEST -> goto poll :: else fi;
+    if :: G.latest_n > seen -> goto poll :: else fi;
+#endif
+    atomic { assert(G.latest_n <= seen); forget(OLD); attached = NEWEST; seen = 0 };
+    goto poll
+}
+
+init {
+    atomic {
+        watched = 1;
+        do :: watched < FRAMES -> watched++ :: break od;
+        run Writers();
+        run Reader()
+    }
+}

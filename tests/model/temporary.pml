@@ -1,0 +1,127 @@
+/* temporary.pml - a creator and its temporary, beside `clean` and cleaners from outside.
+ *
+ * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of generation.c;
+ * bshm_remove_stale_temporary of names.c; plat_create, plat_rename of platform_linux.c.
+ *
+ * Modelled
+ *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name, and may
+ *   be killed anywhere. `clean`, CLEANINGS times: it looks at a temporary that is there, finds it old enough, opens it,
+ *   locks it, unlinks it. Somebody from outside, who asks nobody (OUTSIDER: a cleaner of /dev/shm), once. A creator may be
+ *   stopped for more than ten seconds between any two calls, or the clock may jump: whether a temporary is old enough is
+ *   therefore anybody's guess.
+ *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` who has its writer lock.
+ *
+ * Abstracted
+ *   Who has the name, and take-over: names.pml. The rename succeeds whenever the temporary is there.
+ *
+ * Checked
+ *   promise 4   a creator that lives gets the name, whatever cleaners do; its lock is then its own
+ *   `clean` removes no temporary whose creator has locked it; nothing is left behind but what a killed creator leaves,
+ *   and the next `clean` removes that
+ */
+#ifndef CLEANINGS
+#define CLEANINGS 2
+#endif
+#define ATTEMPTS  8
+#define NOBODY    0
+#define CREATOR   1
+#define CLEANER   2
+
+bit linked[ATTEMPTS + 1];
+byte lock[ATTEMPTS + 1];
+byte newest;   /* attempt */
+byte named;    /* the attempt that got the name */
+bit locked_once[ATTEMPTS + 1]; /* not shared: its creator has had the lock, and lives */
+bit creator_done, creator_killed;
+byte cleaned;
+
+#define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
+
+active proctype Creator()
+{
+    byte file;
+    bit ok;
+attempt:
+    assert(file < ATTEMPTS);
+    STEP(newest++; file = newest; linked[file] = 1);               /* plat_create: O_EXCL, a random name */
+#ifndef CREATOR_DOES_NOT_LOCK
+    STEP(if :: lock[file] == NOBODY -> lock[file] = CREATOR; locked_once[file] = 1; ok = 1 :: else -> ok = 0 fi);
+#ifdef GIVES_UP_WHEN_REFUSED
+    assert(ok);
+#endif
+    if :: !ok -> goto begin_again :: else fi;                      /* EAGAIN: a cleaner has it */
+#endif
+    STEP(ok = linked[file]);                                       /* open_again */
+#ifdef GIVES_UP_BEFORE_THE_RENAME
+    assert(ok);
+#endif
+    if :: !ok -> goto begin_again :: else fi;                      /* ENOENT */
+    skip;                                                          /* memory, mappings, header */
+    STEP(if :: linked[file] -> linked[file] = 0; named = file; ok = 1 :: else -> ok = 0 fi); /* rename */
+#ifdef GIVES_UP_AT_THE_RENAME
+    assert(ok);
+#endif
+    if :: !ok -> goto begin_again :: else fi;                      /* ENOENT */
+    assert(lock[file] == CREATOR);
+    goto end;
+
+begin_again: /* try_create: unlink, close */
+    STEP(linked[file] = 0);
+    STEP(locked_once[file] = 0; if :: lock[file] == CREATOR -> lock[file] = NOBODY :: else fi);
+    goto attempt;
+
+killed:
+    atomic {
+        if :: file > 0 && lock[file] == CREATOR -> lock[file] = NOBODY :: else fi;
+        locked_once[file] = 0;
+        creator_killed = 1
+    }
+end:
+    creator_done = 1
+}
+
+active proctype Cleaner()
+{
+    byte file;
+    do
+    :: cleaned < CLEANINGS ->
+        file = newest;                                             /* readdir; and it is older than ten seconds */
+        if
+        :: file > 0 && linked[file] ->                             /* lstat, open */
+            if
+            :: atomic { lock[file] == NOBODY -> lock[file] = CLEANER }
+            :: else -> goto next
+            fi;
+#ifdef CLEANER_DOES_NOT_LOCK
+            atomic { if :: lock[file] == CLEANER -> lock[file] = NOBODY :: else fi };
+#endif
+            atomic { assert(!linked[file] || !locked_once[file]); linked[file] = 0 };
+            atomic { if :: lock[file] == CLEANER -> lock[file] = NOBODY :: else fi }
+        :: else
+        fi;
+next:
+        cleaned++
+    :: else -> break
+    od
+}
+
+#ifdef OUTSIDER
+active proctype Outsider()
+{
+    if :: linked[newest] = 0 :: skip fi
+}
+#endif
+
+active proctype Afterwards()
+{
+    byte file;
+    atomic {
+        creator_done && cleaned == CLEANINGS;
+        assert(creator_killed || named > 0);
+        file = 1;
+        do
+        :: file <= ATTEMPTS -> assert(!linked[file] || (creator_killed && file == newest && lock[file] == NOBODY)); file++
+        :: else -> break
+        od
+    }
+}

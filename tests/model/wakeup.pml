@@ -1,0 +1,141 @@
+/* wakeup.pml - nobody sleeps over a frame, or over the end of the writer.
+ *
+ * Follows: bshm_step_show, bshm_step_notify, bshm_step_set_state of protocol.h; finish_frame of writer.c;
+ * bshm_segment_end of generation.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
+ *
+ * Modelled
+ *   A writer that publishes up to FRAMES frames, then falls silent, or ends its segment (CLOSED or RETIRED), or is killed
+ *   anywhere; after its death a successor may set RETIRED. WAITERS readers that look, wait, and look again until they see the end. The futex:
+ *   FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all that sleep.
+ *   A time limit (100 ms slices) wakes a sleeper only when nobody else is left to do it: the writer was killed, and no
+ *   successor came. In every other run a lost wake-up is a sleeper that sleeps for good, which Spin reports as an invalid
+ *   end state; in the code it would be 100 ms of delay.
+ *
+ * Abstracted
+ *   Frames are their numbers. `notify` does not wrap around within one sleep. Memory order: the steps are sequentially
+ *   consistent; what W10, W12, and the reader's acquire loads order is in README.md.
+ *
+ * Checked
+ *   who sleeps while nobody is about to wake him has seen the newest frame, and the writer lives; every reader sees the last
+ *   frame and then the end
+ */
+#ifndef FRAMES
+#define FRAMES 3
+#endif
+#ifndef WAITERS
+#define WAITERS 2
+#endif
+#define LIVE 0
+#define OVER 1
+
+byte latest, notify, state;
+bit asleep[WAITERS];
+bit killed, succeeded; /* the writer is; a successor has set RETIRED */
+bit writer_done, idle; /* idle: it lives, and has nothing more to say */
+
+inline wake_all()
+{
+    d_step {
+        i = 0;
+        do
+#ifdef WAKES_ONE
+        :: i < WAITERS -> if :: asleep[i] -> asleep[i] = 0; break :: else fi; i++
+#else
+        :: i < WAITERS -> asleep[i] = 0; i++
+#endif
+        :: else -> break
+        od;
+        i = 0
+    }
+}
+
+#define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed_here fi
+
+/* ---------------------------------------------------------------- the writer */
+
+#ifdef NOTIFY_BEFORE_LATEST
+#define PUBLISH STEP(notify++); STEP(latest = n); STEP(wake_all())
+#elif defined(WAKE_BEFORE_NOTIFY)
+#define PUBLISH STEP(latest = n); STEP(wake_all()); STEP(notify++)
+#else
+#define PUBLISH STEP(latest = n); STEP(notify++); STEP(wake_all())  /* W10, W12 */
+#endif
+#ifdef STATE_AFTER_NOTIFY
+#define END_IT STEP(notify++); STEP(state = OVER); STEP(wake_all())
+#elif defined(STATE_DOES_NOT_NOTIFY)
+#define END_IT STEP(state = OVER); STEP(wake_all())
+#else
+#define END_IT STEP(state = OVER); STEP(notify++); STEP(wake_all()) /* bshm_step_set_state */
+#endif
+
+proctype Writer()
+{
+    byte n, i;
+    do
+    :: n < FRAMES -> n++; PUBLISH
+    :: idle = 1; goto end
+    :: break
+    od;
+    END_IT;
+    goto end;
+killed_here:
+    killed = 1;
+    if
+    :: succeeded = 1; state = OVER; notify++; wake_all()            /* bshm_predecessor_retire */
+    :: skip                                                        /* nobody comes */
+    fi;
+end:
+    writer_done = 1
+}
+
+/* ---------------------------------------------------------------- the readers */
+
+#ifdef NOTIFY_LOADED_AFTER_LATEST
+#define LOOK now = latest; word = notify; over = (state == OVER)
+#elif defined(STATE_LOADED_BEFORE_NOTIFY)
+#define LOOK over = (state == OVER); word = notify; now = latest
+#else
+#define LOOK word = notify; now = latest; over = (state == OVER)
+#endif
+#ifdef SLEEPS_UNASKED
+#define FUTEX_WAIT asleep[me] = 1
+#else
+#define FUTEX_WAIT atomic { if :: notify == word -> asleep[me] = 1 :: else fi }
+#endif
+
+proctype Waiter(byte me)
+{
+    byte seen, word, now;
+    bit over;
+    do
+    :: true ->
+        seen = latest;                                             /* take */
+        if
+        :: state == OVER -> if :: latest == seen -> goto end :: else fi /* bshm_reader_ended */
+        :: else
+        fi;
+        LOOK;                                                      /* bshm_reader_wait */
+        if
+        :: now > seen || over
+        :: else ->
+            FUTEX_WAIT;
+            if
+            :: !asleep[me]
+            :: atomic { writer_done && idle && asleep[me] -> assert(seen == latest && state == LIVE) }; goto end
+            :: atomic { writer_done && killed && !succeeded && asleep[me] -> asleep[me] = 0 }; /* the time limit */
+               if :: state == OVER :: else -> goto end fi          /* the rest is for the writer's lock to tell */
+            fi
+        fi;
+        atomic { word = 0; now = 0; over = 0 }
+    od;
+end:
+    skip
+}
+
+init {
+    byte i;
+    atomic {
+        run Writer();
+        do :: i < WAITERS -> run Waiter(i); i++ :: else -> break od
+    }
+}
