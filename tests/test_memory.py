@@ -570,3 +570,21 @@ def test_creation_is_quick_enough_to_be_stopped(segment_name: str) -> None:
         took = time.monotonic() - begun
     print(f"a 4K segment was made in {took * 1e3:.0f} ms")
     assert took < 2
+
+
+def test_a_process_that_locks_its_memory_backs_no_more_than_three_slots(segment_name: str) -> None:
+    run(
+        """
+        import ctypes, mmap
+        assert ctypes.CDLL(None, use_errno=True).mlockall(3) == 0, "MCL_CURRENT | MCL_FUTURE"
+        name, shape = sys.argv[1], (480, 640, 3)
+        with SharedMemoryFrameWriter(name, shape, slots=62) as writer, SharedMemoryFrameReader(name) as reader:
+            for number in range(1, 8):
+                writer.write_frame(np.full(shape, number, np.uint8))
+                assert (reader.read_frame()[0] == number).all()
+            info = inspect_segment(name)
+            assert info.backed_slots == 3, info
+            assert info.allocated_bytes == info.backed_bytes
+        """,
+        segment_name,
+    )
