@@ -12,7 +12,7 @@ const char *bshm_code_name(int code)
         "ok",        "bad name", "not found", "bad format",   "writer exists", "memory full",  "permission denied",
         "bad shape", "loan",     "closed",    "bad argument", "out of memory", "system error", "torn",
     };
-    return code <= 0 && -code < BSHM_CODE_COUNT ? names[-code] : "unknown code";
+    return code <= 0 && code > -BSHM_CODE_COUNT ? names[-code] : "unknown code";
 }
 
 int bshm_fail(bshm_error *error, int code, const char *format, ...)
