@@ -1015,7 +1015,11 @@ cdef class SegmentReader:
         return _STATUSES[_abi.bshm_reader_status(self._reader)]
 
     cdef bint _source(self, _abi.bshm_source_view *view):
-        return self._reader != NULL and _abi.bshm_reader_source(self._reader, view) == 1
+        cdef int attached = 0
+        if self._reader != NULL:
+            with nogil:
+                attached = _abi.bshm_reader_source(self._reader, view)
+        return attached == 1
 
     @property
     def source_state(self):

@@ -1,17 +1,18 @@
 """The reader, with iteration: plain and asynchronous."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 
 from billiards_shm._core import FrameMetadata, SegmentReader
 from billiards_shm.errors import SegmentNotFoundError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["FrameIterator", "SharedMemoryFrameReader"]
 
@@ -124,6 +125,10 @@ class FrameIterator:
         return self
 
     async def __anext__(self) -> _Read:
+        # Here, not above: they are most of what importing this package would cost those who never wait like this.
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
         deadline = self._deadline()
         while True:
             found = self._look()

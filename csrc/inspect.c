@@ -56,15 +56,18 @@ static int inspect_regions(plat_file file, uint8_t *regions, const char *name, b
                            bshm_error *error)
 {
     const bshm_header *header = (const bshm_header *)(const void *)regions;
-    int rc = plat_read(file, regions, 2 * BSHM_REGION_BYTES, 0);
-    if (rc < 0)
-        return bshm_fail_system(error, rc, "read", name);
-    uint32_t state = bshm_load_relaxed32(&header->publication.state);
-    if (state == BSHM_STATE_CLOSED)
-        inspection->status = BSHM_STATUS_CLOSED;
-    else
-        inspection->status = plat_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
-    bshm_statistics_read(&header->statistics, &inspection->source);
+    for (int retry = 0; retry <= BSHM_TEXT_RETRIES; retry++) {
+        int rc = plat_read(file, regions, 2 * BSHM_REGION_BYTES, 0);
+        if (rc < 0)
+            return bshm_fail_system(error, rc, "read", name);
+        if (bshm_load_relaxed32(&header->publication.state) == BSHM_STATE_CLOSED)
+            inspection->status = BSHM_STATUS_CLOSED;
+        else
+            inspection->status = plat_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+        if (bshm_statistics_read(&header->statistics, &inspection->source) || inspection->status != BSHM_STATUS_LIVE)
+            break;
+        plat_sleep(BSHM_TEXT_RETRY_NS);
+    }
     inspect_frame(file, header, inspection);
     inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES),
                     inspection->identity.slot_count, inspection);

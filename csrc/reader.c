@@ -344,13 +344,21 @@ int bshm_reader_ended(bshm_reader *reader)
 
 int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)
 {
-    enter(reader);
-    int attached = reader->attachment != NULL;
-    if (attached) {
-        (void)move_on(reader);
-        bshm_statistics_read(&reader->attachment->header->statistics, view);
+    bool attached;
+    bool whole = true;
+    for (int retry = 0; retry <= BSHM_TEXT_RETRIES; retry++) {
+        enter(reader);
+        attached = reader->attachment != NULL;
+        if (attached) {
+            (void)move_on(reader);
+            whole = bshm_statistics_read(&reader->attachment->header->statistics, view) ||
+                    !writer_lives(reader->attachment); /* who died over it will not finish it */
+        }
+        leave(reader);
+        if (whole)
+            break;
+        plat_sleep(BSHM_TEXT_RETRY_NS);
     }
-    leave(reader);
     return attached;
 }
 

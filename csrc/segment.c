@@ -334,7 +334,7 @@ void bshm_text_load(const bshm_shared64 *words, size_t count, char *text)
     text[count * 8] = '\0';
 }
 
-void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
+bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
 {
     *view = (bshm_source_view){
         .published = bshm_load_relaxed(&statistics->published),
@@ -353,13 +353,14 @@ void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *v
     };
     for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
         view->write_ns_log2[i] = bshm_load_relaxed(&statistics->write_ns_log2[i]);
-    /* A seqlock: text that changed meanwhile is read again, and if it always does, shown as it is. */
+    /* A seqlock: text that changed meanwhile is read again. */
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
         uint64_t before = bshm_load_acquire(&statistics->text_seq);
         bshm_text_load(statistics->reason, 16, view->reason);
         bshm_text_load(statistics->backend, 4, view->backend);
         bshm_fence_acquire();
         if (!(before & 1) && bshm_load_relaxed(&statistics->text_seq) == before)
-            break;
+            return true;
     }
+    return false;
 }

@@ -45,7 +45,11 @@ int bshm_identity_read(plat_file file, const plat_info *info, const char *name, 
 int bshm_object_map(plat_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name, void **address,
                     bshm_error *error);
 
-void bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
+/* False: the text was being written all the while and may be half of one and half of the next. A writer that lives will
+ * be done in a moment: BSHM_TEXT_RETRIES looks, BSHM_TEXT_RETRY_NS apart, outlast one that has lost the processor. */
+bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
+#define BSHM_TEXT_RETRIES  100
+#define BSHM_TEXT_RETRY_NS INT64_C(200000)
 /* How much of a text fits `limit` bytes without half a character (UTF-8). */
 size_t bshm_text_fit(const char *text, size_t limit);
 /* NUL-padded words from text that fits; and back. */

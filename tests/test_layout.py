@@ -418,6 +418,20 @@ def test_writer_tokens_and_readers_are_locks_on_their_bytes_far_beyond_the_objec
         assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE"}
 
 
+def test_a_copy_takes_a_token_for_its_length_only(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE) as writer,
+        SharedMemoryFrameReader(segment_name, max_leases=0) as reader,
+        opened(path_of(segment_name)) as segment,
+    ):
+        for number in (1, 2, 3):
+            writer.write_frame(picture(number))
+            new_frame(reader)
+            assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE", layout.READER_BYTE: "READ"}
+            assert segment.reader(0)["tokens"] == 0
+            assert not any(segment.pins)
+
+
 # ---------------------------------------------------------------- the header, read as text
 
 SIZES = {

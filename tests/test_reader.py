@@ -740,6 +740,29 @@ def test_plain_iteration_ends_at_a_clean_close_with_the_last_frame_delivered(
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_frame_published_and_closed_over_between_two_looks_is_delivered(
+    segment_name: str, writer: SharedMemoryFrameWriter, asynchronous: bool
+) -> None:
+    between = [writer.close, lambda: writer.write_frame(picture(2)), lambda: writer.write_frame(picture(1))]
+
+    class Interrupted(SharedMemoryFrameReader):
+        def _look(self, follow: bool) -> Any:
+            found = super()._look(follow)
+            if found is None and between:
+                between.pop()()
+                if len(between) == 1:
+                    between.pop()()  # the last frame and the end at once
+            return found
+
+    async def collect() -> list[int]:
+        return [metadata.sequence async for _, metadata in reader]
+
+    with Interrupted(segment_name) as reader:
+        seen = asyncio.run(collect()) if asynchronous else [metadata.sequence for _, metadata in reader]
+    assert seen == [1, 2]
+
+
 def test_iteration_that_ended_stays_ended(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader) -> None:
     writer.write_frame(picture(1))
     iterator = iter(reader)
