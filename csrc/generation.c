@@ -112,6 +112,23 @@ void bshm_segment_abandon(bshm_segment *segment)
 
 /* ---------------------------------------------------------------- creation */
 
+/* One call of bshm_segment_create, over all its attempts. */
+typedef struct creation {
+    const char *path, *name;
+    uint32_t mode;
+    const bshm_trusted *trusted;
+    const bshm_segment *own;      /* of the same writer, to be replaced, or NULL */
+    bshm_predecessor predecessor; /* kept from one attempt to the next */
+    uint64_t sequence;            /* the first frame gets the next one */
+    uint64_t series;              /* of the count that goes on; 0: none does yet */
+    bshm_error *error;
+} creation;
+
+static const plat_info *own_info(const creation *the)
+{
+    return the->own ? &the->own->info : NULL;
+}
+
 static int map_regions(bshm_segment *segment, const char *path, bshm_error *error)
 {
     void *header = NULL;
@@ -129,11 +146,13 @@ static int map_regions(bshm_segment *segment, const char *path, bshm_error *erro
     return BSHM_OK;
 }
 
-/* The second opening, and that it is the same object (somebody might have moved the temporary). */
+/* The second opening, and that it is the same object (somebody might have moved the temporary). 1: it is gone. */
 static int open_again(bshm_segment *segment, const char *temporary, bshm_error *error)
 {
     plat_info second;
     int rc = plat_open(temporary, PLAT_READ_WRITE, &segment->data_file);
+    if (rc == -ENOENT)
+        return 1;
     if (rc == 0)
         rc = plat_info_of(segment->data_file, &second);
     if (rc < 0)
@@ -144,11 +163,12 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     return BSHM_OK;
 }
 
-/* Everything but the name. */
-static int build_temporary(bshm_segment *segment, const char *temporary, const char *path, uint32_t mode,
-                           bshm_error *error)
+/* Everything but the name. 1: a cleaner, which saw it old and not yet locked, is about to remove it, or has: begin again. */
+static int build_temporary(const creation *the, bshm_segment *segment, const char *temporary)
 {
     const char *kind;
+    const char *path = the->path;
+    bshm_error *error = the->error;
     uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
     plat_no_fork_begin();
     int rc = plat_create(temporary, &segment->lock_file);
@@ -163,6 +183,8 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
     rc = kept;
     if (rc == 0)
         rc = plat_lock(segment->lock_file, BSHM_WRITER_BYTE, true);
+    if (rc == -EAGAIN)
+        return 1;
     if (rc == 0)
         rc = plat_info_of(segment->lock_file, &segment->info);
     if (rc < 0)
@@ -171,10 +193,10 @@ static int build_temporary(bshm_segment *segment, const char *temporary, const c
         return bshm_fail(error, BSHM_E_NAME, "%s lies on %s, where locks do not die with their process: use tmpfs",
                          path, kind);
     rc = open_again(segment, temporary, error);
-    if (rc < 0)
+    if (rc != BSHM_OK)
         return rc;
-    rc =
-        plat_set_mode(segment->lock_file, mode); /* not before the lock: others could have put a read lock in its way */
+    /* not before the lock: others could have put a read lock in its way */
+    rc = plat_set_mode(segment->lock_file, the->mode);
     if (rc < 0)
         return bshm_fail_system(error, rc, "set the mode of", temporary);
     rc = plat_resize(segment->lock_file, segment->identity.total_bytes);
@@ -202,23 +224,20 @@ static void write_identity(bshm_segment *segment, uint64_t base_sequence, uint64
     segment->header->identity = segment->identity; /* nobody sees it before the rename */
 }
 
-/* Gives the temporary the name. 1: the temporary is gone (a cleaner thought it dead): begin again. */
-static int publish_name(bshm_segment *segment, const char *temporary, const char *path, const char *name,
-                        const bshm_trusted *trusted, const bshm_segment *own, bshm_predecessor *predecessor,
-                        uint64_t *sequence, bshm_error *error)
+/* Gives the temporary the name. 1: it is gone, as above. */
+static int publish_name(creation *the, bshm_segment *segment, const char *temporary)
 {
-    uint64_t series;
-    memcpy(&series, segment->identity.generation, sizeof series); /* as random as any */
-    if (own)
-        series = own->identity.series;
+    bshm_predecessor *predecessor = &the->predecessor;
+    if (the->series == 0)
+        memcpy(&the->series, segment->identity.generation, sizeof the->series); /* as random as any */
     for (;;) {
         bool replace = predecessor->own || predecessor->file != PLAT_NO_FILE;
-        if (predecessor->sequence > *sequence) {
-            *sequence = predecessor->sequence;
-            series = predecessor->identity.series;
+        if (predecessor->sequence > the->sequence) {
+            the->sequence = predecessor->sequence;
+            the->series = predecessor->identity.series;
         }
-        write_identity(segment, *sequence, series);
-        int rc = plat_rename(temporary, path, replace);
+        write_identity(segment, the->sequence, the->series);
+        int rc = plat_rename(temporary, the->path, replace);
         if (rc == 0) {
             bshm_predecessor_retire(predecessor);
             return BSHM_OK;
@@ -226,9 +245,9 @@ static int publish_name(bshm_segment *segment, const char *temporary, const char
         if (rc == -ENOENT)
             return 1;
         if (rc != -EEXIST || replace)
-            return bshm_fail_system(error, rc, "give the name to", path);
-        rc = bshm_predecessor_take(path, name, own ? &own->info : NULL, trusted, BSHM_LOCK_PATIENCE_NS, predecessor,
-                                   error);
+            return bshm_fail_system(the->error, rc, "give the name to", the->path);
+        rc = bshm_predecessor_take(the->path, the->name, own_info(the), the->trusted, BSHM_LOCK_PATIENCE_NS,
+                                   predecessor, the->error);
         if (rc < 0)
             return rc;
     }
@@ -247,20 +266,18 @@ static bshm_segment *new_segment(const bshm_identity *identity)
 }
 
 /* One attempt. 1: begin again. */
-static int try_create(bshm_segment **created, const char *path, const char *name, const bshm_identity *identity,
-                      uint32_t mode, const bshm_trusted *trusted, const bshm_segment *own,
-                      bshm_predecessor *predecessor, uint64_t *sequence, bshm_error *error)
+static int try_create(creation *the, const bshm_identity *identity, bshm_segment **created)
 {
     char temporary[PLAT_PATH_BYTES];
-    int rc = bshm_temporary_path(path, temporary, error);
+    int rc = bshm_temporary_path(the->path, temporary, the->error);
     if (rc < 0)
         return rc;
     bshm_segment *segment = new_segment(identity);
     if (!segment)
-        return bshm_fail(error, BSHM_E_MEMORY, "no memory to create '%s'", name);
-    rc = build_temporary(segment, temporary, path, mode, error);
+        return bshm_fail(the->error, BSHM_E_MEMORY, "no memory to create '%s'", the->name);
+    rc = build_temporary(the, segment, temporary);
     if (rc == BSHM_OK)
-        rc = publish_name(segment, temporary, path, name, trusted, own, predecessor, sequence, error);
+        rc = publish_name(the, segment, temporary);
     if (rc == BSHM_OK) {
         *created = segment;
         return BSHM_OK;
@@ -273,18 +290,18 @@ static int try_create(bshm_segment **created, const char *path, const char *name
 }
 
 /* After a creation that found no room: makes some in the segment of a dead writer, if there is one. 1: try again. */
-static int make_room(const char *path, const char *name, const bshm_trusted *trusted, const plat_info *own,
-                     bshm_predecessor *predecessor, bshm_error *error)
+static int make_room(creation *the)
 {
-    bshm_error full = *error;
-    int rc = bshm_predecessor_take(path, name, own, trusted, BSHM_LOCK_PATIENCE_NS, predecessor, error);
+    bshm_error full = *the->error;
+    int rc = bshm_predecessor_take(the->path, the->name, own_info(the), the->trusted, BSHM_LOCK_PATIENCE_NS,
+                                   &the->predecessor, the->error);
     if (rc < 0)
         return rc;
-    if (predecessor->file == PLAT_NO_FILE) {
-        *error = full;
+    if (the->predecessor.file == PLAT_NO_FILE) {
+        *the->error = full;
         return full.code;
     }
-    bshm_predecessor_reclaim(predecessor);
+    bshm_predecessor_reclaim(&the->predecessor);
     return 1;
 }
 
@@ -293,31 +310,38 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
 {
     bshm_identity identity;
     bshm_error local;
-    bshm_predecessor predecessor;
-    const plat_info *own_info = own ? &own->info : NULL;
-    if (!error)
-        error = &local;
+    creation the = {.path = path,
+                    .name = name,
+                    .mode = options->mode,
+                    .trusted = trusted,
+                    .own = own,
+                    .sequence = *sequence,
+                    .series = own ? own->identity.series : 0,
+                    .error = error ? error : &local};
     /* A living writer or a foreign file under the name is found before any memory is taken, then again at the rename. */
-    int rc = bshm_predecessor_take(path, name, own_info, trusted, BSHM_LOCK_PATIENCE_NS, &predecessor, error);
+    int rc =
+        bshm_predecessor_take(path, name, own_info(&the), trusted, BSHM_LOCK_PATIENCE_NS, &the.predecessor, the.error);
     if (rc < 0)
         return rc;
-    bshm_predecessor_drop(&predecessor);
-    predecessor.own = false;
-    predecessor.sequence = 0;
+    bshm_predecessor_drop(&the.predecessor);
+    the.predecessor.own = false;
+    the.predecessor.sequence = 0;
     bool reclaimed = false;
     rc = 1;
     for (int attempt = 0; rc == 1 && attempt < CREATION_ATTEMPTS; attempt++) {
-        rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, error);
+        rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, the.error);
         if (rc == BSHM_OK)
-            rc = try_create(segment, path, name, &identity, options->mode, trusted, own, &predecessor, sequence, error);
+            rc = try_create(&the, &identity, segment);
         if (rc == BSHM_E_FULL && !reclaimed) {
             reclaimed = true;
-            rc = make_room(path, name, trusted, own_info, &predecessor, error);
+            rc = make_room(&the);
         }
     }
-    bshm_predecessor_drop(&predecessor);
+    bshm_predecessor_drop(&the.predecessor);
+    *sequence = the.sequence;
     if (rc == 1)
-        rc = bshm_fail(error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created",
-                       name, CREATION_ATTEMPTS);
+        rc =
+            bshm_fail(the.error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created",
+                      name, CREATION_ATTEMPTS);
     return rc;
 }

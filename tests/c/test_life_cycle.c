@@ -10,7 +10,7 @@ static struct {
     void (*what)(void);
     bool every_time;
     unsigned happened;
-    const char *renamed; /* the temporary, just before it is */
+    const char *temporary; /* the last one made */
 } race;
 
 static void about_to(const char *call)
@@ -30,7 +30,8 @@ static void about_to(const char *call)
     (about_to((access) == PLAT_READ ? "open for reading" : "open"), (plat_open)(path, access, file))
 #define plat_no_fork_begin()            (about_to("second open"), (plat_no_fork_begin)())
 #define plat_lock(...)                  (about_to("lock"), (plat_lock)(__VA_ARGS__))
-#define plat_rename(from, to, replaces) (race.renamed = (from), about_to("rename"), (plat_rename)(from, to, replaces))
+#define plat_create(path, file)         (race.temporary = (path), (plat_create)(path, file))
+#define plat_rename(from, to, replaces) (about_to("rename"), (plat_rename)(from, to, replaces))
 #define plat_sleep(...)                 (about_to("sleep"), (plat_sleep)(__VA_ARGS__))
 
 #include "attachment.c"
@@ -86,11 +87,17 @@ static void a_later_dead_segment_takes_the_name(void)
 
 static void the_temporary_is_removed(void)
 {
-    if (race.renamed)
-        (void)unlink(race.renamed);
+    if (race.temporary)
+        (void)unlink(race.temporary);
 }
 
 static plat_file held;
+
+static void a_cleaner_locks_the_temporary(void)
+{
+    CHECK_EQUAL((plat_open)(race.temporary, PLAT_READ_WRITE, &held), 0);
+    CHECK_EQUAL((plat_lock)(held, BSHM_WRITER_BYTE, true), 0);
+}
 
 static void the_lock_is_let_go(void)
 {
@@ -188,6 +195,48 @@ static void a_temporary_that_is_cleaned_away_is_made_again(void)
     expect_happened();
     CHECK_EQUAL(put(writer), 6);
     bshm_writer_free(writer);
+}
+
+/* Its creator was stopped for so long that it looked abandoned, or the clock jumped. */
+static void a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again(void)
+{
+    bshm_writer *writer;
+    before("lock", 1, the_temporary_is_removed);
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 1);
+    bshm_writer_free(writer);
+    before("lock", 1, a_cleaner_locks_the_temporary); /* and is about to remove it */
+    CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+    expect_happened();
+    CHECK_EQUAL(put(writer), 1);
+    bshm_writer_free(writer);
+    plat_close(held);
+}
+
+static uint64_t series_under_the_name(void)
+{
+    bshm_identity identity = {0};
+    plat_file file;
+    REQUIRE((plat_open)(fixture_path(), PLAT_READ, &file) == 0);
+    CHECK_EQUAL(plat_read(file, &identity, sizeof identity, 0), 0);
+    plat_close(file);
+    return identity.series;
+}
+
+static void a_count_that_goes_on_keeps_its_series_however_often_creation_begins_again(void)
+{
+    for (unsigned number = 1; number <= 2; number++) { /* without the dead one's lock; with it */
+        bshm_writer *writer;
+        leave_dead_segment(3, 5);
+        uint64_t series = series_under_the_name();
+        before("rename", number, the_temporary_is_removed);
+        CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
+        expect_happened();
+        CHECK_EQUAL(put(writer), 6);
+        CHECK_EQUAL(series_under_the_name(), series);
+        bshm_writer_free(writer);
+    }
 }
 
 static void a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end(void)
@@ -305,6 +354,8 @@ int main(int argc, char **argv)
     RUN(a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance);
     RUN(a_count_goes_on_after_the_segment_that_is_replaced_in_the_end);
     RUN(a_temporary_that_is_cleaned_away_is_made_again);
+    RUN(a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again);
+    RUN(a_count_that_goes_on_keeps_its_series_however_often_creation_begins_again);
     RUN(a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end);
     RUN(a_writer_that_ends_in_time_makes_room);
     RUN(a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_writer);
