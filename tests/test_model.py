@@ -119,7 +119,7 @@ MUTATIONS = {
 }
 # Wrong too, but only where memory is weaker than x86's, which Spin cannot see (README.md: what was checked elsewhere):
 # R2 or R6 relaxed, a token's bit cleared relaxed, W5 left out, W3 relaxed together with W5 = release, R5's fence left
-# out, W7 and W8 both weak, W10 or R1 relaxed, `notify` loaded relaxed.
+# out, W7 and W8 both weak, `notify` loaded relaxed.
 
 VERIFIER = ["-DSAFETY", "-DCOLLAPSE", "-DNOFAIR", "-DMEMLIM=6000"]  # megabytes; a run that needs more fails
 
@@ -191,7 +191,7 @@ def results(request: pytest.FixtureRequest) -> Iterator[Results]:
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec"):
             run = item.callspec.params.get("run")
-            wanted |= {run} if run else set(FAST)
+            wanted |= {run} if isinstance(run, Run) else set(FAST)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         yield {run: pool.submit(search, run) for run in [*SLOW, *FAST, *MUTANTS] if run in wanted}
         pool.shutdown(cancel_futures=True)

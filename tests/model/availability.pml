@@ -1,24 +1,24 @@
 /* availability.pml - the writer finds a slot in one pass, on a processor with store buffers.
  *
- * Follows: claim_slot, claim_backed, claim_new of writer.c (W1 to W3); W9 to W11 and R0 to R2 of protocol.h; take_token and
- * bshm_token_free of attachment.c; pin_with of frame.c.
+ * Follows: claim_slot, claim_backed, claim_new of writer.c (W1 to W3); W9 to W11 and R0 to R2 of protocol.h;
+ * take_token, bshm_token_free and bshm_token_give_up of attachment.c; pin_with of frame.c.
  *
  * Modelled
  *   The writer publishes for ever. Each token in use is one process: the chain of its owners, who pin and let go for
- *   ever, may be killed before any access (or give an unpinned token up, which looks the same), and are followed by an
- *   owner that clears the token first.
- *   Store buffers, as x86-TSO has them: the writer's store of `latest` (W10) waits in a buffer that drains at any time,
- *   and is empty after a locked instruction (W3, W9) and after a fence (W11). One place is enough: W3 empties it before
- *   the next W10. Every other shared access that matters here is a locked instruction or a load.
- *   With RMW_IS_NO_FENCE, what a processor may do whose atomic read-modify-writes do not empty the buffer (ARM): W3 does
- *   not wait for W10, and the clearing of a pin (R0, R6) may become visible after later loads, up to the next fence
- *   (R0) or release (R2). Clears of one owner drain in any order, which is more than such processors do.
+ *   ever, may be killed before any access (or give an unpinned token up, which looks the same), and are followed by
+ *   an owner that clears the token first.
+ *   Store buffers, as x86-TSO has them: the writer's store of `latest` (W10) waits in a buffer that drains at any
+ *   time, and is empty after a locked instruction (W3, W9) and after a fence (W11). One place is enough: W3 empties
+ *   it before the next W10. Every other shared access that matters here is a locked instruction or a load.
+ *   With RMW_IS_NO_FENCE, what a processor may do whose atomic read-modify-writes empty no buffer (ARM): W3 does not
+ *   wait for W10, and a pin's clearing (R0, R3, R6) may become visible after later loads, up to the next fence (R0)
+ *   or release (R2). Clears of one owner drain in any order, which is more than such processors do.
  *   Growth: BACKED slots at first; backing another may succeed or be refused at any time.
  *
  * Abstracted
  *   Frame numbers, seq and pixels are gone, and with them R3, R4 and `seen`: an owner may let go of a pin at once, or
- *   later, or never. That is more than readers do, in finitely many states however many frames there are.
- *   Sharing of a pin by two frames: for the writer it is one pin.
+ *   later, or never. That is more than readers do, in finitely many states however many frames there are. A pin that
+ *   two frames share is one pin for the writer.
  *
  * Checked
  *   promise 2   with all slots backed, PASSES passes (1: the code's) find one; a slot newly backed is free

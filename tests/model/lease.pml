@@ -5,25 +5,26 @@
  * bshm_frame_release) and its unpinned copies (bshm_attachment_find, bshm_frame_copy).
  *
  * Modelled
- *   One writer that publishes FRAMES frames and cancels loans, as many as it likes. READERS reader processes that acquire
- *   frames to hold or to copy, share a pin, release, close and attach anew, for ever; each keeps up to LEASES tokens, and
- *   takes passing ones for copies. COPIERS that read without a pin. `latest` is one word, so one atomic step reads or
- *   writes both its halves; a pin word is `pins` (token bits) and `writing` (bit 63), always touched in one atomic step.
- *   R2 is two accesses, as in ordering.h: the bit is set, then the word is read. Pixels and descriptor are two cells.
- *   `owner[t]` is the kernel's lock on a token, let go some time after its process died. A killed reader is followed by
- *   a fresh one. A killed writer is one that takes no further step: such runs are explored like any others.
+ *   One writer that publishes FRAMES frames and cancels loans, as many as it likes. READERS reader processes that
+ *   acquire frames to hold or to copy, share a pin, release, close and attach anew, for ever; each keeps up to LEASES
+ *   tokens, and takes passing ones for copies. COPIERS that read without a pin.
+ *   `latest` is one word, so one atomic step reads or writes both its halves; a pin word is `pins` (token bits) and
+ *   `writing` (bit 63). R2 is two accesses, as in ordering.h: the bit is set, then the word is read. Pixels and
+ *   descriptor are two cells. `owner[t]` is the kernel's lock on a token, let go some time after its process died. A
+ *   killed reader is followed by a fresh one. A killed writer is one that takes no further step: such runs are
+ *   explored like any others.
  *
  * Abstracted
- *   Memory order: every step is sequentially consistent (README.md says where weaker orders were checked). Growth: all
- *   slots are backed (availability.pml grows). `seen`, the plain look before R0, the limit of 8 attempts, the pause after
- *   a search without a free token: a reader here may take a frame for new or for old, and try at any time and for ever,
- *   which is more than the code does.
- *   At most two frames share a pin. Numbers end at FRAMES; the readers' lives do not.
+ *   Memory order: every step is sequentially consistent (README.md says where weaker orders were checked). Growth:
+ *   all slots are backed (availability.pml grows). `seen`, the plain look before R0, the limit of 8 attempts, the
+ *   pause after a search without a free token: a reader here may take a frame for new or for old, and try at any time
+ *   and for ever, which is more than the code does. At most two frames share a pin. Numbers end at FRAMES; the
+ *   readers' lives do not.
  *
  * Checked
  *   promise 1   nobody writes to a slot on which there is a lease; a frame handed out is whole and is the one it says
  *   promise 2   the writer finds a slot in one pass
- *   promise 4   both of them whoever is killed; after the clear no slot carries the token; a token pins one slot at most
+ *   promise 4   both, whoever is killed; after the clear no slot carries the token; a token pins one slot at most
  *   promise 6   R3, R4 and a copier's look fail only when `latest` has moved on: the newest frame can always be had
  */
 #ifndef SLOTS
@@ -188,7 +189,9 @@ between_calls:
 
 release:
 #ifdef FIRST_RELEASE_UNPINS
-    STEP(UNPIN(slot[t], t); frames[t]--; if :: frames[t] == 0 -> held[slot[t]]--; slot[t] = 0; number[t] = 0 :: else fi);
+    STEP(UNPIN(slot[t], t);
+         frames[t]--;
+         if :: frames[t] == 0 -> held[slot[t]]--; slot[t] = 0; number[t] = 0 :: else fi);
 #else
     if
     :: frames[t] > 1 -> frames[t]--; goto between_calls

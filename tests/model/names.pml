@@ -1,27 +1,29 @@
 /* names.pml - who has a name: creation, take-over, self-replacement, close, `clean`, and a reader that follows.
  *
- * Follows: bshm_segment_create, publish_name, bshm_segment_end of generation.c; bshm_predecessor_take, lock_predecessor,
- * bshm_predecessor_retire, bshm_remove_stale of names.c; replace_generation and suitable_generation of writer.c;
- * open_once, open_control of attachment.c; look_around of reader.c.
+ * Follows: bshm_segment_create, make_room, publish_name, bshm_segment_end of generation.c; bshm_predecessor_take,
+ * lock_predecessor, bshm_predecessor_retire, bshm_remove_stale of names.c; replace_generation, suitable_generation of
+ * writer.c; open_once, open_control of attachment.c; look_around of reader.c.
  *
  * Modelled
  *   WRITERS writers that start at any time, each creating (early look, temporary, rename without replacing, take-over
- *   lock, the look whether the name still leads there, rename, RETIRED), replacing itself REPLACEMENTS times, closing or
- *   staying; one run of `clean`; one reader. Everybody may be killed before any system call or shared store, and the kernel
- *   then drops the locks. START_DEAD: a dead writer's object has the name at first. RM: somebody outside removes the
- *   name once, without asking anybody; then each living writer's look (once a second) comes at the end once more.
+ *   lock, the look whether the name still leads there, rename, RETIRED), replacing itself REPLACEMENTS times, closing
+ *   or staying; one run of `clean`; one READER. Everybody may be killed before any system call or shared store; the
+ *   kernel then drops the locks. START_DEAD: a dead writer's object has the name at first.
+ *   RM: somebody outside removes the name once, asking nobody, but not while another is between its look and its act;
+ *   RM_AT_ANY_TIME: even then. Each living writer's look, once a second, comes once more after all of that.
  *
  * Abstracted
- *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates it
- *   (temporary.pml takes that apart). Time: a refused writer waits until the lock or the name changes, or gives up if
- *   it is the object's own living writer that has the lock; others hold one only for moments. Notification: wakeup.pml.
+ *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates
+ *   it (temporary.pml takes that apart). Time: a refused writer waits until the lock or the name changes, or gives up
+ *   if it is the object's own living writer that has the lock; others hold one only for moments. Notification:
+ *   wakeup.pml.
  *
  * Checked
- *   who replaces or removes a name holds the lock of the object it leads to; two writers never both have it; nobody
- *   takes it from a living one; `clean` removes no living one (promise 4)
- *   RETIRED is read only where a successor has the name; a name that was removed by its own writer leaves CLOSED behind
- *   a reader's pins go into the object that its pixels come from; in the end it is attached to what has the name
- *   no lock outlives its purpose; LASTING (nobody dies or closes): somebody gets the name, nobody waits for ever
+ *   promise 4   who replaces or removes a name holds the lock of the object it leads to; never do two writers have it;
+ *               nobody, `clean` least of all, takes it from a living one; RM: it comes back to one that lives
+ *               RETIRED is read only where a successor has the name; who removes its own name leaves CLOSED behind
+ *               a reader's pins go into the object that its pixels come from, in the end into the one with the name
+ *               no lock outlives its purpose; LASTING (nobody dies or closes): somebody gets it, nobody waits for ever
  */
 #ifndef WRITERS
 #define WRITERS 2
@@ -52,7 +54,7 @@ byte maker[OBJECTS + 1];
 bit has_it[GONE + 1]; /* create has returned, close has not begun */
 bit removed_by_maker[OBJECTS + 1];
 byte acting;   /* processes that may still change something */
-byte deciding; /* a bit for each process that has seen that a name is its own to replace or remove, and not done it yet */
+byte deciding; /* a bit for each process that has seen that the name is its own to replace or remove, and has not yet */
 
 #ifdef LASTING
 #define OR_KILLED
@@ -247,7 +249,14 @@ close:
 #endif
 #endif
 killed: /* or closed: the kernel drops the locks, by close or by exit */
-    atomic { has_it[me] = 0; let_all_locks_go(); segment = 0; fresh = 0; cur = 0; own = 0; got = 0; same = 0; finished++; acting--; DECIDED };
+    atomic {
+        has_it[me] = 0;
+        let_all_locks_go();
+        segment = 0; fresh = 0; cur = 0; own = 0; got = 0; same = 0;
+        finished++;
+        acting--;
+        DECIDED
+    };
 end:
     skip
 }

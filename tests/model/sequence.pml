@@ -1,26 +1,28 @@
 /* sequence.pml - one number, one frame, over killed writers and generations.
  *
- * Follows: highest_sequence, read_predecessor, bshm_predecessor_reclaim of names.c; publish_name (base_sequence) of
- * generation.c; replace_generation, finish_frame, cancel_lent of writer.c; pin_locked of attachment.c; look_around and
- * use_attachment of reader.c.
+ * Follows: highest_sequence, read_predecessor, bshm_predecessor_reclaim of names.c; bshm_segment_create, publish_name
+ * (base_sequence, series) of generation.c; replace_generation, finish_frame, cancel_lent of writer.c; pin_with of
+ * frame.c; look_around, use_attachment, count_skipped of reader.c.
  *
  * Modelled
- *   Any number of writers one after the other (names.pml shows that there is never more than one), each killed before any
- *   shared store: it takes the name over from the dead one, perhaps punches the dead one's slots out first to make room,
- *   creates a generation (a temporary that vanishes before the rename makes it begin
- *   again), publishes, cancels loans, replaces itself. One reader with a lease that follows the name, and
- *   whose place a fresh one takes at any time. Any number of generations, of which two are kept: `segment[NEWEST]` has the
- *   name, `segment[OLD]` is an older one that the reader is still attached to. Renaming moves what was the newest there.
+ *   Any number of writers one after the other (names.pml shows that there is never more than one), each killed before
+ *   any shared store: it takes the name over from the dead one, perhaps punches the dead one's slots out first to
+ *   make room, creates a generation (and begins again when its temporary has vanished before the rename), publishes,
+ *   cancels loans, replaces itself. One reader with a lease that follows the name; a fresh one may take its place at
+ *   any time.
+ *   Any number of generations, of which two are kept: `segment[NEWEST]` has the name, `segment[OLD]` is an older one
+ *   that the reader is still attached to. A rename moves what was the newest there, or drops it.
  *
  * Abstracted
- *   The order in which free slots are taken: any, which is more than W1 allows. The dead one's words are read in one
- *   step: its lock is held, so nobody changes them but readers their pins. One token, three slots. Killed readers:
- *   lease.pml. One number, which can be any, is watched at a time. An orderly close, after which numbers begin at 1 again.
+ *   Which of the free slots is taken: the first, so that one is used again soon; or any (ANY_SLOT), which is more
+ *   than W1 allows. The dead one's words are read in one step: its lock is held, so nobody changes them, but for
+ *   pins. One token, three slots. One number, which can be any, is watched in each run. Killed readers: lease.pml. A
+ *   segment closed in order, after which numbers begin at 1 again.
  *
  * Checked
  *   promise 4   a number that anybody was shown is never given to another frame; for a reader numbers only rise
- *   the series is kept wherever the count goes on, so that a reader can tell the two apart (count_skipped)
- *   the last frame of a segment is read before its successor's first
+ *               the series is kept wherever the count goes on, so that what was skipped can be told
+ *               the last frame of a segment is read before its successor's first
  */
 #ifndef FRAMES
 #define FRAMES 4 /* highest number */

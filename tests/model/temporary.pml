@@ -4,20 +4,19 @@
  * bshm_remove_stale_temporary of names.c; plat_create, plat_rename of platform_linux.c.
  *
  * Modelled
- *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name, and may
- *   be killed anywhere. `clean`, CLEANINGS times: it looks at a temporary that is there, finds it old enough, opens it,
- *   locks it, unlinks it. Somebody from outside, who asks nobody (OUTSIDER: a cleaner of /dev/shm), once. A creator may be
- *   stopped for more than ten seconds between any two calls, or the clock may jump: whether a temporary is old enough is
- *   therefore anybody's guess.
+ *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name,
+ *   and may be killed anywhere. `clean`, CLEANINGS times: it looks at a temporary that is there, finds it old enough,
+ *   opens it, locks it, unlinks it. OUTSIDER: once, a cleaner that asks nobody. A creator may be stopped for more
+ *   than ten seconds between any two calls, or the clock may jump: whether a temporary is old enough is anybody's
+ *   guess.
  *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` who has its writer lock.
  *
  * Abstracted
  *   Who has the name, and take-over: names.pml. The rename succeeds whenever the temporary is there.
  *
  * Checked
- *   promise 4   a creator that lives gets the name, whatever cleaners do; its lock is then its own
- *   `clean` removes no temporary whose creator has locked it; nothing is left behind but what a killed creator leaves,
- *   and the next `clean` removes that
+ *   promise 4   a creator that lives gets the name, whatever cleaners do, and the lock is then its own
+ *               `clean` removes no temporary whose creator has locked it; only a killed creator leaves one behind
  */
 #ifndef CLEANINGS
 #define CLEANINGS 2
@@ -120,7 +119,9 @@ active proctype Afterwards()
         assert(creator_killed || named > 0);
         file = 1;
         do
-        :: file <= ATTEMPTS -> assert(!linked[file] || (creator_killed && file == newest && lock[file] == NOBODY)); file++
+        :: file <= ATTEMPTS ->
+            assert(!linked[file] || (creator_killed && file == newest && lock[file] == NOBODY));
+            file++
         :: else -> break
         od
     }

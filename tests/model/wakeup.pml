@@ -4,20 +4,20 @@
  * bshm_segment_end of generation.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
  *
  * Modelled
- *   A writer that publishes up to FRAMES frames, then falls silent, or ends its segment (CLOSED or RETIRED), or is killed
- *   anywhere; after its death a successor may set RETIRED. WAITERS readers that look, wait, and look again until they see the end. The futex:
- *   FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all that sleep.
- *   A time limit (100 ms slices) wakes a sleeper only when nobody else is left to do it: the writer was killed, and no
- *   successor came. In every other run a lost wake-up is a sleeper that sleeps for good, which Spin reports as an invalid
- *   end state; in the code it would be 100 ms of delay.
+ *   A writer that publishes up to FRAMES frames, then falls silent, or ends its segment (CLOSED or RETIRED), or is
+ *   killed anywhere; after its death a successor may set RETIRED. WAITERS readers that look, wait, and look again
+ *   until they have seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all
+ *   that sleep.
+ *   The time limit (slices of 100 ms) wakes a sleeper only when nobody else is left to do it: the writer was killed,
+ *   and no successor came. In every other run a lost wake-up is a sleeper that sleeps for good; in the code it would
+ *   be 100 ms of delay.
  *
  * Abstracted
- *   Frames are their numbers. `notify` does not wrap around within one sleep. Memory order: the steps are sequentially
- *   consistent; what W10, W12, and the reader's acquire loads order is in README.md.
+ *   Frames are their numbers. `notify` does not wrap around within one sleep. Memory order: README.md.
  *
  * Checked
- *   who sleeps while nobody is about to wake him has seen the newest frame, and the writer lives; every reader sees the last
- *   frame and then the end
+ *               who sleeps while nobody is about to wake it has seen the newest frame, and the writer lives
+ *               every reader sees the last frame, and then the end
  */
 #ifndef FRAMES
 #define FRAMES 3
