@@ -1,4 +1,4 @@
-"""A segment name of its own for each test, and the check that no test leaves anything in shared memory."""
+"""A segment name of its own for each test, a writer and a reader under it, and the check that nothing stays behind."""
 
 import itertools
 import os
@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from segments_under_test import SHAPE
+
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, remove_stale_segments
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = f"test-{os.getpid()}-"
@@ -25,6 +28,25 @@ def _left(before: set[str]) -> set[str]:
 def segment_name() -> str:
     """A name that nobody else uses. What is left under it at the end of the test is an error of the test."""
     return f"{PREFIX}{next(_numbers)}"
+
+
+@pytest.fixture
+def name(segment_name: str) -> Iterator[str]:
+    """Such a name, for writers that get killed: their segment is removed afterwards."""
+    yield segment_name
+    remove_stale_segments([segment_name])
+
+
+@pytest.fixture
+def writer(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as made:
+        yield made
+
+
+@pytest.fixture
+def reader(segment_name: str, writer: SharedMemoryFrameWriter) -> Iterator[SharedMemoryFrameReader]:
+    with SharedMemoryFrameReader(segment_name) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -69,12 +69,6 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def name(segment_name: str) -> Iterator[str]:
-    yield segment_name
-    remove_stale_segments([segment_name])
-
-
-@pytest.fixture
 def writer(name: str) -> Iterator[SharedMemoryFrameWriter]:
     with SharedMemoryFrameWriter(name, SHAPE) as opened:
         opened.write_frame(np.full(SHAPE, 7, np.uint8))

@@ -17,7 +17,6 @@ from billiards_shm import (
     SharedMemoryFrameReader,
     SharedMemoryFrameWriter,
     inspect_segment,
-    remove_stale_segments,
 )
 
 pytest.importorskip("click")
@@ -52,12 +51,6 @@ def _no_process_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def name(segment_name: str) -> Iterator[str]:
-    yield segment_name
-    remove_stale_segments([segment_name])
 
 
 @pytest.fixture

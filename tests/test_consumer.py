@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 from segments_under_test import wait_until
 
-from billiards_shm import SharedMemoryFrameWriter, VideoConsumer, inspect_segment, remove_stale_segments
+from billiards_shm import SharedMemoryFrameWriter, VideoConsumer, inspect_segment
 
 # OpenCV's numbers, written down again: the module's own constants are what is tested.
 POS_MSEC, POS_FRAMES, WIDTH, HEIGHT, FPS, FOURCC, FRAME_COUNT = 0, 1, 3, 4, 5, 6, 7
@@ -26,12 +26,6 @@ SHAPE = (48, 64, 3)
 def picture(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[Any]:
     """A frame that tells its number by every pixel."""
     return np.full(shape, number % 256, np.uint8)
-
-
-@pytest.fixture
-def name(segment_name: str) -> Iterator[str]:
-    yield segment_name
-    remove_stale_segments([segment_name])
 
 
 @pytest.fixture

@@ -35,18 +35,6 @@ from billiards_shm import (
 )
 
 
-@pytest.fixture
-def writer(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
-    with SharedMemoryFrameWriter(segment_name, SHAPE) as made:
-        yield made
-
-
-@pytest.fixture
-def reader(segment_name: str, writer: SharedMemoryFrameWriter) -> Iterator[SharedMemoryFrameReader]:
-    with SharedMemoryFrameReader(segment_name) as made:
-        yield made
-
-
 def leases(name: str) -> int:
     return sum(reader.leases for reader in inspect_segment(name).readers)
 

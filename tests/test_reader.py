@@ -32,12 +32,6 @@ from billiards_shm import (
 
 
 @pytest.fixture
-def writer(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
-    with SharedMemoryFrameWriter(segment_name, SHAPE) as made:
-        yield made
-
-
-@pytest.fixture
 def reader(segment_name: str) -> Iterator[SharedMemoryFrameReader]:
     with SharedMemoryFrameReader(segment_name) as made:
         yield made

@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -40,18 +39,6 @@ from billiards_shm import (
     SourceState,
     inspect_segment,
 )
-
-
-@pytest.fixture
-def writer(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
-    with SharedMemoryFrameWriter(segment_name, SHAPE) as made:
-        yield made
-
-
-@pytest.fixture
-def reader(segment_name: str, writer: SharedMemoryFrameWriter) -> Iterator[SharedMemoryFrameReader]:
-    with SharedMemoryFrameReader(segment_name) as made:
-        yield made
 
 
 def arrives(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader, frame: Any) -> None:
