@@ -49,7 +49,7 @@ int plat_unlink(const char *path);
 /* 0, or -EOPNOTSUPP with the file system's name in *kind: locks or mappings there do not mean what they must. */
 int plat_supported(plat_file file, const char **kind);
 
-/* Memory behind a range: backed now (-ENOSPC; nothing stays backed then), or given back. */
+/* Memory behind a range that has none: backed now (-ENOSPC; nothing stays backed then), or given back. */
 int plat_back(plat_file file, uint64_t offset, uint64_t bytes);
 int plat_unback(plat_file file, uint64_t offset, uint64_t bytes);
 uint64_t plat_free_bytes(plat_file file); /* of the file system that the file lies on */

@@ -27,8 +27,13 @@ _Static_assert(sizeof(off_t) == 8, "lock bytes lie beyond 2^62");
 #define MADV_POPULATE_READ  22
 #define MADV_POPULATE_WRITE 23
 #endif
+#ifndef MADV_COLLAPSE /* Linux 6.1 */
+#define MADV_COLLAPSE 25
+#endif
 
-#define NS_PER_S 1000000000
+#define HUGE_PAGE_BYTES        ((size_t)2 << 20) /* of most systems; others lose nothing but a few addresses */
+#define HUGE_PAGES_PATIENCE_NS (50 * INT64_C(1000000))
+#define NS_PER_S               1000000000
 
 /* One call of fallocate holds up every signal until it is done; in pieces a stop request is heard. */
 #define BACK_PIECE_BYTES (UINT64_C(2) << 20)
@@ -205,10 +210,30 @@ static int back_with_zeros(plat_file file, uint64_t offset, uint64_t bytes)
     return 0;
 }
 
+/* Lays huge pages under the range where the system gives any: the copies into it need a seventh less time, and to get one
+ * takes a tenth of what its 512 small pages take. MADV_COLLAPSE makes one of what is there and of holes, but not of
+ * nothing: a byte is written first, by a call that can say that there is no room. */
+static void back_with_huge_pages(plat_file file, uint64_t offset, uint64_t bytes)
+{
+    void *address;
+    if (bytes < HUGE_PAGE_BYTES || bytes > SIZE_MAX / 2)
+        return;
+    if (plat_map(file, offset, (size_t)bytes, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, &address) < 0)
+        return;
+    int64_t until = plat_now_ns() + HUGE_PAGES_PATIENCE_NS; /* memory in pieces has to be moved together first */
+    size_t at = (size_t)(-offset & (HUGE_PAGE_BYTES - 1));
+    for (; at + HUGE_PAGE_BYTES <= bytes && plat_now_ns() < until; at += HUGE_PAGE_BYTES)
+        if (pwrite(file, "", 1, (off_t)(offset + at)) != 1 ||
+            madvise((uint8_t *)address + at, HUGE_PAGE_BYTES, MADV_COLLAPSE) != 0)
+            break;
+    plat_unmap(address, (size_t)bytes);
+}
+
 int plat_back(plat_file file, uint64_t offset, uint64_t bytes)
 {
     uint64_t done = 0;
     int rc = 0;
+    back_with_huge_pages(file, offset, bytes);
     while (done < bytes) {
         uint64_t piece = bytes - done < BACK_PIECE_BYTES ? bytes - done : BACK_PIECE_BYTES;
         /* The system call, not posix_fallocate: glibc would emulate it, byte by byte and not atomically. */
@@ -241,10 +266,32 @@ uint64_t plat_free_bytes(plat_file file)
     return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
+/* An address that is like the offset modulo the size of a huge page: else the kernel cannot map any. */
+static void *map_alike(plat_file file, uint64_t offset, size_t bytes, int protection)
+{
+    uint8_t *room = MAP_FAILED;
+    if (bytes >= HUGE_PAGE_BYTES)
+        room = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return mmap(NULL, bytes, protection, MAP_SHARED, file, (off_t)offset);
+    size_t before = (size_t)(offset - (uintptr_t)room) & (HUGE_PAGE_BYTES - 1);
+    void *address = mmap(room + before, bytes, protection, MAP_SHARED | MAP_FIXED, file, (off_t)offset);
+    if (address == MAP_FAILED) {
+        int kept = errno;
+        (void)munmap(room, bytes + HUGE_PAGE_BYTES);
+        errno = kept;
+        return address;
+    }
+    if (before)
+        (void)munmap(room, before);
+    (void)munmap(room + before + bytes, HUGE_PAGE_BYTES - before);
+    return address;
+}
+
 static int map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
     int protection = PROT_READ | (flags & PLAT_MAP_WRITE ? PROT_WRITE : 0);
-    *address = mmap(NULL, bytes, protection, MAP_SHARED, file, (off_t)offset);
+    *address = map_alike(file, offset, bytes, protection);
     if (*address == MAP_FAILED) {
         *address = NULL;
         return -errno;

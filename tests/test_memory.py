@@ -1,6 +1,7 @@
 """Memory is known in advance, and too little of it is an error that names the bytes: never a signal."""
 
 import os
+import re
 import struct
 import subprocess
 import time
@@ -88,6 +89,23 @@ def test_a_segment_takes_three_frames_and_at_most_256_kib_while_one_frame_beside
             assert (held == 0).all()
         assert segment.allocated <= 3 * frame_bytes + 256 * 1024
         assert writer.statistics.backed_bytes == segment.allocated == inspect_segment(segment_name).allocated_bytes
+
+
+def test_a_large_segment_lies_in_huge_pages_where_the_kernel_gives_them(segment_name: str) -> None:
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    given = Path("/sys/kernel/mm/transparent_hugepage").exists() and release >= (6, 1)
+    with SharedMemoryFrameWriter(segment_name, UHD) as writer:
+        kilobytes = sum(
+            int(line.split()[1])
+            for line in Path("/proc/self/smaps").read_text().splitlines()
+            if line.startswith("ShmemPmdMapped")
+        )
+        print(f"huge pages are given: {given}; {kilobytes} kB are mapped by them")
+        assert (kilobytes > 0) == given
+        for number in range(4):
+            writer.write_frame(flat(number, UHD))
+            with SharedMemoryFrameReader(segment_name) as reader:
+                assert (new_frame(reader)[0] == number).all()
 
 
 def test_a_plain_for_loop_of_three_readers_never_copies_with_eight_slots(segment_name: str) -> None:
