@@ -7,6 +7,8 @@
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define BSHM_X86_KERNELS 1
 #include <immintrin.h>
+#elif defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
+#define BSHM_NEON_KERNEL 1
 #endif
 
 /* Below this many bytes a frame is likely to be in a reader's reach of the cache when it looks; above, it is not, and
@@ -20,8 +22,8 @@ static void copy_plain(uint8_t *destination, const uint8_t *source, size_t bytes
     memcpy(destination, source, bytes);
 }
 
-#ifdef BSHM_X86_KERNELS
-/* Both expect any alignment: the head is copied plainly up to a 64-byte line of the destination. */
+#if defined(BSHM_X86_KERNELS) || defined(BSHM_NEON_KERNEL)
+/* All expect any alignment: the head is copied plainly up to a 64-byte line of the destination. */
 #define LINE_BYTES 64
 
 static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
@@ -29,7 +31,9 @@ static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
     size_t head = (size_t)(-(uintptr_t)destination & (LINE_BYTES - 1));
     return head < bytes ? head : bytes;
 }
+#endif
 
+#ifdef BSHM_X86_KERNELS
 __attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, const uint8_t *source, size_t bytes)
 {
     size_t head = bytes_to_line(destination, bytes);
@@ -67,6 +71,25 @@ __attribute__((target("avx512f"))) static void copy_avx512(uint8_t *destination,
 }
 #endif
 
+#ifdef BSHM_NEON_KERNEL
+/* STNP is a hint: a processor may keep the lines out of its caches, or not care. There is no portable intrinsic. */
+static void copy_neon(uint8_t *destination, const uint8_t *source, size_t bytes)
+{
+    size_t head = bytes_to_line(destination, bytes);
+    memcpy(destination, source, head);
+    destination += head, source += head, bytes -= head;
+    for (; bytes >= LINE_BYTES; destination += LINE_BYTES, source += LINE_BYTES, bytes -= LINE_BYTES)
+        __asm__ volatile("ldp q0, q1, [%1]\n\t"
+                         "ldp q2, q3, [%1, #32]\n\t"
+                         "stnp q0, q1, [%0]\n\t"
+                         "stnp q2, q3, [%0, #32]"
+                         :
+                         : "r"(destination), "r"(source)
+                         : "v0", "v1", "v2", "v3", "memory");
+    memcpy(destination, source, bytes);
+}
+#endif
+
 static copy_kernel streaming_kernel(const char **name)
 {
 #ifdef BSHM_X86_KERNELS
@@ -78,6 +101,9 @@ static copy_kernel streaming_kernel(const char **name)
         *name = "avx2-stream";
         return copy_avx2;
     }
+#elif defined(BSHM_NEON_KERNEL)
+    *name = "neon-stream";
+    return copy_neon;
 #endif
     *name = "memcpy";
     return copy_plain;

@@ -30,6 +30,8 @@ static void find_kernels(void)
         add_kernel("avx2-stream", copy_avx2);
     if (__builtin_cpu_supports("avx512f"))
         add_kernel("avx512-stream", copy_avx512);
+#elif defined(BSHM_NEON_KERNEL)
+    add_kernel("neon-stream", copy_neon);
 #endif
     printf("  kernels here:");
     for (size_t i = 0; i < kernel_count; i++)
