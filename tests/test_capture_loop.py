@@ -371,6 +371,16 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str, monkeypatch: pytest.Mo
     assert max(waits) <= 0.5
 
 
+def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:
+    told: list[int] = []
+    gone = CameraError("gone")
+    run = Run(name, LIVE, Script([image(1), image(2)]), gone, gone, Script([image(3)]), frames=3)
+    run.loop._progress = lambda: told.append(run.loop.statistics.captured)
+    assert run.run().values == [1, 2, 3]
+    # Two frames, two attempts in vain, one that was not, and its frame.
+    assert told == [1, 2, 2, 2, 2, 3]
+
+
 # Closing from outside.
 
 

@@ -44,6 +44,9 @@ class CaptureLoop:
         End after so many frames.
     on_statistics : callable, optional
         Is given the statistics several times a second, from within the loop.
+    progress : callable, optional
+        Called after each captured frame and each attempt to open a lost source again, in vain or not: whoever watches
+        the process knows by it that the loop is not stuck.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class CaptureLoop:
         *,
         frames: int | None = None,
         on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
+        progress: Callable[[], None] | None = None,
     ) -> None:
         self._settings = settings
         self._camera = settings.vision.camera
@@ -62,6 +66,7 @@ class CaptureLoop:
         self._open_source = open_source
         self._frames = frames
         self._on_statistics = on_statistics
+        self._progress = progress or _nothing
         self._writer: SharedMemoryFrameWriter | None = None
         self._shape: tuple[int, ...] = ()
         self._backend = ""
@@ -201,6 +206,8 @@ class CaptureLoop:
             except CameraError as error:
                 reason = self._reason_of(error)
                 _log.warning("%s; trying again", error)
+            finally:
+                self._progress()
 
     def _reason_of(self, error: CameraError) -> str:
         """What readers are told, who know already which source it is and that it is away."""
@@ -239,6 +246,7 @@ class CaptureLoop:
 
     def _enough(self) -> bool:
         """Do what is to be done after a frame; True if it was the last one asked for."""
+        self._progress()
         if self._pace is not None:
             self._pace.frame_done()
         if self._state != "streaming":
@@ -376,3 +384,7 @@ class CaptureLoop:
             # A display that failed, most often because its terminal is gone, is no reason to stop capturing.
             self._on_statistics = None
             _log.warning("No more live statistics: %s: %s", type(error).__name__, error)
+
+
+def _nothing() -> None:
+    """Stand in for a callback that nobody gave."""
