@@ -108,7 +108,7 @@ def _option(key: "ConfigurationKey") -> click.Option:
     parameter = key.path.replace(".", "__")
     default = key.default if isinstance(key.default, str) else json.dumps(key.default)
     text = f"{key.description}. [{key.path}: {default}]"
-    if key.allowed == "true or false":
+    if key.allowed.startswith("true or false"):
         switch = f"{key.option}/--no-{key.option.removeprefix('--')}"
         return click.Option([switch, parameter], default=None, help=text)
     words = key.allowed.split(", ")

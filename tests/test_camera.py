@@ -149,7 +149,7 @@ def test_the_backend_can_be_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
 def test_a_missing_file_is_an_error_that_says_so(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CameraError, match=rf"^cannot open {tmp_path}/{name}: no such file or directory$"):
+    with pytest.raises(CameraError, match=rf"^cannot open {tmp_path}/{name}: not found: no such file or directory$"):
         open_camera(tmp_path / name)
 
 
@@ -303,21 +303,23 @@ def free_port() -> int:
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
 def test_a_server_that_is_not_there_is_an_error_that_says_so_without_the_password(scheme: str) -> None:
     port = free_port()
-    expected = rf"^cannot open {scheme}://me:\*\*\*@127.0.0.1:{port}/x: 127.0.0.1:{port}: connection refused$"
+    expected = (
+        rf"^cannot open {scheme}://me:\*\*\*@127.0.0.1:{port}/x: not found: 127.0.0.1:{port}: connection refused$"
+    )
     with pytest.raises(CameraError, match=expected):
         open_camera(f"{scheme}://me:secret@127.0.0.1:{port}/x")
 
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(b"401 Unauthorized", "permission refused"), (b"404 Not Found", "not found"), (b"503 Busy", "busy")],
+    [(b"401 Unauthorized", "permission: "), (b"404 Not Found", "not found: "), (b"503 Busy", "busy: ")],
 )
 @pytest.mark.parametrize(("scheme", "protocol"), [("rtsp", b"RTSP/1.0"), ("http", b"HTTP/1.1")])
 def test_a_server_that_refuses_is_an_error_with_its_reason(
     server: socket.socket, scheme: str, protocol: bytes, status: bytes, reason: str
 ) -> None:
     answer(server, protocol + b" " + status + b"\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n")
-    assert reason in reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0)
+    assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0).startswith(reason)
 
 
 def test_a_server_that_sends_something_else_is_an_error(server: socket.socket) -> None:
@@ -333,9 +335,9 @@ def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("rtsp://127.0.0.1:port/", "not a URL: "),
-        ("udp://127.0.0.1:9999", "no signal"),
-        ("strange://host/x", "nothing there"),
+        ("rtsp://127.0.0.1:port/", "not found: not a URL: "),
+        ("udp://127.0.0.1:9999", "no signal: "),
+        ("strange://host/x", "unreadable: nothing there"),
     ],
 )
 def test_addresses_that_lead_nowhere_have_a_reason_too(url: str, reason: str) -> None:

@@ -20,9 +20,11 @@ from billiards_shm import (
     WriterExistsError,
     inspect_segment,
 )
+from billiards_shm.capture import announcer as announcer_module
 from billiards_shm.capture import loop as loop_module
 from billiards_shm.capture import pace as pace_module
 from billiards_shm.capture import patience as patience_module
+from billiards_shm.capture import publisher as publisher_module
 from billiards_shm.capture.config import Settings, load_settings
 from billiards_shm.capture.demo import read_counter
 from billiards_shm.capture.loop import CaptureLoop
@@ -96,14 +98,13 @@ def name(segment_name: str) -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for what takes seconds in earnest."""
-    monkeypatch.setattr(pace_module, "FIRST_DELAY_SEC", 0.002)
-    monkeypatch.setattr(pace_module, "LONGEST_DELAY_SEC", 0.01)
     monkeypatch.setattr(patience_module, "FAILING_SEC", 0.05)
     monkeypatch.setattr(patience_module, "FIRST_FRAME_SEC", 0.1)
 
 
 def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
-    camera = {f"vision.camera.{key}": value for key, value in overrides.items()}
+    quickly = {"reconnect_delay_sec": 0.01, "reconnect_max_delay_sec": 0.01}
+    camera = {f"vision.camera.{key}": value for key, value in (quickly | overrides).items()}
     settings, _ = load_settings(
         None, {"video.shared_memory_name": name, "vision.camera.device_id": device_id} | camera, {}
     )
@@ -305,7 +306,7 @@ def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
     run = Run(name, LIVE, Script([image(1)]), note, refused, note, Script([image(2), note, image(3)]), frames=3).run()
     assert run.values == [1, 2, 3]
     assert states == [
-        ("reconnecting", "no signal: the stream has ended"),
+        ("reconnecting", "end of stream: the server has ended it, or is gone"),
         ("reconnecting", "connection refused"),
         ("streaming", ""),
     ]
@@ -317,10 +318,9 @@ def test_a_source_that_comes_back_with_another_size_just_works(name: str) -> Non
     assert [(value, shape) for _, value, shape in run.seen] == [(1, SHAPE), (2, SHAPE), (3, large), (4, large)]
 
 
-def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience_module, "READ_TIMEOUT_SEC", 0.05)
-    hung = Script([image(1), lambda: time.sleep(0.06), None, image(99)])
-    run = Run(name, LIVE, hung, Script([image(2)]), frames=2).run()
+def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str) -> None:
+    hung = Script([image(1), lambda: time.sleep(0.12), None, image(99)])
+    run = Run(name, LIVE, hung, Script([image(2)]), frames=2, read_timeout_sec=0.1).run()
     assert run.values == [1, 2]
     assert run.loop.statistics.stalls == 1
     assert run.loop.statistics.reconnects == 1
@@ -342,7 +342,7 @@ def test_delays_begin_anew_once_frames_have_come_again(name: str, monkeypatch: p
     original = pace_module.Backoff.next_delay
 
     def note(backoff: pace_module.Backoff) -> float:
-        attempts.append(backoff._attempts)
+        attempts.append(backoff.attempts)
         return original(backoff)
 
     monkeypatch.setattr(pace_module.Backoff, "next_delay", note)
@@ -353,10 +353,8 @@ def test_delays_begin_anew_once_frames_have_come_again(name: str, monkeypatch: p
     assert attempts == [0, 1, 2, 0, 1]
 
 
-def test_a_stop_ends_waiting_for_a_lost_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace_module, "FIRST_DELAY_SEC", 3600.0)
-    monkeypatch.setattr(pace_module, "LONGEST_DELAY_SEC", 3600.0)
-    run = Run(name, LIVE, Script([image(1)]))
+def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
+    run = Run(name, LIVE, Script([image(1)]), reconnect_delay_sec=3600, reconnect_max_delay_sec=3600)
     waits: list[float] = []
 
     def wait(seconds: float) -> bool:
@@ -429,7 +427,7 @@ def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
     def free() -> None:
         OftenFull.full = False
 
-    monkeypatch.setattr(loop_module, "SharedMemoryFrameWriter", OftenFull)
+    monkeypatch.setattr(publisher_module, "SharedMemoryFrameWriter", OftenFull)
     run = Run(name, "clip.mp4", Script([]), playback_fps=0, loop_video=False)
     run.openings[0].steps = [image(1), fill, image(2), free, image(3)]
     run.look = lambda: None  # type: ignore[method-assign]
@@ -484,7 +482,7 @@ def test_statistics_are_given_and_logged_while_frames_flow(
 
 def test_a_display_that_fails_does_not_stop_the_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 0)
-    monkeypatch.setattr(loop_module, "REPORT_INTERVAL_NS", 0)
+    monkeypatch.setattr(announcer_module, "REPORT_INTERVAL_NS", 0)
     calls: list[StatisticsSnapshot] = []
 
     def fail(snapshot: StatisticsSnapshot) -> None:
@@ -503,7 +501,7 @@ def test_readers_and_inspect_learn_the_counts(name: str) -> None:
     run = Run(name, "clip.mp4", Script([image(1)]), Script([image(2)]), frames=2, playback_fps=0)
 
     def look_closely() -> None:
-        run.loop._report(time.monotonic_ns())
+        run.loop._announcer.say("streaming")
         found.append(inspect_segment(name))
 
     run.openings[1].steps.append(look_closely)

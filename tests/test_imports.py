@@ -47,8 +47,8 @@ OTHERS: dict[str, set[str]] = {
     "__main__": set(),
 }
 
-# OpenCV is slow to import and may be missing: two files, and nobody else.
-OPENCV = {"capture/camera.py", "serve/encoder.py"}
+# OpenCV is slow to import and may be missing: the camera, the JPEG encoder, and nobody else.
+OPENCV = {"capture/camera.py", "capture/camera_picture.py", "capture/camera_settings.py", "serve/encoder.py"}
 
 
 def sources() -> list[Path]:

@@ -1,7 +1,7 @@
 """OpenCV's sources: cameras, files, image sequences, URLs and pipelines. The only part of capturing that knows cv2."""
 
-import errno
 import logging
+import math
 import os
 import re
 import sys
@@ -13,21 +13,26 @@ from typing import Final
 # neither which source nor what to do. Whoever wants to read it sets the variables.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-# Seconds that V4L2 waits for a frame, which OpenCV takes from nowhere else.
-os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
 
 import cv2
-import numpy as np
 
-from billiards_shm.capture.diagnosis import reason_for_file, reason_for_url, system_reason
+from billiards_shm.capture.camera_picture import RAW_FORMATS, Picture, as_bgr
+from billiards_shm.capture.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
+from billiards_shm.capture.diagnosis import (
+    reason_for_device,
+    reason_for_file,
+    reason_for_missing_device,
+    reason_for_url,
+    system_reason,
+)
 from billiards_shm.capture.model import CameraConfig
 from billiards_shm.capture.sources import (
-    OPEN_TIMEOUT_SEC,
-    READ_TIMEOUT_SEC,
     Image,
+    Reason,
     SourceAddress,
     SourceDetails,
     SourceKind,
+    VideoFormat,
 )
 from billiards_shm.errors import CameraError
 
@@ -42,14 +47,17 @@ _BACKENDS: Final = {
     "ffmpeg": cv2.CAP_FFMPEG,
     "images": cv2.CAP_IMAGES,
 }
+_REMEDIES: Final = {
+    "v4l2": "Linux has it: its wheels from PyPI, and builds with WITH_V4L",
+    "dshow": "only Windows has DirectShow",
+    "msmf": "only Windows has Media Foundation",
+    "avfoundation": "only macOS has AVFoundation",
+    "gstreamer": "Debian's python3-opencv and builds with WITH_GSTREAMER have it, wheels from PyPI do not",
+    "ffmpeg": "wheels from PyPI have it, and builds with WITH_FFMPEG",
+    "images": "every build with image codecs has it",
+}
 _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "msmf"}
 
-# What `CAP_PROP_ORIENTATION_META` says, and the turn that OpenCV itself would make of it.
-_TURNS: Final[dict[float, int]] = {
-    90: cv2.ROTATE_90_CLOCKWISE,
-    180: cv2.ROTATE_180,
-    270: cv2.ROTATE_90_COUNTERCLOCKWISE,
-}
 # Headers say 180000 or -9e18 when they do not know.
 _BELIEVABLE_FPS: Final = 1000.0
 _BELIEVABLE_FRAMES: Final = 1e9
@@ -79,18 +87,22 @@ class Camera:
     def __init__(self, config: CameraConfig) -> None:
         self._address = SourceAddress.parse(config.device_id)
         _check_backend(config.backend)
-        place = _check_place(self._address)
-        self._capture, backend = _open(self._address, place, config.backend)
+        self._place = _check_place(self._address)
+        self._capture, backend = _open(self._address, self._place, config)
+        self._refused: tuple[str, ...] = ()
+        self._requested: VideoFormat | None = None
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
-            width, height = config.resolution
-            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
-            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
-            self._capture.set(cv2.CAP_PROP_FPS, config.fps)
+            self._requested = VideoFormat(*config.resolution, config.fps, config.fourcc or "")
+            self._refused = apply_settings(self._capture, config)
+        raw_format = self._ask_for_raw_frames() if not config.convert_rgb else ""
         # A frame that OpenCV turns never lands in the caller's memory, so it is asked not to.
         turned = self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         orientation = self._property(cv2.CAP_PROP_ORIENTATION_META)
-        self._turn = _TURNS.get(orientation) if turned else None
+        turn = int(orientation) if turned and orientation in (90, 180, 270) else 0
+        self._picture = Picture(config, turn, raw_format)
         self._raw: Image | None = None
+        if config.hardware_acceleration != "none":
+            self._check_acceleration(config.hardware_acceleration)
         self._details = self._read_details(backend)
 
     @property
@@ -107,6 +119,12 @@ class Camera:
         return position if position >= 0 else None
 
     @property
+    def timestamp_ms(self) -> float | None:
+        """When the grabbed frame was taken, on the driver's or the stream's clock."""
+        position = self._property(cv2.CAP_PROP_POS_MSEC)
+        return position if position > 0 else None
+
+    @property
     def frames_left(self) -> int | None:
         """Frames that the header promises beyond those grabbed."""
         count = self._details.frame_count
@@ -118,14 +136,14 @@ class Camera:
 
     def retrieve(self, target: Image | None) -> Image | None:
         """Decode the grabbed frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
-        if self._turn is None:
+        if self._picture.straight:
             good, image = self._capture.retrieve(target)
-            return _as_bgr(image, target) if good else None
+            return as_bgr(image, target) if good else None
         good, raw = self._capture.retrieve(self._raw)
         if not good:
             return None
         self._raw = raw
-        return _as_bgr(cv2.rotate(raw, self._turn, target), target)
+        return self._picture.into(raw, target)
 
     def release(self) -> None:
         """Close the device or file."""
@@ -134,34 +152,37 @@ class Camera:
     def _property(self, number: int) -> float:
         return float(self._capture.get(number))
 
+    def _ask_for_raw_frames(self) -> str:
+        """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
+        if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE, SourceKind.PIPELINE):
+            self._refused += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
+            return ""
+        fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
+        if fourcc in RAW_FORMATS and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
+            return fourcc
+        self._refused += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
+        return ""
+
+    def _check_acceleration(self, wanted: str) -> None:
+        there = int(self._property(cv2.CAP_PROP_HW_ACCELERATION))
+        if there <= 0 or (wanted != "any" and there != ACCELERATIONS[wanted]):
+            names = [name for name, number in ACCELERATIONS.items() if number == max(there, 0)]
+            self._refused += (f"hardware_acceleration: asked for {wanted}, there is {', '.join(names)}",)
+
     def _read_details(self, backend: str) -> SourceDetails:
-        width = int(self._property(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(self._property(cv2.CAP_PROP_FRAME_HEIGHT))
-        if self._turn in (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE):
-            width, height = height, width
-        fps = self._property(cv2.CAP_PROP_FPS)
+        said = negotiated(self._capture)
+        size = (said.width, said.height)
         count = self._property(cv2.CAP_PROP_FRAME_COUNT)
         counted = not self._address.live and 0 < count < _BELIEVABLE_FRAMES
         return SourceDetails(
-            backend=backend,
-            width=width,
-            height=height,
-            fps=fps if 0 < fps <= _BELIEVABLE_FPS else 0.0,
+            backend,
+            *(self._picture.size(*size) if all(size) else size),
+            said.fps if math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS else 0.0,
             frame_count=int(count) if counted else None,
+            negotiated=said,
+            requested=self._requested,
+            refused=self._refused,
         )
-
-
-def _as_bgr(image: Image, target: Image | None) -> Image:
-    """Give a frame of any kind as three 8-bit channels; image sequences may mix kinds."""
-    if image is target or (image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
-        return image
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        image = cv2.normalize(image, np.empty(0), 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR, target)
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, target) if image.shape[2] == 4 else image
 
 
 # Before opening.
@@ -171,8 +192,9 @@ def _check_backend(backend: str) -> None:
     if backend == "auto" or cv2.videoio_registry.hasBackend(_BACKENDS[backend]):
         return
     has = ", ".join(available_backends())
-    remedy = "; Debian's python3-opencv has GStreamer, wheels from PyPI do not" if backend == "gstreamer" else ""
-    raise CameraError(f"backend {backend} is not in this OpenCV {cv2.__version__}, which has: {has}{remedy}")
+    raise CameraError(
+        f"backend {backend} is not in this OpenCV {cv2.__version__}, which has: {has}; {_REMEDIES[backend]}"
+    )
 
 
 def _check_place(address: SourceAddress) -> int | str:
@@ -183,26 +205,26 @@ def _check_place(address: SourceAddress) -> int | str:
             raise _refuse(address, reason)
     elif address.kind is SourceKind.IMAGES:
         return str(_first_image(address, Path(str(address.place))))
-    elif address.kind is SourceKind.DEVICE:
-        _check_device(address, Path(str(address.place)))
-    elif address.kind is SourceKind.CAMERA and sys.platform == "linux":
-        _check_device(address, Path(f"/dev/video{address.place}"))
-    return address.place
+    device = _device_path(address)
+    if device is None:
+        return address.place
+    reason = reason_for_missing_device(device)
+    if reason is not None:
+        raise _refuse(address, reason)
+    return str(device) if address.kind is SourceKind.DEVICE else address.place
 
 
 def _refuse(address: SourceAddress, reason: str) -> CameraError:
     return CameraError(f"cannot open {address}: {reason}")
 
 
-def _check_device(address: SourceAddress, path: Path) -> None:
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
-    except FileNotFoundError:
-        present = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
-        raise _refuse(address, f"no device {path} (there is: {present or 'no camera at all'})") from None
-    except OSError as error:
-        remedy = "; is the user in the group video?" if error.errno == errno.EACCES else ""
-        raise _refuse(address, f"{path}: {system_reason(error)}{remedy}") from None
+def _device_path(address: SourceAddress) -> Path | None:
+    """Where a camera is now: a name such as /dev/v4l/by-id/... leads elsewhere after it was plugged in again."""
+    if address.kind is SourceKind.DEVICE:
+        return Path(os.path.realpath(str(address.place)))
+    if address.kind is SourceKind.CAMERA and sys.platform == "linux":
+        return Path(f"/dev/video{address.place}")
+    return None
 
 
 def _first_image(address: SourceAddress, pattern: Path) -> Path:
@@ -215,33 +237,41 @@ def _first_image(address: SourceAddress, pattern: Path) -> Path:
         raise _refuse(address, system_reason(error)) from None
     numbered = [(int(found[1]), name) for name in names if (found := matching.fullmatch(name))]
     if not numbered:
-        raise _refuse(address, "no file has such a name")
+        raise _refuse(address, Reason.NOT_FOUND.because("no file has such a name"))
     return pattern.with_name(min(numbered)[1])
 
 
 # Opening.
 
 
-def _open(address: SourceAddress, place: int | str, backend: str) -> tuple[cv2.VideoCapture, str]:
-    tried = [_BACKENDS[backend]] if backend != "auto" else _backends_for(address)
+def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tuple[cv2.VideoCapture, str]:
+    tried = [_BACKENDS[config.backend]] if config.backend != "auto" else _backends_for(address)
     started = time.monotonic()
     for number in tried:
-        capture = _open_with(place, number)
-        if capture is not None:
-            return capture, capture.getBackendName()
-    raise _refuse(address, _why(address, time.monotonic() - started))
+        # A driver that cannot accelerate refuses to open at all.
+        for parameters in dict.fromkeys((_parameters(config, number, accelerated=True), _parameters(config, number))):
+            capture = _open_with(place, number, parameters)
+            if capture is not None:
+                return capture, capture.getBackendName()
+    raise _refuse(address, _why(address, time.monotonic() - started, config.open_timeout_sec))
 
 
-def _open_with(place: int | str, backend: int) -> cv2.VideoCapture | None:
-    parameters: list[int] = []
-    if backend == cv2.CAP_FFMPEG:
-        # OpenCV takes these at opening only, and only with the backend named.
-        parameters = [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            int(OPEN_TIMEOUT_SEC * 1000),
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            int(READ_TIMEOUT_SEC * 1000),
-        ]
+def _parameters(config: CameraConfig, backend: int, *, accelerated: bool = False) -> tuple[int, ...]:
+    """What OpenCV takes at opening only, and only with the backend named."""
+    if backend != cv2.CAP_FFMPEG:
+        return ()
+    parameters = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(config.open_timeout_sec * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(config.read_timeout_sec * 1000),
+    ]
+    if accelerated and config.hardware_acceleration != "none":
+        parameters += [cv2.CAP_PROP_HW_ACCELERATION, ACCELERATIONS[config.hardware_acceleration]]
+    return tuple(parameters)
+
+
+def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> cv2.VideoCapture | None:
     try:
         # The two overloads differ in the type of the first argument only.
         if isinstance(place, int):
@@ -273,15 +303,15 @@ def _backends_for(address: SourceAddress) -> list[int]:
     return [_BACKENDS[name] for name in names if name in has] or [cv2.CAP_ANY]
 
 
-def _why(address: SourceAddress, seconds: float) -> str:
+def _why(address: SourceAddress, seconds: float, timeout: float) -> str:
     match address.kind:
         case SourceKind.CAMERA | SourceKind.DEVICE:
-            return "busy, or not a device that gives pictures"
-        case SourceKind.URL if seconds > 0.9 * OPEN_TIMEOUT_SEC:
-            return f"timeout: no stream within {OPEN_TIMEOUT_SEC:g} s"
+            return reason_for_device(_device_path(address) or Path(str(address.place)))
+        case SourceKind.URL if seconds > 0.9 * timeout:
+            return Reason.TIMEOUT.because(f"no stream within {timeout:g} s")
         case SourceKind.URL:
-            return reason_for_url(str(address.place), OPEN_TIMEOUT_SEC)
+            return reason_for_url(str(address.place), timeout)
         case SourceKind.PIPELINE:
-            return "GStreamer cannot run this pipeline"
+            return Reason.UNREADABLE.because("GStreamer cannot run this pipeline")
         case _:
-            return "not a video that OpenCV can read"
+            return Reason.UNREADABLE.because("not a video that OpenCV can read")

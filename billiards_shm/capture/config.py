@@ -223,8 +223,10 @@ def _from_text(key: ConfigurationKey, text: str) -> Any:
     """Make of a text what stands in a JSON file for it; text that is none stays, for the model to refuse."""
     if key.textual:
         return text
-    if key.allowed == "true or false":
+    if key.allowed.startswith("true or false"):
         lowered = text.strip().lower()
+        if key.default is None and lowered == "null":
+            return None
         return True if lowered in _TRUE else False if lowered in _FALSE else text
     if key.path.endswith(".device_id"):
         return text

@@ -1,27 +1,88 @@
 """Why a source could not be opened: OpenCV only says that it could not."""
 
+import errno
+import os
 import socket
 import stat
+import struct
+import sys
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import SplitResult, urlsplit
 
-__all__ = ["reason_for_file", "reason_for_url", "system_reason"]
+from billiards_shm.capture.sources import Reason
+
+__all__ = ["reason_for_device", "reason_for_file", "reason_for_missing_device", "reason_for_url", "system_reason"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
 _MEANINGS: Final = {
-    401: "permission refused: wrong user or password",
-    403: "permission refused",
-    404: "not found",
-    453: "busy: not enough bandwidth",
-    503: "busy",
+    401: (Reason.PERMISSION, "wrong user or password"),
+    403: (Reason.PERMISSION, "forbidden"),
+    404: (Reason.NOT_FOUND, "there is no such stream"),
+    453: (Reason.BUSY, "not enough bandwidth"),
+    503: (Reason.BUSY, "the service is unavailable"),
+}
+_NAMES: Final = {
+    errno.ENOENT: Reason.NOT_FOUND,
+    errno.ENODEV: Reason.NOT_FOUND,
+    errno.ENXIO: Reason.NOT_FOUND,
+    errno.ECONNREFUSED: Reason.NOT_FOUND,
+    errno.EHOSTUNREACH: Reason.NOT_FOUND,
+    errno.ENETUNREACH: Reason.NOT_FOUND,
+    errno.EACCES: Reason.PERMISSION,
+    errno.EPERM: Reason.PERMISSION,
+    errno.EBUSY: Reason.BUSY,
+    errno.ETIMEDOUT: Reason.TIMEOUT,
 }
 _SNIFFED: Final = 4096
 
+# From linux/videodev2.h: VIDIOC_REQBUFS takes a struct of count, type (1: capture), memory (1: mapped), and two more.
+_VIDIOC_REQBUFS: Final = 0xC0145608
+_REQUEST_BUFFERS: Final = struct.Struct("IIIII")
 
-def system_reason(error: OSError) -> str:
-    """Give the operating system's reason, in lower case as it stands within a sentence."""
-    return (error.strerror or str(error)).lower()
+
+def system_reason(error: OSError, details: str | None = None) -> str:
+    """Name the operating system's reason; the details are its own words unless others are given."""
+    words = (error.strerror or str(error)).lower() if details is None else details
+    return _NAMES.get(error.errno or 0, Reason.UNREADABLE).because(words)
+
+
+def reason_for_missing_device(path: Path) -> str | None:
+    """Say why a camera's device cannot even be opened, or None if it can."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    except FileNotFoundError as error:
+        present = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
+        return system_reason(error, f"no device {path} (there is: {present or 'no camera at all'})")
+    except PermissionError as error:
+        return system_reason(error, f"{path}: {(error.strerror or '').lower()}; is the user in the group video?")
+    except OSError as error:
+        return system_reason(error, f"{path}: {(error.strerror or '').lower()}")
+    return None
+
+
+def reason_for_device(path: Path) -> str:
+    """Ask the driver of a device that is there, and that OpenCV could not use.
+
+    Buffers can be had only by one at a time, so asking for one tells whether somebody else has the camera.
+    """
+    if sys.platform != "linux":
+        return Reason.BUSY.because("or not a device that gives pictures")
+    import fcntl
+
+    try:
+        device = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(device, _VIDIOC_REQBUFS, _REQUEST_BUFFERS.pack(1, 1, 1, 0, 0))
+        finally:
+            os.close(device)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return Reason.BUSY.because("another process has this camera")
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return Reason.UNREADABLE.because("not a device that gives pictures")
+        return system_reason(error)
+    return Reason.NO_SIGNAL.because("the camera is there, and OpenCV gets no picture format that it can read from it")
 
 
 def reason_for_file(path: Path) -> str | None:
@@ -35,19 +96,21 @@ def reason_for_file(path: Path) -> str | None:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            return "is a directory"
+            return Reason.UNREADABLE.because("is a directory")
         if not stat.S_ISREG(status.st_mode):
             return None
         if status.st_size == 0:
-            return "file is empty"
+            return Reason.UNREADABLE.because("file is empty")
         with path.open("rb") as file:
             beginning = file.read(_SNIFFED)
             if not beginning.strip(b"\0"):
-                return "file holds nothing but zeros"
+                return Reason.UNREADABLE.because("file holds nothing but zeros")
             if beginning.isascii() and b"\0" not in beginning and not _is_playlist(beginning):
-                return "file is text, not video"
+                return Reason.UNREADABLE.because("file is text, not video")
             if beginning[4:8] == b"ftyp" and not _has_index(file, status.st_size):
-                return "file is cut off: this MP4's index (moov), which is usually its last part, is missing"
+                return Reason.UNREADABLE.because(
+                    "file is cut off: this MP4's index (moov), which is usually its last part, is missing"
+                )
     except OSError as error:
         return system_reason(error)
     return None
@@ -89,24 +152,25 @@ def reason_for_url(url: str, timeout: float) -> str:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
     except ValueError as error:
-        return f"not a URL: {error}"
+        return Reason.NOT_FOUND.because(f"not a URL: {error}")
     if parts.scheme.lower() in ("udp", "rtp", "srt"):
-        return "no signal: nothing that OpenCV can read arrived"
+        return Reason.NO_SIGNAL.because("nothing that OpenCV can read arrived")
     if not parts.hostname or port is None:
-        return "nothing there that OpenCV can read"
+        return Reason.UNREADABLE.because("nothing there that OpenCV can read")
     try:
         with socket.create_connection((parts.hostname, port), timeout) as connection:
             connection.settimeout(timeout)
             status = _ask(connection, parts)
     except socket.gaierror:
-        return f"host {parts.hostname} not found"
+        return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
     except TimeoutError:
-        return f"timeout: no answer from {parts.hostname}:{port} within {timeout:g} s"
+        return Reason.TIMEOUT.because(f"no answer from {parts.hostname}:{port} within {timeout:g} s")
     except OSError as error:
-        return f"{parts.hostname}:{port}: {system_reason(error)}"
+        return system_reason(error, f"{parts.hostname}:{port}: {(error.strerror or str(error)).lower()}")
     if status is not None and status >= 400:
-        return f"{parts.hostname}:{port}: {_MEANINGS.get(status, 'refused')} (status {status})"
-    return f"{parts.hostname}:{port} answers, but with no stream that OpenCV can read"
+        name, words = _MEANINGS.get(status, (Reason.UNREADABLE, "refused"))
+        return name.because(f"{parts.hostname}:{port}: {words} (status {status})")
+    return Reason.UNREADABLE.because(f"{parts.hostname}:{port} answers, but with no stream that OpenCV can read")
 
 
 def _ask(connection: socket.socket, parts: SplitResult) -> int | None:

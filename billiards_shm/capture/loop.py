@@ -1,21 +1,33 @@
 """The loop: take a frame from the source, stamp it, publish it; keep the pace, and get a lost source back."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from billiards_shm import LoanedSlot, SharedMemoryFrameWriter
+import numpy as np
+
+from billiards_shm.capture.announcer import Announcer
+from billiards_shm.capture.freshness import Freshness
 from billiards_shm.capture.model import Settings
 from billiards_shm.capture.pace import Backoff, Pace
 from billiards_shm.capture.patience import Ending, LivePatience, Patience, RecordingPatience
-from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
+from billiards_shm.capture.publisher import Publisher
+from billiards_shm.capture.sources import (
+    FrameSource,
+    Image,
+    Reason,
+    SourceAddress,
+    SourceDetails,
+    SourceKind,
+    TimedSource,
+)
 from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
-from billiards_shm.errors import CameraError, SharedMemoryFullError
+from billiards_shm.errors import CameraError
 
 __all__ = ["CaptureLoop", "StopRequest"]
 
-REPORT_INTERVAL_NS: Final = 500_000_000
 DISPLAY_INTERVAL_NS: Final = 250_000_000
 ASSUMED_FILE_FPS: Final = 25.0
 """For recordings that do not say, such as numbered images."""
@@ -47,6 +59,8 @@ class CaptureLoop:
     progress : callable, optional
         Called after each captured frame and each attempt to open a lost source again, in vain or not: whoever watches
         the process knows by it that the loop is not stuck.
+    draw_placeholder : callable, optional
+        Writes lines of text into a picture. With it, placeholders are published if the configuration wants them.
     """
 
     def __init__(
@@ -58,6 +72,7 @@ class CaptureLoop:
         frames: int | None = None,
         on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
         progress: Callable[[], None] | None = None,
+        draw_placeholder: Callable[[Image, list[str]], None] | None = None,
     ) -> None:
         self._settings = settings
         self._camera = settings.vision.camera
@@ -67,20 +82,19 @@ class CaptureLoop:
         self._frames = frames
         self._on_statistics = on_statistics
         self._progress = progress or _nothing
-        self._writer: SharedMemoryFrameWriter | None = None
-        self._shape: tuple[int, ...] = ()
-        self._backend = ""
+        self._draw_placeholder = draw_placeholder
         self._paced_fps: float | None = None
         self._pace: Pace | None = None
-        self._backoff = Backoff()
-        self._state = "opening"
-        self._reason = ""
+        self._backoff = Backoff(self._camera.reconnect_delay_sec, self._camera.reconnect_max_delay_sec)
+        self._details: SourceDetails | None = None
         self._lost = False
         now = time.monotonic_ns()
         self.statistics = CaptureStatistics(now)
+        self._publisher = Publisher(settings.video, self.statistics, self._camera.frozen_after_sec)
+        wanted = self._camera.placeholder and draw_placeholder is not None
+        self._announcer = Announcer(self._publisher, self.statistics, self._publish_placeholder if wanted else None)
         self._stats_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
         self._next_stats_ns = now + self._stats_interval_ns
-        self._next_report_ns = now
         self._next_display_ns = now
         self._next_tick_ns = now
 
@@ -90,10 +104,16 @@ class CaptureLoop:
         Raises
         ------
         CameraError
-            If the source could not be opened, or gave no frame, the first time. Later it is tried for ever.
+            If the source could not be opened, or gave no frame, the first time; later, if the configuration limits the
+            attempts to get it back.
         BilliardsShmError
             If the segment could not be created.
         """
+        # Recordings and the demo are never waited for.
+        with self._announcer if self._address.live else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
         source: FrameSource | None = self._open_source()
         while source is not None:
             captured_before = self.statistics.captured
@@ -102,52 +122,57 @@ class CaptureLoop:
                 ending, reason = self._stream(source)
             except Exception:
                 # A stop closes the segment, perhaps under our hands.
-                if self._writer is None or not self._writer.closed or not self._stop.wait(0):
+                if not self._publisher.closed or not self._stop.wait(0):
                     raise
                 break
             finally:
                 source.release()
             if ending is Ending.STOPPED:
                 break
-            if self._writer is None:
+            if not self._publisher.begun:
                 raise CameraError(f"cannot open {self._address}: it gave no frame ({reason})")
             if ending is Ending.EXHAUSTED and not self._camera.loop_video:
-                self._say("ended", "")
+                self._announcer.say("ended")
                 _log.info("End of %s", self._address)
                 break
             source = self._next_source(ending, reason, gave_frames=self.statistics.captured > captured_before)
 
     def close(self) -> None:
         """Close the segment; may be called from another thread, and more than once."""
-        if self._writer is not None:
-            self._writer.close()
+        self._publisher.close()
 
     def snapshot(self) -> StatisticsSnapshot:
         """Give the statistics as they are now."""
         now = time.monotonic_ns()
-        counts, writer = self.statistics, self._writer
-        p50, p99 = counts.latency_ms(0.50, 0.99)
+        counts, shape = self.statistics, self._publisher.shape
+        write_p50, write_p99 = counts.latency_ms(0.50, 0.99)
+        age_p50, age_p99 = counts.age_ms(0.50, 0.99)
         return StatisticsSnapshot(
             uptime_s=counts.uptime_s(now),
             frames_captured=counts.captured,
             frames_written=counts.written,
             frames_dropped=counts.dropped,
+            frames_stale=counts.stale,
             fps=counts.write_rate.rate(now),
             camera_fps=counts.capture_rate.rate(now),
             reconnects=counts.reconnects,
-            stalls=counts.stalls,
+            stalls=self._announcer.stalls,
             loops=counts.loops,
             frame_age_s=counts.frame_age_s(now),
-            write_sequence=writer.sequence if writer is not None else 0,
-            write_p50_ms=p50,
-            write_p99_ms=p99,
+            write_sequence=self._publisher.sequence,
+            write_p50_ms=write_p50,
+            write_p99_ms=write_p99,
+            age_p50_ms=age_p50,
+            age_p99_ms=age_p99,
             source=str(self._address),
             name=self._settings.video.shared_memory_name,
-            width=self._shape[1] if self._shape else 0,
-            height=self._shape[0] if self._shape else 0,
-            backed_bytes=writer.statistics.backed_bytes if writer is not None else 0,
-            state=self._state,
-            reason=self._reason,
+            width=shape[1] if shape else 0,
+            height=shape[0] if shape else 0,
+            backed_bytes=self._publisher.backed_bytes,
+            state=self._announcer.state,
+            reason=self._announcer.reason,
+            requested=self._details.requested if self._details else None,
+            negotiated=self._details.negotiated if self._details else None,
         )
 
     def log_statistics(self) -> None:
@@ -159,7 +184,7 @@ class CaptureLoop:
 
     def _begin(self, source: FrameSource) -> None:
         details = source.details
-        self._backend = details.backend
+        self._announcer.backend = details.backend
         fps: float | None = None
         if self._address.kind is SourceKind.DEMO:
             fps = details.fps
@@ -170,21 +195,23 @@ class CaptureLoop:
         if fps != self._paced_fps:
             self._paced_fps = fps
             self._pace = Pace(fps) if fps else None
-        if self._writer is None:
-            _log.info("Camera initialized successfully")
-            _log.info("Source: %s (%s)", self._address, details)
-            if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
-                self._compare_with_request(details.width, details.height, details.fps)
-            elif self._address.recorded and not details.fps:
-                _log.info("%s does not say how fast it is: played at %g fps", self._address, ASSUMED_FILE_FPS)
+        if details != self._details:
+            self._details = details
+            self._log_details(details)
 
-    def _compare_with_request(self, width: int, height: int, fps: float) -> None:
-        asked_width, asked_height = self._camera.resolution
-        if (width, height) != (asked_width, asked_height) or abs(fps - self._camera.fps) > 0.1:
-            _log.warning(
-                "The camera was asked for %dx%d at %g fps and gives %dx%d at %g fps",
-                *(asked_width, asked_height, self._camera.fps, width, height, fps),
-            )
+    def _log_details(self, details: SourceDetails) -> None:
+        if not self._publisher.begun:
+            _log.info("Camera initialized successfully")
+        _log.info("Source: %s (%s)", self._address, details)
+        if self._address.recorded and not details.fps:
+            _log.info("%s does not say how fast it is: played at %g fps", self._address, ASSUMED_FILE_FPS)
+        asked, given = details.requested, details.negotiated
+        if asked is not None and given is not None:
+            differs = (asked.width, asked.height) != (given.width, given.height) or abs(asked.fps - given.fps) > 0.1
+            if differs or (asked.fourcc and asked.fourcc != given.fourcc):
+                _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
+        for refusal in details.refused:
+            _log.warning("%s: %s", self._address, refusal)
 
     def _next_source(self, ending: Ending, reason: str, *, gave_frames: bool) -> FrameSource | None:
         """Open the source again, at once if it is a recording that begins anew; None if a stop came first."""
@@ -197,9 +224,9 @@ class CaptureLoop:
         _log.warning("Lost %s: %s", self._address, reason)
         self._lost = True
         while True:
-            delay = self._backoff.next_delay()
-            self._say("reconnecting", reason)
-            if self._pause(delay):
+            self._announcer.say("reconnecting", reason)
+            self._check_attempts(reason)
+            if self._pause(self._backoff.next_delay()):
                 return None
             try:
                 return self._open_source()
@@ -208,6 +235,12 @@ class CaptureLoop:
                 _log.warning("%s; trying again", error)
             finally:
                 self._progress()
+
+    def _check_attempts(self, reason: str) -> None:
+        limit = self._camera.reconnect_attempts if self._camera.auto_reconnect else 0
+        if limit is not None and self._backoff.attempts >= limit:
+            after = f"after {limit} attempts" if limit else "and auto_reconnect is off"
+            raise CameraError(f"lost {self._address} {after}: {reason}")
 
     def _reason_of(self, error: CameraError) -> str:
         """What readers are told, who know already which source it is and that it is away."""
@@ -218,16 +251,24 @@ class CaptureLoop:
     def _stream(self, source: FrameSource) -> tuple[Ending, str]:
         """Publish the frames of an open source until there are no more; say why there are none."""
         patience: Patience = RecordingPatience()
+        freshness: Freshness | None = None
         if self._address.live:
-            patience = LivePatience(time.monotonic_ns(), self.statistics)
+            now = time.monotonic_ns()
+            patience = LivePatience(self._address, self._camera.read_timeout_sec, now, self.statistics)
+            freshness = Freshness(monotonic=source.details.backend == "V4L2")
         while not self._wait_for_turn():
             began_ns = time.monotonic_ns()
-            grabbed = source.grab()
+            grabbed = self._grab(source, freshness, began_ns)
             captured_ns = time.monotonic_ns()
-            if grabbed and self._publish(source, captured_ns):
+            if grabbed and freshness is not None and self._pass_over(source, freshness, captured_ns):
+                continue
+            lag_ns = None if freshness is None else freshness.lag_ns
+            if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
                 patience.frame(captured_ns)
                 if self._enough():
                     break
+                if self._publisher.frozen:
+                    return self._freeze()
                 continue
             over = patience.nothing(source, grabbed, began_ns, captured_ns)
             if over is not None:
@@ -237,6 +278,28 @@ class CaptureLoop:
             if self._address.live and self._pause(self._settings.video.process.main_loop_sleep):
                 break
         return Ending.STOPPED, ""
+
+    def _grab(self, source: FrameSource, freshness: Freshness | None, now_ns: int) -> bool:
+        if freshness is not None:
+            freshness.begin(now_ns)
+        self._announcer.grab_begins(now_ns)
+        grabbed = source.grab()
+        self._announcer.grab_ends()
+        return grabbed
+
+    def _pass_over(self, source: FrameSource, freshness: Freshness, captured_ns: int) -> bool:
+        """Whether the grabbed frame is old and a newer one is waiting."""
+        timestamp_ms = source.timestamp_ms if isinstance(source, TimedSource) else None
+        if not self._publisher.begun or not freshness.stale(timestamp_ms, captured_ns):
+            return False
+        self.statistics.stale += 1
+        return True
+
+    def _freeze(self) -> tuple[Ending, str]:
+        self.statistics.stalls += 1
+        reason = Reason.FROZEN.because(f"identical frames for {self._camera.frozen_after_sec:g} s or more")
+        self._announcer.say("stalled", reason)
+        return Ending.LOST, reason
 
     def _wait_for_turn(self) -> bool:
         """Wait until the next frame is due; True if a stop was asked for."""
@@ -249,8 +312,8 @@ class CaptureLoop:
         self._progress()
         if self._pace is not None:
             self._pace.frame_done()
-        if self._state != "streaming":
-            self._say("streaming", "")
+        if self._announcer.state != "streaming":
+            self._announcer.say("streaming")
             self._backoff.reset()
             if self._lost:
                 self._lost = False
@@ -258,95 +321,15 @@ class CaptureLoop:
                 _log.info("%s is back", self._address)
         return self._frames is not None and self.statistics.captured >= self._frames
 
-    def _publish(self, source: FrameSource, captured_ns: int) -> bool:
-        """Bring the grabbed frame into shared memory; False if it could not be decoded."""
-        position_ms = source.position_ms
-        started_ns = time.monotonic_ns()
-        slot = self._loan(captured_ns, position_ms)
-        if slot is None:
-            image = source.retrieve(None)
-        else:
-            lent_ns = time.monotonic_ns()
-            # Leaving this block by an exception gives the slot back.
-            with slot:
-                target = slot.array
-                image = source.retrieve(target)
-                if image is target:
-                    self.statistics.frame_captured(captured_ns)
-                    decoded_ns = time.monotonic_ns()
-                    slot.publish()
-                    now = time.monotonic_ns()
-                    self.statistics.frame_written(now, lent_ns - started_ns + now - decoded_ns)
-                    return True
-                slot.cancel()
-        if image is None:
-            return False
-        # There was no slot, or one of another shape, so the source put the frame somewhere else.
-        self.statistics.frame_captured(captured_ns)
-        if self._writer is None:
-            self._create_writer(image)
-        self._copy(image, captured_ns, position_ms)
-        return True
-
-    def _loan(self, captured_ns: int, position_ms: float | None) -> LoanedSlot | None:
-        """Borrow a slot for a frame of the last one's shape; None before the first, and if there is no memory."""
-        if self._writer is None:
-            return None
-        try:
-            return self._writer.loan(self._shape, capture_time_ns=captured_ns, position_ms=position_ms)
-        except SharedMemoryFullError:
-            # The frame takes the other way: copied, it is counted as dropped and warned of by the writer.
-            return None
-
-    def _copy(self, image: Image, captured_ns: int, position_ms: float | None) -> None:
-        assert self._writer is not None
-        if image.shape != self._shape:
-            _log.info("Frames are now %dx%d", image.shape[1], image.shape[0])
-            self._shape = image.shape
-        started_ns = time.monotonic_ns()
-        if self._writer.write_frame(image, capture_time_ns=captured_ns, position_ms=position_ms):
-            now = time.monotonic_ns()
-            self.statistics.frame_written(now, now - started_ns)
-        else:
-            self.statistics.dropped += 1
-
-    def _create_writer(self, image: Image) -> None:
-        height, width, channels = image.shape
-        _log.info("First frame received: %dx%d, channels=%d", width, height, channels)
-        video = self._settings.video
-        self._writer = SharedMemoryFrameWriter(video.shared_memory_name, image.shape, slots=video.slots)
-        self._shape = image.shape
-        _log.info(
-            "Shared memory writer initialized: %s (%.1f MB)",
-            video.shared_memory_name,
-            self._writer.statistics.backed_bytes / 1e6,
-        )
-
     # What others learn.
 
-    def _say(self, state: str, reason: str) -> None:
-        """Tell readers how the source is."""
-        self._state, self._reason = state, reason
-        self._report(time.monotonic_ns())
-
-    def _report(self, now_ns: int) -> None:
-        if self._writer is None or self._writer.closed:
-            return
-        counts = self.statistics
-        try:
-            self._writer.update_source(
-                state=self._state,
-                reason=self._reason,
-                backend=self._backend,
-                fps=counts.capture_rate.rate(now_ns),
-                captured=counts.captured,
-                reconnects=counts.reconnects,
-                stalls=counts.stalls,
-                loops=counts.loops,
-            )
-        except ValueError:
-            if not self._writer.closed:
-                raise
+    def _publish_placeholder(self, state: str, reason: str) -> None:
+        assert self._draw_placeholder is not None
+        if self._publisher.shape:
+            image = np.empty(self._publisher.shape, np.uint8)
+            age = self.statistics.frame_age_s(time.monotonic_ns()) or 0.0
+            self._draw_placeholder(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
+            self._publisher.publish_placeholder(image)
 
     def _pause(self, seconds: float) -> bool:
         """Wait, telling the statistics meanwhile; True if a stop was asked for."""
@@ -363,16 +346,14 @@ class CaptureLoop:
     def _tick(self, now_ns: int) -> None:
         if now_ns < self._next_tick_ns:
             return
-        if now_ns >= self._next_report_ns:
-            self._next_report_ns = now_ns + REPORT_INTERVAL_NS
-            self._report(now_ns)
+        self._announcer.report(now_ns)
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = max(self._next_stats_ns, now_ns - self._stats_interval_ns) + self._stats_interval_ns
             self.log_statistics()
         if self._on_statistics is not None and now_ns >= self._next_display_ns:
             self._next_display_ns = now_ns + DISPLAY_INTERVAL_NS
             self._show()
-        self._next_tick_ns = min(self._next_report_ns, self._next_stats_ns)
+        self._next_tick_ns = min(self._announcer.next_report_ns, self._next_stats_ns)
         if self._on_statistics is not None:
             self._next_tick_ns = min(self._next_tick_ns, self._next_display_ns)
 

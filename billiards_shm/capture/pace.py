@@ -5,8 +5,6 @@ from typing import Final
 
 __all__ = ["Backoff", "Pace"]
 
-FIRST_DELAY_SEC: Final = 0.5
-LONGEST_DELAY_SEC: Final = 30.0
 _JITTER: Final = 0.25
 _TOLERATED_LAG_NS: Final = 250_000_000
 _NS_PER_SEC: Final = 1_000_000_000
@@ -45,19 +43,26 @@ class Pace:
 
 
 class Backoff:
-    """Growing delays between attempts, with jitter, so that many processes do not try in step."""
+    """Growing delays between attempts, with jitter, so that many processes do not try in step.
 
-    def __init__(self) -> None:
-        self._attempts = 0
+    Parameters
+    ----------
+    first, longest : float
+        Seconds before the first attempt, and before one at most.
+    """
+
+    def __init__(self, first: float = 0.5, longest: float = 30.0) -> None:
+        self._first = first
+        self._longest = longest
+        self.attempts = 0
 
     def next_delay(self) -> float:
-        """Seconds to wait before the next attempt: from half a second to half a minute."""
-        longest = LONGEST_DELAY_SEC / (1 + _JITTER)
+        """Seconds to wait before the next attempt."""
         # The exponent is bounded because a source may be away for years.
-        delay = min(FIRST_DELAY_SEC * 2.0 ** min(self._attempts, 16), longest)
-        self._attempts += 1
+        delay = min(self._first * 2.0 ** min(self.attempts, 32), self._longest / (1 + _JITTER))
+        self.attempts += 1
         return delay * random.uniform(1, 1 + _JITTER)
 
     def reset(self) -> None:
         """Begin again with the shortest delay: the source is back."""
-        self._attempts = 0
+        self.attempts = 0

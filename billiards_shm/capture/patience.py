@@ -3,13 +3,11 @@
 from enum import Enum
 from typing import Final, Protocol
 
-from billiards_shm.capture.sources import READ_TIMEOUT_SEC, FrameSource
+from billiards_shm.capture.sources import FrameSource, Reason, SourceAddress, SourceKind
 from billiards_shm.capture.stats import CaptureStatistics
 
 __all__ = ["Ending", "LivePatience", "Patience", "RecordingPatience"]
 
-STALL_SEC: Final = 2.0
-"""A live source that is silent for longer has stalled."""
 FAILING_SEC: Final = 1.0
 """How long a live source may fail before it is opened anew."""
 FIRST_FRAME_SEC: Final = 10.0
@@ -70,7 +68,7 @@ class RecordingPatience:
         left = source.frames_left
         if self._failures <= min(_UNKNOWN_FRAMES_LEFT if left is None else left, _MOST_BAD_FRAMES):
             return None
-        return Ending.EXHAUSTED, "nothing in it could be decoded"
+        return Ending.EXHAUSTED, Reason.DECODE_ERRORS.because("nothing in it could be decoded")
 
 
 class LivePatience:
@@ -78,21 +76,28 @@ class LivePatience:
 
     Parameters
     ----------
+    address : SourceAddress
+    read_timeout_sec : float
+        How long one attempt may block.
     now_ns : int
         When the source was opened.
     statistics : CaptureStatistics
     """
 
-    def __init__(self, now_ns: int, statistics: CaptureStatistics) -> None:
+    def __init__(
+        self, address: SourceAddress, read_timeout_sec: float, now_ns: int, statistics: CaptureStatistics
+    ) -> None:
         self.damaged = 0
         self._failures = 0
+        self._address = address
+        self._read_timeout_sec = read_timeout_sec
         self._last_ns = now_ns
         self._begun = False
         self._statistics = statistics
 
     def frame(self, captured_ns: int) -> None:
         """Note that there was a frame."""
-        if self._begun and captured_ns - self._last_ns > STALL_SEC * _NS_PER_SEC:
+        if self._begun and captured_ns - self._last_ns > self._statistics.stall_after_ns:
             self._statistics.stalls += 1
         self.damaged += self._failures
         self._failures = 0
@@ -103,10 +108,17 @@ class LivePatience:
         """Note that there was none; say why the source is over, if it is."""
         self._failures += 1
         blocked_sec = (now_ns - began_ns) / _NS_PER_SEC
-        if blocked_sec > 0.9 * READ_TIMEOUT_SEC:
+        if blocked_sec > 0.9 * self._read_timeout_sec:
             self._statistics.stalls += 1
-            return Ending.LOST, f"timeout: no frame within {blocked_sec:.1f} s"
+            return Ending.LOST, Reason.TIMEOUT.because(f"no frame within {blocked_sec:.1f} s")
         allowed_sec = FAILING_SEC if self._begun else FIRST_FRAME_SEC
         if (now_ns - self._last_ns) / _NS_PER_SEC <= allowed_sec:
             return None
-        return Ending.LOST, "decode errors" if grabbed else "no signal: the stream has ended"
+        return Ending.LOST, self._why_nothing(grabbed)
+
+    def _why_nothing(self, grabbed: bool) -> str:
+        if grabbed:
+            return Reason.DECODE_ERRORS.because(f"{self._failures} frames in a row")
+        if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
+            return Reason.NO_SIGNAL.because("the camera gives no frames")
+        return Reason.END_OF_STREAM.because("the server has ended it, or is gone")

@@ -2,12 +2,14 @@
 
 import gc
 import logging
+import math
+import os
 from collections.abc import Callable
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.model import CameraConfig, Settings
 from billiards_shm.capture.shutdown import Shutdown
-from billiards_shm.capture.sources import FrameSource, SourceAddress, SourceKind
+from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
 from billiards_shm.capture.stats import StatisticsSnapshot
 from billiards_shm.errors import BilliardsShmError, CameraError
 from billiards_shm.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
@@ -59,7 +61,14 @@ def run_capture(
 
     code = EXIT_OK
     with Shutdown(settings.video.process.shutdown_timeout, release) as shutdown:
-        loop = CaptureLoop(settings, shutdown, lambda: open_source(camera), frames=frames, on_statistics=on_statistics)
+        loop = CaptureLoop(
+            settings,
+            shutdown,
+            lambda: open_source(camera),
+            frames=frames,
+            on_statistics=on_statistics,
+            draw_placeholder=draw_placeholder,
+        )
         try:
             loop.run()
         except BilliardsShmError as error:
@@ -80,6 +89,13 @@ def run_capture(
     return code
 
 
+def draw_placeholder(image: Image, lines: list[str]) -> None:
+    """Write lines of text into a picture. Only sources that OpenCV opened are ever away, so it is there."""
+    from billiards_shm.capture.camera_picture import placeholder
+
+    placeholder(image, lines)
+
+
 def open_source(camera: CameraConfig) -> FrameSource:
     """Open what the configuration names.
 
@@ -93,6 +109,8 @@ def open_source(camera: CameraConfig) -> FrameSource:
 
         return DemoTable(*camera.resolution, camera.fps)
     try:
+        # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
         from billiards_shm.capture.camera import Camera
     except ImportError as error:
         raise CameraError(

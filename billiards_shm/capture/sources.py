@@ -3,26 +3,22 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 import numpy.typing as npt
 
 __all__ = [
-    "OPEN_TIMEOUT_SEC",
-    "READ_TIMEOUT_SEC",
     "FrameSource",
     "Image",
+    "Reason",
     "SourceAddress",
     "SourceDetails",
     "SourceKind",
+    "TimedSource",
+    "VideoFormat",
     "without_password",
 ]
-
-OPEN_TIMEOUT_SEC: Final = 5.0
-"""How long opening a live source may take."""
-READ_TIMEOUT_SEC: Final = 5.0
-"""How long one grab from a live source may block."""
 
 Image = npt.NDArray[Any]
 
@@ -41,6 +37,27 @@ class SourceKind(StrEnum):
     IMAGES = "images"
     URL = "url"
     PIPELINE = "pipeline"
+
+
+class Reason(StrEnum):
+    """Why a source is away: the name that what readers are told begins with, before a colon and the details."""
+
+    NOT_FOUND = "not found"
+    BUSY = "busy"
+    PERMISSION = "permission"
+    NO_SIGNAL = "no signal"
+    """It is there and brings nothing."""
+    TIMEOUT = "timeout"
+    DECODE_ERRORS = "decode errors"
+    END_OF_STREAM = "end of stream"
+    FROZEN = "frozen"
+    """It brings the same frame again and again."""
+    UNREADABLE = "unreadable"
+    """It is there and is nothing that this OpenCV can read."""
+
+    def because(self, details: str) -> str:
+        """Name and details, as readers are told."""
+        return f"{self}: {details}"
 
 
 _LIVE: Final = frozenset({SourceKind.CAMERA, SourceKind.DEVICE, SourceKind.URL, SourceKind.PIPELINE})
@@ -95,6 +112,22 @@ class SourceAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoFormat:
+    """What a camera is asked for, or says that it gives."""
+
+    width: int
+    height: int
+    fps: float
+    """Frames per second, 0.0 if nobody says."""
+    fourcc: str = ""
+    """Four characters, such as ``MJPG``; empty if nobody says."""
+
+    def __str__(self) -> str:
+        rate = f"{self.fps:g} fps" if self.fps else "unknown fps"
+        return f"{self.width}x{self.height} at {rate} {self.fourcc}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
 class SourceDetails:
     """What an open source says of itself. Drivers and file headers err: the frames have the last word."""
 
@@ -105,11 +138,17 @@ class SourceDetails:
     """Frames per second, 0.0 if the source does not say."""
     frame_count: int | None = None
     """Frames that a recording's header promises, None for live sources and where the header is silent."""
+    negotiated: VideoFormat | None = None
+    """Size, rate and format before frames are turned and cropped; None if the source does not say."""
+    requested: VideoFormat | None = None
+    """What the configuration asked a camera for; None for what cannot be asked."""
+    refused: tuple[str, ...] = ()
+    """Settings that the driver did not take, each a sentence with the value asked for and the value there is."""
 
     def __str__(self) -> str:
-        rate = f"{self.fps:g} fps" if self.fps else "unknown fps"
+        said = VideoFormat(self.width, self.height, self.fps, self.negotiated.fourcc if self.negotiated else "")
         count = f", {self.frame_count} frames" if self.frame_count is not None else ""
-        return f"{self.width}x{self.height} at {rate}{count}, {self.backend}"
+        return f"{said}{count}, {self.backend}"
 
 
 class FrameSource(Protocol):
@@ -147,6 +186,15 @@ class FrameSource(Protocol):
 
     def release(self) -> None:
         """Let go of the device or file."""
+
+
+@runtime_checkable
+class TimedSource(Protocol):
+    """A live source that says when its frames were taken."""
+
+    @property
+    def timestamp_ms(self) -> float | None:
+        """When the grabbed frame was taken, in milliseconds of a clock of the source's own; None if unknown."""
 
 
 def without_password(text: str) -> str:

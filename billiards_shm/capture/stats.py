@@ -5,11 +5,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from billiards_shm.capture.sources import VideoFormat
+
 __all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot"]
 
 RATE_WINDOW_NS: Final = 5_000_000_000
 RATE_WINDOW_FRAMES: Final = 600
 LATENCY_WINDOW_FRAMES: Final = 1000
+STALL_NS: Final = 2_000_000_000
+"""A live source that is silent for longer has stalled ..."""
+STALL_FRAMES: Final = 5
+"""... unless its frames come so slowly that fewer than these are missing."""
 _NS_PER_MS: Final = 1e6
 _NS_PER_SEC: Final = 1e9
 
@@ -44,9 +50,23 @@ class StatisticsSnapshot:
     backed_bytes: int
     state: str
     reason: str
+    frames_stale: int = 0
+    """Frames of a live source that were passed over because a newer one was waiting."""
+    age_p50_ms: float = 0.0
+    """Age of a live source's frames when readers get them: from the moment they could have been grabbed; 0.0 for
+    others, and before the first."""
+    age_p99_ms: float = 0.0
+    requested: VideoFormat | None = None
+    """What a camera was asked for."""
+    negotiated: VideoFormat | None = None
+    """What the source said that it gives, before frames are turned and cropped."""
 
     def line(self) -> str:
         """The statistics as the log has them."""
+        live = ""
+        if self.age_p99_ms or self.frames_stale:
+            live = f", age_p50={self.age_p50_ms:.1f}ms, age_p99={self.age_p99_ms:.1f}ms, stale={self.frames_stale}"
+        state = "" if self.state == "streaming" else f", state={self.state} ({self.reason})"
         age = "none" if self.frame_age_s is None else f"{self.frame_age_s:.3f}s"
         return (
             f"Stats: uptime={self.uptime_s:.1f}s, frames_captured={self.frames_captured}, "
@@ -54,6 +74,7 @@ class StatisticsSnapshot:
             f"dropped={self.frames_dropped}, reconnects={self.reconnects}, stalls={self.stalls}, "
             f"loops={self.loops}, frame_age={age}, write_sequence={self.write_sequence}, "
             f"write_p50={self.write_p50_ms:.2f}ms, write_p99={self.write_p99_ms:.2f}ms"
+            f"{live}{state}"
         )
 
     def fields(self) -> dict[str, Any]:
@@ -111,11 +132,17 @@ class CaptureStatistics:
         self.last_capture_ns: int | None = None
         self.capture_rate = RateWindow()
         self.write_rate = RateWindow()
+        self.stale = 0
         self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
+        self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
+        self._interval_ns = 0
 
     def frame_captured(self, captured_ns: int) -> None:
         """Count a frame that the source gave."""
         self.captured += 1
+        if self.last_capture_ns is not None:
+            interval = min(captured_ns - self.last_capture_ns, self.stall_after_ns)
+            self._interval_ns += (interval - self._interval_ns) // 8
         self.last_capture_ns = captured_ns
         self.capture_rate.add(captured_ns)
 
@@ -124,6 +151,20 @@ class CaptureStatistics:
         self.written += 1
         self.write_rate.add(now_ns)
         self._latencies.append(latency_ns)
+
+    def frame_aged(self, age_ns: int) -> None:
+        """Note how old a frame was when it was published."""
+        self._ages.append(age_ns)
+
+    @property
+    def stall_after_ns(self) -> int:
+        """How long a live source may be silent before that is a stall."""
+        return max(STALL_NS, STALL_FRAMES * self._interval_ns)
+
+    def age_ms(self, *shares: float) -> tuple[float, ...]:
+        """Percentiles of the age at publication over the last frames."""
+        ordered = sorted(self._ages)
+        return tuple(_percentile(ordered, share) / _NS_PER_MS for share in shares)
 
     def latency_ms(self, *shares: float) -> tuple[float, ...]:
         """Percentiles of the write latency over the last frames; 0.5 is the median."""

@@ -1,0 +1,71 @@
+"""Whether a camera gives pictures, or the same one again and again as drivers do whose camera is gone."""
+
+import zlib
+from typing import Final
+
+from billiards_shm.capture.sources import Image
+
+__all__ = ["FrozenPicture"]
+
+LONGEST_GROWTH: Final = 64
+LOOK_INTERVAL_NS: Final = 1_000_000_000
+_GRID: Final = 24
+_NS_PER_SEC: Final = 1e9
+
+
+class FrozenPicture:
+    """Notices that frames have been identical for too long.
+
+    A living sensor is noisy: its frames differ even if nothing moves. So a few hundred pixels tell most frames apart at
+    once; only while these stay the same are all pixels looked at, once a second.
+
+    A picture that is still there after the source was opened anew may be a still life: it is given twice as long each
+    time, up to 64 times, so that it is not opened again and again.
+
+    Parameters
+    ----------
+    limit_sec : float
+        For how long frames may be identical; 0.0: for ever.
+    """
+
+    def __init__(self, limit_sec: float) -> None:
+        self._limit_ns = round(limit_sec * _NS_PER_SEC)
+        self._growth = 1
+        self._sample = b""
+        self._checksum: int | None = None
+        self._since_ns = 0
+        self._next_look_ns = 0
+
+    def same_for_sec(self, now_ns: int) -> float:
+        """Seconds for which frames have been identical."""
+        return (now_ns - self._since_ns) / _NS_PER_SEC
+
+    def look(self, image: Image, now_ns: int) -> bool:
+        """Look at a frame; True if it is time to open the source anew."""
+        if not self._limit_ns:
+            return False
+        sample = image[:: max(1, image.shape[0] // _GRID), :: max(1, image.shape[1] // _GRID)].tobytes()
+        if sample != self._sample:
+            self._sample = sample
+            self._changed(now_ns)
+            return False
+        if now_ns >= self._next_look_ns:
+            self._next_look_ns = now_ns + min(LOOK_INTERVAL_NS, self._limit_ns // 4)
+            # Rows are contiguous even where the whole is not.
+            checksum = 0
+            for row in [image] if image.flags.c_contiguous else list(image):
+                checksum = zlib.crc32(row.data, checksum)
+            if self._checksum is not None and checksum != self._checksum:
+                self._changed(now_ns)
+            self._checksum = checksum
+        if now_ns - self._since_ns < self._limit_ns * self._growth:
+            return False
+        self._since_ns = now_ns
+        self._growth = min(2 * self._growth, LONGEST_GROWTH)
+        return True
+
+    def _changed(self, now_ns: int) -> None:
+        self._checksum = None
+        self._since_ns = now_ns
+        self._next_look_ns = now_ns
+        self._growth = 1
