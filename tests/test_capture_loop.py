@@ -25,11 +25,12 @@ from billiards_shm.capture import loop as loop_module
 from billiards_shm.capture import pace as pace_module
 from billiards_shm.capture import patience as patience_module
 from billiards_shm.capture import publisher as publisher_module
+from billiards_shm.capture import stats as stats_module
 from billiards_shm.capture.config import Settings, load_settings
 from billiards_shm.capture.demo import read_counter
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
-from billiards_shm.capture.sources import Image, SourceDetails
+from billiards_shm.capture.sources import Image, SourceDetails, VideoFormat
 from billiards_shm.capture.stats import StatisticsSnapshot
 
 SHAPE = (48, 64, 3)
@@ -367,6 +368,241 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
     assert run.values == [1]
     # Statistics go on while the source is away, so no single wait is long.
     assert max(waits) <= 0.5
+
+
+def states_during(run: "Run", name: str, until: Callable[[Any], bool], seconds: float = 5.0) -> Any:
+    """Wait, within a grab that hangs, until readers are told something."""
+    end = time.monotonic() + seconds
+    while not until(info := inspect_segment(name)):
+        assert time.monotonic() < end, info
+        time.sleep(0.01)
+    return info
+
+
+@pytest.fixture
+def soon_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats_module, "STALL_NS", 150_000_000)
+    monkeypatch.setattr(announcer_module, "LOOK_INTERVAL_SEC", 0.02)
+    monkeypatch.setattr(announcer_module, "REPORT_INTERVAL_NS", 50_000_000)
+    monkeypatch.setattr(announcer_module, "PLACEHOLDER_INTERVAL_NS", 50_000_000)
+
+
+@pytest.mark.usefixtures("soon_stalled")
+def test_readers_are_told_of_a_stall_while_the_grab_hangs(name: str) -> None:
+    found: list[Any] = []
+
+    def hang() -> None:
+        found.append(states_during(run, name, lambda info: info.source_state == "stalled"))
+
+    run = Run(name, LIVE, Script([image(1), image(2), hang, image(3)]), frames=3)
+    run.run()
+    assert found[0].source_reason.startswith("timeout: no frame for more than ")
+    assert found[0].stalls == 1
+    # It came back by itself.
+    assert run.values == [1, 2, 3]
+    assert run.loop.snapshot().state == "streaming"
+    assert run.loop.snapshot().stalls == 1
+    assert run.loop.statistics.reconnects == 0
+
+
+@pytest.mark.usefixtures("soon_stalled")
+def test_the_measured_rate_falls_to_nothing_while_the_grab_hangs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats_module, "RATE_WINDOW_NS", 300_000_000)
+    rates: list[float] = []
+
+    def hang() -> None:
+        rates.append(inspect_segment(name).fps)
+        states_during(run, name, lambda info: info.fps == 0)
+
+    steps = [part for value in range(1, 12) for part in (image(value), lambda: time.sleep(0.06))]
+    run = Run(name, LIVE, Script([*steps, hang, image(99)]), frames=12)
+    run.run()
+    assert rates[0] > 1
+
+
+@pytest.mark.usefixtures("soon_stalled")
+def test_a_slow_source_has_not_stalled_between_two_frames(name: str) -> None:
+    states: list[str] = []
+    steps: list[Any] = []
+    for value in range(1, 30):
+        steps += [lambda: time.sleep(0.12), image(value)]
+
+    def pause_for_three_frames() -> None:
+        end = time.monotonic() + 0.36
+        while time.monotonic() < end:
+            states.append(str(inspect_segment(name).source_state))
+            time.sleep(0.01)
+
+    Run(name, LIVE, Script([*steps, pause_for_three_frames, image(99)]), frames=30).run()
+    assert set(states) == {"streaming"}
+
+
+def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_anew(name: str) -> None:
+    still = [part for _ in range(60) for part in (image(7), lambda: time.sleep(0.01))]
+    reasons: list[str] = []
+    script = Script([image(8)])
+    run = Run(name, LIVE, Script(still), script, frames=61, frozen_timeout_sec=0.3)
+    run.loop._frames = None
+    script.steps.append(lambda: setattr(run.loop, "_frames", run.loop.statistics.captured + 1))
+    script.steps.append(image(9))
+    run.openings.insert(1, lambda: reasons.append(inspect_segment(name).source_reason))
+    run.run()
+    assert reasons == ["frozen: identical frames for 0.3 s or more"]
+    assert run.values[-2:] == [8, 9]
+    assert run.loop.statistics.stalls == 1
+    assert run.loop.statistics.reconnects == 1
+
+
+def test_a_file_may_show_the_same_picture_for_as_long_as_it_likes() -> None:
+    assert settings_for("x", "clip.mp4").vision.camera.frozen_after_sec == 0
+    assert settings_for("x", "demo").vision.camera.frozen_after_sec == 0
+    assert settings_for("x", LIVE).vision.camera.frozen_after_sec == 10
+    assert settings_for("x", "clip.mp4", frozen_timeout_sec=3).vision.camera.frozen_after_sec == 3
+    assert settings_for("x", LIVE, frozen_timeout_sec=0).vision.camera.frozen_after_sec == 0
+
+
+@pytest.mark.parametrize("options", [{"auto_reconnect": False}, {"reconnect_attempts": 2}], ids=["off", "limited"])
+def test_reconnecting_ends_where_the_configuration_says(name: str, options: dict[str, Any]) -> None:
+    gone = [CameraError(f"cannot open {LIVE}: busy: somebody has it") for _ in range(5)]
+    run = Run(name, LIVE, Script([image(1), image(2)]), *gone, **options)
+    with pytest.raises(CameraError, match=rf"^lost {LIVE} (after 2 attempts: busy|and auto_reconnect is off: end of)"):
+        run.run()
+    assert len(run.openings) == (5 if "auto_reconnect" in options else 3)
+    assert run.loop.snapshot().state == "reconnecting"
+
+
+def test_attempts_are_counted_anew_once_frames_have_come(name: str) -> None:
+    gone = CameraError("gone")
+    openings = [Script([image(value)]) if value % 2 else gone for value in range(1, 12)]
+    assert Run(name, LIVE, *openings, frames=6, reconnect_attempts=2).run().values == [1, 3, 5, 7, 9, 11]
+
+
+def test_a_crop_outside_of_the_frames_is_an_error_at_the_first_and_a_reason_later(name: str) -> None:
+    def refuse() -> None:
+        raise CameraError("crop [64, 0, 9, 9] lies outside of the frames, which are 64x48")
+
+    with pytest.raises(CameraError, match="crop"):
+        Run(name, LIVE, Script([refuse])).run()
+    assert Run(name, LIVE, Script([image(1), refuse]), Script([image(2)]), frames=2).run().values == [1, 2]
+
+
+# Old frames.
+
+
+@dataclass
+class Timed(Script):
+    """A live source that says when each frame was taken."""
+
+    timestamp_ms: float = 0.0
+
+    def retrieve(self, target: Image | None) -> Image | None:
+        assert self.timestamp_ms == 40.0 * int(self._current[0, 0, 0])
+        return super().retrieve(target)
+
+    def grab(self) -> bool:
+        grabbed = super().grab()
+        if grabbed:
+            self.timestamp_ms = 40.0 * int(self._current[0, 0, 0])
+        return grabbed
+
+
+def test_frames_that_have_piled_up_are_passed_over_and_counted(name: str) -> None:
+    def idle() -> None:
+        time.sleep(0.03)
+
+    steady = [part for value in range(1, 11) for part in (idle, image(value))]
+    piled = [image(value) for value in range(11, 41)]
+    source = Timed([*steady, lambda: time.sleep(1.2), *piled])
+    run = Run(name, LIVE, source)
+    run.reader.close()
+    run.look = lambda: None  # type: ignore[method-assign]
+    run.loop.run()
+    snapshot = run.loop.snapshot()
+    run.loop.close()
+    assert snapshot.frames_stale > 15
+    assert snapshot.frames_captured + snapshot.frames_stale == 40
+    assert 0 < snapshot.age_p50_ms <= snapshot.age_p99_ms < 1200
+    assert f"stale={snapshot.frames_stale}" in snapshot.line()
+
+
+# Placeholders.
+
+
+def drawn(target: np.ndarray, lines: list[str]) -> None:
+    target[:] = 200
+    DRAWN.append(lines)
+
+
+DRAWN: list[list[str]] = []
+
+
+@pytest.mark.usefixtures("soon_stalled")
+@pytest.mark.parametrize("away", ["stalled", "reconnecting"])
+def test_placeholders_are_published_while_a_source_is_away(name: str, away: str) -> None:
+    DRAWN.clear()
+    seen: list[FrameMetadata] = []
+    ages: list[float | None] = []
+
+    def wait() -> None:
+        for _ in range(2):
+            frame, metadata = run.reader.read_frame(timeout=5.0)
+            assert frame is not None
+            assert metadata is not None
+            assert frame.shape == SHAPE
+            assert (frame == 200).all()
+            seen.append(metadata)
+        ages.append(run.reader.last_frame_age)
+
+    settings = settings_for(name, LIVE, placeholder=True, reconnect_delay_sec=0.5, reconnect_max_delay_sec=0.5)
+    run = Run(name, LIVE, frames=2)
+    run.loop = CaptureLoop(settings, run.stop, run._open, frames=2, draw_placeholder=drawn)
+    if away == "stalled":
+        run.openings = [Script([image(1), wait, image(2)])]
+    else:
+        run.openings = [Script([image(1)]), wait, Script([image(2)])]
+    run.run()
+    assert [metadata.online for metadata in seen] == [False, False]
+    assert run.loop.statistics.captured == 2
+    assert run.seen[-1][1] == 2
+    assert run.seen[-1][0] >= 4
+    assert ages[0] is not None
+    assert ages[0] > 0.1
+    title, source, reason, state = DRAWN[0]
+    assert (title, source) == ("NO PICTURE", LIVE)
+    assert reason.startswith("timeout: " if away == "stalled" else "end of stream: ")
+    assert state.startswith(f"{away} for ")
+
+
+@pytest.mark.usefixtures("soon_stalled")
+def test_nobody_gets_placeholders_that_were_not_asked_for(name: str) -> None:
+    DRAWN.clear()
+    run = Run(name, LIVE, frames=2)
+    settings = settings_for(name, LIVE, reconnect_delay_sec=0.3, reconnect_max_delay_sec=0.3)
+    run.loop = CaptureLoop(settings, run.stop, run._open, frames=2, draw_placeholder=drawn)
+    run.openings = [Script([image(1)]), Script([image(2)])]
+    run.run()
+    assert [sequence for sequence, _, _ in run.seen] == [1, 2]
+    assert DRAWN == []
+
+
+# Requested and negotiated.
+
+
+def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statistics(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked, given = VideoFormat(1920, 1080, 30.0, "MJPG"), VideoFormat(640, 480, 15.0, "YUYV")
+    refused = ("gain: asked for 5, the driver has 3",)
+    details = SourceDetails("V4L2", 64, 48, 15.0, negotiated=given, requested=asked, refused=refused)
+    openings = [Script([image(1)], details), Script([image(2)], details)]
+    run = Run(name, "/dev/video0", *openings, frames=2).run()
+    warning = "/dev/video0 was asked for 1920x1080 at 30 fps MJPG and gives 640x480 at 15 fps YUYV"
+    assert caplog.messages.count(warning) == 1
+    assert caplog.messages.count("/dev/video0: gain: asked for 5, the driver has 3") == 1
+    fields = run.loop.snapshot().fields()
+    assert fields["requested"] == {"width": 1920, "height": 1080, "fps": 30.0, "fourcc": "MJPG"}
+    assert fields["negotiated"] == {"width": 640, "height": 480, "fps": 15.0, "fourcc": "YUYV"}
 
 
 def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:

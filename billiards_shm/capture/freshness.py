@@ -9,6 +9,8 @@ import time
 from collections import deque
 from typing import Final
 
+from billiards_shm.capture.sources import TimedSource
+
 __all__ = ["Freshness"]
 
 STALE_NS: Final = 100_000_000
@@ -28,11 +30,13 @@ class Freshness:
 
     Parameters
     ----------
+    source : TimedSource
     monotonic : bool
         Whether the source's clock is CLOCK_MONOTONIC.
     """
 
-    def __init__(self, *, monotonic: bool) -> None:
+    def __init__(self, source: TimedSource, *, monotonic: bool) -> None:
+        self._source = source
         self._monotonic = monotonic
         self._least: deque[tuple[int, int]] = deque(maxlen=_BUCKETS)
         self._last_taken_ns: int | None = None
@@ -48,9 +52,9 @@ class Freshness:
         self._began_ns = now_ns
         self._began_cpu_ns = time.process_time_ns()
 
-    def stale(self, timestamp_ms: float | None, now_ns: int) -> bool:
+    def stale(self, now_ns: int) -> bool:
         """Judge the frame that was grabbed: True if it is to be passed over, as a newer one is waiting."""
-        self.lag_ns = self._lag(timestamp_ms, now_ns)
+        self.lag_ns = self._lag(self._source.timestamp_ms, now_ns)
         late = self.lag_ns > max(STALE_NS, 2 * self._period_ns)
         if not late or self._waited(now_ns):
             self._skipping_since_ns = None

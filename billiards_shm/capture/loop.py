@@ -120,6 +120,11 @@ class CaptureLoop:
             try:
                 self._begin(source)
                 ending, reason = self._stream(source)
+            except CameraError as error:
+                # The source is open and of no use: its frames are too small to be cropped.
+                if not self._publisher.begun:
+                    raise
+                ending, reason = Ending.LOST, str(error)
             except Exception:
                 # A stop closes the segment, perhaps under our hands.
                 if not self._publisher.closed or not self._stop.wait(0):
@@ -250,17 +255,13 @@ class CaptureLoop:
 
     def _stream(self, source: FrameSource) -> tuple[Ending, str]:
         """Publish the frames of an open source until there are no more; say why there are none."""
-        patience: Patience = RecordingPatience()
-        freshness: Freshness | None = None
-        if self._address.live:
-            now = time.monotonic_ns()
-            patience = LivePatience(self._address, self._camera.read_timeout_sec, now, self.statistics)
-            freshness = Freshness(monotonic=source.details.backend == "V4L2")
+        patience, freshness = self._follow(source)
         while not self._wait_for_turn():
             began_ns = time.monotonic_ns()
             grabbed = self._grab(source, freshness, began_ns)
             captured_ns = time.monotonic_ns()
-            if grabbed and freshness is not None and self._pass_over(source, freshness, captured_ns):
+            if grabbed and freshness is not None and freshness.stale(captured_ns) and self._publisher.begun:
+                self.statistics.stale += 1
                 continue
             lag_ns = None if freshness is None else freshness.lag_ns
             if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
@@ -279,6 +280,14 @@ class CaptureLoop:
                 break
         return Ending.STOPPED, ""
 
+    def _follow(self, source: FrameSource) -> tuple[Patience, Freshness | None]:
+        if not self._address.live:
+            return RecordingPatience(), None
+        now = time.monotonic_ns()
+        patience = LivePatience(self._address, self._camera.read_timeout_sec, now, self.statistics)
+        monotonic = source.details.backend == "V4L2"
+        return patience, Freshness(source, monotonic=monotonic) if isinstance(source, TimedSource) else None
+
     def _grab(self, source: FrameSource, freshness: Freshness | None, now_ns: int) -> bool:
         if freshness is not None:
             freshness.begin(now_ns)
@@ -286,14 +295,6 @@ class CaptureLoop:
         grabbed = source.grab()
         self._announcer.grab_ends()
         return grabbed
-
-    def _pass_over(self, source: FrameSource, freshness: Freshness, captured_ns: int) -> bool:
-        """Whether the grabbed frame is old and a newer one is waiting."""
-        timestamp_ms = source.timestamp_ms if isinstance(source, TimedSource) else None
-        if not self._publisher.begun or not freshness.stale(timestamp_ms, captured_ns):
-            return False
-        self.statistics.stale += 1
-        return True
 
     def _freeze(self) -> tuple[Ending, str]:
         self.statistics.stalls += 1
