@@ -1,5 +1,6 @@
 """The commands of ``billiards-shm``, and what their errors say and exit with."""
 
+import importlib.util
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ from billiards_shm.cli_options import (
 
 # pydantic, rich and OpenCV take longer to import than `list` takes to run: who needs them imports them.
 if TYPE_CHECKING:
+    from billiards_shm.capture.profile import FrameProfile
     from billiards_shm.capture.stats import StatisticsSnapshot
 
 __all__ = ["command_line", "run"]
@@ -166,9 +168,23 @@ default; the command line wins over environment and file.
 )
 @click.argument("source", required=False, shell_complete=complete_sources)
 @click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--profile", is_flag=True, help="Say at the end where each frame's time went, as p50 and p99.")
+@click.option(
+    "--profile-plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Draw it as well, to a PNG, SVG or PDF file. Needs matplotlib.",
+)
 @common_options
 @click.pass_context
-def capture(ctx: click.Context, /, source: str | None, frames: int | None, **options: Any) -> None:
+def capture(
+    ctx: click.Context,
+    /,
+    source: str | None,
+    frames: int | None,
+    profile: bool,
+    profile_plot: Path | None,
+    **options: Any,
+) -> None:
     """Capture SOURCE into shared memory until stopped.
 
     SOURCE is a camera's number, a device path, a file, a URL, a GStreamer pipeline, or `demo`: balls on a
@@ -177,10 +193,33 @@ def capture(ctx: click.Context, /, source: str | None, frames: int | None, **opt
     overrides = overrides_from_options(options)
     if source is not None:
         overrides["vision.camera.device_id"] = source
-    ctx.exit(_capture(ctx, overrides, frames))
+    with _profile(profile, profile_plot) as frame_profile:
+        code = _capture(ctx, overrides, frames, frame_profile)
+    ctx.exit(code)
 
 
-def _capture(ctx: click.Context, overrides: dict[str, Any], frames: int | None) -> int:
+@contextmanager
+def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]":
+    """What is to be told where the time goes; drawn in the end, if there is a file to draw it to."""
+    if not wanted and plot is None:
+        yield None
+        return
+    from billiards_shm.capture.profile import FrameProfile
+
+    if plot is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise click.UsageError("--profile-plot needs matplotlib, which is not installed: pip install matplotlib")
+        if plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--profile-plot {plot}: a name that ends in .png, .svg or .pdf is expected")
+    profile = FrameProfile()
+    yield profile
+    if plot is not None:
+        profile.save_plot(plot)
+
+
+def _capture(
+    ctx: click.Context, overrides: dict[str, Any], frames: int | None, profile: "FrameProfile | None" = None
+) -> int:
     """Load the configuration and run the capture process in this one."""
     from billiards_shm.capture.config import load_settings
     from billiards_shm.capture.logs import configure_logging
@@ -193,7 +232,7 @@ def _capture(ctx: click.Context, overrides: dict[str, Any], frames: int | None) 
     common.log_level = settings.logging.level
     with _statistics_display(live=_on_terminal() and not settings.logging.as_json) as on_statistics:
         configure_logging(settings.logging.level, settings.logging.as_json)
-        return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin)
+        return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin, profile=profile)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.model import CameraConfig, Settings
+from billiards_shm.capture.profile import FrameProfile
 from billiards_shm.capture.shutdown import Shutdown
 from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
 from billiards_shm.capture.stats import StatisticsSnapshot
@@ -25,6 +26,7 @@ def run_capture(
     frames: int | None = None,
     on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
     origin: str = "",
+    profile: FrameProfile | None = None,
 ) -> int:
     """Capture one source until it ends or a signal comes.
 
@@ -40,6 +42,8 @@ def run_capture(
         Is given the statistics about four times a second, in this thread; if it raises, it is not called again.
     origin : str
         Where the settings came from, for the log.
+    profile : FrameProfile, optional
+        Is told where the time of each frame goes; its percentiles are logged at the end.
 
     Returns
     -------
@@ -64,11 +68,12 @@ def run_capture(
         loop = CaptureLoop(
             settings,
             shutdown,
-            lambda: open_source(camera),
+            _opening(camera, profile),
             frames=frames,
             on_statistics=on_statistics,
             draw_placeholder=draw_placeholder,
         )
+        loop.statistics.on_written = profile.published if profile is not None else None
         try:
             loop.run()
         except BilliardsShmError as error:
@@ -83,10 +88,22 @@ def run_capture(
             _log.info("Stopped by %s", shutdown.signal_name)
         if loop.statistics.written:
             loop.log_statistics()
+        _log_profile(profile)
     # An interpreter that ends looks for garbage among all it has ever imported, which takes most of the time that a
     # stop takes. What is frozen is not looked at.
     gc.freeze()
     return code
+
+
+def _opening(camera: CameraConfig, profile: FrameProfile | None) -> Callable[[], FrameSource]:
+    if profile is None:
+        return lambda: open_source(camera)
+    return lambda: profile.watching(open_source(camera))
+
+
+def _log_profile(profile: FrameProfile | None) -> None:
+    if profile is not None:
+        _log.info("%s", profile.line(), extra=profile.fields())
 
 
 def draw_placeholder(image: Image, lines: list[str]) -> None:

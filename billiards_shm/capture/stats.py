@@ -1,13 +1,13 @@
 """What the capture process counts and measures, and the line of statistics."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from billiards_shm.capture.sources import VideoFormat
 
-__all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot"]
+__all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot", "percentile"]
 
 RATE_WINDOW_NS: Final = 5_000_000_000
 RATE_WINDOW_FRAMES: Final = 600
@@ -136,6 +136,8 @@ class CaptureStatistics:
         self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._interval_ns = 0
+        self.on_written: Callable[[int, int], None] | None = None
+        """Is told of every published frame when that was, and what it took, apart from decoding, in nanoseconds."""
 
     def frame_captured(self, captured_ns: int) -> None:
         """Count a frame that the source gave."""
@@ -151,6 +153,8 @@ class CaptureStatistics:
         self.written += 1
         self.write_rate.add(now_ns)
         self._latencies.append(latency_ns)
+        if self.on_written is not None:
+            self.on_written(now_ns, latency_ns)
 
     def frame_aged(self, age_ns: int) -> None:
         """Note how old a frame was when it was published."""
@@ -164,12 +168,12 @@ class CaptureStatistics:
     def age_ms(self, *shares: float) -> tuple[float, ...]:
         """Percentiles of the age at publication over the last frames."""
         ordered = sorted(self._ages)
-        return tuple(_percentile(ordered, share) / _NS_PER_MS for share in shares)
+        return tuple(percentile(ordered, share) / _NS_PER_MS for share in shares)
 
     def latency_ms(self, *shares: float) -> tuple[float, ...]:
         """Percentiles of the write latency over the last frames; 0.5 is the median."""
         ordered = sorted(self._latencies)
-        return tuple(_percentile(ordered, share) / _NS_PER_MS for share in shares)
+        return tuple(percentile(ordered, share) / _NS_PER_MS for share in shares)
 
     def frame_age_s(self, now_ns: int) -> float | None:
         """Seconds since the last captured frame, None before the first."""
@@ -180,6 +184,6 @@ class CaptureStatistics:
         return (now_ns - self.started_ns) / _NS_PER_SEC
 
 
-def _percentile(ordered: Sequence[int], share: float) -> float:
-    """Nearest rank: a value that did occur."""
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Pick by nearest rank, so that it is a value that did occur; 0.0 if none did."""
     return float(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) if ordered else 0.0
