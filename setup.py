@@ -19,11 +19,23 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
 
 CORE = ["attachment", "copy", "errors", "frame", "generation", "inspect", "names", "reader", "segment", "writer"]
-PLATFORM = ["platform_posix", f"platform_{sys.platform}"]
+PLATFORM = {
+    "linux": ["platform_fork", "platform_linux", "platform_posix"],
+    "darwin": ["platform_fork", "platform_macos", "platform_posix"],
+    "win32": ["platform_windows"],
+}
+if sys.platform not in PLATFORM:
+    raise SystemExit(f"billiards_shm has no platform layer for {sys.platform}: {', '.join(PLATFORM)} are supported")
+
+MSVC = sys.platform == "win32" and "GCC" not in sys.version  # a Python built by MinGW has its extensions built so too
 
 compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 link_args = ["-pthread"]
 macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
+libraries = ["advapi32"] if sys.platform == "win32" else []
+if MSVC:
+    compile_args = ["/std:c11", "/O2", "/W3", "/utf-8"]
+    link_args = []
 
 if sanitizers := os.environ.get("BILLIARDS_SHM_SANITIZE"):
     flags = [f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", "-g"]
@@ -33,21 +45,22 @@ if os.environ.get("BILLIARDS_SHM_COVERAGE"):
     compile_args += ["--coverage", "-O0"]
     link_args += ["--coverage"]
 if os.environ.get("BILLIARDS_SHM_DEBUG"):
-    compile_args += ["-O0", "-g"]
-elif not sanitizers:
+    compile_args += ["/Od", "/Z7"] if MSVC else ["-O0", "-g"]
+elif not sanitizers and not MSVC:
     compile_args += ["-g0"]  # the interpreter's own flags ask for debug information, nine tenths of the file
 if not FREE_THREADED:
     macros.append(("Py_LIMITED_API", LIMITED_API))
 
 extension = Extension(
     "billiards_shm._core",
-    sources=["billiards_shm/_core.pyx", *(f"csrc/{name}.c" for name in CORE + PLATFORM)],
+    sources=["billiards_shm/_core.pyx", *(f"csrc/{name}.c" for name in CORE + PLATFORM[sys.platform])],
     depends=[
         "billiards_shm/_abi.pxd",
         *sorted(str(header) for header in Path("csrc").glob("*.h")),
     ],
     include_dirs=["csrc"],
     define_macros=macros,
+    libraries=libraries,
     extra_compile_args=compile_args,
     extra_link_args=link_args,
     py_limited_api=not FREE_THREADED,

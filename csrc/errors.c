@@ -1,6 +1,8 @@
 /* errors.c - codes, and the message that goes with one. */
 #include "errors.h"
 
+#include "platform.h"
+
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -55,6 +57,9 @@ int bshm_fail_system(bshm_error *error, int negative_errno, const char *action, 
         break;
     case ENOMEM:
         code = BSHM_E_MEMORY;
+        break;
+    case ENOSYS:
+        advice = "; this needs " PLAT_NEEDS;
         break;
     case EMFILE:
     case ENFILE:

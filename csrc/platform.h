@@ -10,7 +10,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if !defined(__LP64__) && !defined(_WIN64)
+/* Slots are mapped whole, up to 62 of them, and old generations stay as long as their frames do: 32 bits of addresses run
+ * out of room where 64 do not, and a 64-bit atomic may be a lock of the C library's, which processes would not share. */
+#error "billiards_shm needs a 64-bit system"
+#endif
+
 #define PLAT_PATH_BYTES 4096
+
+/* The oldest system that has all this rests upon. Functions of which it has none say -ENOSYS. */
+#if defined(__APPLE__)
+#define PLAT_NEEDS "macOS 10.15 or later"
+#elif defined(_WIN32)
+#define PLAT_NEEDS "Windows 10 or later"
+#else
+#define PLAT_NEEDS "Linux 3.15 or later"
+#endif
 
 typedef int plat_file;
 #define PLAT_NO_FILE (-1)

@@ -1,86 +1,285 @@
-/* platform_posix.c - descriptors that a forked child closes before anything else runs there.
- *
- * A lock of an open file description lives as long as any process has that description: a forked child would keep its
- * dead parent's writer lock held. The child's handler runs where other threads no longer exist, so it takes no lock
- * and allocates nothing: a fixed register of descriptors, each place an atomic integer.
- */
-#include "ordering.h"
-#include "platform.h"
+/* platform_posix.c - files, locks and time as Linux and macOS have them alike. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#define _FILE_OFFSET_BITS 64
+
+#include "platform_posix.h"
+#include "billiards_shm.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#define PLACES 4096 /* files of this kind that one process can have; each writer and each attached reader is one */
+#ifdef __APPLE__
+#define st_mtim st_mtimespec
+#endif
 
-static int places[PLACES]; /* descriptor + 1; 0: free */
-static int places_used;    /* no place at or beyond this one was ever taken */
-static int process_epoch;
-/* Held while a file is open and not registered, or a mapping made and not yet kept from children; and by every fork. */
-static pthread_mutex_t fork_gap = PTHREAD_MUTEX_INITIALIZER;
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+/* Open file description locks, where the C library is older than the kernel: fcntl.h of Linux and of xnu. */
+#ifndef F_OFD_GETLK
+#ifdef __APPLE__
+#define F_OFD_SETLK 90
+#define F_OFD_GETLK 92
+#else
+#define F_OFD_GETLK 36
+#define F_OFD_SETLK 37
+#endif
+#endif
 
-static void close_in_child(void)
+int posix_open(const char *path, int flags, uint32_t mode, plat_file *file)
 {
-    bshm_register_store(&process_epoch, bshm_register_load(&process_epoch) + 1);
-    int used = bshm_register_load(&places_used);
-    for (int i = 0; i < used; i++) {
-        int file = bshm_register_load(&places[i]) - 1;
-        if (file >= 0)
-            (void)close(file); /* not F_UNLCK, which would drop the parent's lock */
-        bshm_register_store(&places[i], 0);
+    do
+        *file = open(path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, (mode_t)mode);
+    while (*file < 0 && errno == EINTR);
+    return *file < 0 ? -errno : 0;
+}
+
+int plat_create(const char *path, plat_file *file)
+{
+    int rc = posix_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, file);
+    if (rc < 0)
+        return rc;
+    rc = plat_set_mode(*file, 0600); /* open's own mode is subject to the umask */
+    if (rc == 0)
+        return 0;
+    plat_close(*file);
+    (void)unlink(path);
+    return rc;
+}
+
+int plat_set_mode(plat_file file, uint32_t mode)
+{
+    return fchmod(file, (mode_t)mode) != 0 ? -errno : 0;
+}
+
+int plat_open(const char *path, enum plat_access access, plat_file *file)
+{
+    return posix_open(path, access == PLAT_READ ? O_RDONLY : O_RDWR, 0, file);
+}
+
+void plat_close(plat_file file)
+{
+    if (file != PLAT_NO_FILE)
+        (void)close(file); /* on Linux the descriptor is gone even after EINTR */
+}
+
+static void fill_info(const struct stat *status, plat_info *info)
+{
+    *info = (plat_info){
+        .device = (uint64_t)status->st_dev,
+        .inode = (uint64_t)status->st_ino,
+        .size_bytes = (uint64_t)status->st_size,
+        .allocated_bytes = (uint64_t)status->st_blocks * 512,
+        /* Unsigned: a file may claim to be from the year 3000. */
+        .modified_wall_ns = (int64_t)((uint64_t)status->st_mtim.tv_sec * NS_PER_S + (uint64_t)status->st_mtim.tv_nsec),
+        .owner_uid = status->st_uid,
+        .mode = status->st_mode & 07777,
+        .regular = S_ISREG(status->st_mode),
+        .symbolic_link = S_ISLNK(status->st_mode),
+    };
+}
+
+int plat_info_of(plat_file file, plat_info *info)
+{
+    struct stat status;
+    if (fstat(file, &status) != 0)
+        return -errno;
+    fill_info(&status, info);
+    return 0;
+}
+
+int plat_info_at(const char *path, plat_info *info)
+{
+    struct stat status;
+    if (lstat(path, &status) != 0)
+        return -errno;
+    fill_info(&status, info);
+    return 0;
+}
+
+int plat_resize(plat_file file, uint64_t bytes)
+{
+    int rc;
+    if (bytes > INT64_MAX)
+        return -EFBIG;
+    do
+        rc = ftruncate(file, (off_t)bytes);
+    while (rc != 0 && errno == EINTR);
+    return rc != 0 ? -errno : 0;
+}
+
+int plat_read(plat_file file, void *buffer, size_t bytes, uint64_t offset)
+{
+    uint8_t *to = buffer;
+    while (bytes > 0) {
+        ssize_t got = pread(file, to, bytes, (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -errno;
+        if (got == 0)
+            return -ENODATA;
+        to += got;
+        offset += (uint64_t)got;
+        bytes -= (size_t)got;
     }
-    (void)pthread_mutex_unlock(&fork_gap); /* locked by this thread, before it was two */
+    return 0;
 }
 
-static void close_the_gap(void)
+int plat_unlink(const char *path)
 {
-    (void)pthread_mutex_lock(&fork_gap);
+    return unlink(path) != 0 ? -errno : 0;
 }
 
-static void open_the_gap(void)
+int posix_rename_by_link(const char *from, const char *to)
 {
-    (void)pthread_mutex_unlock(&fork_gap);
+    if (link(from, to) != 0)
+        return -errno;
+    (void)unlink(from);
+    return 0;
 }
 
-static void install_fork_handler(void)
+int posix_back_with_zeros(plat_file file, uint64_t offset, uint64_t bytes)
 {
-    (void)pthread_atfork(close_the_gap, open_the_gap, close_in_child);
-}
-
-void plat_no_fork_begin(void)
-{
-    (void)pthread_once(&fork_once, install_fork_handler);
-    close_the_gap();
-}
-
-void plat_no_fork_end(void)
-{
-    open_the_gap();
-}
-
-int plat_keep_from_children(plat_file file)
-{
-    (void)pthread_once(&fork_once, install_fork_handler);
-    for (int i = 0; i < PLACES; i++) {
-        int used = bshm_register_load(&places_used);
-        if (i >= used)
-            (void)bshm_register_claim(&places_used, used, i + 1); /* before the place is filled: the child must look */
-        if (bshm_register_load(&places[i]) == 0 && bshm_register_claim(&places[i], 0, file + 1))
-            return 0;
+    static const uint8_t zeros[BSHM_REGION_BYTES];
+    while (bytes > 0) {
+        size_t piece = bytes < sizeof zeros ? (size_t)bytes : sizeof zeros;
+        ssize_t put = pwrite(file, zeros, piece, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return put < 0 ? -errno : -ENOSPC;
+        offset += (uint64_t)put;
+        bytes -= (uint64_t)put;
     }
-    return -EMFILE;
+    return 0;
 }
 
-void plat_forget_file(plat_file file)
+static int map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
-    int used = bshm_register_load(&places_used);
-    for (int i = 0; i < used; i++)
-        if (bshm_register_claim(&places[i], file + 1, 0))
-            return;
+    int protection = PROT_READ | (flags & PLAT_MAP_WRITE ? PROT_WRITE : 0);
+    *address = posix_map_pages(file, offset, bytes, protection);
+    if (*address == MAP_FAILED) {
+        *address = NULL;
+        return -errno;
+    }
+    int rc = posix_settle_mapping(*address, bytes, flags & PLAT_MAP_NOT_IN_CHILD);
+    if (rc < 0) {
+        plat_unmap(*address, bytes);
+        *address = NULL;
+    }
+    return rc;
 }
 
-uint32_t plat_process_epoch(void)
+int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
-    (void)pthread_once(&fork_once, install_fork_handler); /* who asks wants to be told of forks from now on */
-    return (uint32_t)bshm_register_load(&process_epoch);
+    if (!(flags & PLAT_MAP_NOT_IN_CHILD))
+        return map(file, offset, bytes, flags, address);
+    plat_no_fork_begin();
+    int rc = map(file, offset, bytes, flags, address);
+    plat_no_fork_end();
+    return rc;
+}
+
+void plat_unmap(void *address, size_t bytes)
+{
+    if (address)
+        (void)munmap(address, bytes);
+}
+
+static int lock_call(plat_file file, int command, struct flock *lock)
+{
+    int rc;
+    lock->l_whence = SEEK_SET;
+    do
+        rc = fcntl(file, command, lock);
+    while (rc != 0 && errno == EINTR);
+    if (rc != 0 && errno == EINVAL)
+        return -ENOSYS; /* the arguments are right: the kernel does not know the command */
+    return rc != 0 ? -errno : 0;
+}
+
+int plat_lock(plat_file file, uint64_t byte, bool exclusive)
+{
+    struct flock lock = {.l_type = exclusive ? F_WRLCK : F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
+    int rc = lock_call(file, F_OFD_SETLK, &lock);
+    return rc == -EACCES ? -EAGAIN : rc;
+}
+
+void plat_unlock(plat_file file, uint64_t byte)
+{
+    struct flock lock = {.l_type = F_UNLCK, .l_start = (off_t)byte, .l_len = 1};
+    (void)lock_call(file, F_OFD_SETLK, &lock);
+}
+
+int plat_locked(plat_file file, uint64_t byte)
+{
+    /* As if for a read lock: only a write lock is in its way, and nobody gets one without write permission. */
+    struct flock lock = {.l_type = F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
+    int rc = lock_call(file, F_OFD_GETLK, &lock);
+    return rc < 0 ? rc : lock.l_type != F_UNLCK;
+}
+
+int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *byte)
+{
+    /* The kernel names *a* lock in the way, not the lowest: ask again for what lies before it. */
+    int found = 0;
+    while (first <= last) {
+        struct flock lock = {.l_type = F_WRLCK, .l_start = (off_t)first, .l_len = (off_t)(last - first + 1)};
+        if (lock_call(file, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+            break;
+        *byte = (uint64_t)lock.l_start < first ? first : (uint64_t)lock.l_start;
+        found = 1;
+        if (*byte == first)
+            break;
+        last = *byte - 1;
+    }
+    return found;
+}
+
+struct timespec posix_timespec(int64_t ns)
+{
+    return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
+}
+
+void plat_sleep(int64_t ns)
+{
+    struct timespec time = posix_timespec(ns > 0 ? ns : 0);
+    (void)nanosleep(&time, NULL);
+}
+
+int64_t posix_clock_ns(clockid_t clock)
+{
+    struct timespec now;
+    (void)clock_gettime(clock, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+int64_t plat_wall_ns(void)
+{
+    return posix_clock_ns(CLOCK_REALTIME);
+}
+
+int plat_random(void *buffer, size_t bytes)
+{
+    plat_file file;
+    int rc = posix_open("/dev/urandom", O_RDONLY, 0, &file);
+    if (rc < 0)
+        return rc;
+    ssize_t got = read(file, buffer, bytes);
+    plat_close(file);
+    return got == (ssize_t)bytes ? 0 : -EIO;
+}
+
+uint32_t plat_process_id(void)
+{
+    return (uint32_t)getpid();
+}
+
+uint32_t plat_user_id(void)
+{
+    return (uint32_t)geteuid();
 }

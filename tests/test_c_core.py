@@ -96,7 +96,7 @@ class Build:
         directory = self.directory / flavour
         directory.mkdir()
         core = [path for path in CSRC.glob("*.c") if not path.stem.startswith("platform_")]
-        core += [CSRC / "platform_posix.c", CSRC / f"platform_{sys.platform}.c"]
+        core += [CSRC / f"platform_{part}.c" for part in ("fork", "linux", "posix")]
         names = [name for name, of in CASES if of == flavour]
         compile_only = [*COMPILER, *COMMON, *WARNINGS, *flags, "-c", "-o"]
         sources = [*core, *(PROGRAMS_DIRECTORY / f"{name}.c" for name in names)]

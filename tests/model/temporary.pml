@@ -1,7 +1,7 @@
 /* temporary.pml - a creator and its temporary, beside `clean` and cleaners from outside.
  *
  * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of generation.c;
- * bshm_remove_stale_temporary of names.c; plat_create, plat_rename of platform_linux.c.
+ * bshm_remove_stale_temporary of names.c; plat_create, plat_rename of platform_posix.c and platform_linux.c.
  *
  * Modelled
  *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name,
