@@ -36,7 +36,7 @@ static void show_presence(bshm_attachment *attachment)
         bshm_store_relaxed(&entry->tokens, 0);
         store_process_name(entry);
         attachment->entry = entry;
-        (void)plat_lock(attachment->lock_file, BSHM_READER_BYTE + i, false);
+        (void)plat_weaken_lock(attachment->lock_file, BSHM_READER_BYTE + i);
         return;
     }
 }

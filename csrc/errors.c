@@ -33,7 +33,9 @@ int bshm_fail(bshm_error *error, int code, const char *format, ...)
 static const char *describe(int positive_errno, char *buffer, size_t bytes)
 {
     /* strerror_r has two incompatible forms; strerror's result may be overwritten by another thread. */
-#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+#if defined(_WIN32)
+    return strerror_s(buffer, bytes, positive_errno) == 0 ? buffer : "unknown error";
+#elif defined(__GLIBC__) && defined(_GNU_SOURCE)
     return strerror_r(positive_errno, buffer, bytes);
 #else
     return strerror_r(positive_errno, buffer, bytes) == 0 ? buffer : "unknown error";

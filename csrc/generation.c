@@ -244,8 +244,10 @@ static int publish_name(creation *the, bshm_segment *segment, const char *tempor
         }
         if (rc == -ENOENT)
             return 1;
-        if (rc != -EEXIST || replace)
+        if (rc != -EEXIST)
             return bshm_fail_system(the->error, rc, "give the name to", the->path);
+        if (replace) /* where that takes two steps, and somebody took the name in between */
+            bshm_predecessor_retire(predecessor);
         rc = bshm_predecessor_take(the->path, the->name, own_info(the), the->trusted, BSHM_LOCK_PATIENCE_NS,
                                    predecessor, the->error);
         if (rc < 0)

@@ -47,7 +47,7 @@ static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_er
 
 int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error *error)
 {
-    const char *last_slash = strrchr(name, '/');
+    const char *last_slash = plat_last_separator(name);
     if (!last_slash)
         return path_of_name(name, path, path_bytes, error);
     if (last_slash == name)
@@ -68,7 +68,7 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
 
 int bshm_temporary_path(const char *path, char *temporary, bshm_error *error)
 {
-    const char *last_slash = strrchr(path, '/'); /* there is one: bshm_object_path saw to it */
+    const char *last_slash = plat_last_separator(path); /* there is one: bshm_object_path saw to it */
     uint64_t random;
     int rc = plat_random(&random, sizeof random);
     if (rc < 0)
@@ -276,7 +276,7 @@ int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *e
 
 int bshm_remove_stale_temporary(const char *path, bshm_error *error)
 {
-    const char *last_slash = strrchr(path, '/');
+    const char *last_slash = plat_last_separator(path);
     plat_file file;
     plat_info info;
     if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))

@@ -12,6 +12,9 @@
 
 #include "billiards_shm.h"
 
+#if defined(BSHM_INTERLOCKED) || (defined(_MSC_VER) && !defined(__clang__))
+#include "msvc.h"
+#endif
 #include <stdbool.h>
 
 _Static_assert(__GCC_ATOMIC_LLONG_LOCK_FREE == 2, "a lock inside a 64-bit atomic would not be shared");
@@ -114,6 +117,12 @@ static inline void bshm_touch(uint8_t *byte, bool write)
         (void)__atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
     else
         (void)__atomic_load_n(byte, __ATOMIC_RELAXED);
+}
+
+/* A shared word as the platform layer gets it, to see whether it still is what somebody waits upon. */
+static inline uint32_t bshm_word_load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
 /* References inside one process. Taking one needs no order: who takes it has one already. Dropping the last one must

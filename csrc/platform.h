@@ -5,10 +5,14 @@
 #ifndef BSHM_PLATFORM_H
 #define BSHM_PLATFORM_H
 
+#include <errno.h>
+#ifndef _WIN32
 #include <pthread.h>
+#endif
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if !defined(__LP64__) && !defined(_WIN64)
 /* Slots are mapped whole, up to 62 of them, and old generations stay as long as their frames do: 32 bits of addresses run
@@ -27,8 +31,28 @@
 #define PLAT_NEEDS "Linux 3.15 or later"
 #endif
 
+#ifdef _WIN32
+typedef void *plat_file;
+#define PLAT_NO_FILE ((void *)(intptr_t)-1) /* INVALID_HANDLE_VALUE */
+#ifndef EDQUOT
+#define EDQUOT 10069 /* WSAEDQUOT: errno.h has none */
+#endif
+#else
 typedef int plat_file;
 #define PLAT_NO_FILE (-1)
+#endif
+
+/* Where the last component of a path begins, less the separator; null: the path has one component only. */
+static inline const char *plat_last_separator(const char *path)
+{
+    const char *last = strrchr(path, '/');
+#ifdef _WIN32
+    const char *backslash = strrchr(path, '\\');
+    if (backslash && (!last || backslash > last))
+        last = backslash;
+#endif
+    return last;
+}
 
 enum plat_access { PLAT_READ, PLAT_READ_WRITE };
 
@@ -79,10 +103,12 @@ void plat_unmap(void *address, size_t bytes);
  * behind some of it, nor room for more, and touching it would be SIGBUS. (Before Linux 5.14 nobody can ask.) */
 int plat_prefault(void *address, size_t bytes, bool write);
 
-/* Liveness locks: on one byte, never waiting, gone with their process. -EAGAIN: somebody else has it. */
+/* Liveness locks: on one byte, never waiting, gone with their process. -EAGAIN: somebody else has it. Not to be asked for
+ * again by who has it: some systems grant that, others refuse. */
 int plat_lock(plat_file file, uint64_t byte, bool exclusive);
+int plat_weaken_lock(plat_file file, uint64_t byte); /* an exclusive lock of one's own becomes a shared one */
 void plat_unlock(plat_file file, uint64_t byte);
-/* 1: another holder has the exclusive lock; 0: none; negative errno. Read locks do not count: anybody can take one. */
+/* 1: another holder has the exclusive lock; 0: none; negative errno. Not to be asked of a byte that one holds oneself. Read locks do not count: anybody can take one. */
 int plat_locked(plat_file file, uint64_t byte);
 /* 1: the first byte from `first` to `last` that another holder has locked in any way is *byte; 0: none. */
 int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *byte);
@@ -97,7 +123,7 @@ void plat_forget_file(plat_file file);
 /* Differs between a process and its forked children. */
 uint32_t plat_process_epoch(void);
 
-/* Waiting on a shared word; returns early on a wake, a signal, or when *word is not `value` (any more). */
+/* Waiting on a shared word, which lies in a mapping of plat_map; returns early on a wake, a signal, or when *word is not `value` (any more). */
 void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 void plat_wake_all(uint32_t *word);
 void plat_sleep(int64_t ns); /* returns early on a signal */
@@ -110,6 +136,15 @@ uint32_t plat_process_id(void);
 void plat_process_name(char *name, size_t bytes);
 uint32_t plat_user_id(void);
 
+#ifdef _WIN32
+typedef struct plat_mutex {
+    void *word; /* an SRWLOCK */
+} plat_mutex;
+void plat_mutex_init(plat_mutex *mutex);
+void plat_mutex_destroy(plat_mutex *mutex);
+void plat_mutex_lock(plat_mutex *mutex);
+void plat_mutex_unlock(plat_mutex *mutex);
+#else
 typedef pthread_mutex_t plat_mutex;
 static inline void plat_mutex_init(plat_mutex *mutex)
 {
@@ -127,5 +162,6 @@ static inline void plat_mutex_unlock(plat_mutex *mutex)
 {
     (void)pthread_mutex_unlock(mutex);
 }
+#endif
 
 #endif

@@ -209,6 +209,11 @@ int plat_lock(plat_file file, uint64_t byte, bool exclusive)
     return rc == -EACCES ? -EAGAIN : rc;
 }
 
+int plat_weaken_lock(plat_file file, uint64_t byte)
+{
+    return plat_lock(file, byte, false);
+}
+
 void plat_unlock(plat_file file, uint64_t byte)
 {
     struct flock lock = {.l_type = F_UNLCK, .l_start = (off_t)byte, .l_len = 1};

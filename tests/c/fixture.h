@@ -8,8 +8,13 @@
 #include "platform.h"
 #include "protocol.h"
 
+#ifdef _WIN32
+#include <process.h>
+#include <windows.h>
+#else
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 #define WIDTH       64u
 #define HEIGHT      48u
@@ -18,10 +23,21 @@
 static char fixture_name[128]; /* argv[1]: so that whoever runs the program can remove what a crash leaves */
 static bshm_error fixture_error;
 
+#ifdef _WIN32
+static char *fixture_program;
+static void fixture_be_killed(uint32_t slots, unsigned frames);
+#endif
+
 static inline void fixture_begin(int argc, char **argv)
 {
-    REQUIRE(argc == 2 && strlen(argv[1]) <= 64);
+    REQUIRE(argc >= 2 && strlen(argv[1]) <= 64);
     (void)snprintf(fixture_name, sizeof fixture_name, "%s", argv[1]);
+#ifdef _WIN32
+    fixture_program = argv[0];
+    if (argc == 4) /* the child of leave_dead_segment */
+        fixture_be_killed((uint32_t)strtoul(argv[2], NULL, 10), (unsigned)strtoul(argv[3], NULL, 10));
+#endif
+    REQUIRE(argc == 2);
 }
 
 static inline const char *fixture_path(void)
@@ -122,6 +138,27 @@ static inline plat_file take_all_tokens(uint32_t slots)
 }
 
 /* A writer that was killed after `frames` frames: its object keeps the name, its lock is free. */
+#ifdef _WIN32
+static inline void leave_dead_segment(uint32_t slots, unsigned frames)
+{
+    char slots_text[16], frames_text[16];
+    (void)fflush(stdout);
+    (void)snprintf(slots_text, sizeof slots_text, "%u", slots);
+    (void)snprintf(frames_text, sizeof frames_text, "%u", frames);
+    intptr_t status =
+        _spawnl(_P_WAIT, fixture_program, fixture_program, fixture_name, slots_text, frames_text, (char *)NULL);
+    REQUIRE(status == 0);
+}
+
+static void fixture_be_killed(uint32_t slots, unsigned frames)
+{
+    bshm_writer *writer = new_writer(slots);
+    for (unsigned i = 0; i < frames; i++)
+        (void)put(writer);
+    (void)fflush(stdout);
+    (void)TerminateProcess(GetCurrentProcess(), check_failures_so_far() != 0);
+}
+#else
 static inline void leave_dead_segment(uint32_t slots, unsigned frames)
 {
     int status;
@@ -138,6 +175,7 @@ static inline void leave_dead_segment(uint32_t slots, unsigned frames)
     }
     REQUIRE(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
+#endif
 
 /* ---------------------------------------------------------------- the window */
 

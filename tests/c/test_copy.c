@@ -5,9 +5,7 @@
 #include "copy.c"
 
 #include "check.h"
-
-#include <sys/mman.h>
-#include <unistd.h>
+#include "fenced.h"
 
 #define LARGEST (5u << 20)
 #define GUARD   0xA5u
@@ -37,33 +35,6 @@ static void find_kernels(void)
     for (size_t i = 0; i < kernel_count; i++)
         printf(" %s", kernel_names[i]);
     printf("\n");
-}
-
-/* ---------------------------------------------------------------- memory between two pages that are not there */
-
-typedef struct fenced {
-    uint8_t *begin, *end;
-    void *mapping;
-    size_t mapped;
-} fenced;
-
-static fenced new_fenced(size_t bytes)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    fenced made;
-    bytes = (bytes + page - 1) / page * page;
-    made.mapped = bytes + 2 * page;
-    made.mapping = mmap(NULL, made.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    REQUIRE(made.mapping != MAP_FAILED);
-    made.begin = (uint8_t *)made.mapping + page;
-    made.end = made.begin + bytes;
-    REQUIRE(mprotect(made.mapping, page, PROT_NONE) == 0 && mprotect(made.end, page, PROT_NONE) == 0);
-    return made;
-}
-
-static void free_fenced(fenced *made)
-{
-    (void)munmap(made->mapping, made->mapped);
 }
 
 static fenced source, destination;

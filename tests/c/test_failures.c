@@ -50,6 +50,7 @@ WRAPPED(plat_map, (plat_file file, uint64_t offset, size_t bytes, unsigned flags
         (file, offset, bytes, flags, address), *address = NULL)
 WRAPPED(plat_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
 WRAPPED(plat_lock, (plat_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
+WRAPPED(plat_weaken_lock, (plat_file file, uint64_t byte), (file, byte), (void)file)
 WRAPPED(plat_keep_from_children, (plat_file file), (file), (void)file)
 WRAPPED(plat_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 

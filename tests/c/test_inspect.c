@@ -21,7 +21,7 @@ static void what_the_writer_made_is_what_is_found(void)
     CHECK_EQUAL(found.status, BSHM_STATUS_LIVE);
     CHECK_EQUAL(found.identity.slot_count, 5);
     CHECK_EQUAL(found.identity.slot_capacity, FRAME_BYTES);
-    CHECK_EQUAL(found.identity.writer_pid, (uint32_t)getpid());
+    CHECK_EQUAL(found.identity.writer_pid, plat_process_id());
     CHECK_EQUAL(found.mode, 0600);
     CHECK_EQUAL(found.owner_uid, plat_user_id());
     CHECK_EQUAL(found.source.backed_slots, 3);
@@ -60,7 +60,7 @@ static void readers_are_counted_with_what_they_do_and_only_while_they_live(void)
     CHECK_EQUAL(found.reader_count, 2);
     for (uint32_t i = 0; i < found.reader_count; i++) {
         CHECK_EQUAL(found.readers[i].kind, BSHM_READER_LEASE);
-        CHECK_EQUAL(found.readers[i].pid, (uint32_t)getpid());
+        CHECK_EQUAL(found.readers[i].pid, plat_process_id());
         CHECK(strlen(found.readers[i].process_name) > 0);
         CHECK(found.readers[i].attached_wall_ns > 0);
     }

@@ -63,7 +63,7 @@ static bshm_writer *other;
 
 static void another_writer_takes_the_name(void)
 {
-    (void)unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
+    (void)plat_unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
     other = new_writer(3);
     (void)put(other);
 }
@@ -76,19 +76,19 @@ static void the_other_writer_ends(void)
 
 static void the_name_is_removed(void)
 {
-    (void)unlink(fixture_path());
+    (void)plat_unlink(fixture_path());
 }
 
 static void a_later_dead_segment_takes_the_name(void)
 {
-    (void)unlink(fixture_path());
+    (void)plat_unlink(fixture_path());
     leave_dead_segment(3, 20);
 }
 
 static void the_temporary_is_removed(void)
 {
     if (race.temporary)
-        (void)unlink(race.temporary);
+        (void)plat_unlink(race.temporary);
 }
 
 static plat_file held;
