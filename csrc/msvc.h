@@ -9,6 +9,9 @@
 #define BSHM_MSVC_H
 
 #include <intrin.h>
+#if defined(__aarch64__) && !defined(_MSC_VER)
+#include <arm_acle.h>
+#endif
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -80,27 +83,38 @@
 
 BSHM_WIDTH_(64, 64, __int64)
 BSHM_WIDTH_(32, , long)
-BSHM_WIDTH_(8, 8, char)
+
+/* Of single bytes, only what the touching of pages takes. */
+static inline uint8_t bshm_load8_(const volatile void *byte, int order)
+{
+    (void)order; /* relaxed */
+    return *(const volatile uint8_t *)byte;
+}
+
+static inline uint8_t bshm_or8_(volatile void *byte, uint8_t value)
+{
+    unsigned shift = 8 * ((uintptr_t)byte & 3);
+    volatile long *word = (volatile long *)((uintptr_t)byte & ~(uintptr_t)3); /* little-endian, as all of Windows */
+    return (uint8_t)((unsigned long)_InterlockedOr(word, (long)((unsigned long)value << shift)) >> shift);
+}
 
 static inline uint32_t bshm_add32_(volatile void *word, uint32_t more)
 {
     return (uint32_t)_InterlockedExchangeAdd((volatile long *)word, (long)more);
 }
 
-#define bshm_of_width_(what, word)                                                                                     \
-    _Generic((word),                                                                                                   \
-        uint64_t *: bshm_##what##64_,                                                                                  \
-        const uint64_t *: bshm_##what##64_,                                                                            \
-        uint32_t *: bshm_##what##32_,                                                                                  \
-        const uint32_t *: bshm_##what##32_,                                                                            \
-        int *: bshm_##what##32_,                                                                                       \
-        const int *: bshm_##what##32_,                                                                                 \
-        uint8_t *: bshm_##what##8_)
+/* clang-format off */
+#define bshm_wide_(what)                                                                                               \
+    uint64_t *: bshm_##what##64_, const uint64_t *: bshm_##what##64_,                                                  \
+    uint32_t *: bshm_##what##32_, const uint32_t *: bshm_##what##32_
+/* clang-format on */
+#define bshm_of_width_(what, word)              _Generic((word), bshm_wide_(what))
+#define bshm_of_any_(what, word)                _Generic((word), bshm_wide_(what), uint8_t *: bshm_##what##8_)
 
-#define __atomic_load_n(word, order)            bshm_of_width_(load, word)(word, order)
+#define __atomic_load_n(word, order)            bshm_of_any_(load, word)(word, order)
 #define __atomic_store_n(word, value, order)    bshm_of_width_(store, word)(word, value, order)
 #define __atomic_exchange_n(word, value, order) bshm_of_width_(exchange, word)(word, value)
-#define __atomic_fetch_or(word, value, order)   bshm_of_width_(or, word)(word, value)
+#define __atomic_fetch_or(word, value, order)   bshm_of_any_(or, word)(word, value)
 #define __atomic_fetch_and(word, value, order)  bshm_of_width_(and, word)(word, value)
 #define __atomic_fetch_add(word, value, order)  bshm_add32_(word, value)
 #define __atomic_fetch_sub(word, value, order)  bshm_add32_(word, 0u - (value))

@@ -137,6 +137,7 @@ static inline bool bshm_reference_drop(uint32_t *references)
     return __atomic_fetch_sub(references, 1, __ATOMIC_ACQ_REL) == 1;
 }
 
+#ifndef _WIN32
 /* Process-wide registers of the fork handler (platform layer): plain integers, each a fact of its own. */
 static inline int bshm_register_load(const int *place)
 {
@@ -152,5 +153,6 @@ static inline bool bshm_register_claim(int *place, int expected, int value)
 {
     return __atomic_compare_exchange_n(place, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 }
+#endif
 
 #endif
