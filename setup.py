@@ -14,6 +14,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
@@ -66,7 +67,23 @@ extension = Extension(
     py_limited_api=not FREE_THREADED,
 )
 
+
+class BuildPython(build_py):
+    """Also puts the core's sources beside the modules, for programs in C: `billiards_shm.get_include()`."""
+
+    def run(self) -> None:
+        """Copy the modules, then the sources."""
+        super().run()
+        if self.editable_mode:
+            return
+        directory = Path(self.build_lib) / "billiards_shm" / "include"
+        self.mkpath(str(directory))
+        for source in sorted(Path("csrc").glob("*.[ch]")):
+            self.copy_file(str(source), str(directory / source.name))
+
+
 setup(
+    cmdclass={"build_py": BuildPython},
     ext_modules=cythonize(
         [extension],
         compiler_directives={"language_level": 3, "freethreading_compatible": True, "embedsignature": True},

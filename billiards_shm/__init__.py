@@ -29,6 +29,7 @@ from billiards_shm.errors import (
     SharedMemoryFullError,
     WriterExistsError,
 )
+from billiards_shm.include import get_include
 from billiards_shm.reader import FrameIterator, SharedMemoryFrameReader
 from billiards_shm.segments import ReaderInfo, SegmentInfo, inspect_segment, list_segments, remove_stale_segments
 from billiards_shm.status import SegmentStatus, SourceState
@@ -61,6 +62,7 @@ __all__ = [
     "VideoConsumer",
     "WriterExistsError",
     "WriterStatistics",
+    "get_include",
     "inspect_segment",
     "list_segments",
     "remove_stale_segments",

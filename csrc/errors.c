@@ -1,4 +1,8 @@
 /* errors.c - codes, and the message that goes with one. */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 200809L /* strerror_r, also where the compiler was told to be strict */
+#endif
+
 #include "errors.h"
 
 #include "platform.h"

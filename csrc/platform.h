@@ -14,6 +14,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#if !defined(__linux__) && !defined(__APPLE__) && !defined(_WIN32)
+#error "billiards_shm has no platform layer for this system: Linux, macOS and Windows have one"
+#endif
 #if !defined(__LP64__) && !defined(_WIN64)
 /* Slots are mapped whole, up to 62 of them, and old generations stay as long as their frames do: 32 bits of addresses run
  * out of room where 64 do not, and a 64-bit atomic may be a lock of the C library's, which processes would not share. */

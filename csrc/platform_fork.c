@@ -4,8 +4,10 @@
  * dead parent's writer lock held. The child's handler runs where other threads no longer exist, so it takes no lock
  * and allocates nothing: a fixed register of descriptors, each place an atomic integer.
  */
-#include "ordering.h"
 #include "platform.h"
+#ifndef _WIN32
+
+#include "ordering.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -84,3 +86,5 @@ uint32_t plat_process_epoch(void)
     (void)pthread_once(&fork_once, install_fork_handler); /* who asks wants to be told of forks from now on */
     return (uint32_t)bshm_register_load(&process_epoch);
 }
+
+#endif

@@ -4,6 +4,9 @@
 #endif
 #define _FILE_OFFSET_BITS 64
 
+#include "platform.h"
+#ifdef __linux__
+
 #include "ordering.h"
 #include "platform_posix.h"
 
@@ -233,3 +236,5 @@ void plat_process_name(char *name, size_t bytes)
     name[got > 0 ? got : 0] = '\0';
     name[strcspn(name, "\n")] = '\0';
 }
+
+#endif

@@ -3,6 +3,9 @@
  * POSIX shared memory of macOS can neither be read, renamed nor locked, so a name is a file in the user's own temporary
  * directory. Names are therefore each user's own; to share frames between users, give a path.
  */
+#include "platform.h"
+#ifdef __APPLE__
+
 #include "ordering.h"
 #include "platform_posix.h"
 
@@ -219,3 +222,5 @@ void plat_process_name(char *name, size_t bytes)
     (void)proc_name(getpid(), found, sizeof found);
     (void)snprintf(name, bytes, "%s", found);
 }
+
+#endif

@@ -4,8 +4,11 @@
 #endif
 #define _FILE_OFFSET_BITS 64
 
-#include "platform_posix.h"
+#include "platform.h"
+#ifndef _WIN32
+
 #include "billiards_shm.h"
+#include "platform_posix.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -288,3 +291,5 @@ uint32_t plat_user_id(void)
 {
     return (uint32_t)geteuid();
 }
+
+#endif

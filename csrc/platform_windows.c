@@ -7,6 +7,9 @@
  * Windows may refuse to remove or to replace a file that somebody has mapped. It is then moved out of the way first,
  * under a name that nobody looks for (GONE), and removed by whoever unmaps it last, or creates the next one beside it.
  */
+#include "platform.h"
+#ifdef _WIN32
+
 #include "platform_windows.h"
 
 #include <errno.h>
@@ -527,3 +530,5 @@ int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *by
     *byte = first;
     return rc;
 }
+
+#endif

@@ -4,6 +4,9 @@
  * others' are everybody's. Administrators and the system are to Windows what root is elsewhere, and may always.
  * A user's number is a hash of the security identifier, which is unique on the machine; 0 is administrators and system.
  */
+#include "platform.h"
+#ifdef _WIN32
+
 #include "platform_windows.h"
 
 #include <aclapi.h>
@@ -144,3 +147,5 @@ int plat_random(void *buffer, size_t bytes)
 {
     return RtlGenRandom(buffer, (ULONG)bytes) ? 0 : -EIO;
 }
+
+#endif

@@ -6,6 +6,9 @@
  * at worst, two changes in a row: the next one, or the end of its slice, wakes it. The writer makes the events; until
  * there are any, and where none are to be had, sleepers look every millisecond.
  */
+#include "platform.h"
+#ifdef _WIN32
+
 #include "ordering.h"
 #include "platform_windows.h"
 
@@ -298,3 +301,5 @@ void plat_process_name(char *name, size_t bytes)
         (void)WideCharToMultiByte(CP_UTF8, 0, last + 1, -1, whole, sizeof whole, NULL, NULL);
     (void)snprintf(name, bytes, "%s", whole);
 }
+
+#endif

@@ -47,6 +47,7 @@ PUBLIC = {
     "VideoConsumer",
     "WriterExistsError",
     "WriterStatistics",
+    "get_include",
     "inspect_segment",
     "list_segments",
     "remove_stale_segments",
