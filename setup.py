@@ -23,7 +23,7 @@ CORE = ["attachment", "copy", "errors", "frame", "generation", "inspect", "names
 PLATFORM = {
     "linux": ["platform_fork", "platform_linux", "platform_posix"],
     "darwin": ["platform_fork", "platform_macos", "platform_posix"],
-    "win32": ["platform_windows", "platform_windows_security", "platform_windows_wait"],
+    "win32": ["platform_windows", "platform_windows_names", "platform_windows_security", "platform_windows_wait"],
 }
 if sys.platform not in PLATFORM:
     raise SystemExit(f"billiards_shm has no platform layer for {sys.platform}: {', '.join(PLATFORM)} are supported")

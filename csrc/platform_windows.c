@@ -3,9 +3,6 @@
  * A segment is a file whose pages the system is asked to keep in memory (FILE_ATTRIBUTE_TEMPORARY); a name is a file in
  * the user's own directory for temporary files. A section without a file would vanish with its last process, and the
  * newest frame of a dead writer with it; and it is seen by one login session only.
- *
- * Windows may refuse to remove or to replace a file that somebody has mapped. It is then moved out of the way first,
- * under a name that nobody looks for (GONE), and removed by whoever unmaps it last, or creates the next one beside it.
  */
 #include "platform.h"
 #ifdef _WIN32
@@ -19,8 +16,7 @@
 #include <winioctl.h>
 
 #define OBJECT_DIRECTORY L"billiards_shm"
-#define GONE        L".bshm-gone" /* then 12 hexadecimal digits and a tilde: as long as a temporary's name, but none */
-#define ZEROS_BYTES 65536u
+#define ZEROS_BYTES      65536u
 
 /* ---------------------------------------------------------------- errors and paths */
 
@@ -74,7 +70,7 @@ int windows_error(void)
 }
 
 /* Absolute and marked as such, so that neither length nor odd names are in the way. */
-static int widen(const char *path, wchar_t *wide)
+int windows_widen(const char *path, wchar_t *wide)
 {
     wchar_t given[WINDOWS_PATH_UNITS];
     wchar_t full[WINDOWS_PATH_UNITS];
@@ -125,20 +121,20 @@ const char *plat_object_directory(void)
 
 /* ---------------------------------------------------------------- files */
 
-static HANDLE open_wide(const wchar_t *path, DWORD access, DWORD how, DWORD flags, SECURITY_ATTRIBUTES *security)
+HANDLE windows_open(const wchar_t *path, DWORD access, DWORD how, DWORD flags, SECURITY_ATTRIBUTES *security)
 {
     /* Not inheritable, and of a link the link itself. */
     return CreateFileW(path, access, WINDOWS_SHARE_ALL, security, how, flags | FILE_FLAG_OPEN_REPARSE_POINT, NULL);
 }
 
-static int open_path(const char *path, DWORD access, DWORD flags, HANDLE *file)
+int windows_open_path(const char *path, DWORD access, DWORD flags, HANDLE *file)
 {
     wchar_t wide[WINDOWS_PATH_UNITS];
-    int rc = widen(path, wide);
+    int rc = windows_widen(path, wide);
     *file = INVALID_HANDLE_VALUE;
     if (rc < 0)
         return rc;
-    *file = open_wide(wide, access, OPEN_EXISTING, flags, NULL);
+    *file = windows_open(wide, access, OPEN_EXISTING, flags, NULL);
     return *file == INVALID_HANDLE_VALUE ? windows_error() : 0;
 }
 
@@ -147,13 +143,14 @@ int plat_create(const char *path, plat_file *file)
     wchar_t wide[WINDOWS_PATH_UNITS];
     SECURITY_ATTRIBUTES security = {.nLength = sizeof security};
     *file = PLAT_NO_FILE;
-    int rc = widen(path, wide);
+    int rc = windows_widen(path, wide);
     if (rc == 0)
         rc = windows_descriptor_of_mode(0600, &security.lpSecurityDescriptor);
     if (rc < 0)
         return rc;
     windows_sweep(wide);
-    *file = open_wide(wide, GENERIC_READ | GENERIC_WRITE | WRITE_DAC, CREATE_NEW, FILE_ATTRIBUTE_TEMPORARY, &security);
+    *file =
+        windows_open(wide, GENERIC_READ | GENERIC_WRITE | WRITE_DAC, CREATE_NEW, FILE_ATTRIBUTE_TEMPORARY, &security);
     rc = *file == INVALID_HANDLE_VALUE ? windows_error() : 0;
     (void)LocalFree(security.lpSecurityDescriptor);
     return rc;
@@ -173,7 +170,7 @@ int plat_set_mode(plat_file file, uint32_t mode)
 int plat_open(const char *path, enum plat_access access, plat_file *file)
 {
     plat_info info;
-    int rc = open_path(path, access == PLAT_READ ? GENERIC_READ : GENERIC_READ | GENERIC_WRITE, 0, file);
+    int rc = windows_open_path(path, access == PLAT_READ ? GENERIC_READ : GENERIC_READ | GENERIC_WRITE, 0, file);
     if (rc < 0)
         return rc;
     rc = plat_info_of(*file, &info);
@@ -236,14 +233,26 @@ int plat_info_of(plat_file file, plat_info *info)
 int plat_info_at(const char *path, plat_info *info)
 {
     HANDLE file;
-    int rc = open_path(path, FILE_READ_ATTRIBUTES | READ_CONTROL, FILE_FLAG_BACKUP_SEMANTICS, &file);
+    int rc = windows_open_path(path, FILE_READ_ATTRIBUTES | READ_CONTROL, FILE_FLAG_BACKUP_SEMANTICS, &file);
     if (rc == -EACCES) /* who may not read it may still see that it is there */
-        rc = open_path(path, FILE_READ_ATTRIBUTES, FILE_FLAG_BACKUP_SEMANTICS, &file);
+        rc = windows_open_path(path, FILE_READ_ATTRIBUTES, FILE_FLAG_BACKUP_SEMANTICS, &file);
     if (rc < 0)
         return rc;
     rc = plat_info_of(file, info);
     (void)CloseHandle(file);
     return rc;
+}
+
+bool windows_leads_to(const wchar_t *path, uint64_t device, uint64_t inode)
+{
+    uint64_t there_device;
+    uint64_t there_inode;
+    HANDLE there = windows_open(path, FILE_READ_ATTRIBUTES, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    if (there == INVALID_HANDLE_VALUE)
+        return false;
+    int rc = windows_identify(there, &there_device, &there_inode);
+    (void)CloseHandle(there);
+    return rc == 0 && there_device == device && there_inode == inode;
 }
 
 int plat_resize(plat_file file, uint64_t bytes)
@@ -290,136 +299,6 @@ int plat_supported(plat_file file, const char **kind)
     return -EOPNOTSUPP;
 }
 
-/* ---------------------------------------------------------------- names */
-
-static int rename_to(HANDLE file, const wchar_t *to, bool in_one_step)
-{
-    size_t bytes = wcslen(to) * sizeof *to;
-    FILE_RENAME_INFO *rename = calloc(1, sizeof *rename + bytes);
-    if (!rename)
-        return -ENOMEM;
-    rename->FileNameLength = (DWORD)bytes;
-    memcpy(rename->FileName, to, bytes);
-    if (in_one_step)
-        rename->Flags = FILE_RENAME_FLAG_REPLACE_IF_EXISTS | FILE_RENAME_FLAG_POSIX_SEMANTICS;
-    FILE_INFO_BY_HANDLE_CLASS what = in_one_step ? FileRenameInfoEx : FileRenameInfo;
-    int rc = SetFileInformationByHandle(file, what, rename, (DWORD)(sizeof *rename + bytes)) ? 0 : windows_error();
-    free(rename);
-    return rc;
-}
-
-static int mark_removed(HANDLE file, bool in_one_step)
-{
-    FILE_DISPOSITION_INFO plain = {.DeleteFile = TRUE};
-    FILE_DISPOSITION_INFO_EX posix = {.Flags = FILE_DISPOSITION_FLAG_DELETE | FILE_DISPOSITION_FLAG_POSIX_SEMANTICS};
-    BOOL done = in_one_step ? SetFileInformationByHandle(file, FileDispositionInfoEx, &posix, sizeof posix)
-                            : SetFileInformationByHandle(file, FileDispositionInfo, &plain, sizeof plain);
-    return done ? 0 : windows_error();
-}
-
-static size_t directory_units(const wchar_t *path)
-{
-    const wchar_t *last = wcsrchr(path, L'\\');
-    return last ? (size_t)(last - path) + 1 : 0;
-}
-
-static int gone_path(const wchar_t *path, wchar_t *gone)
-{
-    uint64_t random;
-    int rc = plat_random(&random, sizeof random);
-    int units = swprintf(gone, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"%012llx~", (int)directory_units(path), path,
-                         (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
-    return rc < 0 ? rc : units < 0 ? -ENAMETOOLONG : 0;
-}
-
-/* `file`, which has the name `path`, gets one that nobody looks for, and goes as soon as nobody has it mapped. */
-static int move_away(HANDLE file, const wchar_t *path)
-{
-    wchar_t gone[WINDOWS_PATH_UNITS];
-    int rc = gone_path(path, gone);
-    if (rc == 0)
-        rc = rename_to(file, gone, false);
-    if (rc == 0)
-        (void)mark_removed(file, false);
-    return rc;
-}
-
-void windows_sweep(const wchar_t *path)
-{
-    wchar_t pattern[WINDOWS_PATH_UNITS];
-    WIN32_FIND_DATAW found;
-    int directory = (int)directory_units(path);
-    if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"*~", directory, path) < 0)
-        return;
-    HANDLE search = FindFirstFileW(pattern, &found);
-    if (search == INVALID_HANDLE_VALUE)
-        return;
-    do {
-        if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls%ls", directory, path, found.cFileName) < 0)
-            continue;
-        HANDLE file = open_wide(pattern, DELETE, OPEN_EXISTING, 0, NULL);
-        if (file == INVALID_HANDLE_VALUE)
-            continue;
-        (void)mark_removed(file, false); /* refused while somebody has it mapped */
-        (void)CloseHandle(file);
-    } while (FindNextFileW(search, &found));
-    (void)FindClose(search);
-}
-
-bool windows_leads_to(const wchar_t *path, uint64_t device, uint64_t inode)
-{
-    uint64_t there_device;
-    uint64_t there_inode;
-    HANDLE there = open_wide(path, FILE_READ_ATTRIBUTES, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
-    if (there == INVALID_HANDLE_VALUE)
-        return false;
-    int rc = windows_identify(there, &there_device, &there_inode);
-    (void)CloseHandle(there);
-    return rc == 0 && there_device == device && there_inode == inode;
-}
-
-/* In two steps, between which nobody has the name. -EEXIST: somebody took it then. */
-static int replace_in_two_steps(HANDLE file, const wchar_t *to)
-{
-    HANDLE there = open_wide(to, DELETE, OPEN_EXISTING, 0, NULL);
-    int rc = there == INVALID_HANDLE_VALUE ? windows_error() : move_away(there, to);
-    if (there != INVALID_HANDLE_VALUE)
-        (void)CloseHandle(there);
-    return rc < 0 && rc != -ENOENT ? rc : rename_to(file, to, false);
-}
-
-int plat_rename(const char *from, const char *to, bool replace)
-{
-    HANDLE file;
-    wchar_t wide[WINDOWS_PATH_UNITS];
-    int rc = widen(to, wide);
-    if (rc == 0)
-        rc = open_path(from, DELETE, 0, &file);
-    if (rc < 0)
-        return rc;
-    rc = rename_to(file, wide, replace);
-    if (replace && rc < 0)
-        rc = replace_in_two_steps(file, wide);
-    (void)CloseHandle(file);
-    return rc;
-}
-
-int plat_unlink(const char *path)
-{
-    HANDLE file;
-    wchar_t wide[WINDOWS_PATH_UNITS];
-    int rc = widen(path, wide);
-    if (rc == 0)
-        rc = open_path(path, DELETE, 0, &file);
-    if (rc < 0)
-        return rc;
-    rc = mark_removed(file, true);
-    if (rc < 0)
-        rc = move_away(file, wide); /* marked as it stands, its name would be taken until all have closed it */
-    (void)CloseHandle(file);
-    return rc;
-}
-
 /* ---------------------------------------------------------------- memory behind a range */
 
 int plat_back(plat_file file, uint64_t offset, uint64_t bytes)
@@ -457,7 +336,7 @@ uint64_t plat_free_bytes(plat_file file)
     DWORD units = file == PLAT_NO_FILE ? 0 : GetFinalPathNameByHandleW(file, path, WINDOWS_PATH_UNITS, 0);
     if (units == 0 || units >= WINDOWS_PATH_UNITS)
         return 0;
-    path[directory_units(path)] = L'\0';
+    path[windows_directory_units(path)] = L'\0';
     return GetDiskFreeSpaceExW(path, &free_bytes, NULL, NULL) ? free_bytes.QuadPart : 0;
 }
 

@@ -24,10 +24,16 @@ int windows_descriptor_of_event(PSECURITY_DESCRIPTOR *descriptor);
 /* Both are left as they are where the file does not tell. */
 void windows_owner_and_mode(HANDLE file, uint32_t *owner_uid, uint32_t *mode);
 
-/* platform_windows.c: which object this is; and a path that keeps leading to it only as long as nobody takes the name. */
+/* platform_windows.c: paths, opening, and which object this is. */
+int windows_widen(const char *path, wchar_t *wide); /* to WINDOWS_PATH_UNITS, absolute */
+HANDLE windows_open(const wchar_t *path, DWORD access, DWORD how, DWORD flags, SECURITY_ATTRIBUTES *security);
+int windows_open_path(const char *path, DWORD access, DWORD flags, HANDLE *file); /* what is there */
 int windows_identify(HANDLE file, uint64_t *device, uint64_t *inode);
+bool windows_leads_to(const wchar_t *path, uint64_t device, uint64_t inode);
+
+/* platform_windows_names.c */
+size_t windows_directory_units(const wchar_t *path); /* up to and with the last separator */
 /* Removes what was moved out of the way in the directory of `path` and could not be removed then. */
 void windows_sweep(const wchar_t *path);
-bool windows_leads_to(const wchar_t *path, uint64_t device, uint64_t inode);
 
 #endif

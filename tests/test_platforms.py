@@ -30,7 +30,7 @@ WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werr
 LAYERS = {
     "linux": ["fork", "linux", "posix"],
     "macos": ["fork", "macos", "posix"],
-    "windows": ["windows", "windows_security", "windows_wait"],
+    "windows": ["windows", "windows_names", "windows_security", "windows_wait"],
 }
 
 WINE = next((path for path in ("/usr/lib/wine/wine64", shutil.which("wine64")) if path and Path(path).exists()), None)

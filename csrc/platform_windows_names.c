@@ -1,0 +1,134 @@
+/* platform_windows_names.c - renaming and removing on Windows 10 and later.
+ *
+ * Windows may refuse to remove or to replace a file that somebody has mapped. It is then moved out of the way first,
+ * under a name that nobody looks for (GONE), and removed by whoever unmaps it last, or creates the next one beside it.
+ */
+#include "platform.h"
+#ifdef _WIN32
+
+#include "platform_windows.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GONE L".bshm-gone" /* then 12 hexadecimal digits and a tilde: as long as a temporary's name, but none */
+
+static int rename_to(HANDLE file, const wchar_t *to, bool in_one_step)
+{
+    size_t bytes = wcslen(to) * sizeof *to;
+    FILE_RENAME_INFO *rename = calloc(1, sizeof *rename + bytes);
+    if (!rename)
+        return -ENOMEM;
+    rename->FileNameLength = (DWORD)bytes;
+    memcpy(rename->FileName, to, bytes);
+    if (in_one_step)
+        rename->Flags = FILE_RENAME_FLAG_REPLACE_IF_EXISTS | FILE_RENAME_FLAG_POSIX_SEMANTICS;
+    FILE_INFO_BY_HANDLE_CLASS what = in_one_step ? FileRenameInfoEx : FileRenameInfo;
+    int rc = SetFileInformationByHandle(file, what, rename, (DWORD)(sizeof *rename + bytes)) ? 0 : windows_error();
+    free(rename);
+    return rc;
+}
+
+static int mark_removed(HANDLE file, bool in_one_step)
+{
+    FILE_DISPOSITION_INFO plain = {.DeleteFile = TRUE};
+    FILE_DISPOSITION_INFO_EX posix = {.Flags = FILE_DISPOSITION_FLAG_DELETE | FILE_DISPOSITION_FLAG_POSIX_SEMANTICS};
+    BOOL done = in_one_step ? SetFileInformationByHandle(file, FileDispositionInfoEx, &posix, sizeof posix)
+                            : SetFileInformationByHandle(file, FileDispositionInfo, &plain, sizeof plain);
+    return done ? 0 : windows_error();
+}
+
+size_t windows_directory_units(const wchar_t *path)
+{
+    const wchar_t *last = wcsrchr(path, L'\\');
+    return last ? (size_t)(last - path) + 1 : 0;
+}
+
+static int gone_path(const wchar_t *path, wchar_t *gone)
+{
+    uint64_t random;
+    int rc = plat_random(&random, sizeof random);
+    int units = swprintf(gone, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"%012llx~", (int)windows_directory_units(path), path,
+                         (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
+    return rc < 0 ? rc : units < 0 ? -ENAMETOOLONG : 0;
+}
+
+/* `file`, which has the name `path`, gets one that nobody looks for, and goes as soon as nobody has it mapped. */
+static int move_away(HANDLE file, const wchar_t *path)
+{
+    wchar_t gone[WINDOWS_PATH_UNITS];
+    int rc = gone_path(path, gone);
+    if (rc == 0)
+        rc = rename_to(file, gone, false);
+    if (rc == 0)
+        (void)mark_removed(file, false);
+    return rc;
+}
+
+void windows_sweep(const wchar_t *path)
+{
+    wchar_t pattern[WINDOWS_PATH_UNITS];
+    WIN32_FIND_DATAW found;
+    int directory = (int)windows_directory_units(path);
+    if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"*~", directory, path) < 0)
+        return;
+    HANDLE search = FindFirstFileW(pattern, &found);
+    if (search == INVALID_HANDLE_VALUE)
+        return;
+    do {
+        if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls%ls", directory, path, found.cFileName) < 0)
+            continue;
+        HANDLE file = windows_open(pattern, DELETE, OPEN_EXISTING, 0, NULL);
+        if (file == INVALID_HANDLE_VALUE)
+            continue;
+        (void)mark_removed(file, false); /* refused while somebody has it mapped */
+        (void)CloseHandle(file);
+    } while (FindNextFileW(search, &found));
+    (void)FindClose(search);
+}
+
+/* In two steps, between which nobody has the name. -EEXIST: somebody took it then. */
+static int replace_in_two_steps(HANDLE file, const wchar_t *to)
+{
+    HANDLE there = windows_open(to, DELETE, OPEN_EXISTING, 0, NULL);
+    int rc = there == INVALID_HANDLE_VALUE ? windows_error() : move_away(there, to);
+    if (there != INVALID_HANDLE_VALUE)
+        (void)CloseHandle(there);
+    return rc < 0 && rc != -ENOENT ? rc : rename_to(file, to, false);
+}
+
+int plat_rename(const char *from, const char *to, bool replace)
+{
+    HANDLE file;
+    wchar_t wide[WINDOWS_PATH_UNITS];
+    int rc = windows_widen(to, wide);
+    if (rc == 0)
+        rc = windows_open_path(from, DELETE, 0, &file);
+    if (rc < 0)
+        return rc;
+    rc = rename_to(file, wide, replace);
+    if (replace && rc < 0)
+        rc = replace_in_two_steps(file, wide);
+    (void)CloseHandle(file);
+    return rc;
+}
+
+int plat_unlink(const char *path)
+{
+    HANDLE file;
+    wchar_t wide[WINDOWS_PATH_UNITS];
+    int rc = windows_widen(path, wide);
+    if (rc == 0)
+        rc = windows_open_path(path, DELETE, 0, &file);
+    if (rc < 0)
+        return rc;
+    rc = mark_removed(file, true);
+    if (rc < 0)
+        rc = move_away(file, wide); /* marked as it stands, its name would be taken until all have closed it */
+    (void)CloseHandle(file);
+    return rc;
+}
+
+#endif
