@@ -915,7 +915,7 @@ cdef bytes _encode_name(object name):
         raise _errors.SegmentNameError(f"name {name!r} is no text that can be encoded") from None
     if b"\0" in encoded:
         raise _errors.SegmentNameError(f"name {name!r} has a NUL character in it")
-    if b"/" in encoded and not encoded.startswith(b"/"):
+    if os.path.dirname(encoded) not in (b"", b"/", b"\\"):
         encoded = os.path.join(os.getcwdb(), encoded)  # the same file, also after a change of directory
     return encoded
 
