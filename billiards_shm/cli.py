@@ -29,6 +29,7 @@ from billiards_shm.cli_display import (
     as_json_line,
     details,
     live_view,
+    on_terminal,
     plain_details,
     plain_list,
     statistics_rows,
@@ -37,13 +38,14 @@ from billiards_shm.cli_display import (
 from billiards_shm.cli_errors import EXIT_INTERRUPTED, PROGRAM, exit_code_of, report
 from billiards_shm.cli_options import (
     CommonOptions,
+    ConfiguredCommand,
     common_options,
     complete_names,
     complete_sources,
     json_option,
-    options_from_model,
     overrides_from_options,
 )
+from billiards_shm.cli_run import run_command, supervise
 
 # pydantic, rich and OpenCV take longer to import than `list` takes to run: who needs them imports them.
 if TYPE_CHECKING:
@@ -85,10 +87,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return int(code or 0)
 
 
-def _on_terminal() -> bool:
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-
-
 # The commands.
 
 
@@ -118,10 +116,12 @@ Examples:
   billiards-shm watch billiards_video         what it does, live
   billiards-shm snapshot billiards_video table.png
   VIDEO_FILE=match.mp4 billiards-shm          as a service starts it
+  billiards-shm --config tables.json run      every source of a configuration
 
 \b
 Exit codes: 0 clean stop, 1 other failure, 2 usage or configuration,
-3 the source could not be opened, 4 shared memory.
+3 the source could not be opened, 4 shared memory, 5 some of several
+sources failed; 128 + signal when a second signal ended it at once.
 
 \b
 Completion, in ~/.bashrc (zsh and fish likewise):
@@ -140,18 +140,8 @@ def command_line(ctx: click.Context) -> None:
         ctx.exit(_capture(ctx, {}, None))
 
 
-class _CaptureCommand(click.Command):
-    """`capture`, which gets the options of the configuration model when somebody asks for them."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if not any("__" in (param.name or "") for param in self.params):
-            # The log level is an option of every command.
-            self.params += options_from_model(leave_out=("logging.level",))
-        return super().get_params(ctx)
-
-
 @command_line.command(
-    cls=_CaptureCommand,
+    cls=ConfiguredCommand,
     short_help="Capture a source into shared memory.",
     epilog="""\b
 Examples:
@@ -160,6 +150,7 @@ Examples:
   billiards-shm capture /dev/v4l/by-id/usb-Acme_Cam-video-index0 --fps 30
   billiards-shm capture rtsp://camera.local/stream --log-level DEBUG
   billiards-shm capture demo --frames 300 --json-logs 2> capture.log
+  billiards-shm capture 0 --supervise
 
 \b
 Every option is a key of the configuration, shown in brackets with its
@@ -174,6 +165,7 @@ default; the command line wins over environment and file.
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Draw it as well, to a PNG, SVG or PDF file. Needs matplotlib.",
 )
+@click.option("--supervise", "supervised", is_flag=True, help="Start the process again when it dies or hangs.")
 @common_options
 @click.pass_context
 def capture(
@@ -183,6 +175,7 @@ def capture(
     frames: int | None,
     profile: bool,
     profile_plot: Path | None,
+    supervised: bool,
     **options: Any,
 ) -> None:
     """Capture SOURCE into shared memory until stopped.
@@ -193,9 +186,16 @@ def capture(
     overrides = overrides_from_options(options)
     if source is not None:
         overrides["vision.camera.device_id"] = source
+    if supervised:
+        if profile or profile_plot is not None:
+            raise click.UsageError("--profile looks into one process: not together with --supervise")
+        ctx.exit(supervise(ctx, overrides, frames))
     with _profile(profile, profile_plot) as frame_profile:
         code = _capture(ctx, overrides, frames, frame_profile)
     ctx.exit(code)
+
+
+command_line.add_command(run_command)
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def _capture(
         overrides["logging.level"] = common.log_level
     settings, origin = load_settings(common.config, overrides)
     common.log_level = settings.logging.level
-    with _statistics_display(live=_on_terminal() and not settings.logging.as_json) as on_statistics:
+    with _statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
         configure_logging(settings.logging.level, settings.logging.as_json)
         return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin, profile=profile)
 
@@ -346,7 +346,7 @@ def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo |
     if as_json:
         gone = {"name": name, "status": str(SegmentStatus.DETACHED)}
         yield lambda info, fps: click.echo(as_json_line(info.as_dict() if info is not None else gone))
-    elif _on_terminal():
+    elif on_terminal():
         with live_view() as draw:
             yield lambda info, fps: draw(
                 name,

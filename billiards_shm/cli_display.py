@@ -1,9 +1,10 @@
 """What the command line shows: one frame of text from one set of figures, plain or for a terminal."""
 
+import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 __all__ = [
     "RateMeter",
     "details",
+    "live_table",
     "live_view",
+    "on_terminal",
     "plain_details",
     "plain_list",
+    "printable",
     "statistics_rows",
     "watch_line",
 ]
@@ -30,8 +34,8 @@ Rows = list[tuple[str, str]]
 
 _COLOURS = {
     **dict.fromkeys(("live", "streaming"), "green"),
-    **dict.fromkeys(("closed", "opening", "stalled", "reconnecting", "ended"), "yellow"),
-    **dict.fromkeys(("dead", "detached"), "red"),
+    **dict.fromkeys(("closed", "opening", "stalled", "reconnecting", "ended", "starting", "waiting"), "yellow"),
+    **dict.fromkeys(("dead", "detached", "hung", "failed"), "red"),
 }
 
 
@@ -272,6 +276,11 @@ def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
 # Terminals.
 
 
+def on_terminal() -> bool:
+    """Whether what is shown can be drawn in place."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 class LiveView(Protocol):
     """A part of the terminal that is drawn anew with each call."""
 
@@ -286,6 +295,19 @@ def live_view() -> Iterator[LiveView]:
     Drawn by the caller's own thread at each call and never in between: a thread that refreshes would take the
     interpreter from the capture loop.
     """
+    with _live_drawing() as show:
+        yield lambda title, rows: show(_panel(title, rows))
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[str, Sequence[Sequence[str]]], None]]:
+    """Draw a table with a title in one place of the terminal, like `live_view`; the second column is coloured."""
+    with _live_drawing() as show:
+        yield lambda title, rows: show(_table(title, columns, rows))
+
+
+@contextmanager
+def _live_drawing() -> "Iterator[Callable[[RenderableType], None]]":
     from rich.console import Console
     from rich.live import Live
 
@@ -294,11 +316,21 @@ def live_view() -> Iterator[LiveView]:
     with Live(console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty()) as live:
         # rich hides it; whoever is killed, or ends at once on a second signal, could not bring it back.
         console.show_cursor(True)
+        yield lambda drawing: live.update(drawing, refresh=True)
 
-        def draw(title: str, rows: Rows) -> None:
-            live.update(_panel(title, rows), refresh=True)
 
-        yield draw
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", expand=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column != columns[-1])
+    for row in rows:
+        cells = [Text(printable(text)) for text in row]
+        cells[1].stylize(_COLOURS.get(row[1].split()[0], "") if row[1] else "")
+        table.add_row(*cells)
+    return table
 
 
 def _panel(title: str, rows: Rows) -> "RenderableType":

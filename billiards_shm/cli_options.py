@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CommonOptions",
+    "ConfiguredCommand",
     "common_options",
     "complete_names",
     "complete_sources",
@@ -77,13 +78,34 @@ def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str
     return [*items, CompletionItem(incomplete, type="file")]
 
 
+class ConfiguredCommand(click.Command):
+    """A command that gets the options of the configuration model when somebody asks for them.
+
+    Parameters
+    ----------
+    leave_out : collection of str
+        Keys, and beginnings of keys, that get no option.
+    """
+
+    def __init__(self, *arguments: Any, leave_out: Collection[str] = (), **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        # The log level is an option of every command.
+        self._leave_out = ("logging.level", *leave_out)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Give the command's own parameters and those of the model."""
+        if not any("__" in (param.name or "") for param in self.params):
+            self.params += options_from_model(leave_out=self._leave_out)
+        return super().get_params(ctx)
+
+
 def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]:
     """Make one option of every key of the configuration model, so that none is declared twice.
 
     Parameters
     ----------
     leave_out : collection of str
-        Dotted paths that get no option.
+        Dotted paths, and beginnings of them, that get no option.
 
     Returns
     -------
@@ -96,7 +118,11 @@ def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]
     from billiards_shm.capture.config import configuration_keys
 
     # The source is an argument, not an option.
-    return [_option(key) for key in configuration_keys() if key.option.startswith("--") and key.path not in leave_out]
+    return [
+        _option(key)
+        for key in configuration_keys()
+        if key.option.startswith("--") and not key.path.startswith(tuple(leave_out))
+    ]
 
 
 def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:

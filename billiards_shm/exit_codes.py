@@ -11,13 +11,23 @@ from billiards_shm.errors import (
     SegmentNameError,
 )
 
-__all__ = ["EXIT_FAILURE", "EXIT_OK", "EXIT_SHARED_MEMORY", "EXIT_SOURCE", "EXIT_USAGE", "exit_code_of"]
+__all__ = [
+    "EXIT_FAILURE",
+    "EXIT_OK",
+    "EXIT_SHARED_MEMORY",
+    "EXIT_SOME_FAILED",
+    "EXIT_SOURCE",
+    "EXIT_USAGE",
+    "exit_code_of",
+]
 
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_SOURCE: Final = 3
 EXIT_SHARED_MEMORY: Final = 4
+EXIT_SOME_FAILED: Final = 5
+"""Of several sources: some came to their end, others failed for good."""
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -22,7 +22,7 @@ DOCUMENTED = {
         "shared_memory_name": "billiards_video",
         "shared_memory_attach_timeout_sec": 5.0,
         "slots": 8,
-        "process": {"shutdown_timeout": 10.0, "main_loop_sleep": 0.001},
+        "process": {"shutdown_timeout": 10.0, "main_loop_sleep": 0.001, "hang_timeout": 20.0},
         "sources": [],
     },
     "vision": {
@@ -160,6 +160,7 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "video.slots": 12,
         "video.process.shutdown_timeout": 3.0,
         "video.process.main_loop_sleep": 0.01,
+        "video.process.hang_timeout": 4.0,
         "video.sources": [{"name": "left", "camera": DOCUMENTED["vision"]["camera"]}],
         "vision.camera.device_id": "/dev/video3",
         "vision.camera.backend": "ffmpeg",
@@ -357,6 +358,7 @@ def test_an_unknown_override_is_an_error() -> None:
         ("video.slots", None, "an integer from 3 to 62"),
         ("video.process.shutdown_timeout", -1, "a number from 0 to 3600"),
         ("video.process.main_loop_sleep", True, "a number from 0 to 1"),
+        ("video.process.hang_timeout", 0, "a number from 0.5 to 86400"),
         ("video.shared_memory_attach_timeout_sec", "soon", "a number from 0 to 3600"),
         ("video.shared_memory_name", "a b", "letters, digits, "),
         ("video.shared_memory_name", "", "letters, digits, "),
@@ -516,6 +518,12 @@ def test_a_wrong_source_is_an_error_with_its_place(write_config: WriteConfig, so
     assert line.startswith(f"{path}: {expected}")
     (line,) = problems(environ={"BILLIARDS_SHM__VIDEO__SOURCES": json.dumps(sources)})
     assert line.startswith(f"environment variable BILLIARDS_SHM__VIDEO__SOURCES: {expected}")
+
+
+def test_two_sources_of_one_name_are_an_error_that_names_both(write_config: WriteConfig) -> None:
+    sources = [{"name": name, "camera": {"device_id": device}} for name, device in (("a", 0), ("b", 1), ("a", "demo"))]
+    (line,) = problems(write_config({"video": {"sources": sources}}))
+    assert line.endswith("each name once; [0] and [2] are both called 'a', of camera 0 and of demo")
 
 
 # What a source is.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from billiards_shm.capture.model import (
     CameraConfig,
@@ -256,15 +257,16 @@ def _validated(given: Mapping[str, _Given], problems: list[str]) -> Settings:
         settings = Settings(**nested)
     except ValidationError as error:
         # A union reports each of its members and a tuple each of its items: one line per key is enough.
-        found = [_problem(detail["loc"], detail["type"], nested, given) for detail in error.errors()]
+        found = [_problem(detail, nested, given) for detail in error.errors()]
         problems.extend(dict.fromkeys(found))
     if settings is None or problems:
         raise ConfigurationError("\n".join(problems))
     return settings
 
 
-def _problem(location: _Path, kind: str, nested: Any, given: Mapping[str, _Given]) -> str:
+def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> str:
     """Word one finding of pydantic's: where it stands, the key, the value and what is allowed."""
+    location, kind = detail["loc"], detail["type"]
     keys = {key.path: key for key in configuration_keys(of_sources=True)}
     if kind == "extra_forbidden":
         path = _dotted(location)
@@ -286,7 +288,13 @@ def _problem(location: _Path, kind: str, nested: Any, given: Mapping[str, _Given
     if key.path != "video.sources":
         location = location[:length]
     value = _shown(_at(nested, location))
-    return f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
+    text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
+    # Of a list it has to be said what in it is wrong.
+    return (
+        f"{text}; {detail['ctx']['error']}"
+        if key.path == _dotted(location) == "video.sources" and kind == "value_error"
+        else text
+    )
 
 
 def _dotted(location: _Path, *, with_numbers: bool = True) -> str:

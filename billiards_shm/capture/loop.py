@@ -29,6 +29,7 @@ from billiards_shm.errors import CameraError
 __all__ = ["CaptureLoop", "StopRequest"]
 
 DISPLAY_INTERVAL_NS: Final = 250_000_000
+REST_SLICE_SEC: Final = 1.0
 ASSUMED_FILE_FPS: Final = 25.0
 """For recordings that do not say, such as numbered images."""
 _NS_PER_SEC: Final = 1_000_000_000
@@ -231,7 +232,7 @@ class CaptureLoop:
         while True:
             self._announcer.say("reconnecting", reason)
             self._check_attempts(reason)
-            if self._pause(self._backoff.next_delay()):
+            if self._rest(self._backoff.next_delay()):
                 return None
             try:
                 return self._open_source()
@@ -306,7 +307,7 @@ class CaptureLoop:
         """Wait until the next frame is due; True if a stop was asked for."""
         now = time.monotonic_ns()
         due = now if self._pace is None else self._pace.due_ns(now)
-        return self._pause((due - now) / _NS_PER_SEC)
+        return self._rest((due - now) / _NS_PER_SEC)
 
     def _enough(self) -> bool:
         """Do what is to be done after a frame; True if it was the last one asked for."""
@@ -331,6 +332,15 @@ class CaptureLoop:
             age = self.statistics.frame_age_s(time.monotonic_ns()) or 0.0
             self._draw_placeholder(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
             self._publisher.publish_placeholder(image)
+
+    def _rest(self, seconds: float) -> bool:
+        """Pause on purpose: whoever watches learns that even a long one is no standstill."""
+        until_ns = time.monotonic_ns() + round(seconds * _NS_PER_SEC)
+        while (left := (until_ns - time.monotonic_ns()) / _NS_PER_SEC) > REST_SLICE_SEC:
+            if self._pause(REST_SLICE_SEC):
+                return True
+            self._progress()
+        return self._pause(max(0.0, left))
 
     def _pause(self, seconds: float) -> bool:
         """Wait, telling the statistics meanwhile; True if a stop was asked for."""

@@ -249,12 +249,26 @@ class ProcessConfig(_Section):
         allow_inf_nan=False,
         description="Seconds to pause after a grab that brought nothing",
     )
+    hang_timeout: float = Field(
+        default=20.0,
+        strict=True,
+        ge=0.5,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` start "
+        "a capture process anew",
+    )
 
 
 def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError("a name stands there more than once")
+    first: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        earlier = first.setdefault(source.name, index)
+        if earlier != index:
+            devices = [SourceAddress.parse(sources[each].camera.device_id) for each in (earlier, index)]
+            raise ValueError(
+                f"[{earlier}] and [{index}] are both called {source.name!r}, of {devices[0]} and of {devices[1]}"
+            )
     return sources
 
 

@@ -4,10 +4,13 @@ import gc
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.model import CameraConfig, Settings
+from billiards_shm.capture.notify import ServiceNotifier
+from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
 from billiards_shm.capture.profile import FrameProfile
 from billiards_shm.capture.shutdown import Shutdown
 from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
@@ -27,6 +30,7 @@ def run_capture(
     on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
     origin: str = "",
     profile: FrameProfile | None = None,
+    observer: CaptureObserver | None = None,
 ) -> int:
     """Capture one source until it ends or a signal comes.
 
@@ -44,6 +48,8 @@ def run_capture(
         Where the settings came from, for the log.
     profile : FrameProfile, optional
         Is told where the time of each frame goes; its percentiles are logged at the end.
+    observer : CaptureObserver, optional
+        Is told of progress and end; the service manager, if there is one, unless said otherwise.
 
     Returns
     -------
@@ -56,15 +62,21 @@ def run_capture(
     if settings.video.sources:
         _log.warning("video.sources is for the command `run`; this process captures vision.camera only")
     camera = settings.vision.camera
+    if observer is None:
+        observer = ServiceObserver(ServiceNotifier.from_environment())
+    _reap_as_first_process()
     # The loop is made before signals are taken, as their end closes it.
     loop: CaptureLoop | None = None
 
     def release() -> None:
+        observer.stopping()
+        if observer.superseded:
+            # Whoever reads waits for the successor, as after a death; a segment that is closed would be the end.
+            os._exit(EXIT_FAILURE)
         if loop is not None:
             loop.close()
 
-    code = EXIT_OK
-    with Shutdown(settings.video.process.shutdown_timeout, release) as shutdown:
+    with Shutdown(settings.video.process.shutdown_timeout, release, insistent=observer.insistent) as shutdown:
         loop = CaptureLoop(
             settings,
             shutdown,
@@ -72,23 +84,20 @@ def run_capture(
             frames=frames,
             on_statistics=on_statistics,
             draw_placeholder=draw_placeholder,
+            progress=observer.progress,
         )
         loop.statistics.on_written = profile.published if profile is not None else None
+        observer.started(loop.snapshot)
         try:
-            loop.run()
-        except BilliardsShmError as error:
-            code = exit_code_of(error)
-            _log.error("%s", " ".join(str(error).split()))
-        except Exception:
-            code = EXIT_FAILURE
-            _log.exception("Capturing failed")
+            code, failure = _run(loop)
         finally:
-            loop.close()
+            release()
         if shutdown.signal_name is not None:
             _log.info("Stopped by %s", shutdown.signal_name)
         if loop.statistics.written:
             loop.log_statistics()
         _log_profile(profile)
+        observer.ended(failure, finished=code == EXIT_OK and shutdown.signal_name is None)
     # An interpreter that ends looks for garbage among all it has ever imported, which takes most of the time that a
     # stop takes. What is frozen is not looked at.
     gc.freeze()
@@ -111,6 +120,26 @@ def draw_placeholder(image: Image, lines: list[str]) -> None:
     from billiards_shm.capture.camera_picture import placeholder
 
     placeholder(image, lines)
+
+
+def _run(loop: CaptureLoop) -> tuple[int, str]:
+    """Run the loop; give the exit code, and what went wrong if anything did."""
+    try:
+        loop.run()
+    except BilliardsShmError as error:
+        failure = " ".join(str(error).split())
+        _log.error("%s", failure)
+        return exit_code_of(error), failure
+    except Exception as error:
+        _log.exception("Capturing failed")
+        return EXIT_FAILURE, f"{type(error).__name__}: {error}"
+    return EXIT_OK, ""
+
+
+def _reap_as_first_process() -> None:
+    """In a container of our own, other processes' orphans become our children: let the kernel bury them."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 def open_source(camera: CameraConfig) -> FrameSource:

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
@@ -40,13 +41,16 @@ class Shutdown:
         Seconds from the signal to the forced end.
     release : callable
         Closes the segment; called from another thread, perhaps while the loop still runs.
+    insistent : bool
+        Whether a second signal ends the process at once; if not, it says nothing new.
     """
 
-    def __init__(self, timeout: float, release: Callable[[], None]) -> None:
+    def __init__(self, timeout: float, release: Callable[[], None], *, insistent: bool = True) -> None:
         self.requested = threading.Event()
         self.signal_number: int | None = None
         self._timeout = timeout
         self._release = release
+        self._insistent = insistent
         self._previous: dict[int, Any] = {}
 
     @property
@@ -90,19 +94,24 @@ class Shutdown:
         self.requested.set()
         grace = min(GRACE_SEC, self._timeout)
         try:
-            second = self._next_signal(grace)
-            if second is None:
+            if self._ends_within(grace):
                 return
-            self._end(128 + second, f"{signal.Signals(second).name} again: ending at once")
         except TimeoutError:
             self._release()
         try:
-            second = self._next_signal(self._timeout - grace)
-            if second is None:
-                return
-            self._end(128 + second, f"{signal.Signals(second).name} again: ending at once")
+            self._ends_within(self._timeout - grace)
         except TimeoutError:
             self._end(0, f"the source did not return within {self._timeout:g} s: ending without it")
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Wait for the loop's end; a second signal, if it counts, ends the process. `TimeoutError` when time is up."""
+        until = time.monotonic() + seconds
+        while True:
+            number = self._next_signal(until - time.monotonic())
+            if number is None:
+                return True
+            if self._insistent:
+                self._end(128 + number, f"{signal.Signals(number).name} again: ending at once")
 
     def _next_signal(self, seconds: float | None) -> int | None:
         """Wait for one of our signals; None when the loop has ended, `TimeoutError` when the time is up."""
