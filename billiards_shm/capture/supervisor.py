@@ -8,11 +8,10 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from billiards_shm import WriterExistsError, _core
+from billiards_shm import BilliardsShmError, WriterExistsError, _core
 from billiards_shm.capture.model import Settings, SourceConfig
 from billiards_shm.capture.notify import ServiceNotifier
 from billiards_shm.capture.shutdown import SIGNALS
@@ -308,18 +307,21 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
             "video.sources is []; `run` captures what it lists: "
             '[{"name": "table_1", "camera": {"device_id": 0}}, ...]; `capture` captures vision.camera'
         )
-    seen: dict[str, tuple[int, SourceConfig]] = {}
+    seen: dict[str, int] = {}
     problems = []
     for index, source in enumerate(sources):
-        place = os.path.realpath(Path(_core.object_path(source.name)))
-        if place in seen:
-            earlier, other = seen[place]
-            problems.append(
-                f"video.sources[{earlier}].name is {other.name!r} (of {SourceAddress.parse(other.camera.device_id)}) "
-                f"and video.sources[{index}].name is {source.name!r} (of "
-                f"{SourceAddress.parse(source.camera.device_id)}): one segment; each source needs one of its own"
+        try:
+            earlier = seen.setdefault(os.path.realpath(_core.object_path(source.name)), index)
+        except BilliardsShmError as error:
+            problems.append(f"video.sources[{index}].name: {error}")
+            continue
+        if earlier != index:
+            both = " and ".join(
+                f"video.sources[{each}].name is {sources[each].name!r} "
+                f"(of {SourceAddress.parse(sources[each].camera.device_id)})"
+                for each in (earlier, index)
             )
-        seen.setdefault(place, (index, source))
+            problems.append(f"{both}, which is one segment; each source needs one of its own")
     if problems:
         raise ConfigurationError("\n".join(problems))
 

@@ -1,0 +1,330 @@
+"""`billiards-shm run` and `capture --supervise`: processes that die, hang or refuse, beside others that go on."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from child_processes import Child
+from command_line import Terminal, end_started, run, start
+from segments_under_test import wait_until
+from supervised_runs import DEMO, SupervisedRun, gone, published, replaced, send, writer_of
+from videos import make_clip
+
+from billiards_shm import SegmentNotFoundError, SharedMemoryFrameWriter, inspect_segment, remove_stale_segments
+
+KEEPS_STOPPING = """
+try:
+    while True:
+        os.kill(int(sys.argv[1]), signal.SIGSTOP)
+except ProcessLookupError:
+    pass
+"""
+
+
+@pytest.fixture
+def names(segment_name: str) -> list[str]:
+    return [f"{segment_name}-{letter}" for letter in "abcd"]
+
+
+@pytest.fixture(autouse=True)
+def _no_process_left(names: list[str]) -> Iterator[None]:
+    yield
+    end_started()
+    remove_stale_segments(names)
+
+
+def no_segment(name: str) -> bool:
+    try:
+        inspect_segment(name)
+    except SegmentNotFoundError:
+        return True
+    return False
+
+
+# One beside the others.
+
+
+def test_a_source_that_is_killed_again_and_again_does_not_disturb_the_others(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:3], DEMO)) as supervised:
+        supervised.start().streams()
+        others = {name: writer_of(name) for name in names[1:3]}
+        before = {name: published(name) for name in others}
+        pid = writer_of(names[0])
+        for _ in range(3):
+            send(pid, signal.SIGKILL)
+            pid = replaced(names[0], pid)
+        for name, writer in others.items():
+            assert writer_of(name) == writer
+            assert published(name) > before[name] + 50
+        assert supervised.said().count(f"{names[0]}: killed by SIGKILL; starting it again in ") == 3
+        assert supervised.end() == 0
+        assert "All 3 sources are stopped" in supervised.said()
+
+
+def test_a_source_that_cannot_be_opened_is_tried_again_while_others_capture(tmp_path: Path, names: list[str]) -> None:
+    video = tmp_path / "later.avi"
+    cameras = {names[0]: DEMO, names[1]: {"device_id": str(video)}}
+    with SupervisedRun(tmp_path, cameras) as supervised:
+        supervised.start().streams(names[0])
+        supervised.says(names[1], "exit code 3", "no such file", "starting it again in")
+        supervised.says("1 of 2 sources capture", names[1], "no such file")
+        make_clip(tmp_path / "made.avi", 50).rename(video)
+        supervised.streams(names[1])
+        supervised.says("2 of 2 sources capture")
+        assert supervised.end() == 0
+
+
+def test_a_process_that_somebody_terminates_is_started_again(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
+        supervised.start().streams()
+        pid = writer_of(names[0])
+        send(pid, signal.SIGTERM)
+        replaced(names[0], pid)
+
+
+# Processes that hang.
+
+
+def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), hang_timeout=2.0) as supervised:
+        supervised.start().streams()
+        pid, other = writer_of(names[0]), writer_of(names[1])
+        sequence = inspect_segment(names[0]).sequence
+        send(pid, signal.SIGSTOP)
+        replaced(names[0], pid)
+        supervised.says(names[0], f"process {pid} hangs", "no progress for")
+        assert gone(pid)
+        # The segment was not closed but handed on.
+        assert inspect_segment(names[0]).sequence > sequence
+        assert writer_of(names[1]) == other
+        assert supervised.end() == 0
+
+
+def test_a_source_whose_grab_never_returns_is_ended_and_started_again(tmp_path: Path, names: list[str]) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    cameras = {names[0]: {"device_id": str(pipe)}, names[1]: DEMO}
+    with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
+        supervised.start().streams(names[1])
+        supervised.says(names[0], "hangs", "no progress")
+        supervised.says(names[0], "starting it again in")
+        wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2, 40)
+        assert len(supervised.children()) == 2
+        # One of those that hang is there while it ends.
+        assert supervised.end() == 0
+        assert no_segment(names[1])
+
+
+def test_a_process_that_ignores_everything_is_killed_at_the_end_of_the_time(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), timeout=1.0) as supervised:
+        supervised.start().streams()
+        pids = [process.pid for process in supervised.children()]
+        hangs = psutil.Process(writer_of(names[0]))
+        # Stopped anew whenever it is continued, as one that hangs in a driver does not get on.
+        with Child(KEEPS_STOPPING, hangs.pid, prelude="import os, signal, sys\n"):
+            wait_until(lambda: hangs.status() == psutil.STATUS_STOPPED)
+            assert supervised.end() == 0
+        assert f"{names[0]}: process {hangs.pid} did not end: killing it" in supervised.said()
+        assert all(gone(pid) for pid in pids)
+        assert no_segment(names[0])
+        assert no_segment(names[1])
+
+
+# The end.
+
+
+def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str]) -> None:
+    cameras = {names[0]: DEMO, names[1]: DEMO, names[2]: {"device_id": "/missing.mp4"}}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with SupervisedRun(tmp_path, cameras) as supervised:
+            supervised.start().streams(*names[:2])
+            pids = [process.pid for process in supervised.children()]
+            # Of another session than a terminal's: Ctrl+C is for the supervisor alone.
+            assert all(os.getsid(pid) == pid for pid in pids)
+            assert supervised.end(number) == 0
+            assert all(gone(pid) for pid in pids)
+            assert all(no_segment(name) for name in names)
+            assert f"{number.name}: stopping" in supervised.said()
+            assert "Traceback" not in supervised.said()
+
+
+def test_a_second_signal_ends_everything_at_once(tmp_path: Path, names: list[str]) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    with SupervisedRun(tmp_path, {names[0]: {"device_id": str(pipe)}, names[1]: DEMO}, timeout=60.0) as supervised:
+        supervised.start().streams(names[1])
+        (stuck,) = [each for each in supervised.children() if names[0] in each.cmdline()]
+        # It waits for somebody to open the other end: the kernel's word for that.
+        wait_until(lambda: "wait_for_partner" in Path(f"/proc/{stuck.pid}/wchan").read_text(), 40)
+        send(supervised.supervisor.pid, signal.SIGTERM)
+        supervised.says(names[1], "stopped")
+        assert supervised.end(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert gone(stuck.pid)
+
+
+def test_when_the_supervisor_is_killed_its_children_end_and_the_next_one_takes_over(
+    tmp_path: Path, names: list[str]
+) -> None:
+    cameras = dict.fromkeys(names[:2], DEMO)
+    with SupervisedRun(tmp_path, cameras) as first:
+        first.start().streams()
+        pids = [process.pid for process in first.children()]
+        sequence = inspect_segment(names[0]).sequence
+        first.supervisor.kill()
+        assert first.ends() == -signal.SIGKILL
+        with SupervisedRun(tmp_path, cameras) as second:
+            second.start().streams()
+            assert not {writer_of(name) for name in names[:2]} & set(pids)
+            assert inspect_segment(names[0]).sequence > sequence
+            assert second.end() == 0
+        assert all(gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def test_sources_that_are_finished_are_not_started_again(tmp_path: Path, names: list[str]) -> None:
+    clips = {name: make_clip(tmp_path / f"{name}.avi", 20) for name in names[:2]}
+    cameras = {name: {"device_id": str(clip), "loop_video": False} for name, clip in clips.items()}
+    with SupervisedRun(tmp_path, cameras) as supervised:
+        assert supervised.start().ends() == 0
+        for name in names[:2]:
+            assert f"{name}: finished after 20 frames" in supervised.said()
+        assert "2 of 2 sources are finished, 0 failed" in supervised.said()
+
+
+@pytest.mark.parametrize("other", ["finishes", "is wrong too"])
+def test_a_source_whose_configuration_is_wrong_is_not_started_again_and_counts_as_failed(
+    tmp_path: Path, names: list[str], other: str
+) -> None:
+    wrong = [f"{name}-wrong" for name in names[:2]]
+    # Only some file systems make a name wrong that the supervisor could not refuse itself.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif any(word.endswith('-wrong') for word in sys.orig_argv):\n    os._exit(2)\n"
+    )
+    clip = make_clip(tmp_path / "clip.avi", 20)
+    cameras = {wrong[0]: DEMO}
+    cameras |= {names[2]: {"device_id": str(clip), "loop_video": False}} if other == "finishes" else {wrong[1]: DEMO}
+    with SupervisedRun(tmp_path, cameras) as supervised:
+        assert supervised.start(PYTHONPATH=str(tmp_path)).ends() == (5 if other == "finishes" else 2)
+        assert supervised.said().count("started process") == 2
+        assert f"{wrong[0]}: failed for good: " in supervised.said()
+        assert f"{'1' if other == 'finishes' else '0'} of 2 sources are finished, " in supervised.said()
+
+
+# Names.
+
+
+def test_a_second_supervisor_says_which_names_are_taken(tmp_path: Path, names: list[str]) -> None:
+    cameras = dict.fromkeys(names[:2], DEMO)
+    with SupervisedRun(tmp_path, cameras) as first:
+        first.start().streams()
+        writers = {name: writer_of(name) for name in cameras}
+        second = SupervisedRun(tmp_path, cameras).start()
+        assert second.ends() == 4
+        (error,) = [line for line in second.said().splitlines() if line.startswith("billiards-shm: error: ")]
+        for name, writer in writers.items():
+            assert f"{name} (process {writer})" in error
+            assert writer_of(name) == writer
+        assert first.end() == 0
+
+
+def test_one_name_that_is_taken_keeps_no_other_source_waiting(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO)) as supervised:
+        with SharedMemoryFrameWriter(names[0], (8, 8, 3)):
+            supervised.start().streams(names[1])
+            supervised.says(names[0], f"the name is taken by process {os.getpid()}")
+        replaced(names[0], os.getpid())
+        assert supervised.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ([], ["video.sources is []"]),
+        ([("a b", "demo")], ["video.sources[0].name", "a b"]),
+        ([("/tmp/x/", "demo")], ["video.sources[0].name", "'/tmp/x/' names a directory"]),
+        ([("a", "demo"), ("b", "0"), ("a", "x.mp4")], ["[0] and [2] are both called 'a'", "demo", "x.mp4"]),
+        (
+            [("a", "demo"), ("/dev/shm/a", "x.mp4")],
+            ["[0].name is 'a' (of demo)", "[1].name is '/dev/shm/a' (of x.mp4)"],
+        ),
+    ],
+)
+def test_a_wrong_list_of_sources_is_an_error_before_anything_starts(
+    tmp_path: Path, sources: list[tuple[str, str]], words: list[str]
+) -> None:
+    content = [{"name": name, "camera": {"device_id": device}} for name, device in sources]
+    (tmp_path / "wrong.json").write_text(json.dumps({"video": {"sources": content}}))
+    result = run("run", "--config", tmp_path / "wrong.json")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    for word in words:
+        assert word in line
+
+
+# What is shown and what is not.
+
+
+def test_a_password_stands_in_no_command_line_and_no_environment(tmp_path: Path, names: list[str]) -> None:
+    secret = "rtsp://user:hidden-word@127.0.0.1:9/stream"
+    with SupervisedRun(tmp_path, {names[0]: {"device_id": secret}, names[1]: DEMO}) as supervised:
+        supervised.start().streams(names[1])
+        supervised.says(names[0], "starting it again in")
+        for process in [supervised.supervisor, *supervised.children()]:
+            for part in ("cmdline", "environ"):
+                assert b"hidden-word" not in Path(f"/proc/{process.pid}/{part}").read_bytes()
+        assert "hidden-word" not in supervised.said()
+        assert "user:***@" in supervised.said()
+
+
+def test_files_in_the_working_directory_are_not_taken_for_modules(tmp_path: Path, names: list[str]) -> None:
+    for module in ("numpy", "json", "billiards_shm"):
+        (tmp_path / f"{module}.py").write_text("raise SystemExit('imported from the working directory')")
+    with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
+        supervised.start().streams()
+
+
+def test_json_logs_say_of_which_source_a_line_is(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO)) as supervised:
+        supervised.start(BILLIARDS_SHM__LOGGING__JSON="true").streams()
+        assert supervised.end() == 0
+        records = [json.loads(line) for line in supervised.said().splitlines()]
+    assert {record.get("supervised") for record in records} == {None, *names[:2]}
+
+
+def test_a_terminal_shows_a_live_table_and_the_log_above(tmp_path: Path, names: list[str]) -> None:
+    supervised = SupervisedRun(tmp_path, {names[0]: DEMO, names[1]: {"device_id": "/missing.mp4"}})
+    terminal = Terminal("run", "--config", supervised.config)
+    terminal.read_until(lambda text: "1 of 2 sources capture" in text and "waiting" in text)
+    terminal.read_until(lambda text: "streaming" in text and "First frame received" in text)
+    for column in ("NAME", "STATE", "RESTARTS", "REASON"):
+        assert column in terminal.text
+    assert "\x1b[1A" in terminal.text  # the cursor goes up to draw again
+    assert terminal.end(signal.SIGINT) == 0
+    assert "Traceback" not in terminal.text
+    assert terminal.text.rfind("\x1b[?25h") > terminal.text.rfind("\x1b[?25l")
+
+
+# One source.
+
+
+def test_one_source_is_supervised_on_request(tmp_path: Path, names: list[str]) -> None:
+    process = start("capture", "demo", "--supervise", "--name", names[0], "--resolution", "64x48")
+    wait_until(lambda: published(names[0]), 40)
+    pid = writer_of(names[0])
+    assert pid != process.pid
+    send(pid, signal.SIGKILL)
+    replaced(names[0], pid)
+    process.terminate()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert f"{names[0]}: killed by SIGKILL" in said
+    assert no_segment(names[0])
+
+
+def test_a_supervised_source_ends_after_the_frames_asked_for(names: list[str]) -> None:
+    result = run("capture", "demo", "--supervise", "--name", names[0], "--resolution", "64x48", "--frames", "20")
+    assert result.returncode == 0, result.stderr
+    assert f"{names[0]}: finished after 20 frames" in result.stderr
