@@ -1,5 +1,6 @@
 """The capture process, from settings to exit code."""
 
+import contextlib
 import gc
 import logging
 import math
@@ -138,8 +139,13 @@ def _run(loop: CaptureLoop) -> tuple[int, str]:
 
 def _reap_as_first_process() -> None:
     """In a container of our own, other processes' orphans become our children: let the kernel bury them."""
-    if os.getpid() == 1:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if os.getpid() != 1:
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Those that ended before.
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def open_source(camera: CameraConfig) -> FrameSource:
