@@ -194,6 +194,7 @@ def test_every_kind_of_reader_follows_kills_closes_and_other_sizes(
         assert watcher.failure is None
 
 
+@pytest.mark.slow
 def test_every_kind_of_reader_lives_through_what_a_supervisor_does(
     tmp_path: Path, segment_name: str, watch: Callable[..., list[Watcher]]
 ) -> None:

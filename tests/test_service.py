@@ -161,6 +161,7 @@ def test_a_capture_process_is_ready_at_its_first_frame_and_lives_by_its_frames(
     assert manager.count("READY=1") == manager.count("STOPPING=1") == 1
 
 
+@pytest.mark.slow
 def test_a_source_that_does_not_return_starves_the_watchdog_and_one_that_is_awaited_does_not(
     tmp_path: Path, segment_name: str
 ) -> None:
@@ -231,8 +232,9 @@ process.run_capture(settings)
 
 
 def test_a_supervisor_is_ready_when_every_source_was_tried_and_says_how_many_capture(
-    tmp_path: Path, manager: ServiceManager, segment_name: str
+    tmp_path: Path, segment_name: str
 ) -> None:
+    manager = ServiceManager(str(tmp_path / "notify"))
     names = [f"{segment_name}-{letter}" for letter in "ab"]
     cameras: dict[str, dict[str, Any]] = {names[0]: DEMO, names[1]: {"device_id": "/missing.mp4"}}
     with SupervisedRun(tmp_path, cameras) as supervised:
@@ -246,6 +248,7 @@ def test_a_supervisor_is_ready_when_every_source_was_tried_and_says_how_many_cap
             assert not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & process.environ().keys()
         assert supervised.end() == 0
         assert manager.count("READY=1") == manager.count("STOPPING=1") == 1
+    manager.socket.close()
 
 
 def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_path: Path, segment_name: str) -> None:

@@ -48,6 +48,7 @@ def no_segment(name: str) -> bool:
 # One beside the others.
 
 
+@pytest.mark.slow
 def test_a_source_that_is_killed_again_and_again_does_not_disturb_the_others(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:3], DEMO)) as supervised:
         supervised.start().streams()
@@ -65,6 +66,7 @@ def test_a_source_that_is_killed_again_and_again_does_not_disturb_the_others(tmp
         assert "All 3 sources are stopped" in supervised.said()
 
 
+@pytest.mark.slow
 def test_a_source_that_cannot_be_opened_is_tried_again_while_others_capture(tmp_path: Path, names: list[str]) -> None:
     video = tmp_path / "later.avi"
     cameras = {names[0]: DEMO, names[1]: {"device_id": str(video)}}
@@ -78,6 +80,7 @@ def test_a_source_that_cannot_be_opened_is_tried_again_while_others_capture(tmp_
         assert supervised.end() == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_somebody_terminates_is_started_again(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
         supervised.start().streams()
@@ -89,6 +92,7 @@ def test_a_process_that_somebody_terminates_is_started_again(tmp_path: Path, nam
 # Processes that hang.
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), hang_timeout=2.0) as supervised:
         supervised.start().streams()
@@ -119,6 +123,7 @@ def test_a_source_whose_grab_never_returns_is_ended_and_started_again(tmp_path: 
         assert no_segment(names[1])
 
 
+@pytest.mark.slow
 def test_a_process_that_ignores_everything_is_killed_at_the_end_of_the_time(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), timeout=1.0) as supervised:
         supervised.start().streams()
@@ -137,19 +142,22 @@ def test_a_process_that_ignores_everything_is_killed_at_the_end_of_the_time(tmp_
 # The end.
 
 
-def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))]
+)
+def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str], number: signal.Signals) -> None:
     cameras = {names[0]: DEMO, names[1]: DEMO, names[2]: {"device_id": "/missing.mp4"}}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with SupervisedRun(tmp_path, cameras) as supervised:
-            supervised.start().streams(*names[:2])
-            pids = [process.pid for process in supervised.children()]
-            # Of another session than a terminal's: Ctrl+C is for the supervisor alone.
-            assert all(os.getsid(pid) == pid for pid in pids)
-            assert supervised.end(number) == 0
-            assert all(gone(pid) for pid in pids)
-            assert all(no_segment(name) for name in names)
-            assert f"{number.name}: stopping" in supervised.said()
-            assert "Traceback" not in supervised.said()
+    with SupervisedRun(tmp_path, cameras) as supervised:
+        # Whoever runs the tests may ignore SIGHUP, as nohup does.
+        supervised.start("env", "--default-signal=HUP").streams(*names[:2])
+        pids = [process.pid for process in supervised.children()]
+        # Of another session than a terminal's: Ctrl+C is for the supervisor alone.
+        assert all(os.getsid(pid) == pid for pid in pids)
+        assert supervised.end(number) == 0
+        assert all(gone(pid) for pid in pids)
+        assert all(no_segment(name) for name in names)
+        assert f"{number.name}: stopping" in supervised.said()
+        assert "Traceback" not in supervised.said()
 
 
 def test_a_second_signal_ends_everything_at_once(tmp_path: Path, names: list[str]) -> None:
@@ -173,12 +181,14 @@ def test_when_the_supervisor_is_killed_its_children_end_and_the_next_one_takes_o
     with SupervisedRun(tmp_path, cameras) as first:
         first.start().streams()
         pids = [process.pid for process in first.children()]
+        writers = [writer_of(name) for name in names[:2]]
         sequence = inspect_segment(names[0]).sequence
         first.supervisor.kill()
         assert first.ends() == -signal.SIGKILL
         with SupervisedRun(tmp_path, cameras) as second:
-            second.start().streams()
-            assert not {writer_of(name) for name in names[:2]} & set(pids)
+            second.start()
+            for name, pid in zip(names, writers, strict=False):
+                assert replaced(name, pid) not in pids
             assert inspect_segment(names[0]).sequence > sequence
             assert second.end() == 0
         assert all(gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
@@ -216,6 +226,7 @@ def test_a_source_whose_configuration_is_wrong_is_not_started_again_and_counts_a
 # Names.
 
 
+@pytest.mark.slow
 def test_a_second_supervisor_says_which_names_are_taken(tmp_path: Path, names: list[str]) -> None:
     cameras = dict.fromkeys(names[:2], DEMO)
     with SupervisedRun(tmp_path, cameras) as first:
