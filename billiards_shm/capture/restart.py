@@ -10,7 +10,7 @@ __all__ = ["RESTARTS_IN_WINDOW", "WINDOW_SEC", "RestartPolicy"]
 RESTARTS_IN_WINDOW: Final = 5
 WINDOW_SEC: Final = 60.0
 """Not more than so many restarts within so many seconds."""
-STEADY_SEC: Final = 60.0
+STEADY_SEC: Final = 10.0
 """Who has worked for so long starts from the shortest delay again."""
 
 

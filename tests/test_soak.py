@@ -1,0 +1,144 @@
+"""Minutes of mischief: a supervised source is killed, hung, resized and taken away at random, and a reader lives on.
+
+BILLIARDS_SOAK_SEC says for how long, BILLIARDS_SOAK_SEED with which mischief.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from segments_under_test import descriptors, wait_until
+from supervised_runs import DEMO, SupervisedRun, gone, published, send, writer_of
+from videos import make_clip
+
+from billiards_shm import SegmentNotFoundError, SharedMemoryFrameReader, inspect_segment
+
+SECONDS = float(os.environ.get("BILLIARDS_SOAK_SEC", "30"))
+SEED = int(os.environ.get("BILLIARDS_SOAK_SEED", "5"))
+SIZES = ((64, 48), (160, 120), (320, 240))
+FRESH_SEC = 1.0
+
+Mischief = Callable[[], None]
+
+
+class Follower:
+    """A reader that follows, in a thread; checks that every frame is newer than the one before."""
+
+    def __init__(self, name: str) -> None:
+        self.reader = SharedMemoryFrameReader(name)
+        self.frames = 0
+        self.sizes: Counter[tuple[int, ...]] = Counter()
+        self.failure: BaseException | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            last = (0, 0)
+            for frame, metadata in self.reader.frames(follow=True):
+                now = (metadata.sequence, metadata.publish_time_ns)
+                assert now > last, f"frame {now} came after {last}"
+                last = now
+                self.frames += 1
+                self.sizes[frame.shape] += 1
+                if self._over.is_set():
+                    return
+        except BaseException as error:
+            self.failure = error
+
+    def is_fresh(self) -> bool:
+        """Whether it sees the source as it is now."""
+        assert self.failure is None, self.failure
+        age = self.reader.last_frame_age
+        return age is not None and age < FRESH_SEC
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self.reader.close()
+        assert self.failure is None, self.failure
+
+
+def resident_mb(process: psutil.Process) -> float:
+    return process.memory_info().rss / 1e6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 240)
+def test_a_reader_and_a_neighbour_live_through_random_mischief(tmp_path: Path, segment_name: str) -> None:
+    chance = random.Random(SEED)
+    clips = [make_clip(tmp_path / f"size-{number}.avi", 50, size) for number, size in enumerate(SIZES)]
+    source = tmp_path / "source.avi"
+    source.hardlink_to(clips[0])
+    neighbour = f"{segment_name}-neighbour"
+
+    def resize() -> None:
+        (tmp_path / "next.avi").hardlink_to(chance.choice(clips))
+        (tmp_path / "next.avi").replace(source)
+
+    def take_away() -> None:
+        source.unlink()
+        time.sleep(chance.uniform(1.0, 3.0))
+        source.hardlink_to(chance.choice(clips))
+
+    def kill(number: int = signal.SIGKILL) -> None:
+        # One that was hung may have shown a last frame while it was ending.
+        with contextlib.suppress(ProcessLookupError, SegmentNotFoundError):
+            send(writer_of(segment_name), number)
+
+    def hang() -> None:
+        kill(signal.SIGSTOP)
+
+    mischief: list[Mischief] = [resize, take_away, kill, hang]
+    cameras = {segment_name: {"device_id": str(source), "reconnect_max_delay_sec": 1.0}, neighbour: DEMO}
+    files = descriptors()
+    done: Counter[str] = Counter()
+    recoveries: list[float] = []
+    memory: list[tuple[float, float]] = []
+    with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
+        supervised.start().streams()
+        follower = Follower(segment_name)
+        wait_until(follower.is_fresh, 40)
+        supervisor, writer, began = supervised.supervisor, writer_of(neighbour), time.monotonic()
+        while (elapsed := time.monotonic() - began) < SECONDS:
+            act = chance.choice(mischief)
+            act()
+            done[act.__name__] += 1
+            acted = time.monotonic()
+            time.sleep(chance.uniform(1.5, 3.0))
+            # The restart limit is a minute; the soak is not about that.
+            wait_until(follower.is_fresh, 90, f"recovery from {act.__name__}")
+            recoveries.append(time.monotonic() - acted)
+            memory.append((resident_mb(supervisor), resident_mb(psutil.Process())))
+            print(f"{elapsed:6.1f} s {act.__name__:9} recovered in {recoveries[-1]:5.1f} s, "
+                  f"supervisor {memory[-1][0]:.1f} MB, reader {memory[-1][1]:.1f} MB")  # fmt: skip
+        wait_until(follower.is_fresh, 90, "a fresh frame in the end")
+        assert writer_of(neighbour) == writer
+        assert published(neighbour) > SECONDS * 25
+        assert psutil.STATUS_ZOMBIE not in [process.status() for process in supervisor.children()]
+        assert len(supervisor.children()) == 2
+        kept = supervisor.num_fds()
+        pids = [process.pid for process in supervisor.children()]
+        follower.end()
+        assert supervised.end() == 0
+    print(f"{sum(done.values())} acts ({dict(done)}), {follower.frames} frames of {len(follower.sizes)} sizes, "
+          f"longest recovery {max(recoveries):.1f} s, supervisor has {kept} descriptors")  # fmt: skip
+    assert all(gone(pid) for pid in pids)
+    assert kept < 25
+    assert descriptors() <= files + 2
+    # What is there after the first acts is what there is at the end.
+    assert memory[-1][0] < memory[min(2, len(memory) - 1)][0] + 8
+    assert memory[-1][1] < memory[min(2, len(memory) - 1)][1] + 32
+    for name in (segment_name, neighbour):
+        with pytest.raises(SegmentNotFoundError):
+            inspect_segment(name)
