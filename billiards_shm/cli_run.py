@@ -117,7 +117,6 @@ def _row(report: "SourceReport") -> tuple[str, ...]:
     )
 
 
-def _pass_on(data: bytes) -> None:
+def _pass_on(line: str) -> None:
     """Print what a child logged, above the table."""
-    for line in data.decode(errors="replace").splitlines():
-        print(printable(line), file=sys.stderr)
+    print(printable(line), file=sys.stderr)

@@ -22,7 +22,7 @@ DOCUMENTED = {
         "shared_memory_name": "billiards_video",
         "shared_memory_attach_timeout_sec": 5.0,
         "slots": 8,
-        "process": {"shutdown_timeout": 10.0, "main_loop_sleep": 0.001, "hang_timeout": 20.0},
+        "process": {"shutdown_timeout": 10.0, "main_loop_sleep": 0.001, "hang_timeout": 30.0},
         "sources": [],
     },
     "vision": {

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,19 +109,29 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
         assert supervised.end() == 0
 
 
-def test_a_source_whose_grab_never_returns_is_ended_and_started_again(tmp_path: Path, names: list[str]) -> None:
-    pipe = tmp_path / "pipe.ts"
-    os.mkfifo(pipe)
-    cameras = {names[0]: {"device_id": str(pipe)}, names[1]: DEMO}
-    with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
-        supervised.start().streams(names[1])
-        supervised.says(names[0], "hangs", "no progress")
-        supervised.says(names[0], "starting it again in")
-        wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2, 40)
-        assert len(supervised.children()) == 2
-        # One of those that hang is there while it ends.
-        assert supervised.end() == 0
-        assert no_segment(names[1])
+@pytest.mark.parametrize("kind", ["pipe", pytest.param("server", marks=pytest.mark.slow)])
+def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, names: list[str], kind: str) -> None:
+    """A pipe that nobody writes to, and a server that accepts and never answers, with all the time in the world."""
+    os.mkfifo(tmp_path / "pipe.ts")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        device = {"pipe": str(tmp_path / "pipe.ts"), "server": f"http://127.0.0.1:{server.getsockname()[1]}/video"}
+        cameras = {
+            names[0]: {"device_id": device[kind], "open_timeout_sec": 600.0, "read_timeout_sec": 600.0},
+            names[1]: DEMO,
+        }
+        with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
+            supervised.start().streams(names[1])
+            other = writer_of(names[1])
+            supervised.says(names[0], "hangs: no progress for")
+            supervised.says(names[0], "no progress for", "starting it again in")
+            wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2, 40)
+            assert writer_of(names[1]) == other
+            assert len(supervised.children()) == 2
+            # One of those that hang is there while it ends.
+            assert supervised.end() == 0
+            assert no_segment(names[1])
+            warned = f"{names[0]}: its open_timeout_sec is 600, but it counts as hanging after 2 s"
+            assert (warned in supervised.said()) is (kind == "server")
 
 
 @pytest.mark.slow

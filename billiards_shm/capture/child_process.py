@@ -30,7 +30,7 @@ class ChildProcess:
     now : float
         Monotonic seconds.
     on_log : callable, optional
-        Is given what the process writes to standard error, which otherwise goes where ours does.
+        Is given each line that the process writes to standard error, which otherwise goes where ours does.
 
     Raises
     ------
@@ -39,7 +39,7 @@ class ChildProcess:
     """
 
     def __init__(
-        self, name: str, order: dict[str, Any], now: float, on_log: Callable[[bytes], None] | None = None
+        self, name: str, order: dict[str, Any], now: float, on_log: Callable[[str], None] | None = None
     ) -> None:
         self.told: dict[str, Any] = {}
         """Its last word on how it gets on; empty before the first."""
@@ -49,6 +49,7 @@ class ChildProcess:
         self.last_words: dict[str, Any] = {}
         self.killed = False
         self._on_log = on_log
+        self._begun_line = b""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -162,10 +163,12 @@ class ChildProcess:
                 data = os.read(pipe.fileno(), _LOG_PIECE)
             except BlockingIOError:
                 return
+            *lines, self._begun_line = (self._begun_line + data).split(b"\n")
             if not data:
                 pipe.close()
-                return
-            self._on_log(data)
+                lines = [self._begun_line] if self._begun_line else []
+            for line in lines:
+                self._on_log(line.decode(errors="replace"))
 
 
 def describe_end(code: int) -> str:

@@ -250,7 +250,7 @@ class ProcessConfig(_Section):
         description="Seconds to pause after a grab that brought nothing",
     )
     hang_timeout: float = Field(
-        default=20.0,
+        default=30.0,
         strict=True,
         ge=0.5,
         le=86400,

@@ -84,7 +84,7 @@ class SupervisedSource:
     frames : int, optional
         Finish after so many frames.
     on_log : callable, optional
-        Is given what the process writes to standard error, which otherwise goes where ours does.
+        Is given each line that the process writes to standard error, which otherwise goes where ours does.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SupervisedSource:
         source: SourceConfig,
         *,
         frames: int | None = None,
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[str], None] | None = None,
     ) -> None:
         self.name = source.name
         self.state = SourceState.WAITING

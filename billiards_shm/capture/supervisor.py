@@ -48,7 +48,7 @@ class Supervisor:
     on_reports : callable, optional
         Is given how every source is, about twice a second.
     on_log : callable, optional
-        Is given what the children log, which otherwise goes to standard error directly.
+        Is given each line that the children log, which otherwise goes to standard error directly.
     notifier : ServiceNotifier, optional
     origin : str
         Where the settings came from, for the log.
@@ -66,11 +66,12 @@ class Supervisor:
         *,
         frames: int | None = None,
         on_reports: Callable[[Sequence[SourceReport]], None] | None = None,
-        on_log: Callable[[bytes], None] | None = None,
+        on_log: Callable[[str], None] | None = None,
         notifier: ServiceNotifier | None = None,
         origin: str = "",
     ) -> None:
         check_sources(sources)
+        _compare_timeouts(settings.video.process.hang_timeout, sources)
         self._origin = origin
         self._timeout = settings.video.process.shutdown_timeout
         self._sources = [SupervisedSource(settings, source, frames=frames, on_log=on_log) for source in sources]
@@ -324,6 +325,18 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
             problems.append(f"{both}, which is one segment; each source needs one of its own")
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _compare_timeouts(hang_timeout: float, sources: Sequence[SourceConfig]) -> None:
+    """Warn of sources that may rightly be silent for longer than it takes to count as hanging."""
+    for source in sources:
+        camera = source.camera
+        longest = max(("open_timeout_sec", "read_timeout_sec"), key=lambda key: float(getattr(camera, key)))
+        if getattr(camera, longest) >= hang_timeout and SourceAddress.parse(camera.device_id).live:
+            _log.warning(
+                "%s: its %s is %g, but it counts as hanging after %g s without progress (video.process.hang_timeout)",
+                *(source.name, longest, getattr(camera, longest), hang_timeout),
+            )
 
 
 _OTHERWISE: Final = {
