@@ -291,7 +291,7 @@ def test_the_first_process_of_a_container_reaps_orphans_and_ends_by_a_signal(
 ) -> None:
     # The orphan's parent ends at once, so that it falls to process 1, and the orphan itself half a second later.
     script = 'sh -c "sleep 0.5 & echo orphan" && exec "$@"'
-    namespace = ["unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    namespace = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--pid", "--fork", "--mount-proc"]
     supervised = SupervisedRun(tmp_path, {segment_name: DEMO})
     program = {
         "run": [SCRIPT, "run", "--config", str(supervised.config)],
