@@ -96,7 +96,8 @@ class Terminal:
         )
         _started.append(self.process)
         os.close(slave)
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        # A signal that comes while Python waits for a full terminal can cost the rest of that write.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.text = ""
 
     def read_until(self, found: Callable[[str], object], seconds: float = 30.0) -> None:
