@@ -25,7 +25,6 @@ from billiards_shm import (
     remove_stale_segments,
 )
 from billiards_shm.cli_display import (
-    RateMeter,
     as_json_line,
     details,
     live_view,
@@ -44,6 +43,7 @@ from billiards_shm.cli_options import (
     options_from_model,
     overrides_from_options,
 )
+from billiards_shm.rates import RateMeter
 
 # pydantic, rich and OpenCV take longer to import than `list` takes to run: who needs them imports them.
 if TYPE_CHECKING:
@@ -140,14 +140,24 @@ def command_line(ctx: click.Context) -> None:
         ctx.exit(_capture(ctx, {}, None))
 
 
-class _CaptureCommand(click.Command):
-    """`capture`, which gets the options of the configuration model when somebody asks for them."""
+class _ConfiguredCommand(click.Command):
+    """A command that gets options of the configuration model when somebody asks for them."""
+
+    sections: tuple[str, ...]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         if not any("__" in (param.name or "") for param in self.params):
             # The log level is an option of every command.
-            self.params += options_from_model(leave_out=("logging.level",))
+            self.params += options_from_model(*self.sections, leave_out=("logging.level",))
         return super().get_params(ctx)
+
+
+class _CaptureCommand(_ConfiguredCommand):
+    sections = ("video.", "vision.", "logging.")
+
+
+class _ServeCommand(_ConfiguredCommand):
+    sections = ("serve.", "logging.json")
 
 
 @command_line.command(
@@ -430,6 +440,40 @@ def _write_atomically(file: Path, data: bytes) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@command_line.command(
+    cls=_ServeCommand,
+    short_help="Show segments over HTTP.",
+    epilog="""\b
+Examples:
+  billiards-shm serve                         every segment there is
+  billiards-shm serve table_1 table_2 --port 8080
+  BILLIARDS_SHM__SERVE__TOKEN=secret billiards-shm serve --host 0.0.0.0
+
+\b
+Gives a page at /, /stream/NAME.mjpg, /snapshot/NAME.jpg, /api/segments,
+/healthz, /readyz, /health/NAME and /metrics. On a command line others can
+read the token; in the environment or the file they cannot.
+""",
+)
+@click.argument("names", nargs=-1, shell_complete=complete_names)
+@common_options
+@click.pass_context
+def serve(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None:
+    """Show the segments NAMES, or all there are, to browsers and monitoring, until stopped."""
+    from billiards_shm.capture.config import load_settings
+    from billiards_shm.capture.logs import configure_logging
+    from billiards_shm.serve.server import run_server
+
+    overrides = overrides_from_options(options)
+    common = ctx.ensure_object(CommonOptions)
+    if common.log_level is not None:
+        overrides["logging.level"] = common.log_level
+    settings, _ = load_settings(common.config, overrides)
+    common.log_level = settings.logging.level
+    configure_logging(settings.logging.level, settings.logging.as_json)
+    ctx.exit(run_server(names or None, **settings.serve.model_dump()))
 
 
 @command_line.command(

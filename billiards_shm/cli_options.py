@@ -77,11 +77,13 @@ def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str
     return [*items, CompletionItem(incomplete, type="file")]
 
 
-def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]:
+def options_from_model(*sections: str, leave_out: Collection[str] = ()) -> list[click.Option]:
     """Make one option of every key of the configuration model, so that none is declared twice.
 
     Parameters
     ----------
+    *sections : str
+        Whose keys.
     leave_out : collection of str
         Dotted paths that get no option.
 
@@ -96,7 +98,11 @@ def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]
     from billiards_shm.capture.config import configuration_keys
 
     # The source is an argument, not an option.
-    return [_option(key) for key in configuration_keys() if key.option.startswith("--") and key.path not in leave_out]
+    return [
+        _option(key)
+        for key in configuration_keys()
+        if key.option.startswith("--") and key.path.startswith(sections) and key.path not in leave_out
+    ]
 
 
 def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
