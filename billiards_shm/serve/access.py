@@ -90,7 +90,7 @@ class Access:
         offered = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip().encode()
         if not self.opens(offered):
             await asyncio.sleep(_WRONG_TOKEN_DELAY_S)
-            return RedirectResponse("login?wrong", 303)
+            return RedirectResponse("login#wrong", 303)
         response = RedirectResponse("./", 303)
         response.set_cookie(
             COOKIE,

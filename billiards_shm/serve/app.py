@@ -27,7 +27,12 @@ __all__ = ["create_app"]
 
 DEFAULT_QUALITY: Final = 80
 _WAITING_SNAPSHOTS: Final = 8
-_ASSETS: Final = {"page.css": "text/css", "page.js": "text/javascript", "plot.js": "text/javascript"}
+_ASSETS: Final = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "stream.js": "text/javascript",
+}
 
 _Result = TypeVar("_Result")
 
@@ -254,7 +259,8 @@ def _add_statistics(app: FastAPI, server: _Server) -> None:
 
 
 def _add_pictures(app: FastAPI, server: _Server) -> None:
-    @app.api_route("/stream/{name:path}.mjpg", methods=["GET", "HEAD"], tags=["pictures"])
+    @app.head("/stream/{name:path}.mjpg", include_in_schema=False)
+    @app.get("/stream/{name:path}.mjpg", tags=["pictures"])
     async def mjpeg(name: Name, fps: Fps = None, quality: Quality = DEFAULT_QUALITY, width: Width = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
         return MjpegStream(await server.feed(name), Form(width, quality), fps, server.clients)
