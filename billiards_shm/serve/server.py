@@ -1,5 +1,7 @@
 """The server process: sockets, signals, exit."""
 
+import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -10,6 +12,7 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billiards_shm.serve.app import create_app
 
@@ -17,7 +20,7 @@ __all__ = ["listen", "run_server"]
 
 _log = logging.getLogger(__name__)
 
-GRACE_S: Final = 0.4
+GRACE_S: Final = 0.25
 """That connections get for their end at a stop; only clients that do not read at all need more."""
 
 NOT_YET_SENT_BYTES: Final = 128 * 1024
@@ -25,6 +28,14 @@ NOT_YET_SENT_BYTES: Final = 128 * 1024
 
 NO_PROGRESS_S: Final = 60
 """A connection whose client takes nothing for so long is given up."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP, where a picture that the kernel has not taken as a whole holds up the choice of the next."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
 
 
 class _Server(uvicorn.Server):
@@ -119,7 +130,7 @@ def run_server(
         access_log=False,
         server_header=False,
         lifespan="off",
-        http="httptools",
+        http=_Protocol,
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,  # a JPEG gets no smaller
@@ -135,6 +146,7 @@ def run_server(
         for number, handler in before.items():
             signal.signal(number, handler)
     _log.info("Stopped")
+    gc.freeze()  # an interpreter that ends need not look for garbage first
     return 0
 
 
