@@ -112,7 +112,7 @@ def test_the_stream_goes_on_when_the_resolution_changes(server: Address, filming
     with server.stream(f"/stream/{filming.name}.mjpg") as stream:
         for size in ((320, 180), (640, 360), (200, 150), (1280, 720)):
             filming.size = size
-            wait_until(lambda size=size: shape_of(stream) == (size[1], size[0]), what=f"a frame of {size}")  # type: ignore[misc]
+            wait_until(lambda size=size: shape_of(stream) == (size[1], size[0]), what=f"a frame of {size}")
 
 
 def shape_of(stream: Mjpeg) -> tuple[int, ...]:
@@ -490,7 +490,7 @@ def test_capture_serves_metrics_from_before_its_first_frame_on(segment_name: str
         server = Address(int(found[1]))
         published = lambda server=server: metric(server, "frames_published_total", name=segment_name)  # noqa: E731
         if frames:
-            wait_until(lambda published=published: published() > 5, 20)  # type: ignore[misc]
+            wait_until(lambda published=published: published() > 5, 20)
             assert metric(server, "up", name=segment_name) == 1
         else:
             assert published() == 0

@@ -210,7 +210,7 @@ class Observer:
             width=info.width,
             height=info.height,
             pixel_format=info.pixel_format,
-            fps=info.fps if rate is None else rate,
+            fps=0.0 if info.status is not SegmentStatus.LIVE else info.fps if rate is None else rate,
             last_frame_age=info.last_frame_age,
             write_p50_ms=None if median is None else median * 1e3,
             write_p99_ms=None if tail is None else tail * 1e3,

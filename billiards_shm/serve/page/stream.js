@@ -45,9 +45,12 @@ export class Stream {
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
-    socket.onmessage = async ({ data }) => {
-      await this.show(data);
-      if (socket.readyState === WebSocket.OPEN) socket.send("1");
+    // One after the other: the decoder may be done with a later picture first, which is to stay.
+    let drawn = Promise.resolve();
+    socket.onmessage = ({ data }) => {
+      drawn = drawn.then(() => this.show(data)).then(() => {
+        if (socket.readyState === WebSocket.OPEN) socket.send("1");
+      });
     };
     socket.onopen = () => { this.opened = true; };
     socket.onclose = ({ reason }) => {
