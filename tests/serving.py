@@ -121,8 +121,9 @@ class ServeProcess:
     def __exit__(self, *exc: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        _, rest = self.process.communicate()
-        self.log += rest or ""
+        assert self.process.stderr is not None
+        self.log += self.process.stderr.read()
+        self.process.communicate()
 
 
 class Mjpeg:

@@ -46,6 +46,7 @@ def test_without_names_every_segment_is_shown_and_those_that_are_gone_are_said_t
         assert segment_name not in names_at(server)
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             writer.write_frame(picture(1))
+            assert server.get(f"/snapshot/{segment_name}.jpg").status == 200, "at once"
             wait_until(lambda: names_at(server).get(segment_name, {}).get("state") == "live")
         wait_until(lambda: names_at(server)[segment_name]["state"] == "gone")
         assert server.get(f"/health/{segment_name}").status == 503
@@ -235,7 +236,10 @@ def test_a_segment_may_be_a_file_whose_path_is_as_odd_as_paths_are(tmp_path: Pat
 
 
 @pytest.mark.parametrize("watched", [None, ["something"]], ids=["every", "named"])
-def test_no_name_leads_anywhere_but_to_watched_segments(watched: list[str] | None) -> None:
+def test_no_name_leads_anywhere_but_to_watched_segments(
+    watched: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billiards_shm.serve.app.LOOK_INTERVAL_S", 0.01)  # it looks twice for each
     with served(create_app(watched)) as server:
         for path in ("/snapshot/{}.jpg", "/stream/{}.mjpg", "/health/{}", "/api/segments/{}", "/static/{}"):
             for name in (

@@ -289,12 +289,18 @@ def frames_a_second(stream: Mjpeg, seconds: float) -> float:
     return count / seconds
 
 
+def idle_client(server: Address, name: str) -> socket.socket:
+    """Asks for a stream and never reads it."""
+    idle = socket.create_connection((server.host, server.port))
+    idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    idle.sendall(f"GET /stream/{name}.mjpg?quality=95 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return idle
+
+
 def test_a_client_that_never_reads_leaves_the_others_their_frames(segment_name: str) -> None:
     with Filming(segment_name, LARGE, fps=20), served(create_app([segment_name])) as server, ExitStack() as stack:
         for _ in range(10):
-            idle = stack.enter_context(socket.create_connection((server.host, server.port)))
-            idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            idle.sendall(f"GET /stream/{segment_name}.mjpg?quality=95 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            stack.enter_context(idle_client(server, segment_name))
         wait_until(lambda: metric(server, "clients", kind="mjpeg") == 10)
         stream = stack.enter_context(server.stream(f"/stream/{segment_name}.mjpg"))
         numbers = [shows_its_number(stream.part()) for _ in range(40)]
@@ -303,6 +309,16 @@ def test_a_client_that_never_reads_leaves_the_others_their_frames(segment_name: 
     print(f"{skipped} of {numbers[-1] - numbers[0] + 1} skipped by who reads; {held:g} frames sent to who does not")
     assert skipped <= (numbers[-1] - numbers[0]) / 2
     assert held < 10 * 25
+
+
+def test_a_client_that_takes_nothing_for_long_is_given_up(segment_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billiards_shm.serve.server.NO_PROGRESS_S", 1)
+    with ExitStack() as stack:
+        stack.enter_context(Filming(segment_name, LARGE, fps=20))
+        server = stack.enter_context(served(create_app([segment_name])))
+        stack.enter_context(idle_client(server, segment_name))
+        wait_until(lambda: server.get("/api/clients").json)
+        wait_until(lambda: not server.get("/api/clients").json, 60)
 
 
 # WebSocket.
@@ -327,7 +343,7 @@ def test_a_websocket_sends_no_more_than_is_answered(server: Address, filming: Fi
         stood_at = filming.published
         socket.send("1")
         number, part = websocket_frame(socket)
-        assert number >= stood_at, "the newest, not what was published meanwhile"
+        assert number >= stood_at - 5, "a new one, not the first of those published meanwhile"
         with pytest.raises(TimeoutError):
             socket.recv(0.3)
         for _ in range(50):
@@ -387,9 +403,7 @@ def clients_of_every_kind(server: Address, name: str, stack: ExitStack) -> None:
     websocket_frame(stack.enter_context(connect(server.url(f"/ws/{name}", "ws"))))
     events = stack.enter_context(socket.create_connection((server.host, server.port)))
     events.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    idle = stack.enter_context(socket.create_connection((server.host, server.port)))
-    idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    idle.sendall(f"GET /stream/{name}.mjpg?quality=95 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    stack.enter_context(idle_client(server, name))
     wait_until(lambda: len(server.get("/api/clients").json) == 4)
 
 
@@ -401,6 +415,7 @@ def quickest_stop(start: Callable[[], Any], name: str, number: int = signal.SIGT
             clients_of_every_kind(running.address, name, stack)
             code, took = running.signal(number)
             assert code == 0
+        assert "ERROR" not in running.log, running.log
         times.append(took)
         if took < 1:
             break

@@ -20,7 +20,7 @@ from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.encoder import encode_image, encode_preview
 from billiards_shm.serve.feed import Feed, Form, capture_wall_ns
 from billiards_shm.serve.metrics import ServerMetrics
-from billiards_shm.serve.observe import Observation, Observer
+from billiards_shm.serve.observe import LOOK_INTERVAL_S, Observation, Observer
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 
 __all__ = ["create_app"]
@@ -132,8 +132,12 @@ class _Server:
 
     async def check(self, name: str) -> None:
         """See that a segment is watched, before anything is done under its name."""
-        if not await asyncio.to_thread(self.observer.watches, name):
-            raise HTTPException(404, f"no segment {name!r} is shown here: /api/segments lists them")
+        for pause in (LOOK_INTERVAL_S, 0):
+            if await asyncio.to_thread(self.observer.watches, name):
+                return
+            if self.observer.names is None:
+                await asyncio.sleep(pause)  # it may have appeared since the last look
+        raise HTTPException(404, f"no segment {name!r} is shown here: /api/segments lists them")
 
     async def observe(self) -> list[dict[str, Any]]:
         """Every watched segment as JSON has it."""

@@ -1,7 +1,7 @@
 """One segment's frames, each encoded once for everybody who wants it in that form."""
 
 import asyncio
-import contextlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +16,8 @@ from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameRea
 from billiards_shm.serve.encoder import encode_preview
 
 __all__ = ["BOUNDARY", "Feed", "Form", "Picture", "TooManyFormsError", "capture_wall_ns"]
+
+_log = logging.getLogger(__name__)
 
 MAX_FORMS: Final = 8
 """Sizes and qualities of one segment that are encoded at a time: each costs as much as all its viewers together."""
@@ -193,11 +195,14 @@ class Feed:
         """Hold the newest frame, across writers, until cancelled."""
         with SharedMemoryFrameReader(self.name, max_leases=_LEASES, trusted_owners=self._owners) as reader:
             while True:
-                with contextlib.suppress(BilliardsShmError):
+                try:
                     async for frame, metadata in reader.frames(follow=True):
                         self._hold(frame, metadata)
                         del frame
-                # What has the name cannot be read; that may change.
+                except BilliardsShmError:
+                    pass  # what has the name cannot be read; that may change, and `/health` says it
+                except Exception:
+                    _log.exception("Reading %s failed; it is tried again", self.name)
                 await asyncio.sleep(_RETRY_S)
 
     def _hold(self, frame: npt.NDArray[Any], metadata: FrameMetadata) -> None:

@@ -17,7 +17,7 @@ from billiards_shm import (
 )
 from billiards_shm.rates import RateMeter, latency_bound
 
-__all__ = ["Observation", "Observer", "judge"]
+__all__ = ["LOOK_INTERVAL_S", "Observation", "Observer", "judge"]
 
 LOOK_INTERVAL_S: Final = 0.2
 """A look is good for so long; who asks sooner gets the same one."""

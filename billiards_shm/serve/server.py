@@ -21,7 +21,7 @@ __all__ = ["listen", "run_server"]
 _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 0.25
-"""That connections get for their end at a stop; only clients that do not read at all need more."""
+"""That connections get for their end at a stop; only those of clients that do not read need it."""
 
 NOT_YET_SENT_BYTES: Final = 128 * 1024
 """A connection's data that may wait in the kernel without being under way, so that it is not old when it leaves."""
@@ -43,6 +43,16 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
+        await super().shutdown(sockets)
+
+    def _abort_connections(self) -> None:
+        """End what waits for clients that do not read: streams have ended by themselves by now."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -134,7 +144,7 @@ def run_server(
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,  # a JPEG gets no smaller
-        timeout_graceful_shutdown=GRACE_S,  # type: ignore[arg-type]  # fractions work
+        timeout_graceful_shutdown=1,
         timeout_keep_alive=30,
         forwarded_allow_ips="",
     )
