@@ -25,7 +25,6 @@ from billiards_shm import (
     remove_stale_segments,
 )
 from billiards_shm.cli_display import (
-    RateMeter,
     as_json_line,
     details,
     live_view,
@@ -46,6 +45,8 @@ from billiards_shm.cli_options import (
     overrides_from_options,
 )
 from billiards_shm.cli_run import run_command, supervise
+from billiards_shm.cli_serve import serve_command
+from billiards_shm.rates import RateMeter
 
 # pydantic, rich and OpenCV take longer to import than `list` takes to run: who needs them imports them.
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ def command_line(ctx: click.Context) -> None:
 
 @command_line.command(
     cls=ConfiguredCommand,
+    sections=("video.", "vision.", "logging."),
     short_help="Capture a source into shared memory.",
     epilog="""\b
 Examples:
@@ -196,6 +198,7 @@ def capture(
 
 
 command_line.add_command(run_command)
+command_line.add_command(serve_command)
 
 
 @contextmanager

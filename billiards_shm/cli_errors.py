@@ -31,6 +31,8 @@ def _describe(error: BaseException) -> str:
             text = error.format_message()
         case ModuleNotFoundError() if error.name == "cv2":
             text = "this command needs OpenCV: pip install 'billiards-shm[headless]'"
+        case ModuleNotFoundError() if error.name in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
+            text = f"this command needs {error.name}: pip install 'billiards-shm[serve]'"
         case ModuleNotFoundError():
             text = f"this command needs {error.name}: pip install 'billiards-shm[cli]'"
         case ImportError():

@@ -79,31 +79,38 @@ def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 class ConfiguredCommand(click.Command):
-    """A command that gets the options of the configuration model when somebody asks for them.
+    """A command that gets options of the configuration model when somebody asks for them.
 
     Parameters
     ----------
+    sections : collection of str
+        Beginnings of the keys that get an option.
     leave_out : collection of str
-        Keys, and beginnings of keys, that get no option.
+        Keys, and beginnings of keys, among them that get none.
     """
 
-    def __init__(self, *arguments: Any, leave_out: Collection[str] = (), **more: Any) -> None:
+    def __init__(
+        self, *arguments: Any, sections: Collection[str], leave_out: Collection[str] = (), **more: Any
+    ) -> None:
         super().__init__(*arguments, **more)
+        self._sections = sections
         # The log level is an option of every command.
         self._leave_out = ("logging.level", *leave_out)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Give the command's own parameters and those of the model."""
         if not any("__" in (param.name or "") for param in self.params):
-            self.params += options_from_model(leave_out=self._leave_out)
+            self.params += options_from_model(self._sections, leave_out=self._leave_out)
         return super().get_params(ctx)
 
 
-def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]:
+def options_from_model(sections: Collection[str], *, leave_out: Collection[str] = ()) -> list[click.Option]:
     """Make one option of every key of the configuration model, so that none is declared twice.
 
     Parameters
     ----------
+    *sections : str
+        Whose keys.
     leave_out : collection of str
         Dotted paths, and beginnings of them, that get no option.
 
@@ -121,7 +128,9 @@ def options_from_model(*, leave_out: Collection[str] = ()) -> list[click.Option]
     return [
         _option(key)
         for key in configuration_keys()
-        if key.option.startswith("--") and not key.path.startswith(tuple(leave_out))
+        if key.option.startswith("--")
+        and key.path.startswith(tuple(sections))
+        and not key.path.startswith(tuple(leave_out))
     ]
 
 

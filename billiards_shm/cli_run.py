@@ -24,7 +24,8 @@ _Show = Callable[[Sequence["SourceReport"]], None]
 @click.command(
     "run",
     cls=ConfiguredCommand,
-    leave_out=("vision.", "video.shared_memory_"),
+    sections=("video.", "logging."),
+    leave_out=("video.shared_memory_", "video.process.metrics_"),
     short_help="Capture every source of the configuration.",
     epilog="""\b
 Examples:

@@ -237,7 +237,7 @@ def test_every_key_of_the_configuration_can_be_given() -> None:
 
     text = run("capture", "--help", COLUMNS="1000").stdout
     for key in configuration_keys():
-        assert key.option in text
+        assert (key.option in text) != key.path.startswith("serve.")
 
 
 def test_piped_output_is_plain_lines(name: str) -> None:

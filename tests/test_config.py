@@ -22,7 +22,13 @@ DOCUMENTED = {
         "shared_memory_name": "billiards_video",
         "shared_memory_attach_timeout_sec": 5.0,
         "slots": 8,
-        "process": {"shutdown_timeout": 10.0, "main_loop_sleep": 0.001, "hang_timeout": 30.0},
+        "process": {
+            "shutdown_timeout": 10.0,
+            "main_loop_sleep": 0.001,
+            "hang_timeout": 30.0,
+            "metrics_port": None,
+            "metrics_host": "127.0.0.1",
+        },
         "sources": [],
     },
     "vision": {
@@ -61,6 +67,14 @@ DOCUMENTED = {
         }
     },
     "logging": {"level": "INFO", "json": False, "stats_interval_sec": 10.0},
+    "serve": {
+        "host": "127.0.0.1",
+        "port": 8000,
+        "token": None,
+        "max_clients": 64,
+        "max_frame_age": 3.0,
+        "allowed_hosts": "",
+    },
 }
 
 
@@ -196,6 +210,14 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "logging.level": "ERROR",
         "logging.json": True,
         "logging.stats_interval_sec": 1.0,
+        "video.process.metrics_port": 9100,
+        "video.process.metrics_host": "::1",
+        "serve.host": "0.0.0.0",
+        "serve.port": 8080,
+        "serve.token": "12345",
+        "serve.max_clients": 3,
+        "serve.max_frame_age": 1.5,
+        "serve.allowed_hosts": "camera.local,table",
     }
     assert samples.keys() == {key.path for key in configuration_keys()}
     for key in configuration_keys():
@@ -246,7 +268,7 @@ def test_sections_of_other_programs_are_left_alone_in_a_file_that_was_merely_fou
 def test_sections_of_other_programs_are_errors_in_a_file_that_was_named(write_config: WriteConfig) -> None:
     path = write_config({"database": {}, "video": {"slots": 4}})
     assert problems(path) == [
-        f"{path}: there is no key database (its value is {{}}); allowed are video, vision, logging"
+        f"{path}: there is no key database (its value is {{}}); allowed are video, vision, logging, serve"
     ]
 
 
@@ -262,7 +284,7 @@ def test_within_our_sections_a_file_that_was_found_is_read_as_strictly() -> None
         ('{"video": {"slots": 4,}}', "line 1, column 23: not JSON"),
         ('{\n  "video": {\n    slots: 4\n  }\n}', "line 3, column 5: not JSON"),
         ("", "line 1, column 1: not JSON"),
-        ("[1, 2]", "holds [1, 2]; allowed is a JSON object with the sections video, vision, logging"),
+        ("[1, 2]", "holds [1, 2]; allowed is a JSON object with the sections video, vision, logging, serve"),
         ('{"video": {"slots": 4, "slots": 5}}', "slots stands there more than once"),
         ('{"video": {"slots": NaN}}', "NaN is not JSON"),
         ("[" * 100_000, "nested too deeply"),

@@ -5,9 +5,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import readme
+from serving import served
 
 from billiards_shm import SharedMemoryFrameReader
 
@@ -39,6 +41,22 @@ def test_the_lifetime_section_prints_the_error_that_it_promises(running_capture:
     code = next(code for code in readme.code_blocks("python") if "ERROR  frames in shared memory" in code)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "read-only" in done.stdout
+
+
+def test_the_fastapi_example_serves_the_pictures_and_its_own_endpoint(running_capture: None) -> None:
+    code = next(code for code in readme.code_blocks("python") if 'app.mount("/video"' in code)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec", dont_inherit=True), namespace)
+    with served(namespace["app"]) as server:
+        assert server.get("/video/health/billiards_video").status == 200
+        assert server.get("/video/snapshot/billiards_video.jpg").image.shape == (240, 320, 3)
+        assert len(server.get("/brightness").json) == 3
+
+
+def test_the_picture_is_there_and_not_too_large() -> None:
+    picture = readme.README.parent / "docs" / "preview.png"
+    assert f"](docs/{picture.name})" in readme.README.read_text()
+    assert 20_000 < picture.stat().st_size < 350_000
 
 
 def test_the_configuration_table_is_that_of_the_model() -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "ConfigurationKey",
     "LoggingConfig",
     "ProcessConfig",
+    "ServeConfig",
     "Settings",
     "SourceConfig",
     "VideoConfig",
@@ -29,6 +30,7 @@ NAME_ALLOWED: Final = (
     "(but '/name' with a leading slash only is not one: leave the slash out)"
 )
 DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
+HOST_ALLOWED: Final = "an address of this machine; 0.0.0.0 is all of them"
 RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
 CROP_ALLOWED: Final = "[left, top, width, height], integers from 0 and 1 to 32767, or null"
 FROZEN_SEC: Final = 10.0
@@ -258,6 +260,16 @@ class ProcessConfig(_Section):
         description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` start "
         "a capture process anew",
     )
+    metrics_port: Annotated[int, Field(strict=True, ge=0, le=65535)] | None = Field(
+        default=None, description="Port of Prometheus metrics; 0: any that is free, null: none"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        strict=True,
+        min_length=1,
+        description="Address that metrics are served at",
+        json_schema_extra={"allowed": HOST_ALLOWED},
+    )
 
 
 def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
@@ -335,6 +347,41 @@ class LoggingConfig(_Section):
     )
 
 
+class ServeConfig(_Section):
+    """What `serve` gives to whom."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        strict=True,
+        min_length=1,
+        description="Address to listen at",
+        json_schema_extra={"allowed": HOST_ALLOWED},
+    )
+    port: int = Field(default=8000, strict=True, ge=0, le=65535, description="Port to listen at; 0: any that is free")
+    token: Annotated[str, Field(strict=True, min_length=1)] | None = Field(
+        default=None,
+        description="What clients have to know for everything but `/healthz`; null: nothing",
+        json_schema_extra={"allowed": "a text that nobody guesses, or null", "textual": True},
+    )
+    max_clients: int = Field(
+        default=64, strict=True, ge=1, le=10000, description="Streams and event streams that there may be at a time"
+    )
+    max_frame_age: float = Field(
+        default=3.0,
+        strict=True,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds that the newest captured frame may be old before its segment is called unhealthy",
+    )
+    allowed_hosts: str = Field(
+        default="",
+        strict=True,
+        description="Names of this server that requests may be addressed to, besides addresses and its own name",
+        json_schema_extra={"allowed": "host names with commas between"},
+    )
+
+
 class Settings(BaseSettings):
     """The whole configuration. `load_settings` makes one from file, environment and command line."""
 
@@ -345,6 +392,7 @@ class Settings(BaseSettings):
     video: VideoConfig = Field(default=VideoConfig())
     vision: VisionConfig = Field(default=VisionConfig())
     logging: LoggingConfig = Field(default=LoggingConfig())
+    serve: ServeConfig = Field(default=ServeConfig())
 
     @classmethod
     def settings_customise_sources(
@@ -413,7 +461,7 @@ def _keys_below(model: type[BaseModel], prefix: str) -> Iterator[ConfigurationKe
             description=field.description or "",
             allowed=schema.get("allowed") or _allowed(schema),
             option=schema.get("option") or "--" + key.replace("_", "-"),
-            textual=schema.get("type") == "string",
+            textual=schema.get("textual", schema.get("type") == "string"),
         )
         for entry in get_args(field.annotation):
             if isinstance(entry, type) and issubclass(entry, BaseModel):

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.model import CameraConfig, Settings
@@ -16,7 +17,7 @@ from billiards_shm.capture.profile import FrameProfile
 from billiards_shm.capture.shutdown import Shutdown
 from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
 from billiards_shm.capture.stats import StatisticsSnapshot
-from billiards_shm.errors import BilliardsShmError, CameraError
+from billiards_shm.errors import BilliardsShmError, CameraError, ConfigurationError
 from billiards_shm.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
 
 __all__ = ["open_source", "run_capture"]
@@ -57,6 +58,11 @@ def run_capture(
     int
         The exit code: 0 a clean stop, 1 anything not named here, 2 wrong configuration, 3 the source never opened,
         4 shared memory.
+
+    Raises
+    ------
+    OSError
+        If the port of the metrics cannot be listened at.
     """
     if origin:
         _log.info("Configuration: %s", origin)
@@ -77,7 +83,10 @@ def run_capture(
         if loop is not None:
             loop.close()
 
-    with Shutdown(settings.video.process.shutdown_timeout, release, insistent=observer.insistent) as shutdown:
+    with (
+        _metrics(settings),
+        Shutdown(settings.video.process.shutdown_timeout, release, insistent=observer.insistent) as shutdown,
+    ):
         loop = CaptureLoop(
             settings,
             shutdown,
@@ -146,6 +155,18 @@ def _reap_as_first_process() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+def _metrics(settings: Settings) -> AbstractContextManager[object]:
+    """Serve the metrics of this process's segment, if that is asked for."""
+    process = settings.video.process
+    if process.metrics_port is None:
+        return nullcontext()
+    try:
+        from billiards_shm.metrics import metrics_server
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"metrics need {error.name}: pip install 'billiards-shm[serve]'") from error
+    return metrics_server(settings.video.shared_memory_name, process.metrics_host, process.metrics_port)
 
 
 def open_source(camera: CameraConfig) -> FrameSource:

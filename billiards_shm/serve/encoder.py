@@ -1,4 +1,9 @@
-"""Encode one frame of any pixel format as PNG or JPEG."""
+"""Encode one frame of any pixel format as PNG or JPEG.
+
+JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg and PyTurboJPEG call the same library
+and were no faster (README has figures, ``bench/serve.py`` takes them anew); the one would be one more dependency, the
+other needs a library of the system's.
+"""
 
 from typing import Any, Final
 
@@ -6,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EXTENSIONS", "encode_image"]
+__all__ = ["EXTENSIONS", "encode_image", "encode_preview"]
 
 PNG: Final = (".png",)
 JPEG: Final = (".jpg", ".jpeg")
@@ -63,6 +68,46 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     if not done:
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded as {extension}")
     return encoded.tobytes()
+
+
+def encode_preview(frame: npt.NDArray[Any], pixel_format: str, width: int | None, quality: int) -> bytes:
+    """Encode a frame as a JPEG for looking at, made smaller if it is wider than wanted.
+
+    Parameters
+    ----------
+    frame, pixel_format
+        As for `encode_image`.
+    width : int or None
+        Pixels; None, or no less than the frame has: as it is.
+    quality : int
+        1 to 100.
+
+    Returns
+    -------
+    bytes
+        The JPEG.
+
+    Raises
+    ------
+    ValueError
+        The frame cannot be made into an image; the message says why.
+    """
+    if width is None:
+        return encode_image(frame, pixel_format, ".jpg", quality)
+    try:
+        image = _displayable(frame, pixel_format)
+        full_height, full_width = image.shape[:2]
+        if width >= full_width:
+            return encode_image(frame, pixel_format, ".jpg", quality)
+        # Averaging over whole blocks costs no more than interpolating, and is right where pixels are left out;
+        # for sizes in between it takes seven times as long.
+        whole = full_width % width == 0 or full_width > 2 * width
+        size = (width, max(1, round(full_height * width / full_width)))
+        smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
+    except cv2.error as error:
+        raise ValueError(f"{_description(frame, pixel_format)} cannot be made smaller: {error.err}") from error
+    # What can be displayed is gray, or has the channels in OpenCV's order.
+    return encode_image(smaller, "GRAY8" if smaller.ndim == 2 else "BGR24", ".jpg", quality)
 
 
 def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]:

@@ -1,0 +1,189 @@
+"""Who may see what: token, hosts that are believed, headers that keep browsers careful."""
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterable
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Access", "Guard"]
+
+COOKIE: Final = "billiards_shm"
+_COOKIE_SECONDS: Final = 30 * 24 * 3600
+_WRONG_TOKEN_DELAY_S: Final = 0.5
+_LONGEST_FORM: Final = 4096
+
+# Pages load what this server gives and nothing else; blob: is a picture that came over the WebSocket.
+_CONTENT_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_HEADERS: Final = {
+    "Content-Security-Policy": _CONTENT_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Access:
+    """The token and what it opens.
+
+    Parameters
+    ----------
+    token : str or None
+        None: everything is open.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        if token is not None and not token.strip():
+            raise ValueError("the token is empty: give one that nobody guesses, or none")
+        self._token = None if token is None else token.strip().encode()
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether there is one."""
+        return self._token is not None
+
+    @property
+    def _cookie(self) -> bytes:
+        # Whoever reads the cookie learns no token, and a new token makes old cookies worthless.
+        assert self._token is not None
+        return hmac.digest(self._token, b"billiards_shm session", hashlib.sha256).hex().encode()
+
+    def opens(self, offered: bytes) -> bool:
+        """Whether that is the token; takes as long whatever is wrong with it."""
+        return self._token is not None and hmac.compare_digest(offered, self._token)
+
+    def allows(self, headers: Headers) -> bool:
+        """Whether a request with these headers may pass."""
+        if self._token is None:
+            return True
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.opens(credentials.strip().encode()):
+            return True
+        try:
+            morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._cookie)
+
+    async def log_in(self, request: Request) -> Response:
+        """Answer the form of the login page: a cookie for the token."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _LONGEST_FORM:
+                return JSONResponse({"detail": "the form is too long"}, 413)
+        offered = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip().encode()
+        if not self.opens(offered):
+            await asyncio.sleep(_WRONG_TOKEN_DELAY_S)
+            return RedirectResponse("login#wrong", 303)
+        response = RedirectResponse("./", 303)
+        response.set_cookie(
+            COOKIE,
+            self._cookie.decode(),
+            max_age=_COOKIE_SECONDS,
+            path=request.scope.get("root_path", "") or "/",
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+        return response
+
+
+class Guard:
+    """ASGI middleware: lets in who may come in, and puts the headers on what goes out.
+
+    Parameters
+    ----------
+    app : ASGI application
+    access : Access
+    hosts : iterable of str or None
+        Names of this server that requests may be addressed to, besides addresses and `localhost`. Without a token a
+        page of another site could otherwise have its own name lead here and read everything (DNS rebinding). None:
+        any name.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access, hosts: Iterable[str] | None) -> None:
+        self._app = app
+        self._access = access
+        own = (socket.gethostname(), socket.gethostname() + ".local")
+        self._hosts = None if hosts is None else {name.lower() for name in (*hosts, *own)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, as ASGI has it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self._app(scope, receive, send_with_headers)
+        elif scope["type"] == "http":
+            await refusal(scope, receive, send_with_headers)
+        else:
+            await _refuse_websocket(receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        headers = Headers(scope=scope)
+        if path == "/healthz":
+            return None
+        if not self._believes(headers.get("host", "")):
+            unknown = f"this is not known as {headers.get('host')!r}: ask by address, or start with --allowed-hosts"
+            return JSONResponse({"detail": unknown}, 421)
+        if scope["type"] == "websocket" and not _same_origin(headers):
+            return JSONResponse({"detail": "pages of other sites may not connect"}, 403)
+        if path == "/login" or path.startswith("/static/") or self._access.allows(headers):
+            return None
+        if path in ("", "/") and scope.get("method") == "GET":
+            return RedirectResponse("login", 303)
+        wanted = "the token is missing or wrong: send 'Authorization: Bearer TOKEN', or log in at /login"
+        return JSONResponse({"detail": wanted}, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _believes(self, host: str) -> bool:
+        if self._hosts is None or self._access.needs_token:
+            return True
+        name = _without_port(host).lower()
+        if name == "localhost" or name.endswith(".localhost") or name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
+
+
+def _without_port(host: str) -> str:
+    return host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+
+
+def _same_origin(headers: Headers) -> bool:
+    """Whether no page of another site asks: browsers let any page open WebSockets anywhere, and say whose it is."""
+    origin = headers.get("origin")
+    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+
+
+async def _refuse_websocket(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.close", "code": 1008})

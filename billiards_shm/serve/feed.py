@@ -1,0 +1,216 @@
+"""One segment's frames, each encoded once for everybody who wants it in that form."""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy.typing as npt
+
+from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameReader
+from billiards_shm.serve.encoder import encode_preview
+
+__all__ = ["BOUNDARY", "Feed", "Form", "Picture", "TooManyFormsError", "capture_wall_ns"]
+
+_log = logging.getLogger(__name__)
+
+MAX_FORMS: Final = 8
+"""Sizes and qualities of one segment that are encoded at a time: each costs as much as all its viewers together."""
+
+_RETRY_S: Final = 0.5
+# The newest frame, and older ones that are still being encoded.
+_LEASES: Final = 3
+
+
+class TooManyFormsError(Exception):
+    """Nobody else may have yet another size or quality now; the message says which there are."""
+
+
+class Form(NamedTuple):
+    """What a picture is to be like."""
+
+    width: int | None
+    """Pixels; None: that of the frame. Nothing is made larger than it is."""
+    quality: int
+    """1 to 100."""
+
+    def __str__(self) -> str:
+        return f"{'full' if self.width is None else self.width} wide at quality {self.quality}"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame as a JPEG."""
+
+    serial: int
+    """Counts the frames of the feed, also across writers, from 1."""
+    missed: int
+    """Frames published since the feed began that it never saw."""
+    metadata: FrameMetadata
+    jpeg: bytes
+    part: bytes
+    """As a part of an MJPEG stream, with the delimiter behind it: browsers show a part once they see that."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was captured."""
+        return max(0.0, (time.monotonic_ns() - self.metadata.capture_time_ns) / 1e9)
+
+
+BOUNDARY: Final = b"billiards-shm-frame"
+
+
+def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> Picture:
+    header = (
+        f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame-Sequence: {metadata.sequence}\r\n"
+        f"X-Frame-Capture-Time: {capture_wall_ns(metadata) / 1e9:.6f}\r\n\r\n"
+    )
+    part = b"".join((header.encode(), jpeg, b"\r\n--", BOUNDARY, b"\r\n"))
+    return Picture(serial, missed, metadata, jpeg, part)
+
+
+def capture_wall_ns(metadata: FrameMetadata) -> int:
+    """When a frame was captured, by the wall clock; metadata have that of its publication."""
+    return metadata.wall_time_ns - max(0, metadata.publish_time_ns - metadata.capture_time_ns)
+
+
+class _Held(NamedTuple):
+    serial: int
+    missed: int
+    frame: npt.NDArray[Any]
+    metadata: FrameMetadata
+
+
+class _Encoding(NamedTuple):
+    serial: int
+    done: "asyncio.Future[Picture]"
+
+
+class Feed:
+    """Reads a segment while somebody attends, and encodes what they ask for.
+
+    Viewers ask for a picture that is newer than their last. So a slow one gets the newest when it asks again, and who
+    does not ask costs nothing.
+
+    Parameters
+    ----------
+    name : str
+        The segment.
+    encoders : concurrent.futures.Executor
+        Where encoding is done.
+    on_encoded : callable
+        Is given the seconds that an encoding took.
+    trusted_owners : iterable, optional
+        As for a reader.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encoders: Executor,
+        on_encoded: Callable[[float], None],
+        trusted_owners: Iterable[int | str] | None = None,
+    ) -> None:
+        self.name = name
+        self._encoders = encoders
+        self._on_encoded = on_encoded
+        self._owners = trusted_owners
+        self._forms: Counter[Form] = Counter()
+        self._reading: asyncio.Task[None] | None = None
+        self._held: _Held | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self._encodings: dict[Form, _Encoding] = {}
+        self._serial = 0
+        self._missed = 0
+
+    @contextmanager
+    def attended(self, form: Form) -> Iterator[None]:
+        """Read the segment while the block runs, and let pictures of `form` be asked for.
+
+        Raises
+        ------
+        TooManyFormsError
+            Others ask for so many other forms already.
+        """
+        if form not in self._forms and len(self._forms) >= MAX_FORMS:
+            now = ", ".join(map(str, self._forms))
+            raise TooManyFormsError(f"{self.name} is encoded in {MAX_FORMS} forms already, take one of these: {now}")
+        self._forms[form] += 1
+        if self._reading is None:
+            self._reading = asyncio.get_running_loop().create_task(self._read())
+        try:
+            yield
+        finally:
+            self._forms[form] -= 1
+            if not self._forms[form]:
+                del self._forms[form]
+            if not self._forms:
+                self._reading.cancel()
+                self._reading = self._held = self._arrival = None
+                self._encodings.clear()
+
+    async def picture(self, form: Form, after: int = 0) -> Picture:
+        """Give the newest picture, waiting for one whose serial number is beyond `after`.
+
+        To be called within `attended`.
+
+        Raises
+        ------
+        ValueError
+            The frame cannot be made into an image; the message says why.
+        """
+        while True:
+            held = self._held
+            if held is None or held.serial <= after:
+                if self._arrival is None:
+                    self._arrival = asyncio.get_running_loop().create_future()
+                await asyncio.shield(self._arrival)
+                continue
+            if form.width is not None and form.width >= held.metadata.width:
+                form = form._replace(width=None)
+            encoding = self._encodings.get(form)
+            # One that is under way, or done, and new to this viewer is as good as any that could begin now.
+            if encoding is None or encoding.serial <= after or (encoding.done.done() and encoding.serial < held.serial):
+                encoding = self._encodings[form] = self._begin(form, held)
+            return await asyncio.shield(encoding.done)
+
+    def _begin(self, form: Form, held: _Held) -> _Encoding:
+        def encode() -> Picture:
+            begun = time.perf_counter()
+            jpeg = encode_preview(held.frame, held.metadata.pixel_format, form.width, form.quality)
+            self._on_encoded(time.perf_counter() - begun)
+            return _picture(held.serial, held.missed, held.metadata, jpeg)
+
+        done = asyncio.get_running_loop().run_in_executor(self._encoders, encode)
+        # A failure that every viewer has left before is nobody's.
+        done.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return _Encoding(held.serial, done)
+
+    async def _read(self) -> None:
+        """Hold the newest frame, across writers, until cancelled."""
+        with SharedMemoryFrameReader(self.name, max_leases=_LEASES, trusted_owners=self._owners) as reader:
+            while True:
+                try:
+                    async for frame, metadata in reader.frames(follow=True):
+                        self._hold(frame, metadata)
+                        del frame
+                except BilliardsShmError:
+                    pass  # what has the name cannot be read; that may change, and `/health` says it
+                except Exception:
+                    _log.exception("Reading %s failed; it is tried again", self.name)
+                await asyncio.sleep(_RETRY_S)
+
+    def _hold(self, frame: npt.NDArray[Any], metadata: FrameMetadata) -> None:
+        self._serial += 1
+        # The first of a reader has skipped nothing that anybody waited for.
+        self._missed += metadata.skipped if self._held is not None else 0
+        self._held = _Held(self._serial, self._missed, frame, metadata)
+        if self._arrival is not None:
+            if not self._arrival.done():
+                self._arrival.set_result(None)
+            self._arrival = None

@@ -1,0 +1,242 @@
+// The preview page: one card a source, kept up to date by server-sent events.
+
+import { drawPlot } from "./plot.js";
+import { Stream } from "./stream.js";
+
+const HISTORY_S = 300;
+const WIDTHS = [320, 640, 960, 1280, 1920];
+const SILENCE_MS = 4000;
+
+const sources = document.getElementById("sources");
+const summary = document.getElementById("summary");
+const trouble = document.getElementById("trouble");
+const empty = document.getElementById("empty");
+const template = document.getElementById("card");
+const cards = new Map();
+
+function setText(element, text) {
+  // What does not change is not read out again.
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function seconds(value) {
+  if (value === null) return "–";
+  if (value < 1) return `${Math.round(value * 1000)} ms`;
+  return value < 120 ? `${value.toFixed(1)} s` : `${Math.round(value / 60)} min`;
+}
+
+function veil(element, one) {
+  element.hidden = one.healthy;
+  if (one.healthy || element.dataset.state === one.state) return;
+  element.dataset.state = one.state;
+  const title = document.createElement("strong");
+  title.textContent = one.state;
+  const words = {
+    waiting: "No frame yet",
+    stalled: "No new frame: this picture is old",
+    dead: "Its writer died: this picture is its last",
+    closed: "Its writer ended",
+    gone: "There is no such segment now. It comes back by itself",
+    unreadable: "It cannot be read",
+  };
+  element.replaceChildren(title, words[one.state] ?? "");
+}
+
+class Card {
+  constructor(name) {
+    this.name = name;
+    this.history = { fps: [], latency: [] };
+    this.latencies = [];
+    this.root = template.content.firstElementChild.cloneNode(true);
+    const id = `source-${cards.size}-${Math.random().toString(36).slice(2)}`;
+    const title = this.root.querySelector("h2");
+    title.id = id;
+    title.textContent = name;
+    this.root.setAttribute("aria-labelledby", id);
+    this.root.dataset.name = name;
+    this.canvas = this.root.querySelector("canvas");
+    this.canvas.setAttribute("aria-label", `Live picture of ${name}`);
+    for (const button of this.root.querySelectorAll(".enlarge")) {
+      button.setAttribute("aria-label", `Full size: ${name}`);
+      button.addEventListener("click", () => enlarge(this));
+    }
+    const path = encodeURIComponent(name);
+    this.link("snapshot", `snapshot/${path}.jpg?quality=95`, `Snapshot of ${name}`).download = `${name.replaceAll("/", "_")}.jpg`;
+    this.link("stream", `stream/${path}.mjpg`, `MJPEG stream of ${name}`);
+    this.link("details", `api/segments/${path}`, `Details of ${name}, JSON`);
+    visibility.observe(this.root);
+  }
+
+  link(which, href, label) {
+    const link = this.root.querySelector(`[data-link="${which}"]`);
+    link.href = href;
+    link.setAttribute("aria-label", label);
+    return link;
+  }
+
+  update(one) {
+    this.one = one;
+    const badge = this.root.querySelector(".badge");
+    badge.dataset.state = one.state;
+    setText(badge, one.state);
+    setText(this.root.querySelector(".reason"), one.healthy ? this.origin(one) : one.reason);
+    veil(this.root.querySelector(".veil"), one);
+    const latency = this.latencies.length
+      ? this.latencies.sort((a, b) => a - b)[Math.floor(this.latencies.length / 2)] : null;
+    this.latencies = [];
+    this.figure("fps", one.fps.toFixed(1));
+    this.figure("age", seconds(one.last_frame_age));
+    this.figure("latency", latency === null ? "–" : `${Math.round(latency)} ms`);
+    this.figure("size", one.width ? `${one.width}×${one.height}` : "–");
+    this.figure("dropped", String(one.dropped));
+    this.figure("readers", String(one.readers));
+    this.figure("clients", String(one.clients));
+    this.figure("incidents", `${one.stalls} / ${one.reconnects}`);
+    this.plot("fps", one.status === "live" ? one.fps : null, "fps");
+    this.plot("latency", latency, "ms");
+  }
+
+  origin(one) {
+    const parts = [one.backend, one.pixel_format, one.source_state === "unknown" ? "" : one.source_state];
+    return parts.filter(Boolean).join(" · ");
+  }
+
+  figure(which, text) {
+    setText(this.root.querySelector(`[data-figure="${which}"]`), text);
+  }
+
+  plot(which, value, unit) {
+    const values = this.history[which];
+    values.push(value);
+    if (values.length > HISTORY_S) values.shift();
+    const svg = this.root.querySelector(`[data-plot="${which}"]`);
+    const length = values.length <= HISTORY_S / 5 ? HISTORY_S / 5 : HISTORY_S;
+    const top = drawPlot(svg, values, length, unit);
+    const caption = svg.previousElementSibling;
+    setText(caption.querySelector(".length"), length === HISTORY_S ? "5 minutes" : "1 minute");
+    setText(caption.querySelector(".scale"), String(top));
+  }
+
+  show(visible) {
+    this.visible = visible;
+    const wanted = visible && document.visibilityState === "visible" && !large.open;
+    if (wanted && !this.stream) {
+      const pixels = this.root.clientWidth * window.devicePixelRatio;
+      const width = WIDTHS.find((one) => one >= pixels * 0.9) ?? null;
+      this.stream = new Stream(this.canvas, this.name, {
+        width,
+        onFrame: ({ sequence, latency }) => {
+          this.canvas.dataset.sequence = sequence;
+          if (latency !== null) this.latencies.push(latency);
+        },
+        onTrouble: (text) => setText(this.root.querySelector(".reason"), text),
+      });
+      this.stream.start();
+    } else if (!wanted && this.stream) {
+      this.stream.stop();
+      this.stream = null;
+    }
+  }
+
+  remove() {
+    this.show(false);
+    visibility.unobserve(this.root);
+    this.root.remove();
+  }
+}
+
+// Only what can be seen is streamed.
+const visibility = new IntersectionObserver((entries) => {
+  for (const entry of entries) cards.get(entry.target.dataset.name)?.show(entry.isIntersecting);
+});
+function showVisible() {
+  for (const card of cards.values()) card.show(card.visible ?? false);
+}
+document.addEventListener("visibilitychange", showVisible);
+
+// Full size.
+
+const large = document.getElementById("large");
+let largeStream = null;
+let largeCard = null;
+
+function enlarge(card) {
+  largeCard = card;
+  document.getElementById("large-title").textContent = card.name;
+  const snapshot = document.getElementById("large-snapshot");
+  snapshot.href = `snapshot/${encodeURIComponent(card.name)}.png`;
+  snapshot.download = `${card.name.replaceAll("/", "_")}.png`;
+  const canvas = large.querySelector("canvas");
+  canvas.setAttribute("aria-label", `Live picture of ${card.name}, full size`);
+  if (card.one) veil(large.querySelector(".veil"), card.one);
+  large.showModal();
+  showVisible();
+  largeStream = new Stream(canvas, card.name, {
+    onFrame: ({ sequence, latency }) => {
+      canvas.dataset.sequence = sequence;
+      if (latency !== null) card.latencies.push(latency);
+    },
+  });
+  largeStream.start();
+}
+document.getElementById("large-close").addEventListener("click", () => large.close());
+large.addEventListener("close", () => {
+  largeStream?.stop();
+  largeStream = largeCard = null;
+  showVisible();
+});
+
+// Statistics.
+
+let heard = performance.now();
+
+function update(list) {
+  const names = new Set(list.map((one) => one.name));
+  for (const [name, card] of cards) {
+    if (!names.has(name)) {
+      card.remove();
+      cards.delete(name);
+    }
+  }
+  for (const one of list) {
+    if (!cards.has(one.name)) {
+      const card = new Card(one.name);
+      cards.set(one.name, card);
+      const after = [...sources.children].find((other) => other.dataset.name > one.name);
+      sources.insertBefore(card.root, after ?? null);
+    }
+    cards.get(one.name).update(one);
+  }
+  if (largeCard?.one) veil(large.querySelector(".veil"), largeCard.one);
+  const ill = list.filter((one) => !one.healthy);
+  empty.hidden = list.length > 0;
+  const count = `${list.length} ${list.length === 1 ? "source" : "sources"}`;
+  setText(summary, list.length === 0 ? "No source" : ill.length === 0 ? `${count}, all live`
+    : `${count}; ${ill.map((one) => `${one.name} is ${one.state}`).join(", ")}`);
+  document.title = ill.length ? `(${ill.length}!) billiards_shm` : "billiards_shm";
+}
+
+function listen() {
+  const events = new EventSource("api/events");
+  events.addEventListener("segments", ({ data }) => {
+    heard = performance.now();
+    trouble.hidden = true;
+    update(JSON.parse(data));
+  });
+  events.onerror = async () => {
+    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    events.close();
+    const answer = await fetch("api/segments").catch(() => null);
+    if (answer?.status === 401) location.assign("login");
+    else setTimeout(listen, 2000);
+  };
+}
+
+setInterval(() => {
+  const silent = performance.now() - heard;
+  if (silent < SILENCE_MS) return;
+  trouble.hidden = false;
+  setText(trouble, "No connection to the server: what you see is old. Trying again …");
+}, 1000);
+
+listen();

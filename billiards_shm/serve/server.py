@@ -1,0 +1,164 @@
+"""The server process: sockets, signals, exit."""
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from types import FrameType
+from typing import Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from billiards_shm.serve.app import create_app
+
+__all__ = ["listen", "run_server"]
+
+_log = logging.getLogger(__name__)
+
+GRACE_S: Final = 0.25
+"""That connections get for their end at a stop; only those of clients that do not read need it."""
+
+NOT_YET_SENT_BYTES: Final = 128 * 1024
+"""A connection's data that may wait in the kernel without being under way, so that it is not old when it leaves."""
+
+NO_PROGRESS_S: Final = 60
+"""A connection whose client takes nothing for so long is given up."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """HTTP, where a picture that the kernel has not taken as a whole holds up the choice of the next."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
+        await super().shutdown(sockets)
+
+    def _abort_connections(self) -> None:
+        """End what waits for clients that do not read: streams have ended by themselves by now."""
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the socket whose connections cannot pile up what nobody reads.
+
+    Raises
+    ------
+    OSError
+        If there is no such address, or somebody listens there; says which.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            # Connections inherit these.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_YET_SENT_BYTES)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, NO_PROGRESS_S * 1000)
+            listener.bind(address)
+            listener.listen(128)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen at {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def run_server(
+    names: Sequence[str] | None,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    max_clients: int,
+    max_frame_age: float,
+    allowed_hosts: str,
+) -> int:
+    """Serve until a signal comes; the other parameters are those of `create_app`.
+
+    To be called from the main thread, which alone can receive signals; a second signal ends the process at once.
+
+    Parameters
+    ----------
+    host : str
+        Address to listen at.
+    port : int
+        0: any that is free; the log says which.
+    allowed_hosts : str
+        With commas between.
+
+    Returns
+    -------
+    int
+        The exit code, 0.
+
+    Raises
+    ------
+    OSError
+        If that port cannot be listened at.
+    """
+    app = create_app(
+        names,
+        token=token,
+        max_clients=max_clients,
+        max_frame_age=max_frame_age,
+        allowed_hosts=[name.strip() for name in allowed_hosts.split(",")],
+    )
+    listener = listen(host, port)
+    bound = listener.getsockname()
+    shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+    _log.info("Serving %s at http://%s:%d/", ", ".join(names) if names else "all segments", shown, bound[1])
+    if token is None and not ipaddress.ip_address(bound[0]).is_loopback:
+        _log.warning("Anybody who can reach this address can see the pictures: --token keeps them out")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        http=_Protocol,
+        ws="websockets-sansio",
+        ws_max_size=4096,
+        ws_per_message_deflate=False,  # a JPEG gets no smaller
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=30,
+        forwarded_allow_ips="",
+    )
+    # uvicorn raises the signals that stopped it once more at its end; what follows is a clean end nevertheless.
+    before = {number: signal.signal(number, _pass_over) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        _Server(config).run(sockets=[listener])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    _log.info("Stopped")
+    gc.freeze()  # an interpreter that ends need not look for garbage first
+    return 0
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,527 @@
+"""What the server says of segments, and to whom."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from child_processes import Child
+from prometheus_client.parser import text_string_to_metric_families
+from segments_under_test import picture, wait_until
+from serving import Address, served
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm.serve import create_app
+from billiards_shm.serve.access import Access
+
+SHAPE = (24, 32, 3)
+
+
+@pytest.fixture
+def writer(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        yield writer
+
+
+def names_at(server: Address) -> dict[str, Any]:
+    return {one["name"]: one for one in server.get("/api/segments").json}
+
+
+# Segments that come and go.
+
+
+def test_without_names_every_segment_is_shown_and_those_that_are_gone_are_said_to_be(segment_name: str) -> None:
+    with served(create_app()) as server:
+        assert segment_name not in names_at(server)
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            writer.write_frame(picture(1))
+            assert server.get(f"/snapshot/{segment_name}.jpg").status == 200, "at once"
+            wait_until(lambda: names_at(server).get(segment_name, {}).get("state") == "live")
+        wait_until(lambda: names_at(server)[segment_name]["state"] == "gone")
+        assert server.get(f"/health/{segment_name}").status == 503
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            writer.write_frame(picture(1))
+            wait_until(lambda: names_at(server)[segment_name]["state"] == "live")
+
+
+def test_with_names_only_those_are_shown(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app(["another"])) as server:
+        assert set(names_at(server)) == {"another"}
+        for path in ("/api/segments/{}", "/health/{}", "/snapshot/{}.jpg", "/stream/{}.mjpg"):
+            assert server.get(path.format(segment_name)).status == 404
+
+
+def test_one_segment_is_described_in_full(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.update_source(state="streaming", backend="FFMPEG", captured=7, stalls=2)
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name])) as server:
+        found = server.get(f"/api/segments/{segment_name}").json
+    assert (found["width"], found["height"], found["pixel_format"], found["sequence"]) == (32, 24, "BGR24", 1)
+    assert (found["backend"], found["captured"], found["stalls"]) == ("FFMPEG", 7, 2)
+    assert found["segment"]["writer_pid"] == os.getpid()
+
+
+def test_a_text_instead_of_a_list_of_names_is_an_error() -> None:
+    with pytest.raises(TypeError, match="a list"):
+        create_app("billiards_video")
+
+
+# Health.
+
+
+def test_health_is_judged_by_the_age_of_the_newest_captured_frame(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    with served(create_app([segment_name], max_frame_age=2)) as server:
+        waiting = server.get(f"/health/{segment_name}")
+        assert (waiting.status, waiting.json["state"]) == (503, "waiting")
+        writer.update_source(state="stalled", reason="the cable is out")
+        writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() - 9_000_000_000)
+        stalled = wait_until(lambda: changed_from("waiting", server, segment_name))
+        assert (stalled.status, stalled.json["state"]) == (503, "stalled")
+        assert re.search(r"9\.\d s old, more than the 2 s allowed.*stalled: the cable is out", stalled.json["reason"])
+        assert server.get("/readyz").status == 503
+        writer.update_source(state="streaming", reason="")
+        writer.write_frame(picture(2))
+        live = wait_until(lambda: changed_from("stalled", server, segment_name))
+        assert (live.status, live.json["healthy"]) == (200, True)
+        assert server.get("/readyz").status == 200
+
+
+def changed_from(state: str, server: Address, name: str) -> Any:
+    answer = server.get(f"/health/{name}")
+    return answer if answer.json["state"] != state else None
+
+
+def test_placeholders_do_not_make_a_source_healthy(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1), online=False)
+    with served(create_app([segment_name])) as server:
+        assert server.get(f"/health/{segment_name}").status == 503
+
+
+def test_a_dead_writer_is_unhealthy_however_new_its_last_frame_and_a_new_one_heals_it(segment_name: str) -> None:
+    with served(create_app([segment_name])) as server:
+        gone = server.get(f"/health/{segment_name}")
+        assert (gone.status, gone.json["state"]) == (503, "gone")
+        with Child("write_and_wait(sys.argv[1])", segment_name) as child:
+            assert child.says() == "written"
+            wait_until(lambda: server.get(f"/health/{segment_name}").status == 200)
+            child.kill()
+        dead = wait_until(lambda: changed_from("live", server, segment_name))
+        assert (dead.status, dead.json["state"]) == (503, "dead")
+        assert "died" in dead.json["reason"]
+        assert server.get(f"/snapshot/{segment_name}.png").status == 200, "its last frame is still there"
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            writer.write_frame(picture(1))
+            wait_until(lambda: server.get(f"/health/{segment_name}").status == 200)
+
+
+def test_ready_is_who_has_all_named_segments_well(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name])) as server:
+        assert server.get("/readyz").json["ready"]
+    with served(create_app([segment_name, "missing-one"])) as server:
+        answer = server.get("/readyz")
+        assert (answer.status, answer.json["segments"]["missing-one"]["state"]) == (503, "gone")
+
+
+# Snapshots.
+
+
+def test_a_png_snapshot_is_the_frame_to_the_last_bit(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    frame = picture(5)
+    before = time.time()
+    writer.write_frame(picture(4))
+    writer.write_frame(frame, capture_time_ns=time.monotonic_ns() - 2_000_000_000)
+    with served(create_app([segment_name])) as server:
+        answer = server.get(f"/snapshot/{segment_name}.png")
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
+    assert np.array_equal(answer.image, frame)
+    assert answer.headers["x-frame-sequence"] == "2"
+    assert 2 <= float(answer.headers["x-frame-age"]) < 60
+    captured = np.datetime64(answer.headers["x-frame-capture-time"].removesuffix("+00:00")).astype(float) / 1e6
+    assert before - 2.5 < captured < before + 30
+
+
+def test_a_jpeg_snapshot_can_be_made_smaller_but_not_larger(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (90, 160, 3)) as writer, served(create_app([segment_name])) as server:
+        writer.write_frame(np.full((90, 160, 3), 99, np.uint8))
+        assert server.get(f"/snapshot/{segment_name}.jpg").image.shape == (90, 160, 3)
+        assert server.get(f"/snapshot/{segment_name}.jpg?width=64").image.shape == (36, 64, 3)
+        assert server.get(f"/snapshot/{segment_name}.jpg?width=640").image.shape == (90, 160, 3)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "shape", "dtype"),
+    [
+        ("GRAY8", (48, 64), "uint8"),
+        ("GRAY16", (48, 64), "uint16"),
+        ("BGRA32", (48, 64, 4), "uint8"),
+        ("RGB24", (48, 64, 3), "uint8"),
+        ("YUYV", (48, 64, 2), "uint8"),
+        ("NV12", (72, 64), "uint8"),
+    ],
+)
+def test_frames_of_every_kind_can_be_looked_at(
+    segment_name: str, pixel_format: str, shape: tuple[int, ...], dtype: str
+) -> None:
+    with SharedMemoryFrameWriter(segment_name, shape, dtype=dtype, pixel_format=pixel_format) as writer:
+        writer.write_frame(picture(1, shape, dtype))
+        with served(create_app([segment_name])) as server:
+            assert server.get(f"/snapshot/{segment_name}.jpg").image.shape[:2] == (48, 64)
+            assert server.get(f"/snapshot/{segment_name}.jpg?width=32").image.shape[:2] == (24, 32)
+
+
+def test_what_cannot_be_a_picture_is_said_to_be_none(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE, dtype="float32", pixel_format="RAW") as writer:
+        writer.write_frame(picture(1, SHAPE, "float32"))
+        with served(create_app([segment_name])) as server:
+            for path in (f"/snapshot/{segment_name}.jpg", f"/snapshot/{segment_name}.jpg?width=16",
+                         f"/stream/{segment_name}.mjpg"):  # fmt: skip
+                answer = server.get(path)
+                assert answer.status == 415
+                assert "RAW" in answer.json["detail"]
+
+
+def test_a_snapshot_of_a_segment_without_frames_says_so(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    with served(create_app([segment_name, "missing-one"])) as server:
+        for name in (segment_name, "missing-one"):
+            answer = server.get(f"/snapshot/{name}.jpg")
+            assert answer.status == 503
+            assert "no frame" in answer.json["detail"]
+
+
+# Names and parameters.
+
+
+def test_names_may_have_every_character_that_is_allowed(segment_name: str) -> None:
+    names = [segment_name + ending for ending in ("", ".mjpg", ".jpg", "...", "-_.-", ".png.jpg")]
+    with served(create_app(names)) as server, contextlib.ExitStack() as stack:
+        for name in names:
+            writer = stack.enter_context(SharedMemoryFrameWriter(name, SHAPE))
+            writer.write_frame(picture(1))
+            assert server.get(f"/snapshot/{name}.jpg").status == 200
+            assert server.get(f"/api/segments/{name}").json["name"] == name
+        wait_until(lambda: server.get("/readyz").status == 200)
+        assert all(server.get(f"/health/{name}").status == 200 for name in names)
+
+
+def test_a_segment_may_be_a_file_whose_path_is_as_odd_as_paths_are(tmp_path: Path) -> None:
+    name = str(tmp_path / 'täble 1 "#?%&<b>.seg')
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, served(create_app([name])) as server:
+        writer.write_frame(picture(1))
+        quoted = quote(name, safe="")
+        assert server.get(f"/snapshot/{quoted}.png").status == 200
+        assert server.get(f"/health/{quoted}").json["name"] == name
+        assert server.get("/readyz").status == 200
+        found = {
+            sample.labels["name"]
+            for family in text_string_to_metric_families(server.get("/metrics").body.decode())
+            for sample in family.samples
+            if family.name == "billiards_shm_up"
+        }
+        assert found == {name}
+
+
+@pytest.mark.parametrize("watched", [None, ["something"]], ids=["every", "named"])
+def test_no_name_leads_anywhere_but_to_watched_segments(
+    watched: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("billiards_shm.serve.app.LOOK_INTERVAL_S", 0.01)  # it looks twice for each
+    with served(create_app(watched)) as server:
+        for path in ("/snapshot/{}.jpg", "/stream/{}.mjpg", "/health/{}", "/api/segments/{}", "/static/{}"):
+            for name in (
+                "..%2f..%2fetc%2fpasswd", "../../etc/passwd", "%2fetc%2fpasswd", "/etc/passwd", "a%00b", "%ff%fe",
+                "x" * 5000, "%0a", "%00",
+            ):  # fmt: skip
+                assert server.get(path.format(name)).status in (404, 422), (path, name)
+
+
+WRONG_PARAMETERS = {
+    "fps=0": "greater than 0", "fps=-1": "greater than 0", "fps=nan": "finite", "fps=inf": "finite", "fps=1000": "240",
+    "fps=fast": "number", "quality=0": "1", "quality=101": "95", "quality=x": "integer", "width=0": "16",
+    "width=100000": "7680", "width=1e3": "integer", "width=": "integer",
+}  # fmt: skip
+
+
+def test_a_wrong_parameter_is_answered_with_422_and_the_reason(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name])) as server:
+        for query, about in WRONG_PARAMETERS.items():
+            answer = server.get(f"/stream/{segment_name}.mjpg?{query}")
+            assert answer.status == 422
+            [problem] = answer.json["detail"]
+            assert problem["loc"] == ["query", query.partition("=")[0]]
+            assert about in problem["msg"]
+
+
+def test_wrong_parameters_of_other_requests_are_422_too(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name])) as server:
+        for path in ("/api/events?interval=0", f"/snapshot/{segment_name}.jpg?quality=0",
+                     f"/snapshot/{segment_name}.png?width=16", f"/snapshot/{segment_name}.gif"):  # fmt: skip
+            assert server.get(path).status == 422, path
+
+
+# Access.
+
+
+PROTECTED = ["/readyz", "/metrics", "/api/segments", "/api/clients", "/api/events", "/openapi.json", "/nothing"]
+
+
+def test_a_token_is_needed_for_everything_but_whether_the_process_lives(segment_name: str) -> None:
+    with served(create_app([segment_name], token="open sesame")) as server:
+        assert server.get("/healthz").status == 200
+        more = [f"/stream/{segment_name}.mjpg", f"/snapshot/{segment_name}.jpg", f"/health/{segment_name}"]
+        for path in PROTECTED + more:
+            answer = server.get(path)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer"), path
+            assert "token" in answer.json["detail"]
+        for wrong in ("Bearer", "Bearer ", "Bearer open", "Bearer open sesame!", "Basic open sesame", "Bearer \u00e9"):
+            assert server.get("/api/segments", Authorization=wrong.encode("latin-1").decode("latin-1")).status == 401
+        assert server.get("/api/segments", Authorization="Bearer open sesame").status == 200
+        assert server.get("/api/segments", Authorization="bearer open sesame").status == 200
+
+
+def test_a_browser_logs_in_with_a_form_and_gets_a_cookie_that_does_not_hold_the_token(segment_name: str) -> None:
+    with served(create_app([segment_name], token="open sesame")) as server:
+        page = server.get("/")
+        assert (page.status, page.headers["location"]) == (303, "login")
+        assert b"<form" in server.get("/login").body
+        wrong = server.request("POST", "/login", b"token=open", Content_Type="application/x-www-form-urlencoded")
+        assert (wrong.status, wrong.headers["location"]) == (303, "login#wrong")
+        assert "set-cookie" not in wrong.headers
+        right = server.request("POST", "/login", b"token=open+sesame")
+        assert (right.status, right.headers["location"]) == (303, "./")
+        cookie = right.headers["set-cookie"]
+        for attribute in ("HttpOnly", "SameSite=strict", "Path=/"):
+            assert attribute in cookie
+        assert "sesame" not in cookie
+        value = cookie.partition(";")[0]
+        assert server.get("/", Cookie=value).status == 200
+        assert server.get("/api/segments", Cookie=value).status == 200
+        assert server.get("/api/segments", Cookie=value[:-1]).status == 401
+        assert server.get("/api/segments", Cookie="billiards_shm").status == 401
+        assert server.request("POST", "/login", b"token=" + b"x" * 5000).status == 413
+    with served(create_app([segment_name], token="another")) as server:
+        assert server.get("/api/segments", Cookie=value).status == 401, "a new token ends old sessions"
+
+
+def test_tokens_and_cookies_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return False
+
+    monkeypatch.setattr("billiards_shm.serve.access.hmac.compare_digest", compare)
+    access = Access("secret")
+    from starlette.datastructures import Headers
+
+    assert not access.allows(Headers({"authorization": "Bearer secret"}))
+    assert not access.allows(Headers({"cookie": "billiards_shm=abc"}))
+    assert [one for one, _ in compared] == [b"secret", b"abc"], "nothing else decides"
+
+
+@pytest.mark.parametrize("token", ["", "  "])
+def test_an_empty_token_is_an_error_and_no_open_door(token: str) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        create_app(token=token)
+
+
+def test_websockets_need_the_token_too(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name], token="secret")) as server:
+        url = server.url(f"/ws/{segment_name}", "ws")
+        with pytest.raises(InvalidStatus) as refused:
+            connect(url)
+        assert refused.value.response.status_code == 403
+        with connect(url, additional_headers={"Authorization": "Bearer secret"}) as socket:
+            assert isinstance(socket.recv(10), bytes)
+
+
+def test_pages_of_other_sites_may_not_open_websockets(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name])) as server:
+        url = server.url(f"/ws/{segment_name}", "ws")
+        with pytest.raises(InvalidStatus):
+            connect(url, origin="http://evil.example")
+        with connect(url, origin=f"http://127.0.0.1:{server.port}") as socket:
+            assert isinstance(socket.recv(10), bytes)
+
+
+def test_a_name_that_was_led_here_by_somebody_else_is_not_answered() -> None:
+    with served(create_app([], allowed_hosts=["table.example"])) as server:
+        for known in ("127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "localhost", "TABLE.example:80", "a.localhost"):
+            assert server.get("/api/segments", Host=known).status == 200, known
+        for foreign in ("evil.example", "table.example.evil", "localhost.evil"):
+            assert server.get("/api/segments", Host=foreign).status == 421, foreign
+        assert server.get("/healthz", Host="evil.example").status == 200
+    with served(create_app([], allowed_hosts=[], token="secret")) as server:
+        assert server.get("/api/segments", Host="any.example", Authorization="Bearer secret").status == 200
+
+
+def test_every_answer_has_the_headers_that_keep_browsers_careful(segment_name: str) -> None:
+    with served(create_app([segment_name], token="secret")) as server:
+        paths = ["/", "/login", "/healthz", "/api/segments", "/nothing", "/static/page.js", "/static/nothing"]
+        for path in [*paths, f"/stream/{segment_name}.mjpg?fps=0"]:
+            for headers in ({}, {"Authorization": "Bearer secret"}):
+                found = server.get(path, **headers).headers
+                policy = found["content-security-policy"]
+                assert "default-src 'none'" in policy
+                assert "unsafe" not in policy
+                assert found["x-content-type-options"] == "nosniff"
+                assert found["x-frame-options"] == "DENY"
+                assert found["cross-origin-resource-policy"] == "same-origin"
+                assert "server" not in found or "uvicorn" in found["server"]
+
+
+# The page.
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing_that_its_policy_forbids() -> None:
+    directory = files("billiards_shm.serve") / "page"
+    for file in directory.iterdir():
+        text = file.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "://" not in text.replace("://`", ""), f"{file.name} leads elsewhere"
+        if file.name.endswith(".html"):
+            assert not re.search(r"<script(?![^>]*\bsrc=)", text), "no script in the page"
+            assert not re.search(r"<style|\sstyle=|\son\w+=", text), "no style and no handler in the page"
+
+
+def test_the_page_is_served_and_kept_by_browsers_while_it_is_the_same() -> None:
+    with served(create_app([])) as server:
+        page = server.get("/")
+        assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+        for link in re.findall(r'(?:src|href)="(static/[^"]+)"', page.body.decode()):
+            found = server.get(f"/{link}")
+            assert found.status == 200
+            assert server.get(f"/{link}", If_None_Match=found.headers["etag"]).status == 304
+
+
+def test_everything_public_is_in_the_openapi_description() -> None:
+    with served(create_app([])) as server:
+        description = server.get("/openapi.json").json
+    assert set(description["paths"]) == {
+        "/healthz", "/readyz", "/health/{name}", "/metrics", "/api/segments", "/api/segments/{name}", "/api/events",
+        "/api/clients", "/stream/{name}.mjpg", "/snapshot/{name}.{extension}",
+    }  # fmt: skip
+    json.dumps(description)
+    assert all("summary" in method for path in description["paths"].values() for method in path.values())
+
+
+# Metrics.
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    """Every sample by its name and the segment's; the parser is strict about types, names and values."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation, family.name
+        assert family.type != "unknown", family.name
+        for sample in family.samples:
+            if "le" not in sample.labels:
+                found[sample.name, sample.labels.get("name", "")] = sample.value
+    return found
+
+
+FIGURES = [
+    "frames_captured_total", "frames_published_total", "frames_dropped_total", "reconnects_total", "stalls_total",
+    "loops_total", "last_frame_age_seconds", "fps", "shared_memory_bytes", "readers", "up", "healthy", "clients",
+    "client_frames_total", "client_frames_skipped_total", "client_bytes_total", "encode_seconds_count",
+    "write_latency_seconds_count", "write_latency_seconds_sum",
+]  # fmt: skip
+
+
+def test_metrics_are_zeros_before_there_is_a_segment_and_true_afterwards(segment_name: str) -> None:
+    with served(create_app([segment_name])) as server:
+        before = samples(server.get("/metrics").body.decode())
+        for figure in FIGURES:
+            assert before[f"billiards_shm_{figure}", segment_name] == 0, figure
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            for number in range(3):
+                writer.write_frame(picture(number))
+            writer.update_source(state="streaming", backend="V4L2", captured=5, reconnects=1, stalls=2, loops=4)
+            assert server.get(f"/snapshot/{segment_name}.jpg").status == 200
+            wait_until(lambda: "V4L2" in server.get("/metrics").body.decode())
+            text = server.get("/metrics").body.decode()
+        found = samples(text)
+        for figure, value in {
+            "frames_captured_total": 5, "frames_published_total": 3, "frames_dropped_total": 0, "reconnects_total": 1,
+            "stalls_total": 2, "loops_total": 4, "up": 1, "healthy": 1, "write_latency_seconds_count": 3,
+        }.items():  # fmt: skip
+            assert found[f"billiards_shm_{figure}", segment_name] == value, figure
+        assert 'backend="V4L2",format="BGR24"' in text
+        assert found["billiards_shm_shared_memory_bytes", segment_name] > 0
+
+
+def test_the_histogram_of_write_latencies_rises_to_its_count(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    for number in range(20):
+        writer.write_frame(picture(number))
+    with served(create_app([segment_name])) as server:
+        text = server.get("/metrics").body.decode()
+    [family] = [
+        one for one in text_string_to_metric_families(text) if one.name == "billiards_shm_write_latency_seconds"
+    ]
+    buckets = [(float(one.labels["le"]), one.value) for one in family.samples if one.name.endswith("_bucket")]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == (float("inf"), 20)
+    assert [value for _, value in buckets] == sorted(value for _, value in buckets)
+
+
+def test_metrics_come_as_openmetrics_for_who_asks_for_that(segment_name: str) -> None:
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
+
+    with served(create_app([segment_name])) as server:
+        answer = server.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert {"billiards_shm_frames_captured", "billiards_shm_segment"} <= {
+        one.name for one in parse(answer.body.decode())
+    }
+
+
+# In other applications.
+
+
+def test_the_application_works_under_a_prefix_of_another(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    from fastapi import FastAPI
+
+    parent = FastAPI()
+    parent.mount("/video", create_app([segment_name], token="secret"))
+    writer.write_frame(picture(1))
+    with served(parent) as server:
+        assert server.get("/video/healthz").status == 200
+        assert server.get("/healthz").status == 404
+        page = server.get("/video/")
+        assert (page.status, page.headers["location"]) == (303, "login")
+        assert server.get("/video", Host="x").status in (303, 307)
+        right = server.request("POST", "/video/login", b"token=secret")
+        assert "Path=/video;" in right.headers["set-cookie"]
+        cookie = right.headers["set-cookie"].partition(";")[0]
+        text = server.get("/video/", Cookie=cookie).body.decode()
+        for link in re.findall(r'(?:src|href)="([^"]+)"', text):
+            if not link.startswith(("#", "data:")):
+                assert not link.startswith("/"), "a link that leaves the prefix"
+                assert server.get(f"/video/{link}", Cookie=cookie).status in (200, 503)
+        with connect(server.url(f"/video/ws/{segment_name}", "ws"), additional_headers={"Cookie": cookie}) as socket:
+            assert isinstance(socket.recv(10), bytes)
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=10)
+        connection.request("GET", f"/video/stream/{segment_name}.mjpg", headers={"Cookie": cookie})
+        assert b"image/jpeg" in connection.getresponse().read(200)
+        connection.close()

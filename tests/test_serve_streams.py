@@ -1,0 +1,524 @@
+"""Moving pictures: for many at the cost of one, and who is slow delays nobody."""
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import command_line
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from segments_under_test import picture, wait_until
+from serving import Address, Answer, Filming, Mjpeg, ServeProcess, served
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm.capture.demo import read_counter
+from billiards_shm.serve import create_app
+
+HEADER = struct.Struct("!4d")
+LARGE = (1280, 720)
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    yield
+    command_line.end_started()
+
+
+@pytest.fixture
+def filming(segment_name: str) -> Iterator[Filming]:
+    with Filming(segment_name) as filming:
+        yield filming
+
+
+@pytest.fixture
+def server(segment_name: str) -> Iterator[Address]:
+    with served(create_app([segment_name])) as server:
+        yield server
+
+
+def metric(server: Address, figure: str, /, **labels: str) -> float:
+    """The sum of the samples of that name that have these labels."""
+    text = server.get("/metrics").body.decode()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"billiards_shm_{figure}" and labels.items() <= sample.labels.items()
+    )
+
+
+def shows_its_number(part: Answer) -> int:
+    """The number of a part, which its header and its picture are to agree about."""
+    number = int(part.headers["x-frame-sequence"])
+    assert read_counter(part.image) == number
+    return number
+
+
+# MJPEG.
+
+
+def test_a_stream_is_of_whole_pictures_in_order(server: Address, filming: Filming) -> None:
+    with server.stream(f"/stream/{filming.name}.mjpg") as stream:
+        assert stream.status == 200
+        assert stream.headers["content-type"].startswith("multipart/x-mixed-replace; boundary=")
+        assert stream.headers["cache-control"] == "no-store"
+        numbers = [shows_its_number(stream.part()) for _ in range(20)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_client_that_comes_late_is_shown_the_last_picture_of_an_idle_source(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1, (48, 64, 3)))
+        with server.stream(f"/stream/{segment_name}.mjpg") as stream:
+            assert stream.part().headers["x-frame-sequence"] == "1"
+
+
+def test_width_and_quality_are_as_asked_for(server: Address, filming: Filming) -> None:
+    with server.stream(f"/stream/{filming.name}.mjpg?width=160&quality=95") as stream:
+        fine = stream.part()
+    with server.stream(f"/stream/{filming.name}.mjpg?width=160&quality=20") as stream:
+        coarse = stream.part()
+    assert fine.image.shape == coarse.image.shape == (90, 160, 3)
+    assert len(coarse.body) < len(fine.body) / 2
+
+
+def test_fps_is_a_limit(server: Address, filming: Filming) -> None:
+    with server.stream(f"/stream/{filming.name}.mjpg?fps=5") as stream:
+        stream.part()
+        begun = time.monotonic()
+        for _ in range(5):
+            last = stream.part()
+        took = time.monotonic() - begun
+    assert took > 0.85, "five frames at 5 fps are a second"
+    assert filming.published - int(last.headers["x-frame-sequence"]) < filming.fps, "and they are new ones"
+
+
+def test_the_stream_goes_on_when_the_resolution_changes(server: Address, filming: Filming) -> None:
+    with server.stream(f"/stream/{filming.name}.mjpg") as stream:
+        for size in ((320, 180), (640, 360), (200, 150), (1280, 720)):
+            filming.size = size
+            wait_until(lambda size=size: shape_of(stream) == (size[1], size[0]), what=f"a frame of {size}")
+
+
+def shape_of(stream: Mjpeg) -> tuple[int, ...]:
+    part = stream.part()
+    shows_its_number(part)
+    return part.image.shape[:2]
+
+
+def test_the_stream_outlasts_its_writers(segment_name: str, server: Address) -> None:
+    with server.stream(f"/stream/{segment_name}.mjpg") as stream:
+        for _ in range(3):
+            with Filming(segment_name):
+                for _ in range(3):
+                    shows_its_number(stream.part())
+
+
+def test_head_tells_the_type_without_a_picture(server: Address, segment_name: str) -> None:
+    answer = server.request("HEAD", f"/stream/{segment_name}.mjpg")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["content-type"].startswith("multipart/x-mixed-replace")
+
+
+def test_curl_and_ffmpeg_are_clients(server: Address, filming: Filming, tmp_path: Path) -> None:
+    url = server.url(f"/stream/{filming.name}.mjpg")
+    curl = subprocess.run(["curl", "-s", "-m", "1", url], capture_output=True, timeout=30, check=False)
+    assert curl.returncode == 28, "the time that it was given is over, nothing else"
+    assert curl.stdout.count(b"\xff\xd8\xff") > 5
+    command = ["ffmpeg", "-v", "error", "-f", "mpjpeg", "-i", url, "-frames:v", "10", str(tmp_path / "%02d.png")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    import cv2
+
+    numbers = [read_counter(cv2.imread(str(path))) for path in sorted(tmp_path.glob("*.png"))]
+    assert len(numbers) == 10
+    assert numbers == sorted(set(numbers))
+
+
+# One encoding for all.
+
+
+def test_fifty_clients_at_once_cost_one_encoding_a_frame(segment_name: str) -> None:
+    with ExitStack() as stack:
+        filming = stack.enter_context(Filming(segment_name, fps=20))
+        server = stack.enter_context(served(create_app([segment_name])))
+        streams = [stack.enter_context(server.stream(f"/stream/{segment_name}.mjpg")) for _ in range(50)]
+        assert metric(server, "clients", kind="mjpeg") == 50
+        with ThreadPoolExecutor(50) as pool:
+            seen = list(pool.map(lambda stream: [shows_its_number(stream.part()) for _ in range(15)], streams))
+        encoded = metric(server, "encode_seconds_count", name=segment_name)
+        sent = metric(server, "client_frames_total", name=segment_name)
+        published = filming.published
+    for numbers in seen:
+        assert numbers == sorted(set(numbers))
+    assert sent >= 50 * 15
+    assert encoded <= published
+    print(f"{published} published, {encoded:g} encoded, {sent:g} sent")
+
+
+def test_a_form_that_is_wider_than_the_frame_is_no_other_form(server: Address, filming: Filming) -> None:
+    with ExitStack() as stack:
+        for width in ("", "?width=320", "?width=640", "?width=7680"):
+            stream = stack.enter_context(server.stream(f"/stream/{filming.name}.mjpg{width}"))
+            for _ in range(10):
+                assert stream.part().image.shape == (180, 320, 3)
+        assert metric(server, "encode_seconds_count") <= filming.published
+
+
+def test_nothing_is_read_or_encoded_while_nobody_watches(server: Address, filming: Filming) -> None:
+    with server.stream(f"/stream/{filming.name}.mjpg") as stream:
+        stream.part()
+        wait_until(lambda: metric(server, "readers") == 1)
+    wait_until(lambda: metric(server, "readers") == 0)
+    encoded, published = metric(server, "encode_seconds_count"), filming.published
+    wait_until(lambda: filming.published > published + 20)
+    assert metric(server, "encode_seconds_count") == encoded
+
+
+def test_sizes_and_qualities_of_one_source_are_limited(server: Address, filming: Filming) -> None:
+    path = f"/stream/{filming.name}.mjpg?quality="
+    with ExitStack() as stack:
+        for quality in range(10, 18):
+            stack.enter_context(server.stream(f"{path}{quality}")).part()
+        refused = server.get(f"{path}18")
+        assert refused.status == 503
+        assert "quality 17" in refused.json["detail"]
+        stack.enter_context(server.stream(f"{path}17")).part()
+    wait_until(lambda: metric(server, "clients") == 0)
+    with server.stream(f"{path}18") as stream:
+        stream.part()
+
+
+# Clients that are slow, stopped, too many.
+
+
+def test_clients_are_limited_and_told(segment_name: str, filming: Filming) -> None:
+    with served(create_app([segment_name], max_clients=2)) as server, ExitStack() as stack:
+        path = f"/stream/{segment_name}.mjpg"
+        streams = [stack.enter_context(server.stream(path)) for _ in range(2)]
+        for refused in (server.get(path), server.get("/api/events")):
+            assert refused.status == 503
+            assert refused.headers["retry-after"]
+            assert "2 clients" in refused.json["detail"]
+        with connect(server.url(f"/ws/{segment_name}", "ws")) as websocket, pytest.raises(ConnectionClosed) as closed:
+            websocket.recv(10)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+        assert server.get("/readyz").status == 200, "questions that end are answered"
+        streams[0].close()
+        wait_until(lambda: len(server.get("/api/clients").json) == 1)
+        with server.stream(path) as stream:
+            stream.part()
+
+
+def test_a_slow_client_gets_the_newest_frame_when_it_reads_and_its_skipped_frames_are_counted(
+    segment_name: str,
+) -> None:
+    with ExitStack() as stack:
+        filming = stack.enter_context(Filming(segment_name, LARGE, fps=30))
+        server = stack.enter_context(ServeProcess(segment_name)).address
+        path = f"/stream/{segment_name}.mjpg?quality=95"
+        slow = stack.enter_context(Mjpeg(server, path, receive_buffer=65536))
+        gaps = []
+        last = int(slow.part().headers["x-frame-sequence"])
+        for _ in range(12):
+            time.sleep(0.25)
+            number = shows_its_number(slow.part())
+            gaps.append(number - last - 1)
+            last = number
+        behind = filming.published - last
+        skipped = client(server, 1)["skipped"]
+    print(f"gaps {gaps}, {behind} frames behind at the end")
+    assert skipped >= sum(gaps) > 12
+    # What was under way when it stopped reading is old; no more than that.
+    assert behind < 40
+
+
+@pytest.mark.slow
+def test_a_client_stopped_by_sigstop_costs_no_memory_and_delays_nobody_and_continues_with_new_frames(
+    segment_name: str, tmp_path: Path
+) -> None:
+    with Filming(segment_name, LARGE, fps=30) as filming, ServeProcess(segment_name) as running:
+        server = running.address
+        process = psutil.Process(running.process.pid)
+        with (tmp_path / "stream").open("wb") as file, server.stream(f"/stream/{segment_name}.mjpg") as other:
+            url = server.url(f"/stream/{segment_name}.mjpg?quality=95")
+            with subprocess.Popen(["curl", "-sN", url], stdout=file) as curl:
+                wait_until(lambda: Path(file.name).stat().st_size > 10**6, 30)
+                curl.send_signal(signal.SIGSTOP)
+                for _ in range(30):
+                    other.part()
+                before, encoded = process.memory_info().rss, metric(server, "encode_seconds_count")
+                rate_before = frames_a_second(other, 3)
+                wait_until(lambda: filming.published > encoded + 250, 60)
+                assert frames_a_second(other, 3) > rate_before * 0.7
+                grown = process.memory_info().rss - before
+                stopped = next(one for one in server.get("/api/clients").json if one["id"] == 2)
+                curl.send_signal(signal.SIGCONT)
+                wait_until(lambda: client(server, 2)["frames"] > stopped["frames"] + 5, 30)
+                assert client(server, 2)["skipped"] > 50
+                curl.kill()
+    print(f"{grown / 1e6:.1f} MB grown, client {stopped}")
+    assert grown < 20e6, "an unbounded buffer would hold some 30 MB more"
+
+
+def client(server: Address, number: int) -> Any:
+    return next(one for one in server.get("/api/clients").json if one["id"] == number)
+
+
+def frames_a_second(stream: Mjpeg, seconds: float) -> float:
+    begun, count = time.monotonic(), 0
+    while time.monotonic() < begun + seconds:
+        stream.part()
+        count += 1
+    return count / seconds
+
+
+def idle_client(server: Address, name: str) -> socket.socket:
+    """Asks for a stream and never reads it."""
+    idle = socket.create_connection((server.host, server.port))
+    idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    idle.sendall(f"GET /stream/{name}.mjpg?quality=95 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return idle
+
+
+def test_a_client_that_never_reads_leaves_the_others_their_frames(segment_name: str) -> None:
+    with Filming(segment_name, LARGE, fps=20), served(create_app([segment_name])) as server, ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(idle_client(server, segment_name))
+        wait_until(lambda: metric(server, "clients", kind="mjpeg") == 10)
+        stream = stack.enter_context(server.stream(f"/stream/{segment_name}.mjpg"))
+        numbers = [shows_its_number(stream.part()) for _ in range(40)]
+        skipped = next(one for one in server.get("/api/clients").json if one["id"] == 11)["skipped"]
+        held = metric(server, "client_frames_total") - 40
+    print(f"{skipped} of {numbers[-1] - numbers[0] + 1} skipped by who reads; {held:g} frames sent to who does not")
+    assert skipped <= (numbers[-1] - numbers[0]) / 2
+    assert held < 10 * 25
+
+
+def test_a_client_that_takes_nothing_for_long_is_given_up(segment_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billiards_shm.serve.server.NO_PROGRESS_S", 1)
+    with ExitStack() as stack:
+        stack.enter_context(Filming(segment_name, LARGE, fps=20))
+        server = stack.enter_context(served(create_app([segment_name])))
+        stack.enter_context(idle_client(server, segment_name))
+        wait_until(lambda: server.get("/api/clients").json)
+        wait_until(lambda: not server.get("/api/clients").json, 60)
+
+
+# WebSocket.
+
+
+def websocket_frame(socket: ClientConnection) -> tuple[int, Answer]:
+    message = socket.recv(20)
+    assert isinstance(message, bytes)
+    sequence, captured_ms, age_ms, _ = HEADER.unpack_from(message)
+    assert abs(captured_ms / 1e3 - time.time()) < 60
+    assert 0 <= age_ms < 60_000
+    return int(sequence), Answer(200, {}, message[HEADER.size :])
+
+
+def test_a_websocket_sends_no_more_than_is_answered(server: Address, filming: Filming) -> None:
+    with connect(server.url(f"/ws/{filming.name}?window=3", "ws")) as socket:
+        for _ in range(3):
+            number, part = websocket_frame(socket)
+            assert read_counter(part.image) == number
+        with pytest.raises(TimeoutError):
+            socket.recv(0.5)
+        stood_at = filming.published
+        socket.send("1")
+        number, part = websocket_frame(socket)
+        assert number >= stood_at - 5, "a new one, not the first of those published meanwhile"
+        with pytest.raises(TimeoutError):
+            socket.recv(0.3)
+        for _ in range(50):
+            socket.send("credit that nobody gave")
+        for _ in range(3):
+            websocket_frame(socket)
+        with pytest.raises(TimeoutError):
+            socket.recv(0.3)
+
+
+def test_a_websocket_tells_why_there_is_nothing(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (4, 4), dtype="float32", pixel_format="RAW") as writer:
+        writer.write_frame(np.zeros((4, 4), "float32"))
+        with served(create_app([segment_name])) as server:
+            assert reason_of(server, segment_name) == (1003, "RAW")
+            assert reason_of(server, "unknown") == (1008, "no segment")
+            with pytest.raises(Exception, match="403"):
+                connect(server.url(f"/ws/{segment_name}?width=1", "ws"))
+
+
+def reason_of(server: Address, name: str) -> tuple[int, str]:
+    with connect(server.url(f"/ws/{name}", "ws")) as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(10)
+    assert closed.value.rcvd is not None
+    found = re.search("RAW|no segment", closed.value.rcvd.reason)
+    assert found is not None, closed.value.rcvd.reason
+    return closed.value.rcvd.code, found[0]
+
+
+# Events.
+
+
+def test_events_bring_the_statistics_again_and_again(server: Address, filming: Filming) -> None:
+    import http.client
+    import json
+
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+    connection.request("GET", "/api/events?interval=0.2")
+    response = connection.getresponse()
+    assert response.getheader("content-type") == "text/event-stream; charset=utf-8"
+    seen: list[Any] = []
+    while len(seen) < 4:
+        line = response.readline().decode()
+        if line.startswith("data: "):
+            [one] = json.loads(line.removeprefix("data: "))
+            seen.append(one)
+    connection.close()
+    assert [one["name"] for one in seen] == [filming.name] * 4
+    assert seen[0]["sequence"] < seen[-1]["sequence"]
+
+
+# Ends.
+
+
+def clients_of_every_kind(server: Address, name: str, stack: ExitStack) -> None:
+    stack.enter_context(server.stream(f"/stream/{name}.mjpg")).part()
+    websocket_frame(stack.enter_context(connect(server.url(f"/ws/{name}", "ws"))))
+    events = stack.enter_context(socket.create_connection((server.host, server.port)))
+    events.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    stack.enter_context(idle_client(server, name))
+    wait_until(lambda: len(server.get("/api/clients").json) == 4)
+
+
+def quickest_stop(start: Callable[[], Any], name: str, number: int = signal.SIGTERM) -> float:
+    """Seconds from the signal to the end, with clients of every kind; the best of three on a busy machine."""
+    times = []
+    for _ in range(3):
+        with start() as running, ExitStack() as stack:
+            clients_of_every_kind(running.address, name, stack)
+            code, took = running.signal(number)
+            assert code == 0
+        assert "ERROR" not in running.log, running.log
+        times.append(took)
+        if took < 1:
+            break
+    print(f"seconds to stop: {', '.join(f'{took:.2f}' for took in times)}")
+    return min(times)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_takes_less_than_a_second_with_clients_connected(segment_name: str, number: int) -> None:
+    with Filming(segment_name, LARGE, fps=20):
+        assert quickest_stop(lambda: ServeProcess(segment_name), segment_name, number) < 1
+
+
+def test_a_port_that_is_taken_is_an_error_in_one_line(segment_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command_line.run("serve", segment_name, "--port", port)
+    assert done.returncode == 1
+    assert re.search(rf"cannot listen at 127\.0\.0\.1 port {port}: Address already in use", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_serving_to_everybody_without_a_token_is_warned_of_and_a_token_from_the_environment_is_taken(
+    segment_name: str,
+) -> None:
+    with ServeProcess(segment_name, "--host", "0.0.0.0") as running:
+        running.signal(signal.SIGTERM)
+    assert "--token keeps them out" in running.log
+    with ServeProcess(segment_name, BILLIARDS_SHM__SERVE__TOKEN="12345") as running:
+        assert running.address.get("/readyz").status == 401
+        assert running.address.get("/readyz", Authorization="Bearer 12345").status == 503
+        running.signal(signal.SIGTERM)
+    assert "12345" not in running.log
+
+
+# Elsewhere.
+
+PARENT = """
+import asyncio, socket, sys, threading
+import uvicorn
+from fastapi import FastAPI
+from billiards_shm.serve import create_app
+
+app = FastAPI()
+app.mount("/video", create_app([sys.argv[1]]))
+listener = socket.create_server(("127.0.0.1", 0))
+print(f"at http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
+uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=20)).run(sockets=[listener])
+"""
+
+
+def test_streams_of_a_mounted_application_end_when_the_server_around_it_is_stopped(segment_name: str) -> None:
+    with (
+        Filming(segment_name),
+        subprocess.Popen([sys.executable, "-c", PARENT, segment_name], stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        found = re.search(r":(\d+)/", process.stdout.readline())
+        assert found is not None
+        server = Address(int(found[1]))
+        wait_until(lambda: server_answers(server))
+        with server.stream(f"/video/stream/{segment_name}.mjpg") as stream:
+            stream.part()
+            begun = time.monotonic()
+            process.terminate()
+            process.wait(30)
+            took = time.monotonic() - begun
+        assert took < 10, "it waited for its streams"
+
+
+def server_answers(server: Address) -> bool:
+    try:
+        return server.get("/video/healthz").status == 200
+    except OSError:
+        return False
+
+
+def test_capture_serves_metrics_from_before_its_first_frame_on(segment_name: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "nothing.mjpeg"
+    os.mkfifo(fifo)  # a source that keeps its process waiting for a first frame
+    holder = threading.Thread(target=lambda: fifo.open("wb").close(), daemon=True)
+    for source, frames in ((str(fifo), False), ("demo", True)):
+        process = command_line.start("capture", source, "--name", segment_name, "--metrics-port", "0")
+        assert process.stderr is not None
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/metrics", process.stderr.readline())):
+            pass
+        server = Address(int(found[1]))
+        published = lambda server=server: metric(server, "frames_published_total", name=segment_name)  # noqa: E731
+        if frames:
+            wait_until(lambda published=published: published() > 5, 20)
+            assert metric(server, "up", name=segment_name) == 1
+        else:
+            assert published() == 0
+            assert metric(server, "last_frame_age_seconds", name=segment_name) == 0
+            holder.start()
+        process.terminate()
+        assert process.wait(30) in ((0,) if frames else (0, 3))
+
+
+def test_a_metrics_port_that_is_taken_is_an_error_in_one_line(segment_name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command_line.run("capture", "demo", "--name", segment_name, "--metrics-port", port, "--frames", 1)
+    assert done.returncode == 1
+    assert "Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
