@@ -286,6 +286,18 @@ def test_a_wrong_list_of_sources_is_an_error_before_anything_starts(
         assert word in line
 
 
+def test_one_port_for_the_metrics_of_several_processes_is_an_error(tmp_path: Path, names: list[str]) -> None:
+    content = {
+        "sources": [{"name": name, "camera": {"device_id": "demo"}} for name in names[:2]],
+        "process": {"metrics_port": 9464},
+    }
+    (tmp_path / "wrong.json").write_text(json.dumps({"video": content}))
+    result = run("run", "--config", tmp_path / "wrong.json")
+    assert result.returncode == 2
+    assert "metrics_port is 9464, one port for 2 processes" in result.stderr
+    assert "billiards-shm serve" in result.stderr
+
+
 # What is shown and what is not.
 
 
