@@ -519,6 +519,6 @@ def test_a_metrics_port_that_is_taken_is_an_error_in_one_line(segment_name: str)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = command_line.run("capture", "demo", "--name", segment_name, "--metrics-port", port, "--frames", 1)
-    assert done.returncode == 1
-    assert "Address already in use" in done.stderr
+    assert done.returncode == 2
+    assert f"cannot listen for metrics at 127.0.0.1 port {port}: Address already in use" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ no command line and no environment, and signs of life go back.
 import contextlib
 import ctypes
 import json
+import logging
 import os
 import select
 import signal
@@ -20,7 +21,8 @@ from billiards_shm.capture.logs import configure_logging
 from billiards_shm.capture.model import Settings
 from billiards_shm.capture.observers import TakeSnapshot
 from billiards_shm.capture.process import run_capture
-from billiards_shm.exit_codes import EXIT_OK
+from billiards_shm.errors import BilliardsShmError
+from billiards_shm.exit_codes import EXIT_OK, exit_code_of
 
 __all__ = ["LARGEST_MESSAGE", "SUCCESSOR_FOLLOWS", "SupervisorLink", "main"]
 
@@ -33,6 +35,8 @@ _TOLD: Final = (
     "state", "reason", "frames_captured", "frames_written", "frames_dropped", "fps", "frame_age_s", "width", "height",
     "reconnects",
 )  # fmt: skip
+
+_log = logging.getLogger(__name__)
 
 
 class SupervisorLink:
@@ -114,7 +118,12 @@ def main() -> int:
         return EXIT_OK
     settings = Settings(**order["settings"])
     configure_logging(settings.logging.level, settings.logging.as_json, source=settings.video.shared_memory_name)
-    return run_capture(settings, frames=order["frames"], observer=link)
+    try:
+        return run_capture(settings, frames=order["frames"], observer=link)
+    except BilliardsShmError as error:
+        _log.error("%s", error)
+        link.ended(str(error), finished=False)
+        return exit_code_of(error)
 
 
 def _die_with_supervisor() -> None:

@@ -6,8 +6,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.model import CameraConfig, Settings
@@ -61,7 +60,7 @@ def run_capture(
 
     Raises
     ------
-    OSError
+    ConfigurationError
         If the port of the metrics cannot be listened at.
     """
     if origin:
@@ -157,16 +156,23 @@ def _reap_as_first_process() -> None:
             pass
 
 
-def _metrics(settings: Settings) -> AbstractContextManager[object]:
+@contextlib.contextmanager
+def _metrics(settings: Settings) -> Iterator[None]:
     """Serve the metrics of this process's segment, if that is asked for."""
     process = settings.video.process
-    if process.metrics_port is None:
-        return nullcontext()
-    try:
-        from billiards_shm.metrics import metrics_server
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"metrics need {error.name}: pip install 'billiards-shm[serve]'") from error
-    return metrics_server(settings.video.shared_memory_name, process.metrics_host, process.metrics_port)
+    with contextlib.ExitStack() as stack:
+        if process.metrics_port is not None:
+            try:
+                from billiards_shm.metrics import metrics_server
+
+                name = settings.video.shared_memory_name
+                stack.enter_context(metrics_server(name, process.metrics_host, process.metrics_port))
+            except ModuleNotFoundError as error:
+                raise ConfigurationError(f"metrics need {error.name}: pip install 'billiards-shm[serve]'") from error
+            except OSError as error:
+                place = f"{process.metrics_host} port {process.metrics_port}"
+                raise ConfigurationError(f"cannot listen for metrics at {place}: {error.strerror}") from error
+        yield
 
 
 def open_source(camera: CameraConfig) -> FrameSource:

@@ -56,7 +56,7 @@ class Supervisor:
     Raises
     ------
     ConfigurationError
-        There is no source, or two would write into one segment.
+        There is no source, or two would write into one segment, or have one port for their metrics.
     """
 
     def __init__(
@@ -71,6 +71,12 @@ class Supervisor:
         origin: str = "",
     ) -> None:
         check_sources(sources)
+        port = settings.video.process.metrics_port
+        if port and len(sources) > 1:
+            raise ConfigurationError(
+                f"video.process.metrics_port is {port}, one port for {len(sources)} processes: leave it out; "
+                "`billiards-shm serve` has the metrics of all segments"
+            )
         _compare_timeouts(settings.video.process.hang_timeout, sources)
         self._origin = origin
         self._timeout = settings.video.process.shutdown_timeout
