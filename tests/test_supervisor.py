@@ -103,6 +103,8 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
         replaced(names[0], pid)
         supervised.says(names[0], f"process {pid} hangs", "no progress for")
         assert gone(pid)
+        # It was continued to hear that it is to end: that is no reason to kill it.
+        assert f"process {pid} did not end" not in supervised.said()
         # The segment was not closed but handed on.
         assert inspect_segment(names[0]).sequence > sequence
         assert writer_of(names[1]) == other
