@@ -71,6 +71,10 @@ def _load(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[Settings, str
 
 
 def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: int | None, origin: str) -> int:
+    if sys.platform != "linux":
+        raise click.ClickException(
+            f"supervision needs Linux, and this is {sys.platform}: start one `capture` for each source"
+        )
     from billiards_shm.capture.logs import configure_logging
     from billiards_shm.capture.notify import ServiceNotifier
     from billiards_shm.capture.supervisor import Supervisor, check_sources

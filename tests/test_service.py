@@ -253,13 +253,19 @@ def test_a_supervisor_is_ready_when_every_source_was_tried_and_says_how_many_cap
 
 def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_path: Path, segment_name: str) -> None:
     names = [f"{segment_name}-{letter}" for letter in "ab"]
-    with SupervisedRun(tmp_path, dict.fromkeys(names, DEMO)) as supervised:
-        supervised.start().streams()
-        for process in [*supervised.children(), supervised.supervisor]:
-            process.terminate()
-        assert supervised.ends() == 0
-        assert "ending at once" not in supervised.said()
-        assert supervised.said().count(": stopped") + supervised.said().count("starting it again") == 2
+    with socket.create_server(("127.0.0.1", 0)) as server:  # never answers
+        hangs = {"device_id": f"http://127.0.0.1:{server.getsockname()[1]}/video", "open_timeout_sec": 20.0}
+        with SupervisedRun(tmp_path, {names[0]: DEMO, names[1]: hangs}, timeout=2.0) as supervised:
+            supervised.start().streams(names[0])
+            server.settimeout(40)
+            with server.accept()[0]:
+                for process in supervised.children():
+                    process.terminate()
+                time.sleep(0.2)
+                # One has ended; to the one that cannot, the supervisor's signal is the second, and no reason to hurry.
+                assert supervised.end() == 0
+            assert "ending at once" not in supervised.said()
+            assert f"{names[1]}: the source did not return within 1.6 s: ending without it" in supervised.said()
 
 
 def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:

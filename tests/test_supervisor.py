@@ -103,6 +103,8 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
         replaced(names[0], pid)
         supervised.says(names[0], f"process {pid} hangs", "no progress for")
         assert gone(pid)
+        # It was continued to hear that it is to end: that is no reason to kill it.
+        assert f"process {pid} did not end" not in supervised.said()
         # The segment was not closed but handed on.
         assert inspect_segment(names[0]).sequence > sequence
         assert writer_of(names[1]) == other
@@ -302,15 +304,21 @@ def test_one_port_for_the_metrics_of_several_processes_is_an_error(tmp_path: Pat
 
 
 def test_a_password_stands_in_no_command_line_and_no_environment(tmp_path: Path, names: list[str]) -> None:
-    secret = "rtsp://user:hidden-word@127.0.0.1:9/stream"
-    with SupervisedRun(tmp_path, {names[0]: {"device_id": secret}, names[1]: DEMO}) as supervised:
-        supervised.start().streams(names[1])
-        supervised.says(names[0], "starting it again in")
-        for process in [supervised.supervisor, *supervised.children()]:
-            for part in ("cmdline", "environ"):
-                assert b"hidden-word" not in Path(f"/proc/{process.pid}/{part}").read_bytes()
-        assert "hidden-word" not in supervised.said()
-        assert "user:***@" in supervised.said()
+    with socket.create_server(("127.0.0.1", 0)) as server:  # never answers, so that there is somebody to look at
+        waits = f"http://user:hidden-word@127.0.0.1:{server.getsockname()[1]}/video"
+        refused = "rtsp://user:hidden-word@127.0.0.1:9/stream"
+        cameras = {names[0]: {"device_id": waits, "open_timeout_sec": 20.0}, names[1]: {"device_id": refused}}
+        with SupervisedRun(tmp_path, cameras) as supervised:
+            supervised.start()
+            server.settimeout(40)
+            with server.accept()[0]:
+                children = supervised.children()
+                assert [each for each in children if names[0] in each.cmdline()]
+                for process in [supervised.supervisor, *children]:
+                    for part in ("cmdline", "environ"):
+                        assert b"hidden-word" not in Path(f"/proc/{process.pid}/{part}").read_bytes()
+                supervised.says(names[1], "user:***@", "starting it again in")
+            assert "hidden-word" not in supervised.said()
 
 
 def test_files_in_the_working_directory_are_not_taken_for_modules(tmp_path: Path, names: list[str]) -> None:
