@@ -54,7 +54,9 @@ class Page:
         return self.browser.js(f"((card) => {expression})({found})", name, *arguments)
 
     def text(self, name: str, selector: str) -> str:
-        return str(self.in_card(name, "card.querySelector($1).innerText", selector))
+        """What stands there, to be seen."""
+        seen = "((one) => one.checkVisibility() ? one.innerText : '')(card.querySelector($1))"
+        return str(self.in_card(name, seen, selector))
 
     def state(self, name: str) -> str:
         return self.text(name, ".badge").strip()
