@@ -347,8 +347,8 @@ def test_websockets_need_the_token_too(segment_name: str, writer: SharedMemoryFr
     writer.write_frame(picture(1))
     with served(create_app([segment_name], token="secret")) as server:
         url = server.url(f"/ws/{segment_name}", "ws")
-        with pytest.raises(InvalidStatus) as refused:
-            connect(url)
+        with pytest.raises(InvalidStatus) as refused, connect(url):
+            pass
         assert refused.value.response.status_code == 403
         with connect(url, additional_headers={"Authorization": "Bearer secret"}) as socket:
             assert isinstance(socket.recv(10), bytes)
@@ -358,8 +358,8 @@ def test_pages_of_other_sites_may_not_open_websockets(segment_name: str, writer:
     writer.write_frame(picture(1))
     with served(create_app([segment_name])) as server:
         url = server.url(f"/ws/{segment_name}", "ws")
-        with pytest.raises(InvalidStatus):
-            connect(url, origin="http://evil.example")
+        with pytest.raises(InvalidStatus), connect(url, origin="http://evil.example"):
+            pass
         with connect(url, origin=f"http://127.0.0.1:{server.port}") as socket:
             assert isinstance(socket.recv(10), bytes)
 

@@ -22,7 +22,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from segments_under_test import picture, wait_until
 from serving import Address, Answer, Filming, Mjpeg, ServeProcess, served
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from billiards_shm import SharedMemoryFrameWriter
@@ -360,8 +360,8 @@ def test_a_websocket_tells_why_there_is_nothing(segment_name: str) -> None:
         with served(create_app([segment_name])) as server:
             assert reason_of(server, segment_name) == (1003, "RAW")
             assert reason_of(server, "unknown") == (1008, "no segment")
-            with pytest.raises(Exception, match="403"):
-                connect(server.url(f"/ws/{segment_name}?width=1", "ws"))
+            with pytest.raises(InvalidStatus, match="403"), connect(server.url(f"/ws/{segment_name}?width=1", "ws")):
+                pass
 
 
 def reason_of(server: Address, name: str) -> tuple[int, str]:

@@ -1,8 +1,8 @@
 """Encode one frame of any pixel format as PNG or JPEG.
 
-JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg and PyTurboJPEG call the same library
-and were no faster (README has figures, ``bench/serve.py`` takes them anew); the one would be one more dependency, the
-other needs a library of the system's.
+JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg contains it too, was no faster (README
+has figures, ``bench/serve.py --encoders`` takes them anew) and would be one more dependency; PyTurboJPEG 2 needs a
+libjpeg-turbo 3 of the system's, which Debian 12 has not.
 """
 
 from typing import Any, Final
