@@ -93,6 +93,18 @@ def test_record_writes_a_file_that_plays(capturing: str, tmp_path: Path) -> None
     assert count == 10
 
 
+def test_healthy_says_nothing_of_a_source_that_is_well_and_what_is_wrong_otherwise(capturing: str) -> None:
+    assert output_of("healthy.py", capturing) == []
+    wrong = subprocess.run(
+        [sys.executable, EXAMPLES / "healthy.py", capturing, "--max-age", "0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert wrong.returncode == 1
+    assert "0 s are allowed" in wrong.stderr
+
+
 def test_every_example_is_run_here() -> None:
     text = Path(__file__).read_text()
     assert [path.name for path in SOURCES if f'"{path.name}"' not in text] == []
