@@ -127,6 +127,14 @@ def test_the_source_archive_installs_in_a_fresh_environment_and_its_tests_run_fr
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
-    for name in ("csrc/billiards_shm.h", "bench/capture.py", "tests/c/test_steps.c", "CHANGELOG.md", "LICENSE"):
+    for name in (
+        "csrc/billiards_shm.h",
+        "bench/capture.py",
+        "examples/record.py",
+        "tests/c/test_steps.c",
+        "CHANGELOG.md",
+        "LICENSE",
+        "compose.yaml",
+    ):
         assert (unpacked / name).is_file(), name
     run_tests(python, shipped_tests(tmp_path, unpacked))
