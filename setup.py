@@ -14,6 +14,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -82,8 +83,18 @@ class BuildPython(build_py):
             self.copy_file(str(source), str(directory / source.name))
 
 
+class BuildWithoutRunpath(build_ext):
+    """Leaves out where the interpreter's own libraries lie, which some interpreters give every extension to carry."""
+
+    def build_extensions(self) -> None:
+        """As ever, but for the linker's command."""
+        if linker := getattr(self.compiler, "linker_so", None):  # Microsoft's compiler has none
+            self.compiler.linker_so = [word for word in linker if not word.startswith(("-Wl,-rpath", "-Wl,-R"))]
+        super().build_extensions()
+
+
 setup(
-    cmdclass={"build_py": BuildPython},
+    cmdclass={"build_py": BuildPython, "build_ext": BuildWithoutRunpath},
     ext_modules=cythonize(
         [extension],
         compiler_directives={"language_level": 3, "freethreading_compatible": True, "embedsignature": True},

@@ -655,6 +655,7 @@ cdef class SharedMemoryFrameWriter:
 
     @property
     def closed(self):
+        """Whether `close` was called."""
         return self._closed
 
     @property
@@ -1005,6 +1006,7 @@ cdef class SegmentReader:
 
     @property
     def closed(self):
+        """Whether `close` was called."""
         return self._closed
 
     @property

@@ -27,10 +27,15 @@ class ReaderInfo:
     kind: str
     """"lease", or "observer" (may read the object, but not lock it)."""
     frames: int
+    """Read so far."""
     skipped: int
+    """Published, and not looked at."""
     copies: int
+    """Of the frames read, those that it copied."""
     last_sequence: int
+    """Number of the frame that it read last."""
     attached_wall_ns: int
+    """Nanoseconds since 1970."""
     leases: int
     """Slots it holds pinned now."""
 
@@ -40,15 +45,21 @@ class SegmentInfo:
     """What can be known of a segment without attaching to it."""
 
     name: str
+    """As the writer was given it."""
     path: str
+    """Of the file, which for a name lies in the directory of shared memory."""
     status: SegmentStatus
+    """Whether its writer lives, asked of the kernel."""
     generation: str
+    """32 hexadecimal digits that no other segment has."""
     abi: tuple[int, int]
+    """Major and minor version of the layout."""
     writer_pid: int
     """As the writer gave it, in its own container."""
     owner: int
     """User id."""
     mode: int
+    """Permissions of the file."""
     total_bytes: int
     """With every slot backed."""
     backed_bytes: int
@@ -56,19 +67,29 @@ class SegmentInfo:
     allocated_bytes: int
     """As the file system counts."""
     slots: int
+    """Frames that it can hold."""
     backed_slots: int
+    """Those that have memory."""
     slot_capacity: int
     """Bytes of the largest frame."""
     created_wall_ns: int
+    """Nanoseconds since 1970."""
     sequence: int
     """Of the newest frame; 0: none yet."""
     published: int
+    """Frames, since the segment was made."""
     dropped: int
+    """Frames that there was no memory for."""
     leases_broken: int
+    """Frames taken from readers that forged pins."""
     captured: int
+    """Frames that came from the source, without placeholders."""
     reconnects: int
+    """Times that the source was opened anew."""
     stalls: int
+    """Times that the source stood still."""
     loops: int
+    """Times that a file began again."""
     fps: float
     """As the capture process measured it last; 0 when no frame came for two seconds."""
     last_frame_age: float | None
@@ -76,16 +97,25 @@ class SegmentInfo:
     heartbeat_age: float | None
     """Seconds since the writer last did anything."""
     source_state: SourceState
+    """What the capture process says of its source."""
     source_reason: str
+    """Why, if that is not all well."""
     backend: str
+    """What the source is read with."""
     width: int | None
+    """Pixels, of the newest frame; None: there is none yet."""
     height: int | None
+    """Pixels, likewise."""
     channels: int | None
+    """Likewise."""
     dtype: np.dtype[Any] | None
+    """Likewise."""
     pixel_format: str | None
+    """Likewise."""
     write_latency_buckets: tuple[int, ...]
     """Item i counts the writes that took less than 2**i ns, and not less than half of that."""
     readers: tuple[ReaderInfo, ...]
+    """Those that are attached now."""
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""

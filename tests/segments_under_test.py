@@ -26,7 +26,7 @@ Found = TypeVar("Found")
 def picture(number: int, shape: tuple[int, ...] = SHAPE, dtype: npt.DTypeLike = "uint8") -> npt.NDArray[Any]:
     """A frame that no other number has, and of which no two rows are alike."""
     dtype = np.dtype(dtype)
-    items = (np.arange(np.prod(shape), dtype=np.uint64) * 2654435761 + np.uint64(number) * 40503) >> np.uint64(7)
+    items = (np.arange(np.prod(shape), dtype=np.uint64) * 2654435761 + np.uint64(number * 40503)) >> np.uint64(7)
     if dtype.kind == "b":
         return (items % 3 == number % 3).reshape(shape)
     if dtype.kind in "fc":

@@ -165,20 +165,30 @@ def test_importing_the_package_imports_numpy_and_nothing_else_of_others() -> Non
     tops = {name for name in printed.split() if "cython" not in name}  # names that Cython's runtime gives itself
     assert tops - set(sys.stdlib_module_names) <= {"billiards_shm", "numpy"}
     everything = set(run("import billiards_shm\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
-    for name in ("cv2", "click", "rich", "pydantic", "pydantic_settings", "starlette", "uvicorn", "cython"):
-        assert name not in everything
+    heavy = {"cv2", "click", "rich", "pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "cython"}
+    assert not heavy & everything
+    assert not {"asyncio", "concurrent.futures", "multiprocessing"} & everything - of_numpy()
+
+
+def of_numpy() -> set[str]:
+    return set(run("import numpy\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
 
 
 def test_importing_the_package_takes_well_under_50_ms_beyond_numpy() -> None:
     code = """
-    import numpy, time
+    import time
     begun = time.process_time()
+    import numpy
+    between = time.process_time()
     import billiards_shm
-    print(time.process_time() - begun)
+    print(between - begun, time.process_time() - between)
     """
-    took = min(float(run(code, prelude=IMPORT_ONLY)) for _ in range(5))
-    print(f"import: {took * 1e3:.1f} ms beyond numpy")
-    assert took < 0.050
+    # CPU time, and the best of several: what other processes do meanwhile does not count.
+    runs = [[float(word) for word in run(code, prelude=IMPORT_ONLY).split()] for _ in range(7)]
+    of_numpy_alone, beyond = map(min, zip(*runs, strict=True))
+    print(f"import: {beyond * 1e3:.1f} ms beyond numpy's {of_numpy_alone * 1e3:.1f} ms")
+    assert beyond < 0.050
+    assert beyond < of_numpy_alone / 2
 
 
 def test_importing_the_package_starts_nothing_and_touches_no_file_of_shared_memory() -> None:

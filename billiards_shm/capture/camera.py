@@ -174,10 +174,12 @@ class Camera:
         size = (said.width, said.height)
         count = self._property(cv2.CAP_PROP_FRAME_COUNT)
         counted = not self._address.live and 0 < count < _BELIEVABLE_FRAMES
+        # Images have no rate; OpenCV 4.9 and 4.10 say 1.
+        believable = backend != "CV_IMAGES" and math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS
         return SourceDetails(
             backend,
             *(self._picture.size(*size) if all(size) else size),
-            said.fps if math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS else 0.0,
+            said.fps if believable else 0.0,
             frame_count=int(count) if counted else None,
             negotiated=said,
             requested=self._requested,
