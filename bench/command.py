@@ -30,7 +30,7 @@ def measure(quick: bool, console: Console) -> dict[str, Any]:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting", total=sum(suite.SHARES.values()))
         return suite.run(
-            quick,
+            suite.QUICK if quick else suite.FULL,
             tick=lambda what: progress.update(task, description=what),
             done=lambda part: progress.advance(task, suite.SHARES[part]),
         )

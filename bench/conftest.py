@@ -1,6 +1,8 @@
 """Frames, segments and the machine's description for every benchmark."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +10,9 @@ import pytest
 from bench import machine
 from bench.sizes import SIZES, Picture, noise, own_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
+
+# Processes that benchmarks start import `bench`, too. Last in the path, for what is installed is what is measured.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:

@@ -117,7 +117,9 @@ def measure_pressure(length: Length, tick: Tick) -> Results:
         pairs = [stack.enter_context(latency.Pair(one)) for one in contestants]
         for size in LARGE:
             tick(f"under memory pressure, {size}")
-            rounds = worker.call(writes.measure_in_worker, SIZES[size], length.pressure_rounds, 20, True)
+            rounds = worker.call(
+                writes.measure_in_worker, SIZES[size], length.pressure_rounds, length.write_frames, True
+            )
             found["writes"][size] = distributions(rounds)
             measured = latency.measure(pairs, SIZES[size], length.pressure_rounds, length.latency_frames)
             found["latency"][size] = as_results(measured)
@@ -188,13 +190,12 @@ SHARES = {
 }  # fmt: skip
 
 
-def run(quick: bool, tick: Tick, done: Callable[[str], None]) -> Results:
+def run(length: Length, tick: Tick, done: Callable[[str], None]) -> Results:
     """Every part; between them the machine is looked at: is it quiet? `done` is told the name of each part."""
-    length = QUICK if quick else FULL
     floors.library()  # built once, for all processes that are to come
     quietness = machine.Quietness()
     results: Results = {
-        "quick": quick,
+        "quick": length is not FULL,
         "machine": machine.describe(),
         "seconds": {},
         "missing": {one.key: one.missing for one in CONTESTANTS if one.missing},

@@ -44,7 +44,7 @@ class Worker:
             if not self._pipe.poll(seconds):
                 raise WorkerError(f"no answer within {seconds:g} s")
             succeeded, value = self._pipe.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             self._process.join()
             raise WorkerError(f"its process ended with {self._process.exitcode}") from error
         if not succeeded:
@@ -78,7 +78,7 @@ def _serve(pipe: Connection, kept: dict[str, Any]) -> None:
     while True:
         try:
             job, arguments = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
+        except (EOFError, ConnectionResetError, KeyboardInterrupt):
             return
         try:
             answer = (True, job(state, *arguments))

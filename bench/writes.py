@@ -31,9 +31,11 @@ def timed(work: Callable[[], object]) -> int:
 
 
 @contextmanager
-def our_subjects(picture: Picture, name: str) -> Iterator[dict[str, Once]]:
+def our_subjects(
+    picture: Picture, name: str, writer_class: type[SharedMemoryFrameWriter] = SharedMemoryFrameWriter
+) -> Iterator[dict[str, Once]]:
     """`write_frame`, and each kernel into a slot of the same segment."""
-    with SharedMemoryFrameWriter(name, picture.shape) as writer, SharedMemoryFrameReader(name) as reader:
+    with writer_class(name, picture.shape) as writer, SharedMemoryFrameReader(name) as reader:
         held: list[object] = []
 
         def write() -> int:
@@ -89,6 +91,18 @@ def iceoryx2_subject(picture: Picture, name: str) -> Iterator[dict[str, Once]]:
     yield {ICEORYX2_WRITE: write}
     subscriber.close()
     publisher.close()
+
+
+def measure_beside_kernels(
+    shape: Shape,
+    rounds: int,
+    frames: int,
+    writer_class: type[SharedMemoryFrameWriter] = SharedMemoryFrameWriter,
+) -> Rounds:
+    """Nanoseconds of a writer and of the kernels alone."""
+    picture = noise(shape)
+    with our_subjects(picture, own_name(f"write_{picture.nbytes}"), writer_class) as subjects:
+        return take_turns(subjects, rounds, frames)
 
 
 def measure(shape: Shape, rounds: int, frames: int, rivals: bool = True) -> Rounds:
