@@ -20,6 +20,11 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info |= machine.describe()
 
 
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """How busy the machine was: apart from `machine_info`, which has to be the same where runs are compared."""
+    output_json |= machine.describe_moment()
+
+
 @pytest.fixture(params=SIZES, scope="module")
 def picture(request: pytest.FixtureRequest) -> Picture:
     """A picture of noise, touched, in private memory."""

@@ -50,9 +50,8 @@ def versions() -> dict[str, str]:
 
 
 def describe() -> dict[str, Any]:
-    """Everything that a figure depends on and that can be asked."""
+    """What a figure depends on and that stays as it is."""
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "cores": cores(),
         "virtual": is_virtual(),
@@ -60,8 +59,12 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "compiler": compiler_version(),
         "versions": versions(),
-        "load_average": os.getloadavg(),
     }
+
+
+def describe_moment() -> dict[str, Any]:
+    """What it depends on and that changes."""
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "load_average": os.getloadavg()}
 
 
 def busy_and_total_ticks() -> tuple[int, int]:

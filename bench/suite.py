@@ -196,7 +196,7 @@ def run(length: Length, tick: Tick, done: Callable[[str], None]) -> Results:
     quietness = machine.Quietness()
     results: Results = {
         "quick": length is not FULL,
-        "machine": machine.describe(),
+        "machine": machine.describe() | machine.describe_moment(),
         "seconds": {},
         "missing": {one.key: one.missing for one in CONTESTANTS if one.missing},
     }
