@@ -3,7 +3,7 @@
 Half a microsecond is measured here, so the clock itself is measured in turn with it, and taken off.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from time import perf_counter_ns
 from types import SimpleNamespace
@@ -77,22 +77,30 @@ def iceoryx2_calls(shape: Shape, name: str) -> Iterator[dict[str, Once]]:
     publisher.close()
 
 
-def measure(shape: Shape, rounds: int, calls: int, rivals: bool = True) -> Rounds:
-    """Nanoseconds of each call, the clock's own taken off, round by round, all in turn."""
-    name = own_name(f"calls_{int(np.prod(shape))}")
+def measure(shapes: Mapping[str, Shape], rounds: int, calls: int, rivals: bool = True) -> dict[str, Rounds]:
+    """Nanoseconds of each call, the clock's own taken off, by size and round; all calls of all sizes in turn."""
+    subjects = {(CLOCK, ""): timed_after(nothing, nothing)}
+    copies = {}
     with ExitStack() as stack:
-        subjects = {CLOCK: timed_after(nothing, nothing)} | stack.enter_context(our_calls(shape, name))
-        if rivals and not ICEORYX2.missing:
-            subjects |= stack.enter_context(iceoryx2_calls(shape, name))
-        copies = {COPY: subjects.pop(COPY)}
+        for size, shape in shapes.items():
+            name = own_name(f"calls_{size}")
+            subjects |= {(call, size): once for call, once in stack.enter_context(our_calls(shape, name)).items()}
+            copies[COPY, size] = subjects.pop((COPY, size))
+            if rivals and not ICEORYX2.missing:
+                made = stack.enter_context(iceoryx2_calls(shape, name))
+                subjects |= {(call, size): once for call, once in made.items()}
         found = take_turns(subjects, rounds, calls) | take_turns(copies, rounds, max(10, calls // 50))
-    clocks = [float(np.median(one)) for one in found.pop(CLOCK)]
-    return {
-        name: [[max(0, int(took - clock)) for took in one] for one, clock in zip(all_rounds, clocks, strict=True)]
-        for name, all_rounds in found.items()
-    }
+    clocks = [float(np.median(one)) for one in found.pop((CLOCK, ""))]
+    by_size: dict[str, Rounds] = {size: {} for size in shapes}
+    for (call, size), all_rounds in found.items():
+        by_size[size][call] = [
+            [max(0, int(took - clock)) for took in one] for one, clock in zip(all_rounds, clocks, strict=True)
+        ]
+    return by_size
 
 
-def measure_in_worker(state: SimpleNamespace, shape: Shape, rounds: int, calls: int, rivals: bool) -> Rounds:
+def measure_in_worker(
+    state: SimpleNamespace, shapes: Mapping[str, Shape], rounds: int, calls: int, rivals: bool
+) -> dict[str, Rounds]:
     """As a worker's job."""
-    return measure(shape, rounds, calls, rivals)
+    return measure(shapes, rounds, calls, rivals)

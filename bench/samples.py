@@ -11,7 +11,7 @@ CURVE = tuple(np.round(np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.
 
 @dataclass(frozen=True)
 class Distribution:
-    """Nanoseconds. `best_median` is the least median of any round: what the machine does when nobody disturbs it."""
+    """Nanoseconds. `medians` are those of the rounds, `best_median` is the least of them: when nobody disturbed it."""
 
     count: int
     p50: float
@@ -19,6 +19,7 @@ class Distribution:
     p99_9: float
     max: float
     best_median: float
+    medians: tuple[float, ...]
     curve: tuple[float, ...]
 
     @classmethod
@@ -28,6 +29,7 @@ class Distribution:
         if not arrays:
             raise ValueError("no samples: expected one round with at least one")
         everything = np.concatenate(arrays)
+        medians = tuple(float(np.median(one)) for one in arrays)
         p50, p99, p99_9 = np.quantile(everything, (0.5, 0.99, 0.999)).tolist()
         return cls(
             count=everything.size,
@@ -35,10 +37,21 @@ class Distribution:
             p99=p99,
             p99_9=p99_9,
             max=float(everything.max()),
-            best_median=min(float(np.median(one)) for one in arrays),
+            best_median=min(medians),
+            medians=medians,
             curve=tuple(np.quantile(everything, CURVE).round().tolist()),
         )
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return asdict(self)
+
+
+def paired_ratio(ours: dict[str, Any], floor: dict[str, Any]) -> float:
+    """Of two distributions that were measured in turn, as dicts: the median of the rounds' own ratios.
+
+    Each round of the one is compared with the round of the other that came next to it, so that a machine that is slow
+    for a while is slow for both.
+    """
+    pairs = zip(ours["medians"], floor["medians"], strict=False)  # a round in which every frame was lost has none
+    return float(np.median([our_median / their_median for our_median, their_median in pairs]))

@@ -56,11 +56,11 @@ def distributions(found: Rounds) -> dict[str, Any]:
 def measure_writes(length: Length, tick: Tick) -> Results:
     """`write_frame`, copy kernels and iceoryx2, by size."""
     found = {}
-    for size, shape in SIZES.items():
-        tick(f"writing {size}")
-        with Worker() as worker:
+    with Worker() as worker:
+        for size, shape in SIZES.items():
+            tick(f"writing {size}")
             rounds = worker.call(writes.measure_in_worker, shape, length.write_rounds, length.write_frames, True)
-        found[size] = distributions(rounds)
+            found[size] = distributions(rounds)
     return found
 
 
@@ -79,13 +79,10 @@ def measure_sweep(length: Length, tick: Tick) -> list[dict[str, Any]]:
 
 def measure_calls(length: Length, tick: Tick) -> Results:
     """Single calls, by size."""
-    found = {}
-    for size, shape in SIZES.items():
-        tick(f"calls, {size}")
-        with Worker() as worker:
-            rounds = worker.call(calls.measure_in_worker, shape, length.call_rounds, length.calls, True)
-        found[size] = distributions(rounds)
-    return found
+    tick("calls")
+    with Worker() as worker:
+        found = worker.call(calls.measure_in_worker, SIZES, length.call_rounds, length.calls, True)
+    return {size: distributions(rounds) for size, rounds in found.items()}
 
 
 def measure_latency(length: Length, tick: Tick) -> Results:

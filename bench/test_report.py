@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench import command, document, plots, readers, suite, table
-from bench.contestants import CONTESTANTS, Contestant
+from bench.contestants import CONTESTANTS, FUTEX, OURS, Contestant
 
 SHORTEST = suite.Length(1, 2, 1, 1, 20, 1, 3, 1, 1, 0.3, 1, 1, 1, 0.5, (320, 240, 30, 1))
 ABSENT = Contestant("absent", "a rival that is not there", "bench.contestants.absent", "a_module_that_is_not_there")
@@ -20,6 +20,7 @@ def results() -> Any:
         patch.setattr(suite, "CONTESTANTS", (*CONTESTANTS, ABSENT))
         patch.setattr(suite, "QUICK", SHORTEST)
         patch.setattr(suite, "SWEEP_ROWS", (64, 512))
+        patch.setattr(suite, "UNDER_PRESSURE", (FUTEX, OURS))
         patch.setattr(readers, "READERS", 2)
         return json.loads(json.dumps(command.measure(True, Console(quiet=True))))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from time import perf_counter_ns
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 
 Once = Callable[[], int]  # does it once; the nanoseconds it took
 Rounds = dict[str, list[list[int]]]
+Name = TypeVar("Name", str, tuple[str, str])
 WARM_UP = 3
 WRITE_FRAME = "write_frame"
 COPYTO = "numpy.copyto, private memory"
@@ -119,9 +121,9 @@ def measure(shape: Shape, rounds: int, frames: int, rivals: bool = True) -> Roun
         return take_turns(subjects, rounds, frames)
 
 
-def take_turns(subjects: dict[str, Once], rounds: int, frames: int) -> Rounds:
+def take_turns(subjects: dict[Name, Once], rounds: int, frames: int) -> dict[Name, list[list[int]]]:
     """A B C A B C; the first few of each turn do not count."""
-    found: Rounds = {name: [] for name in subjects}
+    found: dict[Name, list[list[int]]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, once in subjects.items():
             for _ in range(WARM_UP):
