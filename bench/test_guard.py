@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench import calls, latency, start, writes
@@ -131,3 +132,9 @@ def test_no_frame_faults_memory_in_once_every_slot_has_been_used() -> None:
     print(f"page faults by frame: writer {found['writer']['faults']}, reader {found['reader']['faults']}")
     assert sum(found["writer"]["faults"][3:]) <= 2  # the interpreter has some of its own now and then
     assert sum(found["reader"]["faults"][3:]) <= 2
+
+
+def test_memory_that_is_touched_for_the_first_time_is_counted_as_faults() -> None:
+    before = start.faults()
+    np.ones(64 << 20, np.uint8)
+    assert start.faults() - before > 2

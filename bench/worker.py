@@ -3,6 +3,7 @@
 import multiprocessing
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -74,17 +75,13 @@ class Worker:
 
 
 def _serve(pipe: Connection, kept: dict[str, Any]) -> None:
+    """Until the other end is closed; what was kept goes with the namespace. Ctrl+C reaches this process, too."""
     state = SimpleNamespace(**kept)
-    while True:
-        try:
+    with suppress(EOFError, ConnectionResetError, BrokenPipeError, KeyboardInterrupt):
+        while True:
             job, arguments = pipe.recv()
-        except (EOFError, ConnectionResetError, KeyboardInterrupt):
-            return
-        try:
-            answer = (True, job(state, *arguments))
-        except Exception:
-            answer = (False, traceback.format_exc())
-        try:
+            try:
+                answer = (True, job(state, *arguments))
+            except Exception:
+                answer = (False, traceback.format_exc())
             pipe.send(answer)
-        except BrokenPipeError:
-            return
