@@ -90,8 +90,9 @@ def percentiles(one: Results) -> str:
 
 def report(results: Results) -> str:
     """All of it."""
-    everywhere, large = tuple(SIZES), ("1080p", "4k")
+    everywhere = tuple(SIZES)
     pressure = results["pressure"]
+    under_pressure = tuple(pressure["writes"])
     parts = [
         "# Benchmarks",
         caveats(results),
@@ -111,9 +112,9 @@ def report(results: Results) -> str:
         latency_table(results["latency"], "pixels", "all pixels read", everywhere),
         "## Under memory pressure",
         "Another process streams through memory on the last core.",
-        write_table(pressure["writes"], large),
-        latency_table(pressure["latency"], "wake", "in hand", large),
-        latency_table(pressure["latency"], "pixels", "all pixels read", large),
+        write_table(pressure["writes"], under_pressure),
+        latency_table(pressure["latency"], "wake", "in hand", under_pressure),
+        latency_table(pressure["latency"], "pixels", "all pixels read", under_pressure),
         "## Readers",
         f"![readers]({READERS})",
         attached_table(results),

@@ -25,7 +25,7 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Length:
-    """How often everything is done."""
+    """How often, or how long, everything is done."""
 
     write_rounds: int
     write_frames: int
@@ -38,14 +38,49 @@ class Length:
     thirty_rounds: int
     thirty_seconds: float
     pressure_rounds: int
+    pressure_sizes: tuple[str, ...]
     starts: int
     capture_rounds: int
     capture_seconds: float
     clip: tuple[int, int, int, int]  # width, height, frames a second, seconds
 
 
-FULL = Length(20, 50, 10, 10, 1000, 20, 50, 10, 3, 20.0, 5, 3, 3, 12.0, (3840, 2160, 24, 10))
-QUICK = Length(5, 10, 2, 4, 300, 2, 10, 3, 1, 1.0, 1, 1, 1, 2.0, (1280, 720, 30, 2))
+FULL = Length(
+    write_rounds=20,
+    write_frames=50,
+    sweep_rounds=10,
+    call_rounds=10,
+    calls=1000,
+    latency_rounds=20,
+    latency_frames=50,
+    attached_rounds=10,
+    thirty_rounds=3,
+    thirty_seconds=20.0,
+    pressure_rounds=5,
+    pressure_sizes=LARGE,
+    starts=3,
+    capture_rounds=3,
+    capture_seconds=12.0,
+    clip=(3840, 2160, 24, 10),
+)
+QUICK = Length(
+    write_rounds=5,
+    write_frames=10,
+    sweep_rounds=2,
+    call_rounds=4,
+    calls=300,
+    latency_rounds=2,
+    latency_frames=8,
+    attached_rounds=3,
+    thirty_rounds=1,
+    thirty_seconds=1.0,
+    pressure_rounds=1,
+    pressure_sizes=("4k",),
+    starts=1,
+    capture_rounds=1,
+    capture_seconds=2.0,
+    clip=(1280, 720, 30, 2),
+)
 
 
 def distributions(found: Rounds) -> dict[str, Any]:
@@ -112,7 +147,7 @@ def measure_pressure(length: Length, tick: Tick) -> Results:
         worker = stack.enter_context(Worker())
         worker.call(pressure.use_first_processor)
         pairs = [stack.enter_context(latency.Pair(one)) for one in contestants]
-        for size in LARGE:
+        for size in length.pressure_sizes:
             tick(f"under memory pressure, {size}")
             rounds = worker.call(
                 writes.measure_in_worker, SIZES[size], length.pressure_rounds, length.write_frames, True

@@ -7,10 +7,28 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench import command, document, plots, readers, suite, table
+from bench import calls, command, document, plots, readers, suite, table, writes
 from bench.contestants import CONTESTANTS, FUTEX, OURS, Contestant
+from bench.sizes import SIZES
 
-SHORTEST = suite.Length(1, 2, 1, 1, 20, 1, 3, 1, 1, 0.3, 1, 1, 1, 0.5, (320, 240, 30, 1))
+SHORTEST = suite.Length(
+    write_rounds=1,
+    write_frames=2,
+    sweep_rounds=1,
+    call_rounds=1,
+    calls=20,
+    latency_rounds=1,
+    latency_frames=3,
+    attached_rounds=1,
+    thirty_rounds=1,
+    thirty_seconds=0.3,
+    pressure_rounds=1,
+    pressure_sizes=("4k",),
+    starts=1,
+    capture_rounds=1,
+    capture_seconds=0.5,
+    clip=(320, 240, 30, 1),
+)
 ABSENT = Contestant("absent", "a rival that is not there", "bench.contestants.absent", "a_module_that_is_not_there")
 
 
@@ -47,6 +65,21 @@ def test_the_caveats_come_before_any_figure_and_say_that_few_samples_were_taken(
     for text in (document.report(results), document.readme_block(results)):
         assert text.index("First the caveats") < text.index("| what | target | measured |")
         assert "**A quick run**" in text
+
+
+def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_as_before(results: Any, tmp_path: Path) -> None:
+    found = json.loads(json.dumps(results))
+    for size in SIZES:
+        found["writes"][size].pop(writes.ICEORYX2_WRITE)
+        found["calls"][size].pop(calls.ICEORYX2_SEND)
+        found["calls"][size].pop(calls.ICEORYX2_NEW)
+        found["latency"][size]["contestants"].pop("iceoryx2")
+    found["readers"]["attached"].pop("iceoryx2")
+    command.write_files(found, tmp_path)
+    rows = table.rows(found)
+    assert [row.measured for row in rows if row.met is None] == ["iceoryx2 was not measured"] * 4
+    before = {row.what: row.measured for row in table.rows(results)}
+    assert all(row.measured == before[row.what] for row in rows if row.met is not None)
 
 
 @pytest.mark.parametrize("quiet", [True, False])
