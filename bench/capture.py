@@ -1,7 +1,7 @@
 """The capture process as a whole, measured from outside: rate, write latency, CPU beyond decoding, memory, start, stop.
 
-    python bench/capture.py                  a 4K clip at 24 fps, made with ffmpeg or OpenCV
-    python bench/capture.py match.mp4
+    python -m bench.capture                  a 4K clip at 24 fps, made with ffmpeg or OpenCV
+    python -m bench.capture match.mp4
 
 CPU is compared with a bare loop of ``grab`` and ``retrieve`` at the same pace, in turn with it, in the same run. Prints
 a Markdown table; --json FILE stores the figures.
@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.machine import cpu_name
 from billiards_shm import SharedMemoryFrameReader, inspect_segment
 
 BARE_LOOP = """
@@ -133,12 +134,6 @@ def measure_capture(path: Path, name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def cpu_name() -> str:
-    """The processor, as the kernel calls it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-
-
 def bucket_quantile(buckets: tuple[int, ...], quantile: float) -> float:
     """Upper bound in ms of the power-of-two bucket that the quantile lies in."""
     left = quantile * sum(buckets)
@@ -155,6 +150,17 @@ def measure_bare_loop(path: Path, fps: float, seconds: float) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def measure(video: Path, fps: float, seconds: float, rounds: int) -> tuple[str, dict[str, float]]:
+    """Capture and the bare loop, in turn. The size of the frames, and the median of every figure."""
+    found = []
+    for number in range(rounds):
+        ours = measure_capture(video.resolve(), f"bench_capture_{os.getpid()}_{number}", seconds)
+        ours["bare_cpu_s_per_frame"] = measure_bare_loop(video, fps, seconds)
+        found.append(ours)
+    size = str(found[0]["size"])
+    return size, {key: statistics.median(one[key] for one in found) for key in found[0] if key != "size"}
+
+
 def main() -> None:
     """Measure in turn and print the table."""
     parser = argparse.ArgumentParser(description="Measure the capture process from outside.")
@@ -166,15 +172,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         video = options.video or make_clip(Path(directory), 3840, 2160, 24, 10)
-        rounds = []
-        for number in range(options.rounds):
-            ours = measure_capture(video.resolve(), f"bench_capture_{os.getpid()}_{number}", options.seconds)
-            ours["bare_cpu_s_per_frame"] = measure_bare_loop(video, options.fps, options.seconds)
-            rounds.append(ours)
-    median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0] if key != "size"}
+        size, median = measure(video, options.fps, options.seconds, options.rounds)
     beyond = median["cpu_s_per_frame"] - median["bare_cpu_s_per_frame"]
     print(f"{cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}; ")
-    print(f"{rounds[0]['size']} at {options.fps:g} fps, median of {len(rounds)} rounds of {options.seconds:g} s\n")
+    print(f"{size} at {options.fps:g} fps, median of {options.rounds} rounds of {options.seconds:g} s\n")
     print("| what | measured |\n|---|---|")
     print(f"| frame rate | {median['fps']:.1f} fps, {median['skipped']:.0f} of {median['frames']:.0f} frames skipped |")
     print(
@@ -189,7 +190,7 @@ def main() -> None:
     print(f"| start to first frame published | {median['start_s']:.2f} s |")
     print(f"| SIGTERM to process gone | {median['stop_ms']:.0f} ms |")
     if options.json:
-        options.json.write_text(json.dumps(rounds, indent=1))
+        options.json.write_text(json.dumps({"size": size, **median}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,52 +1,40 @@
 """Frames, segments and the machine's description for every benchmark."""
 
-import os
-import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
-import billiards_shm
+from bench import machine
+from bench.sizes import SIZES, Picture, noise, own_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 
-Picture = npt.NDArray[np.uint8]
-
-SIZES = {"vga": (480, 640, 3), "1080p": (1080, 1920, 3), "4k": (2160, 3840, 3)}
-
-
-def cpu_name() -> str:
-    """The processor, as the kernel calls it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+# Processes that benchmarks start import `bench`, too. Last in the path, for what is installed is what is measured.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Say what was measured on: figures mean nothing without it."""
-    machine_info |= {
-        "cpu_name": cpu_name(),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "numpy": np.__version__,
-        "billiards_shm": billiards_shm.__version__,
-    }
+    machine_info |= machine.describe()
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    """How busy the machine was: apart from `machine_info`, which has to be the same where runs are compared."""
+    output_json |= machine.describe_moment()
 
 
 @pytest.fixture(params=SIZES, scope="module")
 def picture(request: pytest.FixtureRequest) -> Picture:
     """A picture of noise, touched, in private memory."""
-    return np.random.default_rng(1).integers(0, 256, SIZES[request.param], dtype=np.uint8)
+    return noise(SIZES[request.param])
 
 
 @pytest.fixture
 def writer(picture: Picture) -> Iterator[SharedMemoryFrameWriter]:
     """A writer that has been once around its slots."""
-    with SharedMemoryFrameWriter(f"bench_{os.getpid()}", picture.shape) as made:
+    with SharedMemoryFrameWriter(own_name("transport"), picture.shape) as made:
         for _ in range(3):
             made.write_frame(picture)
         yield made

@@ -3,16 +3,12 @@
 The floor of every copy is `numpy.copyto` between two private, touched arrays in the same run.
 """
 
-import os
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.sizes import Picture, own_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
-
-Picture = npt.NDArray[np.uint8]
 
 
 @pytest.mark.benchmark(group="write")
@@ -72,6 +68,6 @@ def test_read_frame_as_a_copy(
 @pytest.mark.benchmark(group="start")
 def test_create_and_close_a_segment(benchmark: BenchmarkFixture, picture: Picture) -> None:
     def cycle() -> None:
-        SharedMemoryFrameWriter(f"bench_start_{os.getpid()}", picture.shape).close()
+        SharedMemoryFrameWriter(own_name("start"), picture.shape).close()
 
     benchmark.pedantic(cycle, rounds=20)

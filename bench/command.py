@@ -1,0 +1,57 @@
+"""The command line of the report: measure, show how far it is, write files."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench import document, plots, suite, table
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Measure everything, write a report.")
+    parser.add_argument("--quick", action="store_true", help="under a minute; few samples")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench-report"), help="directory for report.md, .json and .png"
+    )
+    parser.add_argument("--readme", action="store_true", help="also rewrite README's section and the plots it shows")
+    parser.add_argument("--from-json", type=Path, help="do not measure: take these results, of an earlier run")
+    return parser.parse_args(arguments)
+
+
+def measure(quick: bool, console: Console) -> dict[str, Any]:
+    """Run the suite behind a progress bar."""
+    columns = (TextColumn("{task.description:48}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=sum(suite.SHARES.values()))
+        return suite.run(
+            suite.QUICK if quick else suite.FULL,
+            tick=lambda what: progress.update(task, description=what),
+            done=lambda part: progress.advance(task, suite.SHARES[part]),
+        )
+
+
+def write_files(results: dict[str, Any], directory: Path) -> None:
+    """report.json, report.md and the plots."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.json").write_text(json.dumps(results) + "\n")
+    (directory / "report.md").write_text(document.report(results))
+    plots.draw_all(results, directory)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """All of it."""
+    options, console = options_of(arguments), Console()
+    results = json.loads(options.from_json.read_text()) if options.from_json else measure(options.quick, console)
+    write_files(results, options.out)
+    if options.readme:
+        document.PLOTS.mkdir(exist_ok=True)
+        plots.draw_all(results, document.PLOTS)
+        document.rewrite_readme(document.readme_block(results))
+    console.print(Markdown(f"{document.caveats(results)}\n\n{table.as_markdown(table.rows(results))}"))
+    console.print(f"written: {options.out}/report.md, report.json, {plots.LATENCY}, {plots.WRITE}, {plots.READERS}")

@@ -1,0 +1,130 @@
+/* counted.c - what instructions.py counts: the calls of csrc, from C, each followed by a dump of callgrind's that has its name.
+ *
+ *     counted NAME READERS ROUNDS
+ *
+ * A writer and READERS readers that are attached and do not wait; one more reads. Built with PLANT_COPY or
+ * PLANT_SYSCALL it does a copy or a system call too many, which whoever counts has to notice.
+ */
+#include "billiards_shm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <valgrind/callgrind.h>
+
+#define WIDTH       64u
+#define HEIGHT      64u
+#define MAX_READERS 64
+
+static uint8_t pixels[WIDTH * HEIGHT];
+static bshm_error error;
+
+static void expect(int got, int expected)
+{
+    if (got == expected)
+        return;
+    (void)fprintf(stderr, "counted: %d instead of %d: %s\n", got, expected, error.message);
+    exit(1);
+}
+
+static void plant(void *frame)
+{
+#ifdef PLANT_COPY
+    static uint8_t elsewhere[sizeof pixels];
+    memcpy(elsewhere, frame, sizeof elsewhere);
+    __asm__ volatile("" : : "r"(elsewhere) : "memory");
+#endif
+#ifdef PLANT_SYSCALL
+    (void)syscall(SYS_getppid);
+#endif
+    (void)frame;
+}
+
+static bshm_frame_info geometry(void)
+{
+    return (bshm_frame_info){
+        .width = WIDTH, .height = HEIGHT, .channels = 1, .item_size = 1, .ndim = 2, .kind = 'u', .fourcc = 0};
+}
+
+#define COUNT(name, call)                                                                                              \
+    do {                                                                                                               \
+        CALLGRIND_ZERO_STATS;                                                                                          \
+        CALLGRIND_TOGGLE_COLLECT;                                                                                      \
+        call;                                                                                                          \
+        CALLGRIND_TOGGLE_COLLECT;                                                                                      \
+        CALLGRIND_DUMP_STATS_AT(name);                                                                                 \
+    } while (0)
+
+static void count_publish(bshm_writer *writer)
+{
+    bshm_frame_info info = geometry();
+    bshm_loan loan;
+    uint64_t sequence;
+    expect(bshm_writer_loan(writer, &info, &loan, &error), 0);
+    plant(loan.pixels);
+    expect(bshm_writer_publish(writer, &loan, &sequence, &error), 0);
+    bshm_loan_release(&loan);
+}
+
+static void count_write(bshm_writer *writer)
+{
+    bshm_frame_info info = geometry();
+    uint64_t sequence;
+    expect(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &error), 0);
+    plant(pixels);
+}
+
+static void count_read_new(bshm_reader *reader)
+{
+    bshm_frame frame;
+    expect(bshm_reader_acquire(reader, 0, &frame, &error), 1);
+    plant((void *)(uintptr_t)frame.pixels);
+    bshm_frame_release(&frame);
+}
+
+static void count_read_nothing(bshm_reader *reader)
+{
+    bshm_frame frame;
+    expect(bshm_reader_acquire(reader, 0, &frame, &error), 0);
+    plant(pixels);
+}
+
+static bshm_reader *attach(const char *name)
+{
+    bshm_reader *reader = NULL;
+    bshm_reader_options options = {.max_leases = 2};
+    expect(bshm_reader_create(&reader, name, &options, &error), 0);
+    expect(bshm_reader_attach(reader, &error), 0);
+    return reader;
+}
+
+int main(int argc, char **argv)
+{
+    static bshm_reader *attached[MAX_READERS];
+    if (argc < 4)
+        return 2;
+    int readers = atoi(argv[2]);
+    long rounds = atol(argv[3]);
+    if (readers > MAX_READERS)
+        return 2;
+    bshm_writer *writer = NULL;
+    bshm_writer_options options = {.slot_capacity = sizeof pixels, .slots = 8, .mode = 0600};
+    expect(bshm_writer_create(&writer, argv[1], &options, &error), 0);
+    bshm_reader *reader = attach(argv[1]);
+    for (int i = 0; i < readers; i++)
+        attached[i] = attach(argv[1]);
+    for (long round = 0; round < rounds; round++) {
+        COUNT("publish", count_publish(writer));
+        COUNT("read_new", count_read_new(reader));
+        COUNT("settle", count_read_nothing(reader)); /* what a reader looks after ten times a second, it does here */
+        COUNT("read_nothing", count_read_nothing(reader));
+        COUNT("write", count_write(writer));
+    }
+    for (int i = 0; i < readers; i++)
+        bshm_reader_free(attached[i]);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+    return 0;
+}

@@ -1,0 +1,58 @@
+"""What instructions.py counts of Python: each public call, followed by a dump of callgrind's that has its name.
+
+    valgrind ... python -m bench.counted NAME LIBRARY ROUNDS
+
+LIBRARY is requests.c, built. What calling it costs is counted too, as "empty", and taken off by who reads the dumps.
+"""
+
+import ctypes
+import gc
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHAPE = (64, 64, 3)
+
+
+def main(name: str, library: str, rounds: int) -> None:
+    """Each call `rounds` times, in turn."""
+    callgrind = ctypes.PyDLL(library)
+    begin, end = callgrind.count_begin, callgrind.count_end
+    end.argtypes = [ctypes.c_char_p]
+    picture = np.zeros(SHAPE, np.uint8)
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, SharedMemoryFrameReader(name) as reader:
+
+        def lend() -> None:
+            with writer.loan():
+                pass
+
+        def read() -> None:
+            reader.read_frame()
+
+        def write() -> None:
+            writer.write_frame(picture)
+
+        calls: dict[bytes, Callable[[], None]] = {
+            b"empty": lambda: None,
+            b"publish": lend,
+            b"read_new": read,
+            b"settle": read,  # what a reader looks after ten times a second, it does here
+            b"read_nothing": read,
+            b"write": write,
+        }
+        gc.disable()
+        for _ in range(rounds):
+            for label, call in calls.items():
+                begin()
+                call()
+                end(label)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,159 @@
+"""The report in Markdown, and its shorter form in README.md."""
+
+import re
+from pathlib import Path
+
+from bench import table, writes
+from bench.calls import COPY, ICEORYX2_NEW, ICEORYX2_SEND
+from bench.contestants import CONTESTANTS
+from bench.plots import LATENCY, READERS, WRITE
+from bench.sizes import SIZES, TITLES
+from bench.suite import Results
+
+README = Path(__file__).parents[1] / "README.md"
+PLOTS = Path(__file__).parent / "plots"
+_BLOCK = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- /benchmark -->)", re.DOTALL)
+US, MS = 1e3, 1e6
+FROM_PROCESS_TO_PROCESS = (
+    "*In hand*: from just before the frame can be seen to an array in the reader, which slept. *From array to array*"
+    " and *all pixels read* begin before the publisher's copy. Numbers of samples in parentheses."
+)
+
+
+def caveats(results: Results) -> str:
+    """Before any figure."""
+    machine = results["machine"]
+    where = f"{machine['cores']} cores of {'a virtual machine' if machine['virtual'] else 'a machine'}"
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    what = f"{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, {machine['compiler']}"
+    when = f"{machine['time']}, load average before it {machine['load_average'][0]:.2f}"
+    lines = [f"First the caveats. One run on {where} ({what}; {versions}), {when}."]
+    if machine["cores"] < 3:
+        lines.append("With so few cores publisher, reader and the system's own work disturb one another.")
+    if results["quick"]:
+        lines.append("**A quick run**: few samples, so p99 means little.")
+    if not results["quiet"]:
+        share = max(results["others_used"])
+        lines.append(f"**The machine was not quiet**: others used up to {share:.0%} of it between the parts.")
+    lines.append(
+        "Times differ by half from run to run and more from machine to machine; compare ratios within one run."
+        " Everything that is compared was measured in turn."
+    )
+    for key, why in results["missing"].items():
+        lines.append(f"**Missing: {key}** ({why}).")
+    for size, found in results["latency"].items():
+        lines.extend(f"**Failed: {key}**, {size}: {why}." for key, why in found["failed"].items())
+    return " ".join(lines)
+
+
+def write_table(found: Results, sizes: tuple[str, ...]) -> str:
+    """Medians of writing."""
+    lines = ["| writing, p50 (p99) in ms | " + " | ".join(TITLES[size] for size in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for name in found[sizes[0]]:
+        label = f"`{name}`" if name == writes.WRITE_FRAME else name
+        cells = (f"{found[size][name]['p50'] / MS:.3f} ({found[size][name]['p99'] / MS:.3f})" for size in sizes)
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def call_table(results: Results) -> str:
+    """Single calls."""
+    lines = ["| calls, p50 (p99) in us | " + " | ".join(TITLES.values()) + " |", "|---" * (len(SIZES) + 1) + "|"]
+    for name in results["calls"]["vga"]:
+        found = [results["calls"][size][name] for size in SIZES]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{one['p50'] / US:.2f} ({one['p99'] / US:.2f})" for one in found) + " |"
+        )
+    return "\n".join(lines)
+
+
+def latency_table(found: Results, what: str, title: str, sizes: tuple[str, ...]) -> str:
+    """One kind of latency of all contestants."""
+    lines = [f"| {title}, p50 / p99 / p99.9 / max in us | " + " | ".join(TITLES[size] for size in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for contestant in CONTESTANTS:
+        cells = []
+        for size in sizes:
+            one = found[size]["contestants"].get(contestant.key, {}).get(what)
+            cells.append("-" if one is None else percentiles(one))
+        if any(cell != "-" for cell in cells):
+            lines.append(f"| {contestant.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def percentiles(one: Results) -> str:
+    """Four figures; the number of samples says how far to believe the last two."""
+    figures = " / ".join(f"{one[name] / US:.0f}" for name in ("p50", "p99", "p99_9", "max"))
+    return f"{figures} ({one['count']})"
+
+
+def report(results: Results) -> str:
+    """All of it."""
+    everywhere = tuple(SIZES)
+    pressure = results["pressure"]
+    under_pressure = tuple(pressure["writes"])
+    parts = [
+        "# Benchmarks",
+        caveats(results),
+        "## Targets",
+        table.as_markdown(table.rows(results)),
+        "## Writing",
+        f"Nobody waits. Kernels copy into the very slots that `write_frame` writes to.\n\n![write]({WRITE})",
+        write_table(results["writes"], everywhere),
+        "## Calls",
+        f"The clock's own cost is taken off. `{COPY}` copies; {ICEORYX2_SEND}, {ICEORYX2_NEW}: without its event.",
+        call_table(results),
+        "## From process to process",
+        FROM_PROCESS_TO_PROCESS,
+        f"![latency]({LATENCY})",
+        latency_table(results["latency"], "wake", "in hand", everywhere),
+        latency_table(results["latency"], "handle", "from array to array", everywhere),
+        latency_table(results["latency"], "pixels", "all pixels read", everywhere),
+        "## Under memory pressure",
+        "Another process streams through memory on the last core.",
+        write_table(pressure["writes"], under_pressure),
+        latency_table(pressure["latency"], "wake", "in hand", under_pressure),
+        latency_table(pressure["latency"], "pixels", "all pixels read", under_pressure),
+        "## Readers",
+        f"![readers]({READERS})",
+        attached_table(results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def attached_table(results: Results) -> str:
+    """Lend and publish over readers attached."""
+    found = results["readers"]["attached"]
+    counts = list(next(iter(found.values())))
+    lines = ["| lend and publish, p50 in us, by readers attached | " + " | ".join(counts) + " |"]
+    lines.append("|---" * (len(counts) + 1) + "|")
+    for contestant, by_count in found.items():
+        lines.append(f"| {contestant} | " + " | ".join(f"{by_count[many]['p50'] / US:.2f}" for many in counts) + " |")
+    return "\n".join(lines)
+
+
+def readme_block(results: Results) -> str:
+    """Caveats, targets, latencies, and the plots."""
+    plots = PLOTS.relative_to(README.parent)
+    parts = [
+        caveats(results),
+        table.as_markdown(table.rows(results)),
+        f"![share of frames in hand within a time, by contestant]({plots / LATENCY})",
+        latency_table(results["latency"], "pixels", "array to all pixels read in another process", ("1080p", "4k")),
+        f"![time to write a frame over its size]({plots / WRITE})",
+        f"![time to publish over readers attached]({plots / READERS})",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def rewrite_readme(block: str, readme: Path = README) -> None:
+    """Replace what stands between the two comments. LookupError: they are not there."""
+    text = readme.read_text()
+    if not _BLOCK.search(text):
+        raise LookupError(
+            f"{readme} has no <!-- benchmark --> ... <!-- /benchmark -->: put both lines where it belongs"
+        )
+    written = readme.with_suffix(".new")
+    written.write_text(_BLOCK.sub(lambda _: block, text))
+    written.replace(readme)

@@ -1,0 +1,188 @@
+"""The targets, as a table: what was aimed at, what was measured in this run, and whether that is it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench import calls, writes
+from bench.samples import paired_ratio
+from bench.suite import Results
+
+US, MS = 1e3, 1e6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target. `met` is None where this run cannot say."""
+
+    what: str
+    target: str
+    measured: str
+    met: bool | None
+
+    def as_markdown(self) -> str:
+        verdict = {True: "met", False: "**missed**", None: "not known"}[self.met]
+        return f"| {self.what} | {self.target} | {self.measured} | {verdict} |"
+
+
+HEAD = "| what | target | measured | |\n|---|---|---|---|"
+
+
+def unknown(what: str, target: str, why: str) -> Row:
+    """A row that says why there is no figure."""
+    return Row(what, target, why, None)
+
+
+def fastest_kernel(found: Results) -> tuple[str, dict[str, Any]]:
+    """The floor of one size: the kernel with the least p50."""
+    kernels = {name: one for name, one in found.items() if writes.is_kernel(name)}
+    name = min(kernels, key=lambda which: kernels[which]["p50"])
+    return name, kernels[name]
+
+
+def write_rows(results: Results) -> list[Row]:
+    """`write_frame` against floor and rival."""
+    rows = []
+    for size in ("1080p", "4k"):
+        found = results["writes"][size]
+        ours, (name, floor) = found[writes.WRITE_FRAME], fastest_kernel(found)
+        ratio = paired_ratio(ours, floor)
+        rows.append(
+            Row(
+                f"`write_frame`, {size}, p50",
+                "at most 1.05 x the fastest copy kernel",
+                f"{ours['p50'] / MS:.3f} ms, {ratio:.2f} x {name} ({floor['p50'] / MS:.3f} ms)",
+                ratio <= 1.05,
+            )
+        )
+        rows.append(write_beside_iceoryx2(size, ours, found.get(writes.ICEORYX2_WRITE)))
+    p99 = results["writes"]["4k"][writes.WRITE_FRAME]["p99"]
+    rows.append(Row("`write_frame`, 4k, p99", "under 2 ms on a quiet machine", f"{p99 / MS:.2f} ms", p99 < 2 * MS))
+    return rows
+
+
+def write_beside_iceoryx2(size: str, ours: dict[str, Any], theirs: dict[str, Any] | None) -> Row:
+    """The same against the rival."""
+    what, target = f"`write_frame`, {size}, beside iceoryx2's loan, copy, send", "never above it"
+    if theirs is None:
+        return unknown(what, target, "iceoryx2 was not measured")
+    ratio = paired_ratio(ours, theirs)
+    return Row(what, target, f"{ratio:.2f} x ({theirs['p50'] / MS:.3f} ms)", ratio <= 1)
+
+
+def call_rows(results: Results) -> list[Row]:
+    """Loan and publish; reads."""
+    rows = []
+    for name, limit in ((calls.LOAN, 1500), (calls.NEW, 1500), (calls.NOTHING, 300)):
+        by_size = {size: found[name]["p50"] for size, found in results["calls"].items()}
+        spread = max(by_size.values()) / min(by_size.values())
+        figures = ", ".join(f"{size} {took / US:.2f}" for size, took in by_size.items())
+        rows.append(
+            Row(
+                f"{name}, p50",
+                f"at most {limit / US:g} us, whatever the size",
+                f"{figures} us",
+                max(by_size.values()) <= limit and spread < 1.25,
+            )
+        )
+    return rows
+
+
+def wake_rows(results: Results) -> list[Row]:
+    """Publish to a blocked reader."""
+    rows = []
+    for size in ("1080p", "4k"):
+        found = results["latency"][size]["contestants"]
+        ours, floor = found["billiards_shm"]["wake"], found["futex"]["wake"]
+        p50, p99 = paired_ratio(ours, floor), ours["p99"] / floor["p99"]
+        after = paired_ratio(ours, found["futex_after_copy"]["wake"])
+        rows.append(
+            Row(
+                f"publish to a blocked reader holding an array, {size}",
+                "p50 at most 2 x a bare futex, p99 at most 3 x",
+                f"p50 {ours['p50'] / US:.0f} us, {p50:.2f} x; p99 {ours['p99'] / US:.0f} us, {p99:.2f} x"
+                f" (p50 beside a bare futex after the same copy: {after:.2f} x)",
+                p50 <= 2 and p99 <= 3,
+            )
+        )
+        rows.append(beside_iceoryx2(size, ours, found.get("iceoryx2", {}).get("wake")))
+    return rows
+
+
+def beside_iceoryx2(size: str, ours: dict[str, Any], theirs: dict[str, Any] | None) -> Row:
+    """The same against the rival."""
+    what, target = f"the same, {size}, beside iceoryx2", "at most 0.4 x"
+    if theirs is None:
+        return unknown(what, target, "iceoryx2 was not measured")
+    ratio = paired_ratio(ours, theirs)
+    return Row(what, target, f"{ratio:.2f} x ({theirs['p50'] / US:.0f} us)", ratio <= 0.4)
+
+
+def reader_rows(results: Results) -> list[Row]:
+    """What readers cost."""
+    counts = results["readers"]["instructions"]
+    what, target = "publish with 0, 1, 10, 50 readers that do not wait", "the same instruction count"
+    rows = [
+        unknown(what, target, counts)
+        if isinstance(counts, str)
+        else Row(what, target, ", ".join(map(str, counts.values())), len(set(counts.values())) == 1)
+    ]
+    thirty = results["readers"]["thirty_fps"]
+    none, ten = thirty["none"], thirty["ten"]
+    ratio = paired_ratio(ten["fill"], none["fill"])
+    rows.append(
+        Row(
+            "10 zero-copy readers at 30 fps, 4k, `slots=22`: the writer's user CPU",
+            "within 5 % of that with none",
+            f"{ten['fill']['p50'] / MS:.2f} against {none['fill']['p50'] / MS:.2f} ms a frame ({ratio - 1:+.1%});"
+            f" publish with the kernel's wake: {ten['publish']['p50'] / US:.0f} against"
+            f" {none['publish']['p50'] / US:.0f} us; by the kernel's ticks: user {ten['user_ns'] / MS:.2f} against"
+            f" {none['user_ns'] / MS:.2f}, system {ten['system_ns'] / MS:.2f} against {none['system_ns'] / MS:.2f} ms",
+            ratio <= 1.05,
+        )
+    )
+    return rows
+
+
+def start_rows(results: Results) -> list[Row]:
+    """Page faults and the first lap."""
+    rows = []
+    for size, found in results["start"].items():
+        writer = found["writer"]
+        slowest = max(writer["ns"][:3]) / writer["later_ns"]
+        rows.append(
+            Row(
+                f"first frames after start, {size}: page faults of the writer",
+                "none after the first three, no slow first lap",
+                f"{', '.join(map(str, writer['faults']))}; slowest of the first three {slowest:.1f} x a later one",
+                sum(writer["faults"][3:]) == 0 and slowest <= 2,
+            )
+        )
+    return rows
+
+
+def capture_rows(results: Results) -> list[Row]:
+    """The capture process."""
+    what, target = "capture of a file, CPU a frame", "at most 1.05 x a bare loop of grab and retrieve"
+    found = results["capture"]
+    if isinstance(found, str):
+        return [unknown(what, target, found)]
+    ratio = found["cpu_s_per_frame"] / found["bare_cpu_s_per_frame"]
+    figures = f"{found['cpu_s_per_frame'] * 1e3:.2f} against {found['bare_cpu_s_per_frame'] * 1e3:.2f} ms"
+    return [Row(f"{what}, {found['size']}", target, f"{ratio:.2f} x ({figures})", ratio <= 1.05)]
+
+
+def rows(results: Results) -> list[Row]:
+    """All of them."""
+    return [
+        *write_rows(results),
+        *call_rows(results),
+        *wake_rows(results),
+        *reader_rows(results),
+        *capture_rows(results),
+        *start_rows(results),
+    ]
+
+
+def as_markdown(all_rows: list[Row]) -> str:
+    """The table of targets."""
+    return "\n".join([HEAD, *(row.as_markdown() for row in all_rows)])
