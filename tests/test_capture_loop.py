@@ -327,6 +327,13 @@ def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str) -> None:
     assert run.loop.statistics.reconnects == 1
 
 
+def test_what_comes_after_a_timeout_is_the_past_and_no_frame(name: str) -> None:
+    buffered = Script([image(1), lambda: time.sleep(0.12), image(99)])
+    run = Run(name, LIVE, buffered, Script([image(2)]), frames=2, read_timeout_sec=0.1)
+    assert run.run().values == [1, 2]
+    assert run.loop.statistics.stalls == 1
+
+
 def test_a_live_source_that_never_gives_a_frame_never_opened(name: str) -> None:
     run = Run(name, LIVE, Script([]), Script([image(1)]))
     with pytest.raises(CameraError, match=f"cannot open {LIVE}: it gave no frame"):
