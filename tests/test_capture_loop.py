@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from capture_runs import Stop, published, settings_for
 from videos import damage_clip, decode_all, make_clip
 
 from billiards_shm import (
@@ -26,7 +27,7 @@ from billiards_shm.capture import pace as pace_module
 from billiards_shm.capture import patience as patience_module
 from billiards_shm.capture import publisher as publisher_module
 from billiards_shm.capture import stats as stats_module
-from billiards_shm.capture.config import Settings, load_settings
+from billiards_shm.capture.config import load_settings
 from billiards_shm.capture.demo import read_counter
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
@@ -35,18 +36,6 @@ from billiards_shm.capture.stats import StatisticsSnapshot
 
 SHAPE = (48, 64, 3)
 LIVE = "rtsp://somewhere/live"
-
-
-class Stop:
-    """A request to stop that never comes, unless the test makes it come."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def wait(self, seconds: float) -> bool:
-        if not self.requested:
-            time.sleep(seconds)
-        return self.requested
 
 
 @dataclass
@@ -101,15 +90,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for what takes seconds in earnest."""
     monkeypatch.setattr(patience_module, "FAILING_SEC", 0.05)
     monkeypatch.setattr(patience_module, "FIRST_FRAME_SEC", 0.1)
-
-
-def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
-    quickly = {"reconnect_delay_sec": 0.01, "reconnect_max_delay_sec": 0.01}
-    camera = {f"vision.camera.{key}": value for key, value in (quickly | overrides).items()}
-    settings, _ = load_settings(
-        None, {"video.shared_memory_name": name, "vision.camera.device_id": device_id} | camera, {}
-    )
-    return settings
 
 
 class Run:
@@ -325,6 +305,13 @@ def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str) -> None:
     assert run.values == [1, 2]
     assert run.loop.statistics.stalls == 1
     assert run.loop.statistics.reconnects == 1
+
+
+def test_what_comes_after_a_timeout_is_the_past_and_no_frame(name: str) -> None:
+    buffered = Script([image(1), lambda: time.sleep(0.12), image(99)])
+    run = Run(name, LIVE, buffered, Script([image(2)]), frames=2, read_timeout_sec=0.1)
+    assert run.run().values == [1, 2]
+    assert run.loop.statistics.stalls == 1
 
 
 def test_a_live_source_that_never_gives_a_frame_never_opened(name: str) -> None:
@@ -749,29 +736,6 @@ def test_readers_and_inspect_learn_the_counts(name: str) -> None:
 
 
 # Real files.
-
-
-def published(name: str, settings: Settings, frames: int | None = None) -> list[tuple[int, np.ndarray]]:
-    """Run the loop on a real source; give sequence and pixels of every frame."""
-    reader = SharedMemoryFrameReader(name)
-    found: dict[int, np.ndarray] = {}
-
-    class Watching(Stop):
-        def wait(self, seconds: float) -> bool:
-            if Path("/dev/shm", name).exists():
-                frame, metadata = reader.read_frame(copy=True)
-                if frame is not None and metadata is not None:
-                    found[metadata.sequence] = frame
-            return super().wait(seconds)
-
-    loop = CaptureLoop(settings, Watching(), lambda: open_source(settings.vision.camera), frames=frames)
-    try:
-        loop.run()
-        Watching().wait(0)
-    finally:
-        loop.close()
-        reader.close()
-    return sorted(found.items(), key=lambda item: item[0])
 
 
 @pytest.mark.parametrize("file", ["clip.avi", "clip.mp4"])

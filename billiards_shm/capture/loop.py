@@ -295,7 +295,9 @@ class CaptureLoop:
         self._announcer.grab_begins(now_ns)
         grabbed = source.grab()
         self._announcer.grab_ends()
-        return grabbed
+        # What FFmpeg still has after a timeout is the past.
+        timeout_ns = self._camera.read_timeout_sec * _NS_PER_SEC
+        return grabbed and not (self._address.live and time.monotonic_ns() - now_ns >= timeout_ns)
 
     def _freeze(self) -> tuple[Ending, str]:
         self.statistics.stalls += 1
@@ -315,12 +317,12 @@ class CaptureLoop:
         if self._pace is not None:
             self._pace.frame_done()
         if self._announcer.state != "streaming":
-            self._announcer.say("streaming")
-            self._backoff.reset()
             if self._lost:
                 self._lost = False
                 self.statistics.reconnects += 1
                 _log.info("%s is back", self._address)
+            self._announcer.say("streaming")
+            self._backoff.reset()
         return self._frames is not None and self.statistics.captured >= self._frames
 
     # What others learn.

@@ -1,0 +1,56 @@
+"""The capture loop in the test's own process, without delays, and every frame that it published."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from billiards_shm import SharedMemoryFrameReader
+from billiards_shm.capture.config import Settings, load_settings
+from billiards_shm.capture.loop import CaptureLoop
+from billiards_shm.capture.process import open_source
+
+
+class Stop:
+    """A request to stop that never comes, unless the test makes it come."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def wait(self, seconds: float) -> bool:
+        if not self.requested:
+            time.sleep(seconds)
+        return self.requested
+
+
+def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
+    quickly = {"reconnect_delay_sec": 0.01, "reconnect_max_delay_sec": 0.01}
+    camera = {f"vision.camera.{key}": value for key, value in (quickly | overrides).items()}
+    settings, _ = load_settings(
+        None, {"video.shared_memory_name": name, "vision.camera.device_id": device_id} | camera, {}
+    )
+    return settings
+
+
+def published(name: str, settings: Settings, frames: int | None = None) -> list[tuple[int, np.ndarray]]:
+    """Run the loop on a real source; give sequence and pixels of every frame."""
+    reader = SharedMemoryFrameReader(name)
+    found: dict[int, np.ndarray] = {}
+
+    class Watching(Stop):
+        def wait(self, seconds: float) -> bool:
+            if Path("/dev/shm", name).exists():
+                frame, metadata = reader.read_frame(copy=True)
+                if frame is not None and metadata is not None:
+                    found[metadata.sequence] = frame
+            return super().wait(seconds)
+
+    loop = CaptureLoop(settings, Watching(), lambda: open_source(settings.vision.camera), frames=frames)
+    try:
+        loop.run()
+        Watching().wait(0)
+    finally:
+        loop.close()
+        reader.close()
+    return sorted(found.items(), key=lambda item: item[0])

