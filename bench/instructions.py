@@ -37,7 +37,7 @@ EMPTY, SETTLE = "empty", "settle"
 # C: the same tools give the same number, to the instruction; another processor may have another memset chosen for it.
 MARGIN_SAME_TOOLS = 1.005
 MARGIN_OTHER_TOOLS = 1.02
-# A copy's instructions are those that the C library chooses for this processor, and for where the source happens to lie.
+# A copy's instructions: what the C library chooses for this processor, and for where the source happens to lie.
 MARGIN_COPY = 1.10
 # Python: memory that happens to be laid out otherwise is worth a few instructions; another numpy, some more.
 MARGIN_PYTHON = 1.02
