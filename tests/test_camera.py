@@ -15,10 +15,12 @@ import pytest
 from videos import FPS, SIZE, damage_clip, decode_all, make_clip, make_images, turn_clip
 
 from billiards_shm import CameraError
+from billiards_shm.capture import camera as camera_module
 from billiards_shm.capture.camera import Camera, available_backends
 from billiards_shm.capture.demo import read_counter
 from billiards_shm.capture.diagnosis import reason_for_url
 from billiards_shm.capture.model import CameraConfig
+from billiards_shm.capture.sources import SourceAddress, SourceKind, VideoFormat
 
 
 def open_camera(device_id: int | str | Path, backend: str = "auto") -> Camera:
@@ -219,8 +221,31 @@ def test_a_missing_camera_is_an_error_that_names_those_there_are(device: int | s
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="devices have paths on Linux")
+def test_a_stable_name_is_followed_anew_at_each_attempt(tmp_path: Path) -> None:
+    link = tmp_path / "usb-table-video-index0"
+    # It stands below /dev, where tests make no files.
+    address = SourceAddress(SourceKind.DEVICE, str(link))
+    for number in (62, 63):
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"/dev/video{number}")
+        with pytest.raises(CameraError, match=f"not found: no device /dev/video{number} "):
+            camera_module._check_place(address)
+    link.unlink()
+    link.symlink_to("/dev/null")
+    assert camera_module._check_place(address) == "/dev/null"
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, 2000.0, 180000.0, float("nan"), float("inf")])
+def test_a_rate_that_no_camera_has_is_an_unknown_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float
+) -> None:
+    monkeypatch.setattr(camera_module, "negotiated", lambda capture: VideoFormat(*SIZE, fps))
+    assert open_camera(make_clip(tmp_path / "clip.avi", 1)).details.fps == 0.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="devices have paths on Linux")
 def test_a_device_that_is_no_camera_is_an_error() -> None:
-    with pytest.raises(CameraError, match=r"^cannot open /dev/null: "):
+    with pytest.raises(CameraError, match=r"^cannot open /dev/null: unreadable: not a device that gives pictures$"):
         open_camera("/dev/null")
 
 
@@ -246,6 +271,7 @@ def test_opencv_and_ffmpeg_print_nothing_when_a_source_fails(tmp_path: Path) -> 
     code = f"""
 from billiards_shm.capture.camera import Camera, CameraError
 from billiards_shm.capture.model import CameraConfig
+from billiards_shm.capture.sources import SourceAddress, SourceKind, VideoFormat
 for device in {str(bad)!r}, "rtsp://127.0.0.1:1/x", "/dev/null":
     try:
         Camera(CameraConfig(device_id=device))

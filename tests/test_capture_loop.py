@@ -592,6 +592,20 @@ def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statisti
     assert fields["negotiated"] == {"width": 640, "height": 480, "fps": 15.0, "fourcc": "YUYV"}
 
 
+def test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    details = SourceDetails("V4L2", 64, 48, 1000.0, requested=VideoFormat(64, 48, 1000.0))
+    steps = [part for value in range(1, 60) for part in (image(value), lambda: time.sleep(0.01))]
+    run = Run(name, "/dev/video0", Script(steps, details), frames=59)
+    run.loop._stats_interval_ns = 100_000_000
+    run.loop._next_stats_ns = 0
+    run.run()
+    told = [message for message in caplog.messages if "though its driver says 1000" in message]
+    assert len(told) == 1
+    assert "MJPG" in told[0]
+
+
 def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:
     told: list[int] = []
     gone = CameraError("gone")

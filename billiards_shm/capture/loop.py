@@ -32,6 +32,8 @@ DISPLAY_INTERVAL_NS: Final = 250_000_000
 REST_SLICE_SEC: Final = 1.0
 ASSUMED_FILE_FPS: Final = 25.0
 """For recordings that do not say, such as numbered images."""
+SLOW_SHARE: Final = 0.7
+"""Of the rate that a camera's driver names: what is below it is worth a warning."""
 _NS_PER_SEC: Final = 1_000_000_000
 
 _log = logging.getLogger(__name__)
@@ -89,6 +91,7 @@ class CaptureLoop:
         self._backoff = Backoff(self._camera.reconnect_delay_sec, self._camera.reconnect_max_delay_sec)
         self._details: SourceDetails | None = None
         self._lost = False
+        self._slow_told = False
         now = time.monotonic_ns()
         self.statistics = CaptureStatistics(now)
         self._publisher = Publisher(settings.video, self.statistics, self._camera.frozen_after_sec)
@@ -218,6 +221,19 @@ class CaptureLoop:
                 _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
         for refusal in details.refused:
             _log.warning("%s: %s", self._address, refusal)
+
+    def _warn_of_slow_camera(self, now_ns: int) -> None:
+        """Say once that a camera does not do what its driver says."""
+        details, rate = self._details, self.statistics.capture_rate.rate(now_ns)
+        if self._slow_told or details is None or details.requested is None or self._announcer.state != "streaming":
+            return
+        if 0 < rate < SLOW_SHARE * details.fps:
+            self._slow_told = True
+            _log.warning(
+                "%s gives %.1f fps, though its driver says %g: too little light, or a format that takes too long to "
+                "transfer; another fourcc, such as MJPG, may help",
+                *(self._address, rate, details.fps),
+            )
 
     def _next_source(self, ending: Ending, reason: str, *, gave_frames: bool) -> FrameSource | None:
         """Open the source again, at once if it is a recording that begins anew; None if a stop came first."""
@@ -363,6 +379,7 @@ class CaptureLoop:
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = max(self._next_stats_ns, now_ns - self._stats_interval_ns) + self._stats_interval_ns
             self.log_statistics()
+            self._warn_of_slow_camera(now_ns)
         if self._on_statistics is not None and now_ns >= self._next_display_ns:
             self._next_display_ns = now_ns + DISPLAY_INTERVAL_NS
             self._show()
