@@ -146,6 +146,19 @@ def test_the_backend_can_be_named(tmp_path: Path) -> None:
     assert open_camera(make_clip(tmp_path / "clip.avi", 1), "ffmpeg").details.backend == "FFMPEG"
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "name"),
+    [
+        ("v4l2src ! video/x-raw,format=NV12,width=640 ! appsink", "NV12"),
+        ("v4l2src ! video/x-raw,format=YUY2 ! videoconvert ! video/x-raw, format = (string) BGR ! appsink", ""),
+        ('videotestsrc ! video/x-raw,format="UYVY" ! appsink', "UYVY"),
+        ("videotestsrc ! appsink", ""),
+    ],
+)
+def test_a_pipeline_says_itself_what_it_brings(pipeline: str, name: str) -> None:
+    assert camera_module._format_of_pipeline(pipeline) == name
+
+
 # What cannot be opened.
 
 

@@ -62,6 +62,8 @@ _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "m
 _BELIEVABLE_FPS: Final = 1000.0
 _BELIEVABLE_FRAMES: Final = 1e9
 
+_PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,11 +96,11 @@ class Camera:
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
             self._requested = VideoFormat(*config.resolution, config.fps, config.fourcc or "")
             self._refused = apply_settings(self._capture, config)
-        raw_format = self._ask_for_raw_frames() if not config.convert_rgb else ""
-        # A frame that OpenCV turns never lands in the caller's memory, so it is asked not to.
-        turned = self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-        orientation = self._property(cv2.CAP_PROP_ORIENTATION_META)
-        turn = int(orientation) if turned and orientation in (90, 180, 270) else 0
+        if self._address.kind is SourceKind.PIPELINE:
+            raw_format = _format_of_pipeline(str(self._address.place))
+        else:
+            raw_format = self._ask_for_raw_frames() if not config.convert_rgb else ""
+        turn = self._stop_turning() if backend != "GSTREAMER" else 0
         self._picture = Picture(config, turn, raw_format)
         self._raw: Image | None = None
         if config.hardware_acceleration != "none":
@@ -152,9 +154,19 @@ class Camera:
     def _property(self, number: int) -> float:
         return float(self._capture.get(number))
 
+    def _stop_turning(self) -> int:
+        """Take turned video as it is stored; give the degrees clockwise by which it wants to be turned.
+
+        A frame that OpenCV turns never lands in the caller's memory. GStreamer's backend must not be asked at all: a
+        live pipeline gives no frame afterwards.
+        """
+        turned = self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        orientation = self._property(cv2.CAP_PROP_ORIENTATION_META)
+        return int(orientation) if turned and orientation in (90, 180, 270) else 0
+
     def _ask_for_raw_frames(self) -> str:
         """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
-        if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE, SourceKind.PIPELINE):
+        if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE):
             self._refused += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
             return ""
         fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
@@ -241,6 +253,12 @@ def _first_image(address: SourceAddress, pattern: Path) -> Path:
     if not numbered:
         raise _refuse(address, Reason.NOT_FOUND.because("no file has such a name"))
     return pattern.with_name(min(numbered)[1])
+
+
+def _format_of_pipeline(pipeline: str) -> str:
+    """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
+    formats = _PIPELINE_FORMAT.findall(pipeline)
+    return formats[-1] if formats and formats[-1] in RAW_FORMATS else ""
 
 
 # Opening.

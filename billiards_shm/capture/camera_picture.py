@@ -24,7 +24,7 @@ _CONVERSIONS: Final = {
     "YV12": cv2.COLOR_YUV2BGR_YV12,
 }
 _COMPRESSED: Final = ("MJPG", "JPEG")
-_GREY: Final = ("GREY", "Y800", "Y16")
+_GREY: Final = ("GREY", "Y800", "Y16", "GRAY8", "GRAY16_LE")
 RAW_FORMATS: Final = frozenset({*_CONVERSIONS, *_COMPRESSED, *_GREY})
 """Formats of cameras that `Picture` makes BGR of."""
 _TURNS: Final = {(True, False): cv2.ROTATE_90_CLOCKWISE, (False, True): cv2.ROTATE_90_COUNTERCLOCKWISE}
@@ -163,6 +163,8 @@ def as_bgr(image: Image, target: Image | None) -> Image:
         image = cv2.normalize(image, np.empty(0), 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR, target)
+    if image.shape[2] == 2:
+        raise CameraError("frames have two channels, in a format that nobody names; a pipeline names it by format=...")
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, target) if image.shape[2] == 4 else image
 
 
