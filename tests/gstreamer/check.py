@@ -65,8 +65,8 @@ def check_a_server_that_is_killed_is_found_again(folder: Path) -> None:
     clip = Clip(folder, (320, 180))
     with RtspServer(clip) as server:
         pipeline = (
-            f"rtspsrc location={server.url} protocols=tcp latency=0 ! rtph264depay ! h264parse ! avdec_h264 ! videoconvert ! "
-            "video/x-raw,format=BGR ! appsink drop=true max-buffers=1"
+            f"rtspsrc location={server.url} protocols=tcp latency=0 ! rtph264depay ! h264parse ! avdec_h264 ! "
+            "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1"
         )
         with CaptureProcess(folder, pipeline) as capture:
             capture.frame()

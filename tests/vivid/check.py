@@ -1,0 +1,217 @@
+"""What is checked in the virtual machine, of the capture process on the virtual camera `vivid`."""
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from billiards_shm import SegmentInfo, SharedMemoryFrameReader, inspect_segment
+
+NAME = "vivid"
+LOG = Path("/tmp/log")
+
+
+def shell(command: str) -> None:
+    subprocess.run(command, shell=True, check=True)
+
+
+def load(device: int = 0) -> None:
+    # One node, for capturing; its inputs are a webcam only.
+    shell(f"modprobe vivid n_devs=1 node_types=0x1 num_inputs=1 input_types=0 vid_cap_nr={device}")
+    until(lambda: Path(f"/dev/video{device}").exists())
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> float:
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s; log:\n{said()}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def said() -> str:
+    return LOG.read_text()
+
+
+def info() -> SegmentInfo:
+    return inspect_segment(NAME)
+
+
+def state(name: str, reason: str = "") -> bool:
+    return str(info().source_state) == name and info().source_reason.startswith(reason)
+
+
+@contextlib.contextmanager
+def capturing(source: str = "0", **camera: Any) -> Iterator[SharedMemoryFrameReader]:
+    camera = {"resolution": [640, 360], "fps": 25, "reconnect_delay_sec": 0.2, "reconnect_max_delay_sec": 1} | camera
+    Path("/tmp/config.json").write_text(json.dumps({"vision": {"camera": camera}}))
+    command = [sys.executable, "-m", "billiards_shm", "capture", source, "--name", NAME]
+    with LOG.open("w") as log:
+        process = subprocess.Popen([*command, "--config", "/tmp/config.json"], stderr=log, stdout=log)
+    try:
+        with SharedMemoryFrameReader(NAME) as reader:
+            reader.attach(timeout=120)
+            yield reader
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, said()
+    except BaseException:
+        print(said())
+        raise
+    finally:
+        process.kill()
+        process.wait()
+    assert not Path("/dev/shm", NAME).exists()
+
+
+def frames(reader: SharedMemoryFrameReader, count: int) -> list[np.ndarray]:
+    found = []
+    for _ in range(count):
+        frame, metadata = reader.read_frame(timeout=60, copy=True)
+        assert frame is not None, said()
+        assert metadata is not None
+        found.append(frame)
+    return found
+
+
+def check_frames() -> None:
+    with capturing() as reader:
+        got = frames(reader, 30)
+        assert got[0].shape == (360, 640, 3)
+        assert got[0].std() > 10
+        assert any(not np.array_equal(got[0], frame) for frame in got[1:])
+        assert info().backend == "V4L2"
+        until(lambda: info().fps > 1)
+        print(f"  {info().fps:.1f} fps; {[line for line in said().splitlines() if 'Source:' in line]}")
+    print("  " + [line for line in said().splitlines() if "Stats: " in line][-1])
+
+
+def check_frames_land_in_the_slot() -> None:
+    code = (
+        "from billiards_shm.capture.camera import Camera\n"
+        "from billiards_shm.capture.model import CameraConfig\n"
+        "import numpy as np, time\n"
+        "for keys in ({}, {'fourcc': 'YUYV', 'convert_rgb': False}, {'fourcc': 'NV12', 'convert_rgb': False},\n"
+        "             {'rotation': 90}, {'crop': (10, 20, 100, 80), 'flip': 'both'}):\n"
+        "    camera = Camera(CameraConfig(device_id=0, resolution=(640, 360), **keys))\n"
+        "    assert camera.grab()\n"
+        "    first = camera.retrieve(None)\n"
+        "    slot = np.zeros_like(first)\n"
+        "    assert camera.grab() and camera.retrieve(slot) is slot and slot.any(), keys\n"
+        "    age = time.monotonic() - camera.timestamp_ms / 1000\n"
+        # vivid stamps frames with when they are due, which may be a frame ahead.
+        "    assert -0.1 < age < 5, age\n"
+        "    print(' ', keys, slot.shape, camera.details, camera.details.refused, f'frame age {age:.3f} s')\n"
+        "    camera.release()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def check_raw_formats_show_the_same_picture() -> None:
+    pictures = {}
+    for fourcc, convert in (("YUYV", True), ("YUYV", False), ("UYVY", False), ("NV12", False), ("YV12", False)):
+        with capturing(fourcc=fourcc, convert_rgb=convert) as reader:
+            pictures[fourcc, convert] = np.median(frames(reader, 5), axis=0)
+            assert "convert_rgb: asked for" not in said(), said()
+            assert f" {fourcc}, V4L2" in said(), said()
+    reference = pictures.pop(("YUYV", True))
+    for key, picture in pictures.items():
+        # The pattern has a clock, and a bar that moves.
+        difference = np.median(np.abs(picture - reference))
+        print(f"  {key}: differs by {difference:g}")
+        assert difference <= 4, key
+
+
+def check_settings() -> None:
+    with capturing(brightness=200, contrast=90, gain=50, focus=3) as reader:
+        frames(reader, 2)
+        shown = subprocess.run(["v4l2-ctl", "-C", "brightness,contrast"], capture_output=True, text=True, check=True)
+        assert shown.stdout.split() == ["brightness:", "200", "contrast:", "90"], shown.stdout
+        assert "focus: asked for 3, the driver has no such setting" in said()
+    with capturing(resolution=[1234, 567], fourcc="H264") as reader:
+        frames(reader, 2)
+        warned = [line for line in said().splitlines() if " was asked for 1234x567 at 25 fps H264 and gives " in line]
+        assert len(warned) == 1, said()
+        print("  " + warned[0])
+
+
+def check_dropped_buffers() -> None:
+    with capturing() as reader:
+        frames(reader, 25)
+        before = info().fps
+        shell("v4l2-ctl -c percentage_of_dropped_buffers=50")
+        time.sleep(6)
+        during = info().fps
+        print(f"  {before:.1f} fps, with half of the buffers dropped {during:.1f}")
+        assert during < 0.8 * before
+        assert state("streaming")
+        shell("v4l2-ctl -c percentage_of_dropped_buffers=0")
+        assert info().reconnects == 0
+
+
+def check_disconnect_and_return() -> None:
+    path = Path("/dev/v4l/by-id/usb-table-video-index0")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/dev/video0")
+    with capturing(str(path), placeholder=True) as reader:
+        _, last = reader.read_frame(timeout=60)
+        until(lambda: state("streaming"))
+        shell("v4l2-ctl -c disconnect=1")
+        # vivid is back as soon as it is opened again.
+        until(lambda: info().reconnects == 1 and state("streaming"))
+        path.unlink()
+        shell("v4l2-ctl -c disconnect=1")
+        noticed = until(lambda: state("reconnecting", "not found: "))
+        print(f"  noticed after {noticed:.1f} s: {info().source_reason}")
+        until(lambda: not reader.latest_frame()[1].online)  # type: ignore[union-attr]
+        shell("rmmod vivid")
+        # Plugged in again it has another number.
+        load(device=5)
+        path.symlink_to("/dev/video5")
+        back = until(lambda: state("streaming"))
+        frame, metadata = reader.read_frame(timeout=60)
+        assert frame is not None
+        assert metadata is not None
+        assert last is not None
+        assert metadata.sequence > last.sequence
+        assert info().reconnects == 2
+        print(f"  back after {back:.1f} s, as {os.path.realpath(path)}")
+
+
+def check_busy() -> None:
+    with capturing("5") as reader:
+        frames(reader, 1)
+        second = subprocess.run(
+            [sys.executable, "-m", "billiards_shm", "capture", "5", "--name", "second"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 3
+        assert "busy: another process has this camera" in second.stderr, second.stderr
+
+
+def check_latency() -> None:
+    with capturing("5") as reader:
+        frames(reader, 10)
+        ages = []
+        for _ in range(20):
+            _, metadata = reader.read_frame(timeout=60)
+            assert metadata is not None
+            ages.append((time.monotonic_ns() - metadata.capture_time_ns) / 1e6)
+        print(f"  a frame is {statistics.median(ages):.1f} ms old when a reader has it")
+
+
+load()
+for check in [value for name, value in list(globals().items()) if name.startswith("check_")]:
+    began = time.monotonic()
+    check()
+    print(f"{check.__name__}: passed in {time.monotonic() - began:.0f} s", flush=True)
