@@ -325,6 +325,16 @@ def test_a_source_that_cannot_be_opened_the_first_time_is_an_error(name: str) ->
         Run(name, LIVE, CameraError("busy"), Script([image(1)])).run()
 
 
+def test_an_attempt_to_open_that_a_stop_interrupts_is_no_error(name: str) -> None:
+    def interrupted() -> None:
+        run.stop.requested = True
+
+    run = Run(name, LIVE, interrupted, CameraError("interrupted system call"))
+    assert run.run().values == []
+    run = Run(name, LIVE, Script([interrupted]))
+    assert run.run().values == []
+
+
 def test_delays_begin_anew_once_frames_have_come_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
     original = pace_module.Backoff.next_delay

@@ -115,7 +115,12 @@ class CaptureLoop:
         """
         # Recordings and the demo are never waited for.
         with self._announcer if self._address.live else contextlib.nullcontext():
-            self._run()
+            try:
+                self._run()
+            except CameraError:
+                # The signal that asks for a stop also interrupts whoever waits for a file or server to open.
+                if not self._stop.wait(0):
+                    raise
 
     def _run(self) -> None:
         source: FrameSource | None = self._open_source()
