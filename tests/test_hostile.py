@@ -271,7 +271,7 @@ def test_who_rewrites_everything_while_others_read_brings_them_errors_and_no_sig
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_who_rewrites_everything_for_a_minute_brings_errors_and_no_signal(segment_name: str) -> None:
-    attack(segment_name, seconds=60.0, seed=int.from_bytes(os.urandom(4), "little"))
+    attack(segment_name, seconds=30.0, seed=int.from_bytes(os.urandom(4), "little"))
 
 
 def test_a_writer_outlives_the_attack_on_its_segment_and_the_next_one_starts_afresh(segment_name: str) -> None:

@@ -174,17 +174,19 @@ def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str], 
 
 
 def test_a_second_signal_ends_everything_at_once(tmp_path: Path, names: list[str]) -> None:
-    pipe = tmp_path / "pipe.ts"
-    os.mkfifo(pipe)
-    with SupervisedRun(tmp_path, {names[0]: {"device_id": str(pipe)}, names[1]: DEMO}, timeout=60.0) as supervised:
-        supervised.start().streams(names[1])
-        (stuck,) = [each for each in supervised.children() if names[0] in each.cmdline()]
-        # It waits for somebody to open the other end: the kernel's word for that.
-        wait_until(lambda: "wait_for_partner" in Path(f"/proc/{stuck.pid}/wchan").read_text(), 40)
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), timeout=60.0) as supervised:
+        supervised.start().streams()
+        pids = [process.pid for process in supervised.children()]
+        # Both are there when it wakes, so that no child has ended because of the first alone.
+        send(supervised.supervisor.pid, signal.SIGSTOP)
+        send(supervised.supervisor.pid, signal.SIGINT)
         send(supervised.supervisor.pid, signal.SIGTERM)
-        supervised.says(names[1], "stopped")
-        assert supervised.end(signal.SIGTERM) == 128 + signal.SIGTERM
-        assert gone(stuck.pid)
+        send(supervised.supervisor.pid, signal.SIGCONT)
+        assert supervised.ends() == 128 + signal.SIGTERM
+        assert "SIGTERM again: ending at once" in supervised.said()
+        assert all(gone(pid) for pid in pids)
+        assert supervised.said().count("did not end: killing it") == 2
+        assert all(no_segment(name) for name in names[:2])
 
 
 def test_when_the_supervisor_is_killed_its_children_end_and_the_next_one_takes_over(
