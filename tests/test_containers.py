@@ -7,17 +7,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from command_line import SCRIPT
+from installed_tools import ROOT, tool
 from segments_under_test import wait_until
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -28,18 +27,6 @@ PLACES = {"billiards-shm": SCRIPT, "python": sys.executable, "/opt/billiards-shm
 
 if os.geteuid() != 0:
     pytest.fail("file systems are mounted, and the user of the containers is taken on: run this as root")
-
-
-def tool(name: str, *arguments: object) -> None:
-    done = subprocess.run(
-        [Path(sys.executable).parent / name, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
 
 
 def test_a_linter_finds_nothing_in_the_dockerfile() -> None:

@@ -1,33 +1,17 @@
 """What other machines are told to do: the workflows, cibuildwheel's section, the project's own metadata."""
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from installed_tools import ROOT, tool
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-
-
-def tool(name: str, *arguments: object) -> str:
-    """What it prints; the test fails with that if the tool finds fault."""
-    done = subprocess.run(
-        [Path(sys.executable).parent / name, *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def workflow(path: Path) -> dict[Any, Any]:
