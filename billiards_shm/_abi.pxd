@@ -160,11 +160,16 @@ cdef extern from "billiards_shm.h" nogil:
         uint32_t max_leases
         bshm_owners trusted
 
+    ctypedef struct bshm_attachment:
+        pass
+
     ctypedef struct bshm_frame:
         bshm_frame_info info
         uint8_t generation[16]
         uint64_t skipped
         const void *pixels
+        bshm_attachment *attachment
+        uint32_t slot
         uint32_t pinned
         uint32_t to_copy
 

@@ -5,6 +5,7 @@ import ctypes
 import gc
 import pickle
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -292,6 +293,88 @@ def test_a_failed_attachment_leaves_no_file_or_mapping(segment_name: str) -> Non
             reader.attach(timeout=0)
     assert (descriptors(), mappings(segment_name)) == (files, 0)
     path_of(segment_name).unlink()
+
+
+# A reader that waits makes what it will return before it sleeps, for a frame like the last one in each slot.
+ANY_GEOMETRY = [
+    ((24, 32, 3), "uint8"),
+    ((24, 32, 3), "int8"),
+    ((32, 24, 3), "uint8"),
+    ((48, 48), "uint8"),
+    ((24, 32, 3), "uint8"),
+    ((16, 24, 3), "uint16"),
+    ((12, 24, 4), "uint16"),
+    ((48, 64, 3), "uint8"),  # another segment
+    ((24, 32, 3), "float32"),
+    ((24, 32, 3), "uint8"),
+]
+
+
+@pytest.mark.parametrize("held", [0, 1])
+def test_after_a_wait_each_frame_comes_in_its_own_geometry_from_its_own_slot(
+    writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader, held: int
+) -> None:
+    views: list[tuple[npt.NDArray[Any], int, tuple[int, ...], str]] = []
+    random = np.random.default_rng(held)
+    for number in range(1, 301):
+        shape, dtype = ANY_GEOMETRY[random.integers(len(ANY_GEOMETRY)) if number % 10 == 0 else 0]
+        assert reader.read_frame(timeout=0.0001) == (None, None)
+        writer.write_frame(picture(number, shape, dtype))
+        frame, metadata = new_frame(reader)
+        assert (frame.shape, frame.dtype, metadata.sequence) == (shape, np.dtype(dtype), number)
+        assert (metadata.width, metadata.height, metadata.dtype) == (shape[1], shape[0], frame.dtype)
+        assert frame.base.obj.intact
+        views = [*views, (frame, number, shape, dtype)][-held:] if held else []
+        del frame
+        assert all(np.array_equal(view, picture(*which)) for view, *which in views)
+
+
+def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    def frames() -> int:
+        gc.collect()
+        return sum(isinstance(one, Frame) for one in gc.get_objects()) + sum(
+            isinstance(one, memoryview) and isinstance(one.obj, Frame) for one in gc.get_objects()
+        )
+
+    before = frames()
+    reader = SharedMemoryFrameReader(segment_name)
+    for number in range(1, 20):
+        writer.write_frame(picture(number))
+        new_frame(reader)
+        assert reader.read_frame(timeout=0.0001) == (None, None)
+        assert leases(segment_name) == 0
+    assert frames() > before
+    reader.close()
+    assert frames() == before
+
+
+def test_threads_that_wait_with_one_reader_never_share_an_array(segment_name: str) -> None:
+    taken: list[int] = []
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=32) as writer,
+        SharedMemoryFrameReader(segment_name, max_leases=30) as reader,
+    ):
+
+        def take() -> None:
+            while (found := reader.read_frame(timeout=2.0))[0] is not None:
+                frame, metadata = found
+                assert sees(frame, metadata.sequence)
+                taken.append(metadata.sequence)
+                if metadata.sequence >= 1000:
+                    break
+
+        threads = [threading.Thread(target=take) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(1, 1010):
+            writer.write_frame(picture(number))
+            time.sleep(0.0002)
+        for thread in threads:
+            thread.join()
+    assert len(taken) == len(set(taken))
+    assert max(taken) >= 1000
 
 
 # ---------------------------------------------------------------- read-only means read-only
