@@ -11,7 +11,7 @@
 void bshm_copy_rows(void *destination, size_t destination_stride, const void *source, ptrdiff_t source_stride,
                     size_t row_bytes, size_t rows);
 
-/* Which kernel bshm_copy_rows uses for a block of this size: "memcpy", "avx2-stream", "avx512-stream". */
+/* Which kernel bshm_copy_rows uses for a block of this size: "memcpy", "avx2-stream", "neon-stream". */
 const char *bshm_copy_kernel(size_t bytes);
 
 #endif

@@ -10,8 +10,8 @@
 #define LARGEST (5u << 20)
 #define GUARD   0xA5u
 
-static const char *kernel_names[3];
-static copy_kernel kernels[3];
+static const char *kernel_names[2];
+static copy_kernel kernels[2];
 static size_t kernel_count;
 
 static void add_kernel(const char *name, copy_kernel kernel)
@@ -26,8 +26,6 @@ static void find_kernels(void)
 #ifdef BSHM_X86_KERNELS
     if (__builtin_cpu_supports("avx2"))
         add_kernel("avx2-stream", copy_avx2);
-    if (__builtin_cpu_supports("avx512f"))
-        add_kernel("avx512-stream", copy_avx512);
 #elif defined(BSHM_NEON_KERNEL)
     add_kernel("neon-stream", copy_neon);
 #endif
