@@ -72,7 +72,10 @@ def write_beside_iceoryx2(size: str, ours: dict[str, Any], theirs: dict[str, Any
 
 def paced_write(size: str, found: dict[str, dict[str, Any]]) -> Row:
     """As frames of a camera come, and are looked at."""
-    what, target = f"`write_frame`, {size}, beside iceoryx2, 1 to 3 ms between frames, all pixels read", "never above it"
+    what, target = (
+        f"`write_frame`, {size}, beside iceoryx2, 1 to 3 ms between frames, all pixels read",
+        "never above it",
+    )
     if "write" not in found.get("iceoryx2", {}):
         return unknown(what, target, "iceoryx2 was not measured")
     ours, theirs = found["billiards_shm"]["write"], found["iceoryx2"]["write"]
