@@ -198,6 +198,7 @@ class Filming:
     size: tuple[int, int] = (320, 180)
     fps: float = 50.0
     published: int = 0
+    paused: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -214,6 +215,8 @@ class Filming:
         table, size = DemoTable(*self.size, 30), self.size
         with SharedMemoryFrameWriter(self.name, (self.size[1], self.size[0], 3)) as writer:
             while not self._stop.wait(1 / self.fps):
+                if self.paused:
+                    continue
                 if self.size != size:
                     size = self.size
                     table = DemoTable(*size, 30, first=self.published + 1)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -346,8 +346,15 @@ def test_a_websocket_sends_no_more_than_is_answered(server: Address, filming: Fi
         assert number >= stood_at - 5, "a new one, not the first of those published meanwhile"
         with pytest.raises(TimeoutError):
             socket.recv(0.3)
+        filming.paused = True
+        with suppress(TimeoutError):
+            while True:  # until there is nothing new
+                socket.send("1")
+                socket.recv(0.5)
         for _ in range(50):
-            socket.send("credit that nobody gave")
+            socket.send("an answer to nothing, but for the first few")
+        time.sleep(1)  # there is nothing by which to see that they were heard
+        filming.paused = False
         for _ in range(3):
             websocket_frame(socket)
         with pytest.raises(TimeoutError):
