@@ -395,37 +395,47 @@ cdef class _Place:
     the last frame had.
     """
 
-    cdef const void *pixels
-    cdef _abi.bshm_frame_info info  # of the last frame here
+    cdef _abi.bshm_frame last
     cdef Frame frame
     cdef FrameMetadata metadata
     cdef tuple pair  # None: not prepared; else nobody may touch its array before it is delivered
 
-    cdef int prepare(self) except -1:
+    cdef int prepare(self, const _abi.bshm_frame *like) except -1:
         cdef Frame frame = Frame.__new__(Frame)
-        frame.frame.pixels = self.pixels
-        frame.frame.info = self.info
-        frame.describe(&self.info)
-        self.metadata = FrameMetadata.__new__(FrameMetadata)
-        self.pair = (np.asarray(frame), self.metadata)
-        self.frame = frame
+        cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
+        frame.frame.pixels = like.pixels
+        frame.frame.info = like.info
+        frame.describe(&frame.frame.info)
+        pair = (np.asarray(frame), metadata)
+        self.frame = frame  # nothing before this changes the place: other threads may have been here meanwhile
+        self.metadata = metadata
+        self.pair = pair
+        return 0
+
+    cdef int prepare_again(self) except -1:
+        cdef _abi.bshm_frame last
+        with cython.critical_section(self):
+            if self.pair is None:
+                last = self.last
+                self.prepare(&last)
         return 0
 
     cdef bint fits(self, const _abi.bshm_frame *frame) noexcept:
-        return (self.pair is not None and self.pixels == frame.pixels and self.info.row_stride == frame.info.row_stride
-                and self.info.width == frame.info.width and self.info.height == frame.info.height
-                and self.info.channels == frame.info.channels and self.info.ndim == frame.info.ndim
-                and self.info.kind == frame.info.kind and self.info.item_size == frame.info.item_size)
+        cdef const _abi.bshm_frame_info *info = &frame.info
+        if self.pair is None:
+            return False
+        cdef const _abi.bshm_frame_info *here = &self.frame.frame.info
+        return (self.frame.frame.pixels == frame.pixels and here.row_stride == info.row_stride
+                and here.width == info.width and here.height == info.height and here.channels == info.channels
+                and here.ndim == info.ndim and here.kind == info.kind and here.item_size == info.item_size)
 
     cdef tuple deliver(self, _abi.bshm_frame *frame):
         """The pin moves from `frame` to the array that is returned."""
         cdef tuple pair
         with cython.critical_section(self):
             if not self.fits(frame):
-                self.pixels = frame.pixels
-                self.info = frame.info
-                self.prepare()
-            self.frame.frame = frame[0]
+                self.prepare(frame)
+            self.last = self.frame.frame = frame[0]
             frame.attachment = NULL
             self.metadata.fill(&self.frame.frame, True)
             pair = self.pair
@@ -1214,7 +1224,7 @@ cdef class SegmentReader:
         cdef _Place vacant = self._vacant
         if vacant is not None:  # its turn will come again
             self._vacant = None
-            vacant.prepare()
+            vacant.prepare_again()
         with nogil:
             _abi.bshm_reader_wait(self._reader, nanoseconds)
         return 0

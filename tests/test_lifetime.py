@@ -4,10 +4,12 @@ import copy
 import ctypes
 import gc
 import pickle
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -295,6 +297,14 @@ def test_a_failed_attachment_leaves_no_file_or_mapping(segment_name: str) -> Non
     path_of(segment_name).unlink()
 
 
+@contextmanager
+def switching_threads_at_once() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
 # A reader that waits makes what it will return before it sleeps, for a frame like the last one in each slot.
 ANY_GEOMETRY = [
     ((24, 32, 3), "uint8"),
@@ -350,26 +360,28 @@ def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
     assert frames() == before
 
 
-def test_threads_that_wait_with_one_reader_never_share_an_array(segment_name: str) -> None:
+@pytest.mark.parametrize("dtype", ["uint8", "complex64"])  # of which numpy's description runs Python, so threads change
+def test_threads_that_wait_with_one_reader_never_share_an_array(segment_name: str, dtype: str) -> None:
     taken: list[int] = []
     with (
-        SharedMemoryFrameWriter(segment_name, SHAPE, slots=32) as writer,
+        SharedMemoryFrameWriter(segment_name, SHAPE, dtype=dtype, slots=32) as writer,
         SharedMemoryFrameReader(segment_name, max_leases=30) as reader,
+        switching_threads_at_once(),
     ):
 
         def take() -> None:
-            while (found := reader.read_frame(timeout=2.0))[0] is not None:
+            last = 0
+            while last < 1000 and (found := reader.read_frame(timeout=2.0))[0] is not None:
                 frame, metadata = found
-                assert sees(frame, metadata.sequence)
-                taken.append(metadata.sequence)
-                if metadata.sequence >= 1000:
-                    break
+                last = metadata.sequence
+                assert sees(frame, last, dtype)
+                taken.append(last)
 
         threads = [threading.Thread(target=take) for _ in range(4)]
         for thread in threads:
             thread.start()
         for number in range(1, 1010):
-            writer.write_frame(picture(number))
+            writer.write_frame(picture(number, dtype=dtype))
             time.sleep(0.0002)
         for thread in threads:
             thread.join()
