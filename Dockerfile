@@ -20,7 +20,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM python:${PYTHON}-slim-bookworm
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    pip install --no-cache-dir "$(echo /wheels/*.whl)[headless]"
+    pip install --no-cache-dir "$(echo /wheels/*.whl)[headless,serve]"
 COPY examples /opt/billiards-shm/examples
 # A number, so that an orchestrator can see that it is not root; shared memory belongs to it.
 USER 10001:10001

@@ -37,7 +37,9 @@ def write_and_wait(name):
 class Child:
     """Runs `code` with what PRELUDE offers; `arguments` are its ``sys.argv[1:]``. Killed at the end of the block."""
 
-    def __init__(self, code: str, *arguments: object, prelude: str = PRELUDE) -> None:
+    def __init__(
+        self, code: str, *arguments: object, prelude: str = PRELUDE, python: str | Path = sys.executable
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the child
         self._said = b""
         environment = os.environ | {
@@ -45,7 +47,8 @@ class Child:
             "OPENBLAS_NUM_THREADS": "1",  # Python 3.12 and later warn of a fork in a process that has threads
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code), *map(str, arguments)],
+            # -P: the package that is installed, not one that lies where the tests were started.
+            [python, "-P", "-W", "error", "-c", prelude + textwrap.dedent(code), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -760,6 +760,7 @@ def test_a_fork_while_another_thread_reads_and_writes_leaves_the_child_usable(se
 import threading, warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 writer = SharedMemoryFrameWriter(name, SHAPE)
+writer.write_frame(picture(1))
 reader = SharedMemoryFrameReader(name)
 stop = threading.Event()
 

