@@ -1,0 +1,210 @@
+"""What every platform keeps, asked through the public names alone: the test of wheels where there is no /dev/shm."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from segments_under_test import SHAPE, new_frame, picture, sees, wait_until
+
+from billiards_shm import (
+    SegmentNotFoundError,
+    SegmentStatus,
+    SharedMemoryFrameReader,
+    SharedMemoryFrameWriter,
+    WriterExistsError,
+    inspect_segment,
+    list_segments,
+    remove_stale_segments,
+)
+
+READER = """
+import sys
+from billiards_shm import SharedMemoryFrameReader
+from segments_under_test import sees
+
+with SharedMemoryFrameReader(sys.argv[1]) as reader:
+    reader.attach(timeout=20)
+    while True:
+        frame, metadata = reader.read_frame(timeout=20)
+        print(metadata.sequence, metadata.zero_copy, sees(frame, metadata.sequence), flush=True)
+        if sys.stdin.readline() == "":
+            break
+"""
+WRITER = """
+import sys
+from billiards_shm import SharedMemoryFrameWriter
+from segments_under_test import SHAPE, picture
+
+with SharedMemoryFrameWriter(sys.argv[1], SHAPE) as writer:
+    for line in sys.stdin:
+        print(writer.write_frame(picture(writer.sequence + 1)), flush=True)
+"""
+
+
+class Process:
+    """Another interpreter, which answers one line to each line. Answers are waited for as long as the test may take."""
+
+    def __init__(self, code: str, name: str) -> None:
+        tests = str(Path(__file__).parent)
+        self._started = subprocess.Popen(
+            [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {tests!r})\n{code}", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self) -> None:
+        assert self._started.stdin is not None
+        print(file=self._started.stdin, flush=True)
+
+    def says(self) -> str:
+        assert self._started.stdout is not None
+        return self._started.stdout.readline().strip()
+
+    def ends(self) -> int:
+        """Its exit code, after its input has ended."""
+        assert self._started.stdin is not None
+        self._started.stdin.close()
+        return self._started.wait()
+
+    def kill(self) -> None:
+        self._started.kill()
+        self._started.wait()
+        for pipe in (self._started.stdin, self._started.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.fixture
+def start(name: str) -> Iterator[Callable[[str], Process]]:
+    started: list[Process] = []
+
+    def start_one(code: str) -> Process:
+        started.append(Process(code, name))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+
+
+def test_a_waiting_reader_in_another_process_gets_every_frame(name: str, start: Callable[[str], Process]) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as writer:
+        reader = start(READER)
+        wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
+        for number in range(1, 51):
+            assert writer.write_frame(picture(number)) == number
+            assert reader.says() == f"{number} True True"
+            reader.tell()
+        writer.write_frame(picture(51))
+        assert reader.says() == "51 True True"
+        assert reader.ends() == 0
+
+
+@pytest.mark.parametrize("shape", [(1080, 1920, 3), (719, 1277, 3), (1, 1, 3), (480, 641)])
+def test_every_size_arrives_to_the_last_byte(segment_name: str, shape: tuple[int, ...]) -> None:
+    with SharedMemoryFrameWriter(segment_name, shape) as writer, SharedMemoryFrameReader(segment_name) as reader:
+        for number in range(1, 6):
+            writer.write_frame(picture(number, shape))
+            assert sees(new_frame(reader)[0], number)
+
+
+def test_a_crop_is_copied_row_by_row(segment_name: str) -> None:
+    whole = picture(1, (1100, 2000, 3))
+    crop = whole[7:1087, 13:1933]
+    with SharedMemoryFrameWriter(segment_name, crop.shape) as writer, SharedMemoryFrameReader(segment_name) as reader:
+        writer.write_frame(crop)
+        assert np.array_equal(new_frame(reader)[0], crop)
+
+
+def test_a_view_is_read_only_never_changes_and_outlives_everything(segment_name: str) -> None:
+    writer = SharedMemoryFrameWriter(segment_name, SHAPE)
+    reader = SharedMemoryFrameReader(segment_name)
+    writer.write_frame(picture(1))
+    view, metadata = new_frame(reader)
+    assert metadata.zero_copy
+    with pytest.raises(ValueError, match="read-only"):
+        view[0, 0, 0] = 1
+    for number in range(2, 500):
+        writer.write_frame(picture(number))
+    assert sees(view, 1)
+    reader.close()
+    writer.close()
+    assert sees(view, 1)
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as successor:
+        successor.write_frame(picture(2))
+        assert sees(view, 1)
+
+
+def test_a_name_has_one_writer(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    with pytest.raises(WriterExistsError, match=segment_name):
+        SharedMemoryFrameWriter(segment_name, SHAPE)
+    assert segment_name in {segment.name for segment in list_segments()}
+
+
+def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str, start: Callable[[str], Process]) -> None:
+    killed = start(WRITER)
+    killed.tell()
+    assert killed.says() == "1"
+    with SharedMemoryFrameReader(name) as reader:
+        view, _ = new_frame(reader)
+        assert reader.status is SegmentStatus.LIVE
+        killed.kill()
+        wait_until(lambda: reader.status is SegmentStatus.DEAD, 20, "the death of the writer")
+        with SharedMemoryFrameWriter(name, SHAPE) as successor:
+            assert successor.write_frame(picture(2)) == 2, "numbers go on"
+            assert sees(new_frame(reader)[0], 2)
+            assert sees(view, 1)
+
+
+def test_what_a_killed_reader_held_is_free_again(name: str, start: Callable[[str], Process]) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE, slots=3) as writer, SharedMemoryFrameReader(name) as reader:
+        holds = start(READER)
+        wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
+        writer.write_frame(picture(1))
+        assert holds.says() == "1 True True"
+        writer.write_frame(picture(2))
+        assert not new_frame(reader)[1].zero_copy, "three slots are one lease, and that is held"
+        holds.kill()
+
+        def lent() -> bool:
+            number = writer.write_frame(picture(writer.sequence + 1))
+            frame, metadata = new_frame(reader)
+            assert sees(frame, number)
+            return bool(metadata.zero_copy)
+
+        wait_until(lent, 20, "a lease")
+
+
+def test_what_a_killed_writer_left_is_listed_and_removed(name: str, start: Callable[[str], Process]) -> None:
+    killed = start(WRITER)
+    killed.tell()
+    assert killed.says() == "1"
+    assert remove_stale_segments([name]) == [], "its writer lives"
+    killed.kill()
+    wait_until(lambda: inspect_segment(name).status is SegmentStatus.DEAD, 20, "the death of the writer")
+    assert remove_stale_segments([name]) == [name]
+    with pytest.raises(SegmentNotFoundError):
+        inspect_segment(name)
+
+
+def test_a_wait_lasts_as_long_as_it_was_told_to(reader: SharedMemoryFrameReader) -> None:
+    begun = time.monotonic()
+    assert reader.read_frame(timeout=0.3) == (None, None)
+    assert time.monotonic() - begun >= 0.3
+
+
+def test_iteration_ends_with_the_last_frame_when_the_writer_closes(segment_name: str) -> None:
+    writer = SharedMemoryFrameWriter(segment_name, SHAPE)
+    with SharedMemoryFrameReader(segment_name) as reader:
+        writer.write_frame(picture(1))
+        frames = iter(reader)
+        assert sees(next(frames)[0], 1)
+        writer.write_frame(picture(2))
+        writer.close()
+        assert sees(next(frames)[0], 2)
+        assert list(frames) == []
