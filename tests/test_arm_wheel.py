@@ -36,9 +36,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # The oldest glibc of pyproject.toml's images of manylinux.
 COMPILER = f"{Path(ziglang.__file__).parent / 'zig'} cc -target aarch64-linux-gnu.2.28"
 
-# Views, copies, closing in any order, leaks; processes that come, go and are killed; whole frames under stress.
+# What every platform keeps; views, copies, leaks; processes that come, go and are killed; whole frames under stress.
 OWN_TESTS = [
-    "tests/test_lifetime.py",
+    "tests/test_anywhere.py",
+    "tests/test_lifetime.py::test_a_pinned_view_never_changes_while_thousands_of_frames_are_written",
+    "tests/test_lifetime.py::test_after_a_wait_each_frame_comes_in_its_own_geometry_from_its_own_slot",
+    "tests/test_lifetime.py::test_a_thousand_attachments_leave_no_file_mapping_or_thread",
+    "tests/test_lifetime.py::test_closing_in_any_order_raises_nothing_and_leaks_nothing",
     "tests/test_processes.py::test_readers_in_many_processes_see_the_same_pictures",
     "tests/test_processes.py::test_a_reader_that_is_killed_gives_its_tokens_to_the_next",
     "tests/test_processes.py::test_a_writer_killed_with_an_open_loan_uses_no_number_up_twice",
@@ -106,7 +110,7 @@ def test_the_interpreter_believes_to_be_on_arm_and_finds_numpy_there(python: Pat
 
 
 def test_the_packages_own_tests_pass(python: Path, tmp_path: Path) -> None:
-    run_tests(python, shipped_tests(tmp_path), OWN_TESTS, at_least=80)
+    run_tests(python, shipped_tests(tmp_path), OWN_TESTS, at_least=30)
 
 
 def test_frames_pass_between_processors_and_outlive_who_wrote_them(python: Path, name: str) -> None:
