@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from bench.contestants import FLOORS, ICEORYX2, OURS, Contestant
+from bench.contestants import ICEORYX2, OURS, WAKES_ONLY, Contestant
 from bench.samples import Distribution
 from bench.sizes import Picture, Shape, noise, own_name
 from bench.worker import CONTEXT, Worker, WorkerError
@@ -230,13 +230,13 @@ class Latencies:
 
 
 def modes_of(contestant: Contestant) -> tuple[Mode, ...]:
-    """The bare futex moves no pixels."""
-    return ("wake",) if contestant in FLOORS else ("wake", "write")
+    """Where no pixel moves, there is none to read."""
+    return ("wake",) if contestant in WAKES_ONLY else ("wake", "write")
 
 
 def frames_of(contestant: Contestant, frames: int) -> int:
     """Where a frame takes milliseconds, a fifth of them says enough."""
-    return frames if contestant in (*FLOORS, OURS, ICEORYX2) else max(3, frames // 5)
+    return frames if contestant in (*WAKES_ONLY, OURS, ICEORYX2) else max(3, frames // 5)
 
 
 def measure(pairs: Iterable[Pair], shape: Shape, rounds: int, frames: int) -> Latencies:

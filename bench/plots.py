@@ -53,6 +53,8 @@ def style(key: str) -> dict[str, Any]:
     """Ours stands out, floors are dashed."""
     if key == "billiards_shm":
         return {"color": OURS_COLOUR, "linewidth": 2.5}
+    if key == "billiards_shm_in_place":
+        return {"color": OURS_COLOUR, "linestyle": "-."}
     if key.startswith("futex"):
         return {"color": FLOOR_COLOUR, "linestyle": "--" if key == "futex" else ":"}
     return {"linewidth": 1}

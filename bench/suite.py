@@ -9,14 +9,14 @@ from time import monotonic, sleep
 from typing import Any
 
 from bench import calls, floors, instructions, latency, machine, pressure, readers, start, writes
-from bench.contestants import CONTESTANTS, FUTEX, FUTEX_AFTER_COPY, ICEORYX2, OURS
+from bench.contestants import CONTESTANTS, FUTEX, FUTEX_AFTER_COPY, ICEORYX2, OURS, OURS_IN_PLACE
 from bench.samples import Distribution
 from bench.sizes import SIZES, Shape
 from bench.worker import Worker
 from bench.writes import Rounds
 
 SWEEP_ROWS = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192, 12288)  # of 3 KiB
-UNDER_PRESSURE = (FUTEX, FUTEX_AFTER_COPY, OURS, ICEORYX2)
+UNDER_PRESSURE = (FUTEX, FUTEX_AFTER_COPY, OURS_IN_PLACE, OURS, ICEORYX2)
 LARGE = ("1080p", "4k")
 
 Results = dict[str, Any]

@@ -46,7 +46,7 @@ def results() -> Any:
 @pytest.mark.timeout(240)
 def test_every_target_has_a_row_with_a_figure_and_a_verdict(results: Any) -> None:
     found = table.rows(results)
-    assert len(found) == 19
+    assert len(found) == 23
     assert [row.what for row in found if row.met is None] == []
     assert table.as_markdown(found).count("\n") == len(found) + 1
 

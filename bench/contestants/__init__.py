@@ -68,9 +68,12 @@ class Contestant:
 
 
 OURS = Contestant("billiards_shm", "billiards_shm", "bench.contestants.billiards")
+OURS_IN_PLACE = Contestant(
+    "billiards_shm_in_place", "billiards_shm, pixels in place", "bench.contestants.billiards_in_place"
+)
 FUTEX = Contestant("futex", "bare futex (floor)", "bench.contestants.futex")
 FUTEX_AFTER_COPY = Contestant("futex_after_copy", "bare futex after a copy", "bench.contestants.futex_after_copy")
-FLOORS = (FUTEX, FUTEX_AFTER_COPY)
+WAKES_ONLY = (FUTEX, FUTEX_AFTER_COPY, OURS_IN_PLACE)  # what moves no pixels from process to process
 ICEORYX2 = Contestant("iceoryx2", "iceoryx2", "bench.contestants.iceoryx", "iceoryx2")
 RIVALS = (
     ICEORYX2,
@@ -80,4 +83,4 @@ RIVALS = (
     Contestant("shm_poll", "multiprocessing.shared_memory, polled", "bench.contestants.shm_poll"),
     Contestant("queue", "multiprocessing.Queue", "bench.contestants.mp_queue"),
 )
-CONTESTANTS = (*FLOORS, OURS, *RIVALS)
+CONTESTANTS = (*WAKES_ONLY, OURS, *RIVALS)
