@@ -30,7 +30,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, isnan
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from billiards_shm cimport _abi
 
@@ -433,7 +433,7 @@ cdef class _Place:
         """The pin moves from `frame` to the array that is returned."""
         cdef tuple pair
         with cython.critical_section(self):
-            if not self.fits(frame):
+            while not self.fits(frame):
                 self.prepare(frame)
             self.last = self.frame.frame = frame[0]
             frame.attachment = NULL
@@ -1039,13 +1039,15 @@ cdef class SegmentReader:
     cdef bint _copy
     cdef bint _closed
     cdef list _places  # a _Place for each slot that had a frame for this reader
-    cdef _Place _vacant  # which the last frame came from
+    cdef int _vacant  # the slot of the last frame; -1: its place is prepared again
+    cdef uint8_t _generation[16]  # that the places belong to
     cdef object __weakref__
 
     def __cinit__(self):
         self._reader = NULL
         self._closed = True
         self._places = [None] * MAX_SLOTS
+        self._vacant = -1
 
     def __init__(self, name, *, max_leases=2, copy=False, trusted_owners=None):
         cdef _abi.bshm_reader_options options
@@ -1205,11 +1207,11 @@ cdef class SegmentReader:
             left = deadline - _abi.bshm_now_ns()
             if left <= 0:
                 return None, None
+            PyErr_CheckSignals()
             self._wait(left)
             found = self._take(0, own)
             if found is not None:
                 return found
-            PyErr_CheckSignals()
 
     def latest_frame(self, *, copy=None):
         """The newest frame, also if this reader has seen it; never waits.
@@ -1221,10 +1223,13 @@ cdef class SegmentReader:
         return (None, None) if found is None else found
 
     cdef int _wait(self, int64_t nanoseconds) except -1:
-        cdef _Place vacant = self._vacant
-        if vacant is not None:  # its turn will come again
-            self._vacant = None
-            vacant.prepare_again()
+        cdef int vacant = self._vacant
+        cdef _Place place
+        if vacant >= 0:  # its turn will come again
+            self._vacant = -1
+            place = self._places[vacant]
+            if place is not None:
+                place.prepare_again()
         with nogil:
             _abi.bshm_reader_wait(self._reader, nanoseconds)
         return 0
@@ -1267,11 +1272,24 @@ cdef class SegmentReader:
 
     cdef tuple _pinned(self, _abi.bshm_frame *frame):
         """The frame in place; its pin goes with the array."""
-        cdef _Place place = self._places[frame.slot]
+        cdef _Place place
+        cdef tuple pair
+        if memcmp(self._generation, frame.generation, 16) != 0:
+            memcpy(self._generation, frame.generation, 16)
+            self._forget_places()
+        place = self._places[frame.slot]
         if place is None:
             place = self._places[frame.slot] = _Place.__new__(_Place)
-        self._vacant = place
-        return place.deliver(frame)
+        pair = place.deliver(frame)
+        self._vacant = frame.slot
+        return pair
+
+    cdef int _forget_places(self) except -1:
+        cdef int slot
+        self._vacant = -1
+        for slot in range(MAX_SLOTS):
+            self._places[slot] = None
+        return 0
 
     cdef tuple _copied(self, _abi.bshm_frame *frame):
         """The frame in an array of its own, or None if a newer one was written over it meanwhile."""
@@ -1291,8 +1309,7 @@ cdef class SegmentReader:
         """Detach. Frames that are held stay as they are. Again: nothing happens."""
         if self._reader != NULL:
             _abi.bshm_reader_close(self._reader)
-        self._vacant = None
-        self._places = [None] * MAX_SLOTS
+        self._forget_places()
         self._closed = True
 
     def __repr__(self):

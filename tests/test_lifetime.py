@@ -4,12 +4,11 @@ import copy
 import ctypes
 import gc
 import pickle
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from billiards_shm import (
     Frame,
     SharedMemoryFrameReader,
     SharedMemoryFrameWriter,
+    _core,
     inspect_segment,
     remove_stale_segments,
 )
@@ -297,14 +297,6 @@ def test_a_failed_attachment_leaves_no_file_or_mapping(segment_name: str) -> Non
     path_of(segment_name).unlink()
 
 
-@contextmanager
-def switching_threads_at_once() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
 # A reader that waits makes what it will return before it sleeps, for a frame like the last one in each slot.
 ANY_GEOMETRY = [
     ((24, 32, 3), "uint8"),
@@ -360,13 +352,19 @@ def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
     assert frames() == before
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "complex64"])  # of which numpy's description runs Python, so threads change
-def test_threads_that_wait_with_one_reader_never_share_an_array(segment_name: str, dtype: str) -> None:
+def test_threads_that_wait_with_one_reader_never_share_an_array(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_asarray(frame: Frame) -> npt.NDArray[Any]:
+        array = np.asarray(frame)
+        time.sleep(0.0005)  # the others come here meanwhile
+        return array
+
+    monkeypatch.setattr(_core, "np", SimpleNamespace(**vars(np) | {"asarray": slow_asarray}))
     taken: list[int] = []
     with (
-        SharedMemoryFrameWriter(segment_name, SHAPE, dtype=dtype, slots=32) as writer,
-        SharedMemoryFrameReader(segment_name, max_leases=30) as reader,
-        switching_threads_at_once(),
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=8) as writer,
+        SharedMemoryFrameReader(segment_name, max_leases=6) as reader,
     ):
 
         def take() -> None:
@@ -374,19 +372,44 @@ def test_threads_that_wait_with_one_reader_never_share_an_array(segment_name: st
             while last < 1000 and (found := reader.read_frame(timeout=2.0))[0] is not None:
                 frame, metadata = found
                 last = metadata.sequence
-                assert sees(frame, last, dtype)
+                assert sees(frame, last)
+                assert reader.latest_frame()[0] is not frame
                 taken.append(last)
 
         threads = [threading.Thread(target=take) for _ in range(4)]
         for thread in threads:
             thread.start()
         for number in range(1, 1010):
-            writer.write_frame(picture(number, dtype=dtype))
+            writer.write_frame(picture(number))
             time.sleep(0.0002)
         for thread in threads:
             thread.join()
     assert len(taken) == len(set(taken))
     assert max(taken) >= 1000
+
+
+def test_a_frame_for_which_there_is_no_memory_is_let_go_and_the_next_one_comes(
+    segment_name: str,
+    writer: SharedMemoryFrameWriter,
+    reader: SharedMemoryFrameReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(frame: Frame) -> None:
+        raise MemoryError
+
+    for number in (1, 3):  # each in a slot that this reader has not seen
+        writer.write_frame(picture(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(_core, "np", SimpleNamespace(asarray=fail))
+            with pytest.raises(MemoryError):
+                reader.read_frame()
+        assert leases(segment_name) == 0
+        assert reader.read_frame(timeout=0.0001) == (None, None)
+        writer.write_frame(picture(number + 1))
+        frame, metadata = new_frame(reader)
+        assert sees(frame, number + 1)
+        assert metadata.zero_copy
+        del frame
 
 
 # ---------------------------------------------------------------- read-only means read-only
