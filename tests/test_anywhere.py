@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ class Process:
         self._started.wait()
         for pipe in (self._started.stdin, self._started.stdout):
             assert pipe is not None
-            pipe.close()
+            with suppress(OSError):  # what it did not hear
+                pipe.close()
 
 
 @pytest.fixture
@@ -193,9 +195,9 @@ def test_what_a_killed_writer_left_is_listed_and_removed(name: str, start: Calla
 
 
 def test_a_wait_lasts_as_long_as_it_was_told_to(reader: SharedMemoryFrameReader) -> None:
-    begun = time.monotonic()
+    begun = time.perf_counter()  # on Windows monotonic() moves in steps of 16 ms
     assert reader.read_frame(timeout=0.3) == (None, None)
-    assert time.monotonic() - begun >= 0.3
+    assert 0.3 <= time.perf_counter() - begun < 30
 
 
 def test_iteration_ends_with_the_last_frame_when_the_writer_closes(segment_name: str) -> None:

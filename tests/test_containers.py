@@ -31,8 +31,11 @@ ADDRESS = "172.31.255.2"  # of a container, as Docker would give it one
 # Where things are in the image, and where they are here.
 PLACES = {"billiards-shm": SCRIPT, "python": sys.executable, "/opt/billiards-shm/examples": str(ROOT / "examples")}
 
-if os.geteuid() != 0:
-    pytest.fail("file systems are mounted, and the user of the containers is taken on: run this as root")
+
+@pytest.fixture(scope="module", autouse=True)
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.fail("file systems are mounted, and the user of the containers is taken on: run this as root")
 
 
 def test_a_linter_finds_nothing_in_the_dockerfile() -> None:
