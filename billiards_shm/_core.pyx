@@ -395,7 +395,7 @@ cdef class _Place:
     the last frame had.
     """
 
-    cdef _abi.bshm_frame last
+    cdef _abi.bshm_frame like  # what `pair` was made for: its place and its geometry
     cdef Frame frame
     cdef FrameMetadata metadata
     cdef tuple pair  # None: not prepared; else nobody may touch its array before it is delivered
@@ -410,14 +410,15 @@ cdef class _Place:
         self.frame = frame  # nothing before this changes the place: other threads may have been here meanwhile
         self.metadata = metadata
         self.pair = pair
+        self.like = like[0]
         return 0
 
     cdef int prepare_again(self) except -1:
-        cdef _abi.bshm_frame last
+        cdef _abi.bshm_frame like
         with cython.critical_section(self):
             if self.pair is None:
-                last = self.last
-                self.prepare(&last)
+                like = self.like
+                self.prepare(&like)
         return 0
 
     cdef bint fits(self, const _abi.bshm_frame *frame) noexcept:
@@ -435,7 +436,7 @@ cdef class _Place:
         with cython.critical_section(self):
             while not self.fits(frame):
                 self.prepare(frame)
-            self.last = self.frame.frame = frame[0]
+            self.frame.frame = frame[0]
             frame.attachment = NULL
             self.metadata.fill(&self.frame.frame, True)
             pair = self.pair
