@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 from command_line import SCRIPT
-from installed_tools import ROOT, tool
 from segments_under_test import wait_until
 from serving import Answer
+from virtual_environments import ROOT, tool
 
 pytestmark = pytest.mark.slow
 

@@ -166,7 +166,7 @@ def test_no_identity_and_no_descriptor_breaks_anything(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_no_identity_and_no_descriptor_breaks_anything_for_minutes(
+def test_no_identity_and_no_descriptor_breaks_anything_for_longer(
     programs: dict[str, Path], segment_name: str, tmp_path: Path
 ) -> None:
     fuzz_all(programs, segment_name, tmp_path, seconds=45, seed=random.SystemRandom().randrange(1, 2**31))

@@ -270,7 +270,7 @@ def test_who_rewrites_everything_while_others_read_brings_them_errors_and_no_sig
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_who_rewrites_everything_for_a_minute_brings_errors_and_no_signal(segment_name: str) -> None:
+def test_who_rewrites_everything_for_longer_brings_errors_and_no_signal(segment_name: str) -> None:
     attack(segment_name, seconds=30.0, seed=int.from_bytes(os.urandom(4), "little"))
 
 

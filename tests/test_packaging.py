@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from installed_tools import ROOT, tool
+from virtual_environments import ROOT, tool
 
 pytestmark = pytest.mark.slow
 

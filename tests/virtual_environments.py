@@ -52,6 +52,11 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
     return done.stdout
 
 
+def tool(name: str, *arguments: object) -> str:
+    """What a linter or checker that was installed beside the interpreter prints, run in the project's folder."""
+    return run(TOOLS / name, *arguments, cwd=ROOT)
+
+
 def environment(place: Path, base: Path, requirements: Iterable[str], constraints: Iterable[str] = ()) -> Path:
     """Make a virtual environment of the interpreter `base` with `requirements`; give its interpreter."""
     run(base, "-m", "venv", "--without-pip", place)
