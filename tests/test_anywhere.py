@@ -1,14 +1,10 @@
 """What every platform keeps, asked through the public names alone: the test of wheels where there is no /dev/shm."""
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
+from child_processes import Child
 from segments_under_test import SHAPE, new_frame, picture, sees, wait_until
 
 from billiards_shm import (
@@ -22,81 +18,20 @@ from billiards_shm import (
     remove_stale_segments,
 )
 
-READER = """
-import sys
-from billiards_shm import SharedMemoryFrameReader
-from segments_under_test import sees
-
+READS = """
 with SharedMemoryFrameReader(sys.argv[1]) as reader:
     reader.attach(timeout=20)
     while True:
         frame, metadata = reader.read_frame(timeout=20)
-        print(metadata.sequence, metadata.zero_copy, sees(frame, metadata.sequence), flush=True)
-        if sys.stdin.readline() == "":
+        say(metadata.sequence, metadata.zero_copy, sees(frame, metadata.sequence))
+        if told() == "end":
             break
 """
-WRITER = """
-import sys
-from billiards_shm import SharedMemoryFrameWriter
-from segments_under_test import SHAPE, picture
-
-with SharedMemoryFrameWriter(sys.argv[1], SHAPE) as writer:
-    for line in sys.stdin:
-        print(writer.write_frame(picture(writer.sequence + 1)), flush=True)
-"""
+WRITES = "write_and_wait(sys.argv[1])"
 
 
-class Process:
-    """Another interpreter, which answers one line to each line. Answers are waited for as long as the test may take."""
-
-    def __init__(self, code: str, name: str) -> None:
-        tests = str(Path(__file__).parent)
-        self._started = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {tests!r})\n{code}", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def tell(self) -> None:
-        assert self._started.stdin is not None
-        print(file=self._started.stdin, flush=True)
-
-    def says(self) -> str:
-        assert self._started.stdout is not None
-        return self._started.stdout.readline().strip()
-
-    def ends(self) -> int:
-        """Its exit code, after its input has ended."""
-        assert self._started.stdin is not None
-        self._started.stdin.close()
-        return self._started.wait()
-
-    def kill(self) -> None:
-        self._started.kill()
-        self._started.wait()
-        for pipe in (self._started.stdin, self._started.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # what it did not hear
-                pipe.close()
-
-
-@pytest.fixture
-def start(name: str) -> Iterator[Callable[[str], Process]]:
-    started: list[Process] = []
-
-    def start_one(code: str) -> Process:
-        started.append(Process(code, name))
-        return started[-1]
-
-    yield start_one
-    for process in started:
-        process.kill()
-
-
-def test_a_waiting_reader_in_another_process_gets_every_frame(name: str, start: Callable[[str], Process]) -> None:
-    with SharedMemoryFrameWriter(name, SHAPE) as writer:
-        reader = start(READER)
+def test_a_waiting_reader_in_another_process_gets_every_frame(name: str) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, Child(READS, name) as reader:
         wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
         for number in range(1, 51):
             assert writer.write_frame(picture(number)) == number
@@ -104,7 +39,8 @@ def test_a_waiting_reader_in_another_process_gets_every_frame(name: str, start: 
             reader.tell()
         writer.write_frame(picture(51))
         assert reader.says() == "51 True True"
-        assert reader.ends() == 0
+        reader.tell("end")
+        reader.ends_well()
 
 
 @pytest.mark.parametrize("shape", [(1080, 1920, 3), (719, 1277, 3), (1, 1, 3), (480, 641)])
@@ -148,11 +84,9 @@ def test_a_name_has_one_writer(segment_name: str, writer: SharedMemoryFrameWrite
     assert segment_name in {segment.name for segment in list_segments()}
 
 
-def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str, start: Callable[[str], Process]) -> None:
-    killed = start(WRITER)
-    killed.tell()
-    assert killed.says() == "1"
-    with SharedMemoryFrameReader(name) as reader:
+def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str) -> None:
+    with Child(WRITES, name) as killed, SharedMemoryFrameReader(name) as reader:
+        assert killed.says() == "written"
         view, _ = new_frame(reader)
         assert reader.status is SegmentStatus.LIVE
         killed.kill()
@@ -163,9 +97,12 @@ def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str, s
             assert sees(view, 1)
 
 
-def test_what_a_killed_reader_held_is_free_again(name: str, start: Callable[[str], Process]) -> None:
-    with SharedMemoryFrameWriter(name, SHAPE, slots=3) as writer, SharedMemoryFrameReader(name) as reader:
-        holds = start(READER)
+def test_what_a_killed_reader_held_is_free_again(name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(name, SHAPE, slots=3) as writer,
+        SharedMemoryFrameReader(name) as reader,
+        Child(READS, name) as holds,
+    ):
         wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
         writer.write_frame(picture(1))
         assert holds.says() == "1 True True"
@@ -182,12 +119,11 @@ def test_what_a_killed_reader_held_is_free_again(name: str, start: Callable[[str
         wait_until(lent, 20, "a lease")
 
 
-def test_what_a_killed_writer_left_is_listed_and_removed(name: str, start: Callable[[str], Process]) -> None:
-    killed = start(WRITER)
-    killed.tell()
-    assert killed.says() == "1"
-    assert remove_stale_segments([name]) == [], "its writer lives"
-    killed.kill()
+def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
+    with Child(WRITES, name) as killed:
+        assert killed.says() == "written"
+        assert remove_stale_segments([name]) == [], "its writer lives"
+        killed.kill()
     wait_until(lambda: inspect_segment(name).status is SegmentStatus.DEAD, 20, "the death of the writer")
     assert remove_stale_segments([name]) == [name]
     with pytest.raises(SegmentNotFoundError):
