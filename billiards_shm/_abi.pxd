@@ -1,4 +1,4 @@
-# The public header, mirrored; nothing else. tests/test_layout.py holds the two together.
+# The public header, mirrored; nothing else. tests/core/test_layout.py holds the two together.
 from libc.stddef cimport ptrdiff_t, size_t
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -100,7 +100,7 @@ static int no_such_luck(plat_file file, const bshm_identity *identity, const cha
 }
 
 /* After this number nothing was ever shown: a writer killed between W8 and W10 may have shown a frame through its
- * descriptor that `latest` does not know (tests/model/sequence.pml). */
+ * descriptor that `latest` does not know (tests/core/model/sequence.pml). */
 static uint64_t higher_sequence(uint64_t a, uint64_t b)
 {
     return b > a && b <= BSHM_MAX_SEQUENCE ? b : a; /* above: damage, which successors must not inherit */

@@ -1,7 +1,7 @@
 /* names.h - who has a name: validity of names, taking one over, giving one up, removing what the dead left.
  *
  * The rule behind all of it: whoever replaces or removes a name holds the writer lock of the object the name leads to.
- * So two writers that start at once cannot both win, and no cleaner removes a living one (tests/model/names.pml).
+ * So two writers that start at once cannot both win, and no cleaner removes a living one (tests/core/model/names.pml).
  */
 #ifndef BSHM_NAMES_H
 #define BSHM_NAMES_H

@@ -1,7 +1,7 @@
 /* protocol.h - the steps of the protocol, one function each.
  *
  * writer.c and reader.c put them together; the unit tests call them one at a time to build the interleavings that
- * matter. Step numbers are those of billiards_shm.h. A change here is a change of the models in tests/model.
+ * matter. Step numbers are those of billiards_shm.h. A change here is a change of the models in tests/core/model.
  */
 #ifndef BSHM_PROTOCOL_H
 #define BSHM_PROTOCOL_H

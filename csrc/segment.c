@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* The layout of billiards_shm.h, held to the numbers that tests/test_layout.py derives on its own. */
+/* The layout of billiards_shm.h, held to the numbers that tests/core/test_layout.py derives on its own. */
 _Static_assert(sizeof(bshm_identity) == 128, "identity: two cache lines, no hidden padding");
 _Static_assert(offsetof(bshm_identity, abi_major) == 8 && offsetof(bshm_identity, abi_minor) == 10, "fixed for ever");
 _Static_assert(offsetof(bshm_identity, header_bytes) == 12 && offsetof(bshm_identity, byte_order) == 16, "identity");

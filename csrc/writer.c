@@ -174,7 +174,7 @@ static int claim_new(bshm_writer *writer, uint32_t *slot, bshm_error *error)
     return BSHM_OK;
 }
 
-/* Only forged pins bring the writer here: with S slots and S - 2 tokens one pass finds a slot (tests/model/availability.pml). */
+/* Only forged pins bring the writer here: with S slots and S - 2 tokens one pass finds a slot (tests/core/model/availability.pml). */
 static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
 {
     bshm_segment *segment = writer->segment;

@@ -16,7 +16,7 @@ from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, remo
 collect_ignore = (
     []
     if find_spec("auditwheel")
-    else ["test_arm_wheel.py", "test_containers.py", "test_packaging.py", "test_reference.py", "test_wheel.py"]
+    else [f"packaging/test_{name}.py" for name in ("arm_wheel", "containers", "packaging", "reference", "wheel")]
 )
 
 SHARED_MEMORY = Path("/dev/shm")

@@ -1,0 +1,247 @@
+"""SIGKILL at every instruction of the core, and at every boundary of a system call: promise 4, tried.
+
+kill/driver.c is the process that dies, kill/killer.c the one that traces and kills it and then looks whether
+everybody else goes on. Both run on a library built here from csrc, or from a copy with a planted bug.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from repository import CSRC
+
+HARNESS = Path(__file__).parent / "kill"
+LIBRARY = "libbshm-to-be-killed.so"
+
+# The longest first, so that workers end together.
+PHASES = (
+    "take-over-full",
+    "take-over",
+    "replace",
+    "create",
+    "clean",
+    "attach",
+    "grow",
+    "publish",
+    "loan",
+    "close",
+    "detach",
+    "copy",
+    "acquire-release",
+    "report",
+)
+
+# Those that give, take or remove a name.
+NAMING_PHASES = ("take-over", "create", "clean", "close")
+
+CALLS_MATTER = ("create", "take-over", "take-over-full", "replace", "close", "clean")
+
+# Kills wait more than they work: for readers that look again after a few milliseconds.
+WORKERS = 2 * len(os.sched_getaffinity(0))
+
+
+class Outcome(NamedTuple):
+    printed: str
+    stops: int
+    failures: int
+
+
+def miss(what: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def compile_with(*arguments: object) -> None:
+    compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
+    if compiler is None:
+        miss("a C compiler is needed")
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        pytest.skip("breakpoints are set on Linux on x86-64 only")
+    subprocess.run([*map(str, (compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread", *arguments))], check=True)
+
+
+def build_library(sources: Path, into: Path) -> Path:
+    # Bound at once: the dynamic linker is no part of what is killed.
+    linked = ("-fPIC", "-shared", "-Wl,-z,now", f"-Wl,-soname,{LIBRARY}")
+    compile_with("-g", *linked, *sorted(sources.glob("*.c")), "-o", into / LIBRARY)
+    return into
+
+
+def build_program(program: str, into: Path) -> None:
+    warnings = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+    source = HARNESS / f"{program}.c"
+    compile_with(*warnings, f"-I{CSRC}", source, "-o", into / program, into / LIBRARY)
+
+
+def run_killer(programs: Path, library: Path, *arguments: object) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="test-killed-", dir="/dev/shm") as directory:
+        Path(directory).chmod(0o755)  # for an observer, who is another user
+        command = [programs / "killer", programs / "driver", LIBRARY, directory, *arguments]
+        environment = os.environ | {"LD_LIBRARY_PATH": str(library)}
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
+    printed = done.stdout + done.stderr
+    found = re.search(r"^(\d+) (?:kills|rivals), (\d+) failures$", printed, re.MULTILINE)
+    if "driver: trace" in printed or (found is None and "Operation not permitted" in printed):
+        miss(f"processes may not be traced here: {printed}")
+    assert found is not None, f"the killer did not come to its end ({done.returncode}): {printed}"
+    return Outcome(printed, int(found[1]), int(found[2]))
+
+
+def run_phases(built: Path, jobs: Iterable[tuple[object, ...]], workers: int = WORKERS) -> list[Outcome]:
+    """Each job in a killer of its own. Prints the counts; no failure is expected."""
+    with ThreadPoolExecutor(workers) as pool:
+        outcomes = list(pool.map(lambda job: run_killer(built, built, *job), jobs))
+    for outcome in outcomes:
+        print(*(line for line in outcome.printed.splitlines() if re.search("instructions|boundaries|left out", line)))
+    print(sum(outcome.stops for outcome in outcomes), "in all")
+    assert [outcome.printed for outcome in outcomes if outcome.failures] == []
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with library, driver and killer."""
+    into = build_library(CSRC, tmp_path_factory.mktemp("kill"))
+    for program in ("driver", "killer"):
+        build_program(program, into)
+    return into
+
+
+@pytest.fixture
+def mutated(tmp_path: Path) -> Path:
+    """A directory with a copy of the sources."""
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    return tmp_path
+
+
+def plant(where: Path, old: str, new: str) -> Path:
+    """A library of the sources with one change."""
+    places = [source for source in (where / "csrc").glob("*.[ch]") if old in source.read_text()]
+    assert len(places) == 1, f"{len(places)} files have {old!r}: the planted bug needs a new place"
+    text = places[0].read_text()
+    assert text.count(old) == 1
+    places[0].write_text(text.replace(old, new))
+    return build_library(where / "csrc", where)
+
+
+def test_a_sample_of_kills_harms_nobody(built: Path) -> None:
+    outcomes = run_phases(built, (("--every", 41, phase) for phase in PHASES))
+    assert sum(outcome.stops for outcome in outcomes) > 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_at_any_instruction_or_system_call_harms_nobody(built: Path) -> None:
+    outcomes = run_phases(built, ((phase,) for phase in PHASES))
+    for phase, outcome in zip(PHASES, outcomes, strict=True):
+        if "left out" in outcome.printed:
+            continue
+        visited, executed = map(int, re.findall(r"(\d+) of (\d+) instructions", outcome.printed)[0])
+        assert visited == executed > 100, f"{phase}: {outcome.printed}"
+        reached, boundaries = map(int, re.findall(r"(\d+) of (\d+) system call boundaries", outcome.printed)[0])
+        assert boundaries > 0, f"{phase}: {outcome.printed}"
+        assert reached >= boundaries - 4 or phase not in CALLS_MATTER, f"{phase}: {outcome.printed}"
+
+
+def test_a_rival_at_a_sample_of_instructions_never_shares_a_name_nor_loses_it(built: Path) -> None:
+    outcomes = run_phases(built, (("--rivals", "--every", 97, phase) for phase in NAMING_PHASES), 2 * WORKERS)
+    assert sum(outcome.stops for outcome in outcomes) > 30
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_rival_at_every_third_instruction_never_shares_a_name_nor_loses_it(built: Path) -> None:
+    parts = [("--rivals", "--every", 3, "--part", f"{part}/3", phase) for phase in NAMING_PHASES for part in range(3)]
+    outcomes = run_phases(built, parts, 2 * WORKERS)
+    assert sum(outcome.stops for outcome in outcomes) > 1000
+
+
+class Bug(NamedTuple):
+    phase: str
+    old: str
+    new: str
+    expected: str
+    what: tuple[object, ...] = ("--instructions", "--every", 20)
+
+
+BUGS = {
+    "a new owner of a token does not clear it": Bug(
+        "acquire-release",
+        "bshm_clear_release(&control->pins[slot].word, UINT64_C(1) << token);\n}\n\n/* R0, every time",
+        "(void)control, (void)token;\n}\n\n/* R0, every time",
+        "leases broken",
+    ),
+    "a writer that closes lets its lock go before it removes its name": Bug(
+        "close",
+        "if (state == BSHM_STATE_CLOSED && bshm",
+        "if (plat_unlock(segment->lock_file, BSHM_WRITER_BYTE), state == BSHM_STATE_CLOSED && bshm",
+        "a rival had the name and lost it",
+        ("--rivals", "--every", 5),
+    ),
+}
+MORE_BUGS = {
+    "the writer ignores pins": Bug(
+        "publish",
+        "if (word & BSHM_TOKEN_MASK(slot_count))",
+        "if (slot_count == 0)",
+        "torn: a view",
+    ),
+    "a frame is shown before it is complete": Bug(
+        "publish",
+        "    bshm_step_describe(header, slot, info);           /* W6 */\n",
+        "    bshm_step_show(header, slot, n);\n    bshm_step_describe(header, slot, info);\n",
+        "a late reader did not get the newest frame",
+    ),
+    "a take-over begins to count anew": Bug(
+        "publish",
+        "predecessor->sequence = highest_sequence(address, &predecessor->identity);",
+        "predecessor->sequence = highest_sequence(address, &predecessor->identity) * 0;",
+        "was published after",
+    ),
+    "a writer closes and leaves its name": Bug(
+        "close",
+        "(void)plat_unlink(path); /* under the lock",
+        "(void)path; /* under the lock",
+        "the name is still there",
+    ),
+    "a reader that is gone keeps its files": Bug(
+        "attach",
+        "    plat_close(attachment->data_file);\n    if (!inherited)",
+        "    if (!inherited)",
+        "files are open",
+    ),
+    "clean lets the dead segment's lock go before it removes the name": Bug(
+        "clean",
+        "    rc = plat_unlink(path);\n    bshm_predecessor_drop(&predecessor);\n",
+        "    bshm_predecessor_drop(&predecessor);\n    rc = plat_unlink(path);\n",
+        "a rival had the name and lost it",
+        ("--rivals", "--every", 5),
+    ),
+}
+
+
+def check_bug_is_found(bug: Bug, programs: Path, mutated: Path) -> None:
+    library = plant(mutated, bug.old, bug.new)
+    outcome = run_killer(programs, library, *bug.what, "--enough", 3, bug.phase)
+    assert outcome.failures > 0
+    assert bug.expected in outcome.printed
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_killer_finds_a_planted_bug(bug: str, built: Path, mutated: Path) -> None:
+    check_bug_is_found(BUGS[bug], built, mutated)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", MORE_BUGS)
+def test_the_killer_finds_more_planted_bugs(bug: str, built: Path, mutated: Path) -> None:
+    check_bug_is_found(MORE_BUGS[bug], built, mutated)
