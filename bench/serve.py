@@ -33,7 +33,7 @@ from typing import Any, Final
 import numpy as np
 
 from billiards_shm import SharedMemoryFrameReader
-from billiards_shm.capture.demo import DemoTable, read_counter
+from billiards_shm.sources.demo.table import DemoTable, read_counter
 
 PART: Final = re.compile(rb"Content-Length: (\d+)\r\nX-Frame-Sequence: (\d+)\r\n[^\r]*\r\n\r\n")
 KEPT_EVERY: Final = 30

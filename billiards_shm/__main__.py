@@ -9,7 +9,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, for which the package alone is not enough, and give the exit code."""
     try:
-        from billiards_shm.cli import run
+        from billiards_shm.cli.main import run
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:

@@ -3,7 +3,7 @@
 import zlib
 from typing import Final
 
-from billiards_shm.capture.sources import Image
+from billiards_shm.sources.protocol import Image
 
 __all__ = ["FrozenPicture"]
 

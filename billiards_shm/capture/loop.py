@@ -8,23 +8,16 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from billiards_shm.capture.announcer import Announcer
-from billiards_shm.capture.freshness import Freshness
-from billiards_shm.capture.model import Settings
 from billiards_shm.capture.pace import Backoff, Pace
-from billiards_shm.capture.patience import Ending, LivePatience, Patience, RecordingPatience
 from billiards_shm.capture.publisher import Publisher
-from billiards_shm.capture.sources import (
-    FrameSource,
-    Image,
-    Reason,
-    SourceAddress,
-    SourceDetails,
-    SourceKind,
-    TimedSource,
-)
+from billiards_shm.capture.read_failures import Ending, LiveFailurePolicy, ReadFailurePolicy, RecordingFailurePolicy
+from billiards_shm.capture.staleness import StalenessFilter
 from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
+from billiards_shm.capture.status import SourceStatus
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.model import Settings
 from billiards_shm.errors import CameraError
+from billiards_shm.sources.protocol import FrameSource, Image, Reason, SourceDetails, TimedSource
 
 __all__ = ["CaptureLoop", "StopRequest"]
 
@@ -96,7 +89,7 @@ class CaptureLoop:
         self.statistics = CaptureStatistics(now)
         self._publisher = Publisher(settings.video, self.statistics, self._camera.frozen_after_sec)
         wanted = self._camera.placeholder and draw_placeholder is not None
-        self._announcer = Announcer(self._publisher, self.statistics, self._publish_placeholder if wanted else None)
+        self._status = SourceStatus(self._publisher, self.statistics, self._publish_placeholder if wanted else None)
         self._stats_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
         self._next_stats_ns = now + self._stats_interval_ns
         self._next_display_ns = now
@@ -114,7 +107,7 @@ class CaptureLoop:
             If the segment could not be created.
         """
         # Recordings and the demo are never waited for.
-        with self._announcer if self._address.live else contextlib.nullcontext():
+        with self._status if self._address.live else contextlib.nullcontext():
             try:
                 self._run()
             except CameraError:
@@ -146,7 +139,7 @@ class CaptureLoop:
             if not self._publisher.begun:
                 raise CameraError(f"cannot open {self._address}: it gave no frame ({reason})")
             if ending is Ending.EXHAUSTED and not self._camera.loop_video:
-                self._announcer.say("ended")
+                self._status.say("ended")
                 _log.info("End of %s", self._address)
                 break
             source = self._next_source(ending, reason, gave_frames=self.statistics.captured > captured_before)
@@ -170,7 +163,7 @@ class CaptureLoop:
             fps=counts.write_rate.rate(now),
             camera_fps=counts.capture_rate.rate(now),
             reconnects=counts.reconnects,
-            stalls=self._announcer.stalls,
+            stalls=self._status.stalls,
             loops=counts.loops,
             frame_age_s=counts.frame_age_s(now),
             write_sequence=self._publisher.sequence,
@@ -183,8 +176,8 @@ class CaptureLoop:
             width=shape[1] if shape else 0,
             height=shape[0] if shape else 0,
             backed_bytes=self._publisher.backed_bytes,
-            state=self._announcer.state,
-            reason=self._announcer.reason,
+            state=self._status.state,
+            reason=self._status.reason,
             requested=self._details.requested if self._details else None,
             negotiated=self._details.negotiated if self._details else None,
         )
@@ -198,7 +191,7 @@ class CaptureLoop:
 
     def _begin(self, source: FrameSource) -> None:
         details = source.details
-        self._announcer.backend = details.backend
+        self._status.backend = details.backend
         fps: float | None = None
         if self._address.kind is SourceKind.DEMO:
             fps = details.fps
@@ -230,7 +223,7 @@ class CaptureLoop:
     def _warn_of_slow_camera(self, now_ns: int) -> None:
         """Say once that a camera does not do what its driver says."""
         details, rate = self._details, self.statistics.capture_rate.rate(now_ns)
-        if self._slow_told or details is None or details.requested is None or self._announcer.state != "streaming":
+        if self._slow_told or details is None or details.requested is None or self._status.state != "streaming":
             return
         if 0 < rate < SLOW_SHARE * details.fps:
             self._slow_told = True
@@ -251,7 +244,7 @@ class CaptureLoop:
         _log.warning("Lost %s: %s", self._address, reason)
         self._lost = True
         while True:
-            self._announcer.say("reconnecting", reason)
+            self._status.say("reconnecting", reason)
             self._check_attempts(reason)
             if self._rest(self._backoff.next_delay()):
                 return None
@@ -277,45 +270,45 @@ class CaptureLoop:
 
     def _stream(self, source: FrameSource) -> tuple[Ending, str]:
         """Publish the frames of an open source until there are no more; say why there are none."""
-        patience, freshness = self._follow(source)
+        failures, staleness = self._follow(source)
         while not self._wait_for_turn():
             began_ns = time.monotonic_ns()
-            grabbed = self._grab(source, freshness, began_ns)
+            grabbed = self._grab(source, staleness, began_ns)
             captured_ns = time.monotonic_ns()
-            if grabbed and freshness is not None and freshness.stale(captured_ns) and self._publisher.begun:
+            if grabbed and staleness is not None and staleness.stale(captured_ns) and self._publisher.begun:
                 self.statistics.stale += 1
                 continue
-            lag_ns = None if freshness is None else freshness.lag_ns
+            lag_ns = None if staleness is None else staleness.lag_ns
             if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
-                patience.frame(captured_ns)
+                failures.frame(captured_ns)
                 if self._enough():
                     break
                 if self._publisher.frozen:
                     return self._freeze()
                 continue
-            over = patience.nothing(source, grabbed, began_ns, captured_ns)
+            over = failures.nothing(source, grabbed, began_ns, captured_ns)
             if over is not None:
-                if patience.damaged and self.statistics.loops == 0:
-                    _log.warning("%d frames of %s could not be decoded", patience.damaged, self._address)
+                if failures.damaged and self.statistics.loops == 0:
+                    _log.warning("%d frames of %s could not be decoded", failures.damaged, self._address)
                 return over
             if self._address.live and self._pause(self._settings.video.process.main_loop_sleep):
                 break
         return Ending.STOPPED, ""
 
-    def _follow(self, source: FrameSource) -> tuple[Patience, Freshness | None]:
+    def _follow(self, source: FrameSource) -> tuple[ReadFailurePolicy, StalenessFilter | None]:
         if not self._address.live:
-            return RecordingPatience(), None
+            return RecordingFailurePolicy(), None
         now = time.monotonic_ns()
-        patience = LivePatience(self._address, self._camera.read_timeout_sec, now, self.statistics)
+        failures = LiveFailurePolicy(self._address, self._camera.read_timeout_sec, now, self.statistics)
         monotonic = source.details.backend == "V4L2"
-        return patience, Freshness(source, monotonic=monotonic) if isinstance(source, TimedSource) else None
+        return failures, StalenessFilter(source, monotonic=monotonic) if isinstance(source, TimedSource) else None
 
-    def _grab(self, source: FrameSource, freshness: Freshness | None, now_ns: int) -> bool:
-        if freshness is not None:
-            freshness.begin(now_ns)
-        self._announcer.grab_begins(now_ns)
+    def _grab(self, source: FrameSource, staleness: StalenessFilter | None, now_ns: int) -> bool:
+        if staleness is not None:
+            staleness.begin(now_ns)
+        self._status.grab_begins(now_ns)
         grabbed = source.grab()
-        self._announcer.grab_ends()
+        self._status.grab_ends()
         # What FFmpeg still has after a timeout is the past.
         timeout_ns = self._camera.read_timeout_sec * _NS_PER_SEC
         return grabbed and not (self._address.live and time.monotonic_ns() - now_ns >= timeout_ns)
@@ -323,7 +316,7 @@ class CaptureLoop:
     def _freeze(self) -> tuple[Ending, str]:
         self.statistics.stalls += 1
         reason = Reason.FROZEN.because(f"identical frames for {self._camera.frozen_after_sec:g} s or more")
-        self._announcer.say("stalled", reason)
+        self._status.say("stalled", reason)
         return Ending.LOST, reason
 
     def _wait_for_turn(self) -> bool:
@@ -337,12 +330,12 @@ class CaptureLoop:
         self._progress()
         if self._pace is not None:
             self._pace.frame_done()
-        if self._announcer.state != "streaming":
+        if self._status.state != "streaming":
             if self._lost:
                 self._lost = False
                 self.statistics.reconnects += 1
                 _log.info("%s is back", self._address)
-            self._announcer.say("streaming")
+            self._status.say("streaming")
             self._backoff.reset()
         return self._frames is not None and self.statistics.captured >= self._frames
 
@@ -380,7 +373,7 @@ class CaptureLoop:
     def _tick(self, now_ns: int) -> None:
         if now_ns < self._next_tick_ns:
             return
-        self._announcer.report(now_ns)
+        self._status.report(now_ns)
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = max(self._next_stats_ns, now_ns - self._stats_interval_ns) + self._stats_interval_ns
             self.log_statistics()
@@ -388,7 +381,7 @@ class CaptureLoop:
         if self._on_statistics is not None and now_ns >= self._next_display_ns:
             self._next_display_ns = now_ns + DISPLAY_INTERVAL_NS
             self._show()
-        self._next_tick_ns = min(self._announcer.next_report_ns, self._next_stats_ns)
+        self._next_tick_ns = min(self._status.next_report_ns, self._next_stats_ns)
         if self._on_statistics is not None:
             self._next_tick_ns = min(self._next_tick_ns, self._next_display_ns)
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from billiards_shm.capture.notify import ServiceNotifier
 from billiards_shm.capture.stats import StatisticsSnapshot
+from billiards_shm.service.systemd import ServiceNotifier
 
 __all__ = ["CaptureObserver", "ServiceObserver", "TakeSnapshot"]
 

@@ -3,23 +3,23 @@
 import contextlib
 import gc
 import logging
-import math
 import os
 import signal
 from collections.abc import Callable, Iterator
 
 from billiards_shm.capture.loop import CaptureLoop
-from billiards_shm.capture.model import CameraConfig, Settings
-from billiards_shm.capture.notify import ServiceNotifier
 from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
 from billiards_shm.capture.profile import FrameProfile
-from billiards_shm.capture.shutdown import Shutdown
-from billiards_shm.capture.sources import FrameSource, Image, SourceAddress, SourceKind
 from billiards_shm.capture.stats import StatisticsSnapshot
-from billiards_shm.errors import BilliardsShmError, CameraError, ConfigurationError
-from billiards_shm.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
+from billiards_shm.config.model import CameraConfig, Settings
+from billiards_shm.errors import BilliardsShmError, ConfigurationError
+from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
+from billiards_shm.service.shutdown import Shutdown
+from billiards_shm.service.systemd import ServiceNotifier
+from billiards_shm.sources.open import open_source
+from billiards_shm.sources.protocol import FrameSource, Image
 
-__all__ = ["open_source", "run_capture"]
+__all__ = ["run_capture"]
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _log_profile(profile: FrameProfile | None) -> None:
 
 def draw_placeholder(image: Image, lines: list[str]) -> None:
     """Write lines of text into a picture. Only sources that OpenCV opened are ever away, so it is there."""
-    from billiards_shm.capture.camera_picture import placeholder
+    from billiards_shm.sources.conversion import placeholder
 
     placeholder(image, lines)
 
@@ -163,7 +163,7 @@ def _metrics(settings: Settings) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if process.metrics_port is not None:
             try:
-                from billiards_shm.metrics import metrics_server
+                from billiards_shm.monitor.metrics import metrics_server
 
                 name = settings.video.shared_memory_name
                 stack.enter_context(metrics_server(name, process.metrics_host, process.metrics_port))
@@ -173,26 +173,3 @@ def _metrics(settings: Settings) -> Iterator[None]:
                 place = f"{process.metrics_host} port {process.metrics_port}"
                 raise ConfigurationError(f"cannot listen for metrics at {place}: {error.strerror}") from error
         yield
-
-
-def open_source(camera: CameraConfig) -> FrameSource:
-    """Open what the configuration names.
-
-    Raises
-    ------
-    CameraError
-        If that is not possible, OpenCV missing included.
-    """
-    if SourceAddress.parse(camera.device_id).kind is SourceKind.DEMO:
-        from billiards_shm.capture.demo import DemoTable
-
-        return DemoTable(*camera.resolution, camera.fps)
-    try:
-        # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
-        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
-        from billiards_shm.capture.camera import Camera
-    except ImportError as error:
-        raise CameraError(
-            f"OpenCV cannot be imported ({error}): pip install 'billiards-shm[headless]', which needs no other library"
-        ) from error
-    return Camera(camera)

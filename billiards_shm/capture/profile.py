@@ -5,8 +5,8 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from billiards_shm.capture.sources import FrameSource, Image, SourceDetails
 from billiards_shm.capture.stats import percentile
+from billiards_shm.sources.protocol import FrameSource, Image, SourceDetails
 
 __all__ = ["PHASES", "FrameProfile"]
 

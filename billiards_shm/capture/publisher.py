@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from billiards_shm import LoanedSlot, SharedMemoryFrameWriter
 from billiards_shm.capture.frozen import FrozenPicture
-from billiards_shm.capture.model import VideoConfig
-from billiards_shm.capture.sources import FrameSource, Image
 from billiards_shm.capture.stats import CaptureStatistics
+from billiards_shm.config.model import VideoConfig
 from billiards_shm.errors import LoanError, SharedMemoryFullError
+from billiards_shm.sources.protocol import FrameSource, Image
 
 __all__ = ["Publisher"]
 

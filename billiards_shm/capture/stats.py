@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from billiards_shm.capture.sources import VideoFormat
+from billiards_shm.sources.protocol import VideoFormat
 
 __all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot", "percentile"]
 

@@ -15,12 +15,12 @@ from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, WebS
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from billiards_shm import BilliardsShmError, SegmentNotFoundError, SharedMemoryFrameReader, inspect_segment
+from billiards_shm.images import encode_image, encode_preview
+from billiards_shm.monitor.health import LOOK_INTERVAL_S, HealthMonitor, SegmentHealth
 from billiards_shm.serve.access import Access, Guard
 from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.encoder import encode_image, encode_preview
-from billiards_shm.serve.feed import Feed, Form, capture_wall_ns
+from billiards_shm.serve.feed import Feed, PreviewFormat, capture_wall_ns
 from billiards_shm.serve.metrics import ServerMetrics
-from billiards_shm.serve.observe import LOOK_INTERVAL_S, Observation, Observer
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 
 __all__ = ["create_app"]
@@ -94,7 +94,7 @@ def create_app(
     access = Access(token)
     app.add_middleware(Guard, access=access, hosts=allowed_hosts)
     owners = None if trusted_owners is None else tuple(trusted_owners)
-    server = _Server(names, max_clients, max_frame_age, owners)
+    server = _AppState(names, max_clients, max_frame_age, owners)
     app.state.clients = server.clients
     _add_pages(app, access)
     _add_health(app, server)
@@ -103,7 +103,7 @@ def create_app(
     return app
 
 
-class _Server:
+class _AppState:
     """What the routes of one application share."""
 
     def __init__(
@@ -113,7 +113,7 @@ class _Server:
         max_frame_age: float,
         owners: tuple[int | str, ...] | None,
     ) -> None:
-        self.observer = Observer(names, max_frame_age, owners)
+        self.observer = HealthMonitor(names, max_frame_age, owners)
         self.clients = Clients(max_clients)
         self.metrics = ServerMetrics(self.observer, self.clients)
         self.owners = owners
@@ -144,7 +144,7 @@ class _Server:
         observations = await asyncio.to_thread(self.observer.look)
         return [self.described(one) for one in observations.values()]
 
-    def described(self, one: Observation) -> dict[str, Any]:
+    def described(self, one: SegmentHealth) -> dict[str, Any]:
         """One segment as JSON has it."""
         watching = sum(client.name == one.name for client in self.clients)
         return dataclasses.asdict(one) | {"clients": watching}
@@ -190,7 +190,7 @@ def _add_pages(app: FastAPI, access: Access) -> None:
         return await access.log_in(request)
 
 
-def _add_health(app: FastAPI, server: _Server) -> None:
+def _add_health(app: FastAPI, server: _AppState) -> None:
     @app.get("/healthz", tags=["health"])
     async def process_health() -> dict[str, str]:
         """Say that this process answers, which says nothing of any picture."""
@@ -222,7 +222,7 @@ def _add_health(app: FastAPI, server: _Server) -> None:
         return Response(text, headers={"Content-Type": content_type})
 
 
-def _health(one: Observation) -> dict[str, Any]:
+def _health(one: SegmentHealth) -> dict[str, Any]:
     age = one.last_frame_age
     return {
         "healthy": one.healthy,
@@ -232,7 +232,7 @@ def _health(one: Observation) -> dict[str, Any]:
     }
 
 
-def _add_statistics(app: FastAPI, server: _Server) -> None:
+def _add_statistics(app: FastAPI, server: _AppState) -> None:
     @app.get("/api/segments", tags=["statistics"])
     async def segments() -> list[dict[str, Any]]:
         """List the watched segments with their state and figures."""
@@ -262,12 +262,12 @@ def _add_statistics(app: FastAPI, server: _Server) -> None:
         return [client.as_dict() for client in server.clients]
 
 
-def _add_pictures(app: FastAPI, server: _Server) -> None:
+def _add_pictures(app: FastAPI, server: _AppState) -> None:
     @app.head("/stream/{name:path}.mjpg", include_in_schema=False)
     @app.get("/stream/{name:path}.mjpg", tags=["pictures"])
     async def mjpeg(name: Name, fps: Fps = None, quality: Quality = DEFAULT_QUALITY, width: Width = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
-        return MjpegStream(await server.feed(name), Form(width, quality), fps, server.clients)
+        return MjpegStream(await server.feed(name), PreviewFormat(width, quality), fps, server.clients)
 
     @app.websocket("/ws/{name:path}")
     async def websocket(
@@ -284,7 +284,7 @@ def _add_pictures(app: FastAPI, server: _Server) -> None:
             await socket.accept()
             await socket.close(1008, error.detail[:120])
             return
-        await send_over_websocket(socket, feed, Form(width, quality), fps, window, server.clients)
+        await send_over_websocket(socket, feed, PreviewFormat(width, quality), fps, window, server.clients)
 
     @app.get("/snapshot/{name:path}.{extension}", tags=["pictures"])
     async def snapshot(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from billiards_shm.serve.feed import Picture
+from billiards_shm.serve.feed import EncodedFrame
 
 __all__ = ["Client", "Clients", "TooManyClientsError"]
 
@@ -43,7 +43,7 @@ class Client:
         """Of the last picture it was sent; 0: none yet."""
         return self._last[0] if self._last is not None else 0
 
-    def sent(self, picture: Picture, size: int) -> None:
+    def sent(self, picture: EncodedFrame, size: int) -> None:
         """Count a picture that is on its way, with what is around it."""
         self.frames += 1
         self.bytes_sent += size

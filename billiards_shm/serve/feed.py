@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 import numpy.typing as npt
 
 from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameReader
-from billiards_shm.serve.encoder import encode_preview
+from billiards_shm.images import encode_preview
 
-__all__ = ["BOUNDARY", "Feed", "Form", "Picture", "TooManyFormsError", "capture_wall_ns"]
+__all__ = ["BOUNDARY", "EncodedFrame", "Feed", "PreviewFormat", "TooManyFormatsError", "capture_wall_ns"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ _RETRY_S: Final = 0.5
 _LEASES: Final = 3
 
 
-class TooManyFormsError(Exception):
+class TooManyFormatsError(Exception):
     """Nobody else may have yet another size or quality now; the message says which there are."""
 
 
-class Form(NamedTuple):
+class PreviewFormat(NamedTuple):
     """What a picture is to be like."""
 
     width: int | None
@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class EncodedFrame:
     """One frame as a JPEG."""
 
     serial: int
@@ -65,13 +65,13 @@ class Picture:
 BOUNDARY: Final = b"billiards-shm-frame"
 
 
-def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> Picture:
+def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> EncodedFrame:
     header = (
         f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame-Sequence: {metadata.sequence}\r\n"
         f"X-Frame-Capture-Time: {capture_wall_ns(metadata) / 1e9:.6f}\r\n\r\n"
     )
     part = b"".join((header.encode(), jpeg, b"\r\n--", BOUNDARY, b"\r\n"))
-    return Picture(serial, missed, metadata, jpeg, part)
+    return EncodedFrame(serial, missed, metadata, jpeg, part)
 
 
 def capture_wall_ns(metadata: FrameMetadata) -> int:
@@ -88,7 +88,7 @@ class _Held(NamedTuple):
 
 class _Encoding(NamedTuple):
     serial: int
-    done: "asyncio.Future[Picture]"
+    done: "asyncio.Future[EncodedFrame]"
 
 
 class Feed:
@@ -120,26 +120,26 @@ class Feed:
         self._encoders = encoders
         self._on_encoded = on_encoded
         self._owners = trusted_owners
-        self._forms: Counter[Form] = Counter()
+        self._forms: Counter[PreviewFormat] = Counter()
         self._reading: asyncio.Task[None] | None = None
         self._held: _Held | None = None
         self._arrival: asyncio.Future[None] | None = None
-        self._encodings: dict[Form, _Encoding] = {}
+        self._encodings: dict[PreviewFormat, _Encoding] = {}
         self._serial = 0
         self._missed = 0
 
     @contextmanager
-    def attended(self, form: Form) -> Iterator[None]:
+    def subscribed(self, form: PreviewFormat) -> Iterator[None]:
         """Read the segment while the block runs, and let pictures of `form` be asked for.
 
         Raises
         ------
-        TooManyFormsError
+        TooManyFormatsError
             Others ask for so many other forms already.
         """
         if form not in self._forms and len(self._forms) >= MAX_FORMS:
             now = ", ".join(map(str, self._forms))
-            raise TooManyFormsError(f"{self.name} is encoded in {MAX_FORMS} forms already, take one of these: {now}")
+            raise TooManyFormatsError(f"{self.name} is encoded in {MAX_FORMS} forms already, take one of these: {now}")
         self._forms[form] += 1
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
@@ -154,10 +154,10 @@ class Feed:
                 self._reading = self._held = self._arrival = None
                 self._encodings.clear()
 
-    async def picture(self, form: Form, after: int = 0) -> Picture:
+    async def picture(self, form: PreviewFormat, after: int = 0) -> EncodedFrame:
         """Give the newest picture, waiting for one whose serial number is beyond `after`.
 
-        To be called within `attended`.
+        To be called within `subscribed`.
 
         Raises
         ------
@@ -179,8 +179,8 @@ class Feed:
                 encoding = self._encodings[form] = self._begin(form, held)
             return await asyncio.shield(encoding.done)
 
-    def _begin(self, form: Form, held: _Held) -> _Encoding:
-        def encode() -> Picture:
+    def _begin(self, form: PreviewFormat, held: _Held) -> _Encoding:
+        def encode() -> EncodedFrame:
             begun = time.perf_counter()
             jpeg = encode_preview(held.frame, held.metadata.pixel_format, form.width, form.quality)
             self._on_encoded(time.perf_counter() - begun)

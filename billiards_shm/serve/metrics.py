@@ -8,9 +8,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from billiards_shm.metrics import SegmentCollector
+from billiards_shm.monitor.health import HealthMonitor, SegmentHealth
+from billiards_shm.monitor.metrics import SegmentCollector
 from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.observe import Observation, Observer
 
 __all__ = ["ServerMetrics"]
 
@@ -27,11 +27,11 @@ class ServerMetrics:
 
     Parameters
     ----------
-    observer : Observer
+    observer : HealthMonitor
     clients : Clients
     """
 
-    def __init__(self, observer: Observer, clients: Clients) -> None:
+    def __init__(self, observer: HealthMonitor, clients: Clients) -> None:
         self._observer = observer
         self._registry = CollectorRegistry()
         self._registry.register(SegmentCollector(observer.infos))
@@ -57,7 +57,7 @@ class ServerMetrics:
 
 
 class _ClientCollector(Collector):
-    def __init__(self, observer: Observer, clients: Clients) -> None:
+    def __init__(self, observer: HealthMonitor, clients: Clients) -> None:
         self._observer = observer
         self._clients = clients
 
@@ -67,7 +67,7 @@ class _ClientCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         return self._families(self._observer.look())
 
-    def _families(self, observations: Mapping[str, Observation]) -> list[Metric]:
+    def _families(self, observations: Mapping[str, SegmentHealth]) -> list[Metric]:
         healthy = GaugeMetricFamily("billiards_shm_healthy", "1 if /health/NAME says 200", labels=["name"])
         for name, observation in observations.items():
             healthy.add_metric([name], float(observation.healthy))

@@ -38,7 +38,7 @@ class _Protocol(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=0)
 
 
-class _Server(uvicorn.Server):
+class _UvicornServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os._exit(128 + sig)
@@ -151,7 +151,7 @@ def run_server(
     # uvicorn raises the signals that stopped it once more at its end; what follows is a clean end nevertheless.
     before = {number: signal.signal(number, _pass_over) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        _Server(config).run(sockets=[listener])
+        _UvicornServer(config).run(sockets=[listener])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,9 +14,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from billiards_shm.serve.clients import Client, Clients, TooManyClientsError
-from billiards_shm.serve.feed import BOUNDARY, Feed, Form, Picture, TooManyFormsError, capture_wall_ns
+from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat, TooManyFormatsError, capture_wall_ns
 
-__all__ = ["EventStream", "MjpegStream", "Pace", "send_over_websocket"]
+__all__ = ["EventStream", "MjpegStream", "RateLimit", "send_over_websocket"]
 
 FIRST_PICTURE_S: Final = 0.5
 """An MJPEG response waits so long with its status, for a frame that cannot be encoded to show."""
@@ -30,7 +30,7 @@ _UNSUPPORTED: Final = 1003
 _FRAME_HEADER: Final = struct.Struct("!4d")
 
 
-class Pace:
+class RateLimit:
     """Holds a client to so many frames per second as it asked for."""
 
     def __init__(self, fps: float | None) -> None:
@@ -48,7 +48,7 @@ class Pace:
         self._due = max(self._due + self._interval, now + self._interval * 0.9)
 
 
-class _Lasting(Response):
+class _StreamingResponse(Response):
     """A response that goes on until its client or the server ends it."""
 
     def __init__(self, clients: Clients, kind: str, name: str) -> None:
@@ -65,8 +65,8 @@ class _Lasting(Response):
         address = scope["client"][0] if scope.get("client") else ""
         try:
             with self._clients.join(self._kind, self._name, address) as client:
-                await self._clients.serve(self._stream(client, send), _gone(receive))
-        except (TooManyClientsError, TooManyFormsError) as error:
+                await self._clients.serve(self._stream(client, send), _wait_for_disconnect(receive))
+        except (TooManyClientsError, TooManyFormatsError) as error:
             refusal = JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})
             await refusal(scope, receive, send)
         except ValueError as error:
@@ -82,56 +82,56 @@ class _Lasting(Response):
         raise NotImplementedError
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     """Wait until the client is gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-class MjpegStream(_Lasting):
+class MjpegStream(_StreamingResponse):
     """Pictures as ``multipart/x-mixed-replace``, which browsers show as they come.
 
     Parameters
     ----------
     feed : Feed
-    form : Form
+    form : PreviewFormat
     fps : float or None
         At most; None: all there are.
     clients : Clients
     """
 
-    def __init__(self, feed: Feed, form: Form, fps: float | None, clients: Clients) -> None:
+    def __init__(self, feed: Feed, form: PreviewFormat, fps: float | None, clients: Clients) -> None:
         super().__init__(clients, "mjpeg", feed.name)
         self._feed = feed
         self._form = form
-        self._pace = Pace(fps)
+        self._pace = RateLimit(fps)
 
     def _head(self) -> list[tuple[bytes, bytes]]:
         return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), _NO_CACHE]
 
     async def _stream(self, client: Client, send: Send) -> None:
-        with self._feed.attended(self._form):
+        with self._feed.subscribed(self._form):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._feed.picture(self._form), FIRST_PICTURE_S)
             await send({"type": "http.response.start", "status": 200, "headers": self._head()})
-            await send(_more(b"--" + BOUNDARY + b"\r\n"))
+            await send(_body_chunk(b"--" + BOUNDARY + b"\r\n"))
             while True:
                 await self._pace.wait()
                 # Waits until the last picture has left: the next one is chosen only then.
-                await send(_more(b""))
+                await send(_body_chunk(b""))
                 try:
                     picture = await self._feed.picture(self._form, client.serial)
                 except ValueError:  # a frame of a kind that is no image; too late for another status
                     return
-                await send(_more(picture.part))
+                await send(_body_chunk(picture.part))
                 client.sent(picture, len(picture.part))
 
 
-def _more(body: bytes) -> dict[str, Any]:
+def _body_chunk(body: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": body, "more_body": True}
 
 
-class EventStream(_Lasting):
+class EventStream(_StreamingResponse):
     """Statistics as server-sent events, one each interval.
 
     Parameters
@@ -156,7 +156,7 @@ class EventStream(_Lasting):
         await send({"type": "http.response.start", "status": 200, "headers": self._head()})
         async for text in self._texts():
             body = text.encode()
-            await send(_more(body))
+            await send(_body_chunk(body))
             client.bytes_sent += len(body)
 
     async def _texts(self) -> AsyncIterator[str]:
@@ -167,7 +167,7 @@ class EventStream(_Lasting):
 
 
 async def send_over_websocket(
-    socket: WebSocket, feed: Feed, form: Form, fps: float | None, window: int, clients: Clients
+    socket: WebSocket, feed: Feed, form: PreviewFormat, fps: float | None, window: int, clients: Clients
 ) -> None:
     """Send each picture as one binary message, a header of four doubles (big endian) and the JPEG.
 
@@ -179,7 +179,7 @@ async def send_over_websocket(
     socket : starlette.websockets.WebSocket
         Not yet accepted.
     feed : Feed
-    form : Form
+    form : PreviewFormat
     fps : float or None
         At most.
     window : int
@@ -188,14 +188,15 @@ async def send_over_websocket(
     """
     await socket.accept()
     address = socket.client.host if socket.client is not None else ""
-    under_way = _UnderWay(window)
+    unacknowledged = _SendWindow(window)
     code, reason = _GOING_AWAY, "the server stops"
     try:
-        with clients.join("websocket", feed.name, address) as client, feed.attended(form):
+        with clients.join("websocket", feed.name, address) as client, feed.subscribed(form):
             await clients.serve(
-                _send_pictures(socket, feed, form, Pace(fps), under_way, client), _take_answers(socket, under_way)
+                _send_pictures(socket, feed, form, RateLimit(fps), unacknowledged, client),
+                _take_answers(socket, unacknowledged),
             )
-    except (TooManyClientsError, TooManyFormsError) as error:
+    except (TooManyClientsError, TooManyFormatsError) as error:
         code, reason = _TRY_AGAIN_LATER, str(error)
     except ValueError as error:
         code, reason = _UNSUPPORTED, str(error)
@@ -206,7 +207,7 @@ async def send_over_websocket(
         await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
 
 
-class _UnderWay:
+class _SendWindow:
     """Pictures that were sent and are not answered yet."""
 
     def __init__(self, window: int) -> None:
@@ -233,25 +234,30 @@ class _UnderWay:
 
 
 async def _send_pictures(
-    socket: WebSocket, feed: Feed, form: Form, pace: Pace, under_way: _UnderWay, client: Client
+    socket: WebSocket,
+    feed: Feed,
+    form: PreviewFormat,
+    rate_limit: RateLimit,
+    unacknowledged: _SendWindow,
+    client: Client,
 ) -> None:
     while True:
-        await under_way.room()
-        await pace.wait()
+        await unacknowledged.room()
+        await rate_limit.wait()
         picture = await feed.picture(form, client.serial)
-        message = _message(picture, under_way.round_trip_s)
-        under_way.add()
+        message = _message(picture, unacknowledged.round_trip_s)
+        unacknowledged.add()
         await socket.send_bytes(message)
         client.sent(picture, len(message))
 
 
-def _message(picture: Picture, round_trip_s: float) -> bytes:
+def _message(picture: EncodedFrame, round_trip_s: float) -> bytes:
     captured_ms = capture_wall_ns(picture.metadata) / 1e6
     header = _FRAME_HEADER.pack(picture.metadata.sequence, captured_ms, picture.age_s * 1e3, round_trip_s * 1e3)
     return header + picture.jpeg
 
 
-async def _take_answers(socket: WebSocket, under_way: _UnderWay) -> None:
+async def _take_answers(socket: WebSocket, unacknowledged: _SendWindow) -> None:
     while (await socket.receive())["type"] != "websocket.disconnect":
-        under_way.answered()
+        unacknowledged.answered()
     raise WebSocketDisconnect

@@ -21,18 +21,18 @@ from billiards_shm import (
     WriterExistsError,
     inspect_segment,
 )
-from billiards_shm.capture import announcer as announcer_module
 from billiards_shm.capture import loop as loop_module
 from billiards_shm.capture import pace as pace_module
-from billiards_shm.capture import patience as patience_module
 from billiards_shm.capture import publisher as publisher_module
+from billiards_shm.capture import read_failures as read_failures_module
 from billiards_shm.capture import stats as stats_module
-from billiards_shm.capture.config import load_settings
-from billiards_shm.capture.demo import read_counter
+from billiards_shm.capture import status as status_module
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
-from billiards_shm.capture.sources import Image, SourceDetails, VideoFormat
 from billiards_shm.capture.stats import StatisticsSnapshot
+from billiards_shm.config.load import load_settings
+from billiards_shm.sources.demo.table import read_counter
+from billiards_shm.sources.protocol import Image, SourceDetails, VideoFormat
 
 SHAPE = (48, 64, 3)
 LIVE = "rtsp://somewhere/live"
@@ -88,8 +88,8 @@ def name(segment_name: str) -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test wait for what takes seconds in earnest."""
-    monkeypatch.setattr(patience_module, "FAILING_SEC", 0.05)
-    monkeypatch.setattr(patience_module, "FIRST_FRAME_SEC", 0.1)
+    monkeypatch.setattr(read_failures_module, "FAILING_SEC", 0.05)
+    monkeypatch.setattr(read_failures_module, "FIRST_FRAME_SEC", 0.1)
 
 
 class Run:
@@ -379,9 +379,9 @@ def states_during(run: "Run", name: str, until: Callable[[Any], bool], seconds: 
 @pytest.fixture
 def soon_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats_module, "STALL_NS", 150_000_000)
-    monkeypatch.setattr(announcer_module, "LOOK_INTERVAL_SEC", 0.02)
-    monkeypatch.setattr(announcer_module, "REPORT_INTERVAL_NS", 50_000_000)
-    monkeypatch.setattr(announcer_module, "PLACEHOLDER_INTERVAL_NS", 50_000_000)
+    monkeypatch.setattr(status_module, "LOOK_INTERVAL_SEC", 0.02)
+    monkeypatch.setattr(status_module, "REPORT_INTERVAL_NS", 50_000_000)
+    monkeypatch.setattr(status_module, "PLACEHOLDER_INTERVAL_NS", 50_000_000)
 
 
 @pytest.mark.usefixtures("soon_stalled")
@@ -729,7 +729,7 @@ def test_statistics_are_given_and_logged_while_frames_flow(
 
 def test_a_display_that_fails_does_not_stop_the_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 0)
-    monkeypatch.setattr(announcer_module, "REPORT_INTERVAL_NS", 0)
+    monkeypatch.setattr(status_module, "REPORT_INTERVAL_NS", 0)
     calls: list[StatisticsSnapshot] = []
 
     def fail(snapshot: StatisticsSnapshot) -> None:

@@ -20,10 +20,10 @@ import pytest
 from videos import make_clip
 
 from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter
-from billiards_shm.capture.config import load_settings
-from billiards_shm.capture.demo import DemoTable, read_counter
 from billiards_shm.capture.process import run_capture
-from billiards_shm.capture.shutdown import Shutdown
+from billiards_shm.config.load import load_settings
+from billiards_shm.service.shutdown import Shutdown
+from billiards_shm.sources.demo.table import DemoTable, read_counter
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -31,8 +31,8 @@ SHARED_MEMORY = Path("/dev/shm")
 PROGRAM = """
 import json, signal, sys, threading, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
-from billiards_shm.capture.config import load_settings
-from billiards_shm.capture.logs import configure_logging
+from billiards_shm.config.load import load_settings
+from billiards_shm.service.logs import configure_logging
 from billiards_shm.capture import process
 arguments = json.loads(sys.argv[1])
 on_statistics = None
@@ -45,7 +45,7 @@ sys.exit(process.run_capture(settings, on_statistics=on_statistics, origin=origi
 # A source that gives three frames and then does not return.
 STUCK = """
 import numpy as np
-from billiards_shm.capture.sources import SourceDetails
+from billiards_shm.sources.protocol import (SourceDetails)
 class Stuck:
     details = SourceDetails("STUCK", 64, 48, 0.0)
     position_ms = None

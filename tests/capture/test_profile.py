@@ -9,7 +9,7 @@ import pytest
 from command_line import run
 
 from billiards_shm.capture.profile import PHASES, FrameProfile
-from billiards_shm.capture.sources import FrameSource, Image, SourceDetails, TimedSource
+from billiards_shm.sources.protocol import FrameSource, Image, SourceDetails, TimedSource
 
 MS = 1_000_000
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billiards_shm.capture.logs import configure_logging
 from billiards_shm.capture.pace import Backoff, Pace
 from billiards_shm.capture.stats import (
     LATENCY_WINDOW_FRAMES,
@@ -19,6 +18,7 @@ from billiards_shm.capture.stats import (
     RateWindow,
     StatisticsSnapshot,
 )
+from billiards_shm.service.logs import configure_logging
 
 SECOND = 1_000_000_000
 START = 5 * SECOND

@@ -515,7 +515,7 @@ def test_a_snapshot_has_the_permissions_of_any_new_file(writer: SharedMemoryFram
 def encoded(frame: npt.NDArray[Any], pixel_format: str, extension: str = ".png") -> npt.NDArray[Any]:
     import cv2
 
-    from billiards_shm.serve.encoder import encode_image
+    from billiards_shm.images import encode_image
 
     data = np.frombuffer(encode_image(frame, pixel_format, extension, 95), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -555,7 +555,7 @@ def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
 
 def test_a_jpeg_frame_is_passed_on_or_decoded(gradient: npt.NDArray[Any]) -> None:
     cv2 = pytest.importorskip("cv2")
-    from billiards_shm.serve.encoder import encode_image
+    from billiards_shm.images import encode_image
 
     data = cv2.imencode(".jpg", gradient)[1].reshape(1, -1)
     assert encode_image(data, "MJPG", ".jpg") == data.tobytes()
@@ -590,7 +590,7 @@ def test_a_jpeg_frame_without_its_tables_becomes_a_file_with_them(gradient: npt.
 )
 def test_what_cannot_be_encoded_says_why(frame: npt.NDArray[Any], pixel_format: str, words: str) -> None:
     pytest.importorskip("cv2")
-    from billiards_shm.serve.encoder import encode_image
+    from billiards_shm.images import encode_image
 
     with pytest.raises(ValueError, match=words):
         encode_image(frame, pixel_format, ".png")

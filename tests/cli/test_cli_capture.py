@@ -233,7 +233,7 @@ def test_a_name_in_use_is_exit_code_4(name: str) -> None:
 
 
 def test_every_key_of_the_configuration_can_be_given() -> None:
-    from billiards_shm.capture.config import configuration_keys
+    from billiards_shm.config.load import configuration_keys
 
     text = run("capture", "--help", COLUMNS="1000").stdout
     for key in configuration_keys():

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from billiards_shm import ConfigurationError
-from billiards_shm.capture.config import configuration_keys, fps_key, load_settings
-from billiards_shm.capture.sources import SourceAddress, SourceKind, without_password
+from billiards_shm.config.address import SourceAddress, SourceKind, without_password
+from billiards_shm.config.load import configuration_keys, fps_key, load_settings
 
 WriteConfig = Callable[[Any], Path]
 

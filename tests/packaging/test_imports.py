@@ -12,25 +12,29 @@ import billiards_shm
 
 PACKAGE = Path(billiards_shm.__file__).parent
 
-# What a module may import from this package: names of this table, or a part and everything in it.
-# cli -> capture, serve -> public -> _core; beneath it only what knows nothing of segments.
+# What a room (a folder, or a module at the top) may import from this package, besides itself.
 ARROWS: dict[str, set[str]] = {
+    # The transport, which needs numpy alone.
     "errors": set(),
     "status": set(),
     "owners": set(),
-    "exit_codes": {"errors"},
-    "_core": {"errors", "owners", "status", "_abi"},
-    "reader": {"_core", "errors", "status"},
-    "segments": {"_core", "errors", "status"},
-    "rates": {"segments"},
-    "metrics": {"segments", "errors", "status"},
     "include": set(),
-    "consumer": {"_core", "reader", "segments", "errors", "status"},
+    "_core": {"_abi", "errors", "owners", "status"},
+    "reader": {"_core", "errors"},
+    "segments": {"_core", "errors", "status"},
+    "consumer": {"_core", "errors", "reader", "segments"},
     "__init__": {"_core", "consumer", "errors", "include", "reader", "segments", "status"},
-    "capture": {"__init__", "_core", "errors", "exit_codes", "status", "metrics", "capture"},
-    "serve": {"__init__", "errors", "status", "rates", "metrics", "serve"},
-    "cli": {"__init__", "_core", "errors", "status", "segments", "rates", "exit_codes", "capture", "serve", "cli"},
-    "__main__": {"__init__", "cli", "exit_codes"},
+    "images": set(),
+    # The rooms of the capture process and the server, from the bottom up.
+    "config": {"errors"},
+    "service": {"errors"},
+    "monitor": {"__init__", "errors", "segments", "status"},
+    "sources": {"config", "errors"},
+    "capture": {"__init__", "config", "errors", "monitor", "service", "sources"},
+    "supervise": {"__init__", "_core", "capture", "config", "errors", "service"},
+    "serve": {"__init__", "images", "monitor"},
+    "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "supervise"},
+    "__main__": {"cli"},
 }
 
 # What it may import from elsewhere, besides the standard library.
@@ -38,36 +42,33 @@ OTHERS: dict[str, set[str]] = {
     "errors": set(),
     "status": set(),
     "owners": set(),
-    "exit_codes": {"errors"},
+    "include": set(),
     "_core": {"numpy", "cython", "cpython", "libc"},
     "reader": {"numpy"},
     "segments": {"numpy"},
-    "include": set(),
-    "rates": set(),
-    "metrics": {"prometheus_client"},
     "consumer": {"numpy"},
     "__init__": set(),
-    "capture": {"numpy", "pydantic", "pydantic_settings", "pydantic_core"},
-    "serve": {"numpy", "fastapi", "starlette", "uvicorn", "prometheus_client"},
-    "cli": {"click", "rich", "numpy", "pydantic"},
+    "images": {"cv2", "numpy"},
+    "config": {"pydantic", "pydantic_core", "pydantic_settings"},
+    "service": set(),
+    "monitor": {"prometheus_client"},
+    "sources": {"cv2", "numpy"},
+    "capture": {"matplotlib", "numpy"},  # matplotlib on request, within the function that draws
+    "supervise": set(),
+    "serve": {"fastapi", "numpy", "prometheus_client", "starlette", "uvicorn"},
+    "cli": {"click", "rich"},
     "__main__": set(),
 }
-
-# OpenCV is slow to import and may be missing: the camera, the JPEG encoder, and nobody else.
-OPENCV = {"capture/camera.py", "capture/camera_picture.py", "capture/camera_settings.py", "serve/encoder.py"}
-PLOTS = {"capture/profile.py": {"matplotlib"}}  # on request, from within the function that draws
 
 
 def sources() -> list[Path]:
     return sorted([*PACKAGE.rglob("*.py"), PACKAGE / "_core.pyx"])
 
 
-def part_of(path: Path) -> str:
-    """The row of the table that a file belongs to."""
+def room_of(path: Path) -> str:
+    """The row of the tables that a file belongs to."""
     relative = path.relative_to(PACKAGE)
-    if len(relative.parts) > 1:
-        return relative.parts[0]
-    return "cli" if relative.stem.startswith("cli") else relative.stem
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
 def imports(path: Path) -> set[str]:
@@ -75,9 +76,8 @@ def imports(path: Path) -> set[str]:
     if path.suffix == ".pyx":
         text = path.read_text()
         found = set(re.findall(r"^\s*(?:from|import|cimport) ([\w.]+)", text, re.MULTILINE))
-        if re.search(r"^from billiards_shm cimport _abi", text, re.MULTILINE):
-            found = found - {"billiards_shm"} | {"billiards_shm._abi"}
-        return found
+        below = set(re.findall(r"^from billiards_shm c?import (\w+)", text, re.MULTILINE))
+        return found - {"billiards_shm"} | {f"billiards_shm.{name}" for name in below}
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -101,52 +101,35 @@ def is_module(name: str) -> bool:
     return place.is_dir() or any(place.with_suffix(suffix).exists() for suffix in (".py", ".pyx", ".pxd"))
 
 
-def own_part(name: str) -> str:
+def room_named(name: str) -> str:
     parts = name.split(".")
-    if len(parts) == 1:
-        return "__init__"
-    return "cli" if parts[1].startswith("cli") else parts[1]
+    return "__init__" if len(parts) == 1 else parts[1]
 
 
-def test_every_file_has_its_row_in_the_table() -> None:
-    assert {part_of(path) for path in sources()} <= ARROWS.keys() == OTHERS.keys()
+def used(room: str) -> tuple[set[str], set[str]]:
+    """What the files of a room import: other rooms of this package, and foreign packages."""
+    found = set().union(*(imports(path) for path in sources() if room_of(path) == room))
+    own = {room_named(name) for name in found if name.split(".")[0] == "billiards_shm"}
+    return own - {room}, {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"billiards_shm"}
 
 
-def names_of(path: Path) -> str:
-    return str(path.relative_to(PACKAGE))
+def test_every_file_has_its_row_in_the_tables() -> None:
+    assert {room_of(path) for path in sources()} == ARROWS.keys() == OTHERS.keys()
 
 
-@pytest.mark.parametrize("path", sources(), ids=names_of)
-def test_a_file_imports_only_what_its_part_may(path: Path) -> None:
-    part = part_of(path)
-    own = {own_part(name) for name in imports(path) if name.split(".")[0] == "billiards_shm"}
-    assert own <= ARROWS[part], f"{part} -> {own - ARROWS[part]} points the wrong way"
-
-
-@pytest.mark.parametrize("path", sources(), ids=names_of)
-def test_a_file_imports_nothing_foreign_but_what_its_part_may(path: Path) -> None:
-    tops = {name.split(".")[0] for name in imports(path)}
-    foreign = tops - set(sys.stdlib_module_names) - {"billiards_shm"}
-    if names_of(path) in OPENCV:
-        foreign -= {"cv2"}
-    foreign -= PLOTS.get(names_of(path), set())
-    assert foreign <= OTHERS[part_of(path)]
+@pytest.mark.parametrize("room", ARROWS)
+def test_a_room_imports_what_the_tables_say_no_more_and_no_less(room: str) -> None:
+    own, foreign = used(room)
+    assert own == ARROWS[room]
+    assert foreign == OTHERS[room]
 
 
 def test_the_table_has_no_circle() -> None:
-    done: set[str] = set()
-    while len(done) < len(ARROWS):
-        ready = {
-            part for part, targets in ARROWS.items() if part not in done and (targets & ARROWS.keys()) - {part} <= done
-        }
+    done: set[str] = {"_abi"}
+    while len(done) <= len(ARROWS):
+        ready = {room for room, targets in ARROWS.items() if room not in done and targets <= done}
         assert ready, f"a circle among {ARROWS.keys() - done}"
         done |= ready
-
-
-def test_only_two_files_import_opencv() -> None:
-    found = {names_of(path) for path in sources() if "cv2" in {name.split(".")[0] for name in imports(path)}}
-    assert found <= OPENCV
-    assert "capture/camera.py" in found
 
 
 IMPORT_ONLY = "import sys\n"

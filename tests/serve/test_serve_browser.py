@@ -16,7 +16,7 @@ from segments_under_test import wait_until
 from serving import ServeProcess
 
 from billiards_shm import SharedMemoryFrameWriter
-from billiards_shm.capture.demo import DemoTable
+from billiards_shm.sources.demo.table import DemoTable
 
 PATIENCE_S = 40.0
 

@@ -26,8 +26,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from billiards_shm import SharedMemoryFrameWriter
-from billiards_shm.capture.demo import read_counter
 from billiards_shm.serve import create_app
+from billiards_shm.sources.demo.table import read_counter
 
 HEADER = struct.Struct("!4d")
 LARGE = (1280, 720)

@@ -17,7 +17,7 @@ from segments_under_test import wait_until
 from supervised_runs import DEMO, SupervisedRun, published, send, writer_of
 
 from billiards_shm import remove_stale_segments
-from billiards_shm.capture.notify import ServiceNotifier
+from billiards_shm.service.systemd import ServiceNotifier
 
 SMALL = ("--resolution", "64x48", "--fps", "50")
 
@@ -195,8 +195,8 @@ SOURCE_THAT_PAUSES = """
 import select, sys, time
 import numpy as np
 from billiards_shm.capture import loop, process
-from billiards_shm.capture.config import load_settings
-from billiards_shm.capture.sources import SourceDetails
+from billiards_shm.config.load import load_settings
+from billiards_shm.sources.protocol import (SourceDetails)
 from billiards_shm.errors import CameraError
 
 class Source:

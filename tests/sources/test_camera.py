@@ -15,12 +15,13 @@ import pytest
 from videos import FPS, SIZE, damage_clip, decode_all, make_clip, make_images, turn_clip
 
 from billiards_shm import CameraError
-from billiards_shm.capture import camera as camera_module
-from billiards_shm.capture.camera import Camera, available_backends
-from billiards_shm.capture.demo import read_counter
-from billiards_shm.capture.diagnosis import reason_for_url
-from billiards_shm.capture.model import CameraConfig
-from billiards_shm.capture.sources import SourceAddress, SourceKind, VideoFormat
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.sources import camera as camera_module
+from billiards_shm.sources.camera import Camera, available_backends
+from billiards_shm.sources.demo.table import read_counter
+from billiards_shm.sources.diagnosis import reason_for_url
+from billiards_shm.sources.protocol import VideoFormat
 
 
 def open_camera(device_id: int | str | Path, backend: str = "auto") -> Camera:
@@ -282,9 +283,10 @@ def test_opencv_and_ffmpeg_print_nothing_when_a_source_fails(tmp_path: Path) -> 
     bad.write_bytes(bytes(range(256)) * 20)
     damaged = damage_clip(make_clip(tmp_path / "damaged.avi", 5), 2)
     code = f"""
-from billiards_shm.capture.camera import Camera, CameraError
-from billiards_shm.capture.model import CameraConfig
-from billiards_shm.capture.sources import SourceAddress, SourceKind, VideoFormat
+from billiards_shm.sources.camera import Camera, CameraError
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.sources.protocol import (VideoFormat)
 for device in {str(bad)!r}, "rtsp://127.0.0.1:1/x", "/dev/null":
     try:
         Camera(CameraConfig(device_id=device))

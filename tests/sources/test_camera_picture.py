@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from billiards_shm import CameraError
-from billiards_shm.capture.camera_picture import Picture, placeholder
-from billiards_shm.capture.model import CameraConfig
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.sources.conversion import FrameConverter, placeholder
 
 HEIGHT, WIDTH = 48, 64
 RNG = np.random.default_rng(1)
@@ -29,8 +29,8 @@ def expected(image: np.ndarray, rotation: int, flip: str, crop: tuple[int, ...] 
     return image
 
 
-def picture(turn: int = 0, raw_format: str = "", **keys: Any) -> Picture:
-    return Picture(CameraConfig(**keys), turn, raw_format)
+def picture(turn: int = 0, raw_format: str = "", **keys: Any) -> FrameConverter:
+    return FrameConverter(CameraConfig(**keys), turn, raw_format)
 
 
 def slot_for(shape: tuple[int, ...]) -> np.ndarray:

@@ -5,8 +5,8 @@ from typing import Any
 import cv2
 import pytest
 
-from billiards_shm.capture.camera_settings import apply_settings, fourcc_text, negotiated
-from billiards_shm.capture.model import CameraConfig
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.sources.camera_settings import apply_settings, fourcc_text, negotiated
 
 
 class Driver:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from billiards_shm import CameraError
-from billiards_shm.capture.demo import SMALLEST, DemoTable, read_counter
-from billiards_shm.capture.demo_shot import BALL_RADIUS, LENGTH, SECONDS, WIDTH, Shot
+from billiards_shm.sources.demo.shot import BALL_RADIUS, LENGTH, SECONDS, WIDTH, Shot
+from billiards_shm.sources.demo.table import SMALLEST, DemoTable, read_counter
 
 SIZES = [(640, 360), (1920, 1080), (640, 480), (480, 640), (200, 50), (97, 131), SMALLEST]
 

@@ -14,8 +14,8 @@ from real_sources import CaptureProcess, ffmpeg
 from videos import decode_all, make_clip, turn_clip
 
 from billiards_shm import CameraError
-from billiards_shm.capture.demo import read_counter
 from billiards_shm.capture.process import open_source
+from billiards_shm.sources.demo.table import read_counter
 
 X264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from billiards_shm.capture.restart import RESTARTS_IN_WINDOW, STEADY_SEC, WINDOW_SEC, RestartPolicy
+from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, STEADY_SEC, WINDOW_SEC, RestartPolicy
 
 
 def starts(policy: RestartPolicy, ends_after: float, until: float, worked_sec: float = 0.0) -> list[float]:

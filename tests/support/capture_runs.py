@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from billiards_shm import SharedMemoryFrameReader
-from billiards_shm.capture.config import Settings, load_settings
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
+from billiards_shm.config.load import Settings, load_settings
 
 
 class Stop:

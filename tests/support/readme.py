@@ -8,7 +8,7 @@ import re
 
 from repository import ROOT
 
-from billiards_shm.capture.model import configuration_keys
+from billiards_shm.config.model import configuration_keys
 
 README = ROOT / "README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -20,7 +20,7 @@ import psutil
 from videos import decode_all, make_clip
 
 from billiards_shm import FrameMetadata, SegmentInfo, SharedMemoryFrameReader, inspect_segment
-from billiards_shm.capture.demo import read_counter
+from billiards_shm.sources.demo.table import read_counter
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 SHARED_MEMORY = Path("/dev/shm")

@@ -19,8 +19,8 @@ import uvicorn
 from segments_under_test import wait_until
 
 from billiards_shm import SharedMemoryFrameWriter
-from billiards_shm.capture.demo import DemoTable
 from billiards_shm.serve.server import listen
+from billiards_shm.sources.demo.table import DemoTable
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from billiards_shm.capture.demo import DemoTable
+from billiards_shm.sources.demo.table import DemoTable
 
 SIZE = (160, 120)
 FPS = 25.0

@@ -21,7 +21,7 @@ from billiards_shm import (
     inspect_segment,
     remove_stale_segments,
 )
-from billiards_shm.capture.demo import read_counter
+from billiards_shm.sources.demo.table import read_counter
 
 Size = tuple[int, int]
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from real_sources import CaptureProcess, Clip, RtspServer, ffmpeg
 
-from billiards_shm.capture.camera import Camera, available_backends
-from billiards_shm.capture.model import CameraConfig
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.sources.camera import Camera, available_backends
 
 TEST = "videotestsrc is-live=true pattern=smpte"
 SIZE = "width=320,height=240,framerate=25/1"

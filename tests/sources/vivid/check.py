@@ -96,8 +96,8 @@ def check_frames() -> None:
 
 def check_frames_land_in_the_slot() -> None:
     code = (
-        "from billiards_shm.capture.camera import Camera\n"
-        "from billiards_shm.capture.model import CameraConfig\n"
+        "from billiards_shm.sources.camera import Camera\n"
+        "from billiards_shm.config.model import CameraConfig\n"
         "import numpy as np, time\n"
         "for keys in ({}, {'fourcc': 'YUYV', 'convert_rgb': False}, {'fourcc': 'NV12', 'convert_rgb': False},\n"
         "             {'rotation': 90}, {'crop': (10, 20, 100, 80), 'flip': 'both'}):\n"

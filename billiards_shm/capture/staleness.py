@@ -1,0 +1,102 @@
+"""How old a live source's frames are when they arrive, and which of them to pass over for newer ones.
+
+OpenCV hands out every frame there is, in order: who is held up once sees, from then on, only what is past. A frame's
+own clock tells how late it is. That of V4L2 is CLOCK_MONOTONIC; of a stream's only the differences mean something, so
+its frames are compared with the one that was least late in the last minute.
+"""
+
+import time
+from collections import deque
+from typing import Final
+
+from billiards_shm.sources.protocol import TimedSource
+
+__all__ = ["StalenessFilter"]
+
+STALE_NS: Final = 100_000_000
+"""Frames that are later than this, and than two frames, are passed over if there is a newer one."""
+LONGEST_SKIP_NS: Final = 250_000_000
+"""How long may be passed over without publishing anything, where decoding alone is too slow."""
+MEMORY_NS: Final = 60_000_000_000
+"""How long the least late frame is remembered; clocks of sources drift."""
+_BUCKETS: Final = 6
+_BELIEVABLE_NS: Final = 60_000_000_000
+_JUMP_NS: Final = 10_000_000_000
+_NS_PER_MS: Final = 1e6
+
+
+class StalenessFilter:
+    """Follows one open source from grab to grab.
+
+    Parameters
+    ----------
+    source : TimedSource
+    monotonic : bool
+        Whether the source's clock is CLOCK_MONOTONIC.
+    """
+
+    def __init__(self, source: TimedSource, *, monotonic: bool) -> None:
+        self._source = source
+        self._monotonic = monotonic
+        self._least: deque[tuple[int, int]] = deque(maxlen=_BUCKETS)
+        self._last_taken_ns: int | None = None
+        self._period_ns = 0
+        self._skipping_since_ns: int | None = None
+        self._began_ns = 0
+        self._began_cpu_ns = 0
+        self.lag_ns = 0
+        """How late the last frame was."""
+
+    def begin(self, now_ns: int) -> None:
+        """Note that a grab begins."""
+        self._began_ns = now_ns
+        self._began_cpu_ns = time.process_time_ns()
+
+    def stale(self, now_ns: int) -> bool:
+        """Judge the frame that was grabbed: True if it is to be passed over, as a newer one is waiting."""
+        self.lag_ns = self._lag(self._source.timestamp_ms, now_ns)
+        late = self.lag_ns > max(STALE_NS, 2 * self._period_ns)
+        if not late or self._waited(now_ns):
+            self._skipping_since_ns = None
+            return False
+        if self._skipping_since_ns is None:
+            self._skipping_since_ns = now_ns
+        elif now_ns - self._skipping_since_ns > LONGEST_SKIP_NS:
+            self._skipping_since_ns = None
+            return False
+        return True
+
+    def _waited(self, now_ns: int) -> bool:
+        """Whether the frame was waited for, so that there cannot be a newer one.
+
+        Decoding takes the processor's time, waiting does not.
+        """
+        computed = time.process_time_ns() - self._began_cpu_ns
+        return now_ns - self._began_ns - computed > self._period_ns / 2
+
+    def _lag(self, timestamp_ms: float | None, now_ns: int) -> int:
+        if timestamp_ms is None:
+            return 0
+        taken_ns = round(timestamp_ms * _NS_PER_MS)
+        last, self._last_taken_ns = self._last_taken_ns, taken_ns
+        if self._monotonic:
+            self._follow(taken_ns, last)
+            age = now_ns - taken_ns
+            return age if 0 <= age < _BELIEVABLE_NS else 0
+        if last is None or not 0 < taken_ns - last < _JUMP_NS:
+            # The stream began anew, or has no clock worth the name.
+            self._least.clear()
+        else:
+            self._follow(taken_ns, last)
+        offset = now_ns - taken_ns
+        bucket = now_ns // (MEMORY_NS // _BUCKETS)
+        if self._least and self._least[-1][0] == bucket:
+            self._least[-1] = (bucket, min(offset, self._least[-1][1]))
+        else:
+            self._least.append((bucket, offset))
+        return offset - min(least for _, least in self._least)
+
+    def _follow(self, taken_ns: int, last: int | None) -> None:
+        if last is not None and 0 < taken_ns - last < _JUMP_NS:
+            period = taken_ns - last
+            self._period_ns = period if not self._period_ns else (7 * self._period_ns + period) // 8

@@ -1,0 +1,137 @@
+"""What readers learn of the source, also while the loop cannot tell them: it hangs in a grab, or waits for a server."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from billiards_shm.capture.publisher import Publisher
+from billiards_shm.capture.stats import CaptureStatistics
+from billiards_shm.errors import BilliardsShmError
+from billiards_shm.sources.protocol import Reason
+
+__all__ = ["SourceStatus"]
+
+LOOK_INTERVAL_SEC: Final = 0.25
+REPORT_INTERVAL_NS: Final = 500_000_000
+PLACEHOLDER_INTERVAL_NS: Final = 1_000_000_000
+_NS_PER_SEC: Final = 1e9
+
+_log = logging.getLogger(__name__)
+
+
+class SourceStatus:
+    """Tells readers the state of the source, the reason, and the counts.
+
+    While it is entered, a thread looks four times a second whether the loop has been in one grab for too long, which is
+    a stall, tells readers in the loop's place then, and publishes placeholders. A thread that sleeps costs the loop
+    nothing; the segment can be told things from any thread.
+
+    Parameters
+    ----------
+    publisher : Publisher
+    statistics : CaptureStatistics
+    placeholder : callable or None
+        Publishes a placeholder: is given state and reason.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        statistics: CaptureStatistics,
+        placeholder: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.state = "opening"
+        self.reason = ""
+        self.backend = ""
+        self._publisher = publisher
+        self._statistics = statistics
+        self._placeholder = placeholder
+        self._lock = threading.Lock()
+        self._grab_began_ns: int | None = None
+        self.next_report_ns = 0
+        self._next_placeholder_ns = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._watch, name="billiards-shm-announcer", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        assert self._thread is not None
+        self._thread.join()
+
+    @property
+    def stalls(self) -> int:
+        """Stalls so far, with the one that is just going on."""
+        return self._statistics.stalls + (self.state == "stalled" and self._grab_began_ns is not None)
+
+    def say(self, state: str, reason: str = "") -> None:
+        """Tell readers how the source is."""
+        with self._lock:
+            if (state, reason) != (self.state, self.reason):
+                self._next_placeholder_ns = 0
+            self.state, self.reason = state, reason
+            self._report(time.monotonic_ns())
+
+    def report(self, now_ns: int) -> None:
+        """Tell readers the counts, now and then."""
+        if now_ns >= self.next_report_ns:
+            with self._lock:
+                self._report(now_ns)
+
+    def grab_begins(self, now_ns: int) -> None:
+        """Note that the loop is about to wait for a frame."""
+        self._grab_began_ns = now_ns
+
+    def grab_ends(self) -> None:
+        """Note that it no longer waits."""
+        self._grab_began_ns = None
+
+    def _report(self, now_ns: int) -> None:
+        self.next_report_ns = now_ns + REPORT_INTERVAL_NS
+        counts = self._statistics
+        self._publisher.report(
+            state=self.state,
+            reason=self.reason,
+            backend=self.backend,
+            fps=counts.capture_rate.rate(now_ns),
+            captured=counts.captured,
+            reconnects=counts.reconnects,
+            stalls=self.stalls,
+            loops=counts.loops,
+        )
+
+    # In the thread.
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK_INTERVAL_SEC):
+            try:
+                self._look(time.monotonic_ns())
+            except BilliardsShmError as error:
+                _log.warning("Readers could not be told how the source is: %s", error)
+
+    def _look(self, now_ns: int) -> None:
+        with self._lock:
+            began_ns = self._grab_began_ns
+            silent_ns = 0 if began_ns is None else now_ns - began_ns
+            if self.state == "streaming" and silent_ns > self._statistics.stall_after_ns:
+                self.state = "stalled"
+                self.reason = Reason.TIMEOUT.because(f"no frame for more than {silent_ns / _NS_PER_SEC:.1f} s")
+                self.next_report_ns = self._next_placeholder_ns = 0
+                _log.warning("The source has stalled: %s", self.reason)
+            away = self.state in ("stalled", "reconnecting")
+            state, reason = self.state, self.reason
+            # The loop reports by itself as long as it goes round.
+            if away and now_ns >= self.next_report_ns:
+                self._report(now_ns)
+        if away and self._placeholder is not None and now_ns >= self._next_placeholder_ns:
+            self._next_placeholder_ns = now_ns + PLACEHOLDER_INTERVAL_NS
+            self._placeholder(state, reason)

@@ -1,0 +1,131 @@
+"""``billiards-shm capture``, which is also what ``billiards-shm`` alone does."""
+
+import importlib.util
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from billiards_shm.cli.display import live_view, on_terminal, statistics_rows
+from billiards_shm.cli.options import (
+    CommonOptions,
+    ConfiguredCommand,
+    common_options,
+    complete_sources,
+    overrides_from_options,
+)
+from billiards_shm.cli.run import supervise
+
+# pydantic and OpenCV take longer to import than `list` takes to run: what needs them imports them.
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from billiards_shm.capture.profile import FrameProfile
+    from billiards_shm.capture.stats import StatisticsSnapshot
+
+__all__ = ["capture_command", "capture_configured"]
+
+
+@click.command(
+    "capture",
+    cls=ConfiguredCommand,
+    sections=("video.", "vision.", "logging."),
+    short_help="Capture a source into shared memory.",
+    epilog="""\b
+Examples:
+  billiards-shm capture demo --fps 60 --resolution 1280x720
+  billiards-shm capture match.mp4 --loop --name table_1
+  billiards-shm capture /dev/v4l/by-id/usb-Acme_Cam-video-index0 --fps 30
+  billiards-shm capture rtsp://camera.local/stream --log-level DEBUG
+  billiards-shm capture demo --frames 300 --json-logs 2> capture.log
+  billiards-shm capture 0 --supervise
+
+\b
+Every option is a key of the configuration, shown in brackets with its
+default; the command line wins over environment and file.
+""",
+)
+@click.argument("source", required=False, shell_complete=complete_sources)
+@click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--profile", is_flag=True, help="Say at the end where each frame's time went, as p50 and p99.")
+@click.option(
+    "--profile-plot",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Draw it as well, to a PNG, SVG or PDF file. Needs matplotlib.",
+)
+@click.option("--supervise", "supervised", is_flag=True, help="Start the process again when it dies or hangs.")
+@common_options
+@click.pass_context
+def capture_command(
+    ctx: click.Context,
+    /,
+    source: str | None,
+    frames: int | None,
+    profile: bool,
+    profile_plot: Path | None,
+    supervised: bool,
+    **options: Any,
+) -> None:
+    """Capture SOURCE into shared memory until stopped.
+
+    SOURCE is a camera's number, a device path, a file, a URL, a GStreamer pipeline, or `demo`: balls on a
+    table, drawn here. Without it: what the configuration says.
+    """
+    overrides = overrides_from_options(options)
+    if source is not None:
+        overrides["vision.camera.device_id"] = source
+    if supervised:
+        if profile or profile_plot is not None:
+            raise click.UsageError("--profile looks into one process: not together with --supervise")
+        ctx.exit(supervise(ctx, overrides, frames))
+    with _profile(profile, profile_plot) as frame_profile:
+        code = capture_configured(ctx, overrides, frames, frame_profile)
+    ctx.exit(code)
+
+
+@contextmanager
+def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]":
+    """What is to be told where the time goes; drawn in the end, if there is a file to draw it to."""
+    if not wanted and plot is None:
+        yield None
+        return
+    from billiards_shm.capture.profile import FrameProfile
+
+    if plot is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise click.UsageError("--profile-plot needs matplotlib, which is not installed: pip install matplotlib")
+        if plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+            raise click.UsageError(f"--profile-plot {plot}: a name that ends in .png, .svg or .pdf is expected")
+    profile = FrameProfile()
+    yield profile
+    if plot is not None:
+        profile.save_plot(plot)
+
+
+def capture_configured(
+    ctx: click.Context, overrides: dict[str, Any], frames: int | None, profile: "FrameProfile | None" = None
+) -> int:
+    """Load the configuration and run the capture process in this one."""
+    from billiards_shm.capture.process import run_capture
+    from billiards_shm.config.load import load_settings
+    from billiards_shm.service.logs import configure_logging
+
+    common = ctx.ensure_object(CommonOptions)
+    if common.log_level is not None:
+        overrides["logging.level"] = common.log_level
+    settings, origin = load_settings(common.config, overrides)
+    common.log_level = settings.logging.level
+    with _statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
+        configure_logging(settings.logging.level, settings.logging.as_json)
+        return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin, profile=profile)
+
+
+@contextmanager
+def _statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
+    """Show statistics on a terminal; elsewhere the log has them."""
+    if not live:
+        yield None
+        return
+    with live_view() as draw:
+        yield lambda snapshot: draw(snapshot.name, statistics_rows(snapshot))

@@ -1,0 +1,311 @@
+"""What the command line shows: one frame of text from one set of figures, plain or for a terminal."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from billiards_shm import ReaderInfo, SegmentInfo, SegmentStatus, SourceState
+from billiards_shm.monitor.rates import latency_bound
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from billiards_shm.capture.stats import StatisticsSnapshot
+
+__all__ = [
+    "details",
+    "live_table",
+    "live_view",
+    "on_terminal",
+    "plain_details",
+    "plain_list",
+    "printable",
+    "statistics_rows",
+    "watch_line",
+]
+
+Rows = list[tuple[str, str]]
+
+_COLOURS = {
+    **dict.fromkeys(("live", "streaming"), "green"),
+    **dict.fromkeys(("closed", "opening", "stalled", "reconnecting", "ended", "starting", "waiting"), "yellow"),
+    **dict.fromkeys(("dead", "detached", "hung", "failed"), "red"),
+}
+
+
+# Figures.
+
+
+def format_bytes(count: int | None) -> str:
+    """Decimal megabytes, as the log lines of the capture process have them."""
+    if count is None:
+        return "-"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """A duration in the unit that leaves two or three digits."""
+    if seconds is None:
+        return "-"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def format_frame(info: SegmentInfo) -> str:
+    """Size and format of the newest frame."""
+    if not info.width or not info.height:
+        return "-"
+    return f"{info.width}x{info.height} {info.pixel_format or '?'}"
+
+
+def format_fps(fps: float | None) -> str:
+    """Frames per second; nothing measured yet is not 0."""
+    return "-" if fps is None else f"{fps:.1f}"
+
+
+def printable(text: str) -> str:
+    """Make text from other processes harmless: an escape sequence would reach the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+# Segments.
+
+
+def status_text(info: SegmentInfo) -> str:
+    """Status of the writer, with the source's where that is not the normal one."""
+    status = str(info.status)
+    return f"{status} ({printable(info.source_state)})" if _has_trouble(info) else status
+
+
+def _has_trouble(info: SegmentInfo) -> bool:
+    """Whether there is more to say about the source than that it works, or that its writer says nothing."""
+    return info.status is SegmentStatus.LIVE and info.source_state not in (
+        SourceState.UNKNOWN,
+        SourceState.STREAMING,
+    )
+
+
+def plain_list(infos: Iterable[SegmentInfo]) -> str:
+    """One line a segment, in columns."""
+    header = ("NAME", "STATUS", "FRAME", "FPS", "AGE", "READERS", "MEMORY", "FRAMES", "DROPPED")
+    table = [
+        (
+            printable(info.name),
+            status_text(info),
+            format_frame(info),
+            format_fps(measured_fps(info)),
+            format_seconds(info.last_frame_age),
+            str(len(info.readers)),
+            format_bytes(info.allocated_bytes),
+            str(info.published),
+            str(info.dropped),
+        )
+        for info in infos
+    ]
+    widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(header, widths, strict=True)).rstrip()]
+    for row in table:
+        cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
+        cells[1] = click.style(cells[1], fg=_COLOURS.get(row[1].split()[0]))
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def details(info: SegmentInfo, fps: float | None = None) -> Rows:
+    """What `inspect` and `watch` say of a segment, as label and text; `fps` as seen from outside, if known."""
+    median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_wall_ns / 1e9))
+    rows = [
+        ("status", status_text(info)),
+        (
+            "source",
+            " ".join(filter(None, (info.backend, info.source_state, info.source_reason))),
+        ),
+        (
+            "frame",
+            format_frame(info) + (f", {info.channels} x {info.dtype}" if info.dtype is not None else ""),
+        ),
+        ("sequence", str(info.sequence)),
+        ("fps", format_fps(measured_fps(info) if fps is None else fps)),
+        ("frame age", format_seconds(info.last_frame_age)),
+        (
+            "frames",
+            f"{info.captured} captured, {info.published} published, {info.dropped} dropped",
+        ),
+        ("incidents", f"{info.reconnects} reconnects, {info.stalls} stalls, {info.loops} loops"),
+        (
+            "write time",
+            "-" if tail is None else f"p50 < {format_seconds(median)}, p99 < {format_seconds(tail)}",
+        ),
+        (
+            "memory",
+            (
+                f"{format_bytes(info.allocated_bytes)} in use, {format_bytes(info.total_bytes)} at most "
+                f"({info.backed_slots} of {info.slots} slots of {format_bytes(info.slot_capacity)})"
+            ),
+        ),
+        ("writer", f"pid {info.writer_pid}, uid {info.owner}, mode {info.mode:04o}"),
+        ("created", created),
+        ("generation", f"{info.generation}, abi {'.'.join(map(str, info.abi))}"),
+        ("path", str(info.path)),
+    ]
+    if info.leases_broken:
+        rows.append(("warning", f"{info.leases_broken} leases broken: something writes into the control region"))
+    rows += [("reader", _reader_text(reader)) for reader in info.readers]
+    return [(label, printable(text)) for label, text in rows]
+
+
+def _reader_text(reader: ReaderInfo) -> str:
+    return (
+        f"pid {reader.pid or '?'} {reader.name}: {reader.kind}, {reader.frames} frames, {reader.skipped} skipped, "
+        f"{reader.copies} copies, {reader.leases} held"
+    )
+
+
+def measured_fps(info: SegmentInfo) -> float | None:
+    """Frames per second as the writer measured them; None if it is one that does not tell."""
+    return None if info.source_state is SourceState.UNKNOWN and not info.fps else info.fps
+
+
+def plain_details(name: str, rows: Rows) -> str:
+    """A name and its rows below each other."""
+    width = max(len(label) for label, _ in rows)
+    lines = [click.style(printable(name), bold=True)]
+    for label, text in rows:
+        if label == "status":
+            text = click.style(text, fg=_COLOURS.get(text.split()[0]))
+        lines.append(f"  {label.ljust(width)}  {text}")
+    return "\n".join(lines)
+
+
+def watch_line(name: str, info: SegmentInfo | None, fps: float | None) -> str:
+    """One line of `watch` where there is no terminal; no `info` means that the name leads nowhere."""
+    now = time.strftime("%H:%M:%S")
+    if info is None:
+        return f"{now} {name} {SegmentStatus.DETACHED}"
+    line = (
+        f"{now} {name} {status_text(info)} {format_frame(info)} sequence={info.sequence} "
+        f"fps={format_fps(measured_fps(info) if fps is None else fps)} "
+        f"age={format_seconds(info.last_frame_age)} dropped={info.dropped} readers={len(info.readers)}"
+    )
+    return printable(f"{line} reason: {info.source_reason}" if _has_trouble(info) and info.source_reason else line)
+
+
+# The capture process.
+
+
+def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
+    """What the live display of a capture process shows."""
+    rows = [
+        ("source", str(snapshot.source)),
+        ("state", f"{snapshot.state} {snapshot.reason}".strip()),
+        ("frame", f"{snapshot.width}x{snapshot.height}" if snapshot.width else "-"),
+        ("fps", f"{format_fps(snapshot.fps)} (camera {format_fps(snapshot.camera_fps)})"),
+        ("frame age", format_seconds(snapshot.frame_age_s)),
+        (
+            "frames",
+            (
+                f"{snapshot.frames_captured} captured, {snapshot.frames_written} written, "
+                f"{snapshot.frames_dropped} dropped"
+            ),
+        ),
+        ("incidents", f"{snapshot.reconnects} reconnects, {snapshot.stalls} stalls, {snapshot.loops} loops"),
+        ("write time", f"p50 {snapshot.write_p50_ms:.2f} ms, p99 {snapshot.write_p99_ms:.2f} ms"),
+        ("memory", format_bytes(snapshot.backed_bytes)),
+        ("uptime", format_seconds(snapshot.uptime_s)),
+    ]
+    return [(label, printable(text)) for label, text in rows]
+
+
+# Terminals.
+
+
+def on_terminal() -> bool:
+    """Whether what is shown can be drawn in place."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class LiveView(Protocol):
+    """A part of the terminal that is drawn anew with each call."""
+
+    def __call__(self, title: str, rows: Rows) -> None:
+        """Draw."""
+
+
+@contextmanager
+def live_view() -> Iterator[LiveView]:
+    """Draw rows in one place of the terminal.
+
+    Drawn by the caller's own thread at each call and never in between: a thread that refreshes would take the
+    interpreter from the capture loop.
+    """
+    with _live_drawing() as show:
+        yield lambda title, rows: show(_panel(title, rows))
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[str, Sequence[Sequence[str]]], None]]:
+    """Draw a table with a title in one place of the terminal, like `live_view`; the second column is coloured."""
+    with _live_drawing() as show:
+        yield lambda title, rows: show(_table(title, columns, rows))
+
+
+@contextmanager
+def _live_drawing() -> "Iterator[Callable[[RenderableType], None]]":
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    # What is logged appears above the drawing, unless it goes to a file.
+    with Live(console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty()) as live:
+        # rich hides it; whoever is killed, or ends at once on a second signal, could not bring it back.
+        console.show_cursor(True)
+        yield lambda drawing: live.update(drawing, refresh=True)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", expand=False)
+    for column in columns:
+        table.add_column(column, no_wrap=column != columns[-1])
+    for row in rows:
+        cells = [Text(printable(text)) for text in row]
+        cells[1].stylize(_COLOURS.get(row[1].split()[0], "") if row[1] else "")
+        table.add_row(*cells)
+    return table
+
+
+def _panel(title: str, rows: Rows) -> "RenderableType":
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for label, text in rows:
+        colour = _COLOURS.get(text.split()[0], "") if label in ("status", "state") and text else ""
+        # Text, not a string: names and reasons come from outside and may look like markup.
+        grid.add_row(label, Text(text, style=colour))
+    return Panel(grid, title=Text(title, style="bold"), expand=False)
+
+
+def as_json_line(figures: dict[str, Any]) -> str:
+    """One JSON object on one line."""
+    import json
+
+    return json.dumps(figures, allow_nan=False)

@@ -1,0 +1,161 @@
+"""The options of several commands, and one for every key of the configuration."""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from billiards_shm import list_segments
+
+if TYPE_CHECKING:
+    from billiards_shm.config.load import ConfigurationKey
+
+__all__ = [
+    "CommonOptions",
+    "ConfiguredCommand",
+    "common_options",
+    "complete_names",
+    "complete_sources",
+    "json_option",
+    "options_from_model",
+    "overrides_from_options",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+@dataclass
+class CommonOptions:
+    """What ``--config`` and ``--log-level`` said, before or after the command."""
+
+    config: Path | None = None
+    log_level: str | None = None
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        setattr(ctx.ensure_object(CommonOptions), param.name or "", value)
+
+
+def common_options(function: _F) -> _F:
+    """Give a command ``--config`` and ``--log-level``."""
+    function = click.option(
+        "--log-level",
+        type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
+        expose_value=False,
+        callback=_remember,
+        help="How much to say; with DEBUG errors come with their traceback.",
+    )(function)
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        expose_value=False,
+        callback=_remember,
+        help="Configuration file, instead of ./config.json. `capture` reads it.",
+    )(function)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of the segments there are; files for a path."""
+    if "/" in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    return [
+        CompletionItem(info.name, help=str(info.status)) for info in list_segments() if info.name.startswith(incomplete)
+    ]
+
+
+def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the demo, the cameras there are, and files."""
+    known = ["demo", *(str(path) for path in sorted(Path("/dev").glob("video*")))]
+    items = [CompletionItem(source) for source in known if source.startswith(incomplete)]
+    return [*items, CompletionItem(incomplete, type="file")]
+
+
+class ConfiguredCommand(click.Command):
+    """A command that gets options of the configuration model when somebody asks for them.
+
+    Parameters
+    ----------
+    sections : collection of str
+        Beginnings of the keys that get an option.
+    leave_out : collection of str
+        Keys, and beginnings of keys, among them that get none.
+    """
+
+    def __init__(
+        self, *arguments: Any, sections: Collection[str], leave_out: Collection[str] = (), **more: Any
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self._sections = sections
+        # The log level is an option of every command.
+        self._leave_out = ("logging.level", *leave_out)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Give the command's own parameters and those of the model."""
+        if not any("__" in (param.name or "") for param in self.params):
+            self.params += options_from_model(self._sections, leave_out=self._leave_out)
+        return super().get_params(ctx)
+
+
+def options_from_model(sections: Collection[str], *, leave_out: Collection[str] = ()) -> list[click.Option]:
+    """Make one option of every key of the configuration model, so that none is declared twice.
+
+    Parameters
+    ----------
+    *sections : str
+        Whose keys.
+    leave_out : collection of str
+        Dotted paths, and beginnings of them, that get no option.
+
+    Returns
+    -------
+    list of click.Option
+        In the order of the model. The parameter's name is the path with ``__`` for the dots, as in the
+        environment; its value is None unless it was given. Values are handed on as they were typed:
+        `load_settings` judges them.
+    """
+    # Imports pydantic, which only `capture` is to wait for.
+    from billiards_shm.config.load import configuration_keys
+
+    # The source is an argument, not an option.
+    return [
+        _option(key)
+        for key in configuration_keys()
+        if key.option.startswith("--")
+        and key.path.startswith(tuple(sections))
+        and not key.path.startswith(tuple(leave_out))
+    ]
+
+
+def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what was given on the command line: dotted path to value."""
+    return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+
+
+def _option(key: "ConfigurationKey") -> click.Option:
+    parameter = key.path.replace(".", "__")
+    default = key.default if isinstance(key.default, str) else json.dumps(key.default)
+    text = f"{key.description}. [{key.path}: {default}]"
+    if key.allowed.startswith("true or false"):
+        switch = f"{key.option}/--no-{key.option.removeprefix('--')}"
+        return click.Option([switch, parameter], default=None, help=text)
+    words = key.allowed.split(", ")
+    # A key whose default is one of the words that are allowed is one of choices; only those can be completed.
+    if key.default in words:
+        return click.Option([key.option, parameter], type=click.Choice(words, case_sensitive=False), help=text)
+    if key.allowed.startswith("an integer"):
+        metavar, text = "INTEGER", f"{key.description}. Allowed: {key.allowed}. [{key.path}: {default}]"
+    elif key.allowed.startswith("a number"):
+        metavar, text = "NUMBER", f"{key.description}. Allowed: {key.allowed}. [{key.path}: {default}]"
+    elif isinstance(key.default, (list, tuple)):
+        metavar = "WxH" if key.default else "JSON"
+    else:
+        metavar = "TEXT"
+    return click.Option([key.option, parameter], metavar=metavar, help=text)

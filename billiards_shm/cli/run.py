@@ -1,0 +1,127 @@
+"""``billiards-shm run`` and ``capture --supervise``: supervised sources, and the table that shows them."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from billiards_shm.cli.display import format_fps, format_seconds, live_table, on_terminal, printable
+from billiards_shm.cli.options import CommonOptions, ConfiguredCommand, common_options, overrides_from_options
+
+if TYPE_CHECKING:
+    from billiards_shm.config.model import Settings, SourceConfig
+    from billiards_shm.supervise.source import SourceReport
+
+__all__ = ["run_command", "supervise"]
+
+COLUMNS: Final = ("NAME", "STATE", "FRAME", "FPS", "AGE", "FRAMES", "RESTARTS", "PID", "REASON")
+
+_Show = Callable[[Sequence["SourceReport"]], None]
+
+
+@click.command(
+    "run",
+    cls=ConfiguredCommand,
+    sections=("video.", "logging."),
+    leave_out=("video.shared_memory_", "video.process.metrics_"),
+    short_help="Capture every source of the configuration.",
+    epilog="""\b
+Examples:
+  billiards-shm run --config tables.json
+  billiards-shm run --sources '[{"name": "table_1", "camera": {"device_id": 0}},
+                                {"name": "table_2", "camera": {"device_id": 2}}]'
+
+\b
+A process that dies, or whose source does not return, is started again, with
+growing delays and at most 5 times in 60 s. The others go on.
+
+\b
+Exit codes: 0 stopped by a signal, or every source finished; 5 some failed
+for good; if none ever worked, the code of the first.
+""",
+)
+@common_options
+@click.pass_context
+def run_command(ctx: click.Context, /, **options: Any) -> None:
+    """Capture every source of `video.sources`, each in a process of its own, until stopped."""
+    settings, origin = _load(ctx, overrides_from_options(options))
+    ctx.exit(_supervise(settings, settings.video.sources, None, origin))
+
+
+def supervise(ctx: click.Context, overrides: dict[str, Any], frames: int | None) -> int:
+    """Capture one source as `run` does several; give the exit code."""
+    from billiards_shm.config.model import SourceConfig
+
+    settings, origin = _load(ctx, overrides)
+    source = SourceConfig(name=settings.video.shared_memory_name, camera=settings.vision.camera)
+    return _supervise(settings, [source], frames, origin)
+
+
+def _load(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[Settings, str]":
+    from billiards_shm.config.load import load_settings
+
+    common = ctx.ensure_object(CommonOptions)
+    if common.log_level is not None:
+        overrides["logging.level"] = common.log_level
+    settings, origin = load_settings(common.config, overrides)
+    common.log_level = settings.logging.level
+    return settings, origin
+
+
+def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: int | None, origin: str) -> int:
+    if sys.platform != "linux":
+        raise click.ClickException(
+            f"supervision needs Linux, and this is {sys.platform}: start one `capture` for each source"
+        )
+    from billiards_shm.service.logs import configure_logging
+    from billiards_shm.service.systemd import ServiceNotifier
+    from billiards_shm.supervise.supervisor import Supervisor, check_sources
+
+    check_sources(sources)
+    with _table(live=on_terminal() and not settings.logging.as_json) as show:
+        configure_logging(settings.logging.level, settings.logging.as_json)
+        supervisor = Supervisor(
+            settings,
+            sources,
+            frames=frames,
+            on_reports=show,
+            # Beside a table that is drawn in place nobody else may write.
+            on_log=_pass_on if show is not None and sys.stderr.isatty() else None,
+            notifier=ServiceNotifier.from_environment(),
+            origin=origin,
+        )
+        return supervisor.run()
+
+
+@contextmanager
+def _table(live: bool) -> Iterator[_Show | None]:
+    """Show the sources on a terminal; elsewhere the log has them."""
+    if not live:
+        yield None
+        return
+    from billiards_shm.supervise.supervisor import summary
+
+    with live_table(COLUMNS) as draw:
+        yield lambda reports: draw(summary(reports, briefly=True).partition(";")[0], [_row(each) for each in reports])
+
+
+def _row(report: "SourceReport") -> tuple[str, ...]:
+    soon = "" if report.next_start_s is None else f" {report.next_start_s:.0f} s"
+    return (
+        report.name,
+        f"{report.state}{soon}",
+        f"{report.width}x{report.height}" if report.width else "-",
+        format_fps(report.fps),
+        format_seconds(report.frame_age_s),
+        str(report.frames),
+        str(report.restarts),
+        "-" if report.pid is None else str(report.pid),
+        report.reason,
+    )
+
+
+def _pass_on(line: str) -> None:
+    """Print what a child logged, above the table."""
+    print(printable(line), file=sys.stderr)

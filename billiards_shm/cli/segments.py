@@ -1,0 +1,276 @@
+"""The commands that look at segments from outside: list, inspect, watch, snapshot, clean."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from billiards_shm import (
+    BilliardsShmError,
+    SegmentInfo,
+    SegmentNotFoundError,
+    SegmentStatus,
+    SharedMemoryFrameReader,
+    WriterExistsError,
+    inspect_segment,
+    list_segments,
+    remove_stale_segments,
+)
+from billiards_shm.cli.display import (
+    as_json_line,
+    details,
+    live_view,
+    on_terminal,
+    plain_details,
+    plain_list,
+    watch_line,
+)
+from billiards_shm.cli.errors import PROGRAM, report
+from billiards_shm.cli.options import CommonOptions, common_options, complete_names, json_option
+from billiards_shm.monitor.rates import RateMeter
+
+__all__ = ["clean_command", "inspect_command", "list_command", "snapshot_command", "watch_command"]
+
+
+@click.command(
+    "list",
+    short_help="List segments.",
+    epilog="""\b
+Examples:
+  billiards-shm list
+  billiards-shm list /run/cameras/table_1 /run/cameras/table_2
+  billiards-shm list --json | jq -r 'select(.status == "dead").name'
+""",
+)
+@click.argument("paths", nargs=-1, type=click.Path())
+@json_option
+@common_options
+def list_command(paths: tuple[str, ...], as_json: bool) -> None:
+    """List the segments of this machine, and those at PATHS."""
+    for path in paths:
+        if "/" not in path:
+            raise click.UsageError(
+                f"{path!r} is no path (those have a slash); every name is listed anyway, "
+                f"and '{PROGRAM} inspect {path}' shows that one alone"
+            )
+    infos = list_segments(paths)
+    if as_json:
+        for info in infos:
+            click.echo(as_json_line(info.as_dict()))
+    elif infos:
+        click.echo(plain_list(infos))
+    else:
+        click.echo("no segments", err=True)
+    # What was asked for by its path and is not there is an error; the others have been shown.
+    shown = {info.path for info in infos} | {info.name for info in infos}
+    _raise_all(_inspect_each(path for path in paths if path not in shown)[1])
+
+
+@click.command(
+    "inspect",
+    short_help="Show one segment in full.",
+    epilog="""\b
+Examples:
+  billiards-shm inspect billiards_video
+  billiards-shm inspect /run/cameras/table_1 --json | jq .readers
+""",
+)
+@click.argument("name", shell_complete=complete_names)
+@json_option
+@common_options
+def inspect_command(name: str, as_json: bool) -> None:
+    """Show everything about the segment NAME: writer, source, frames, memory, readers."""
+    info = inspect_segment(name)
+    click.echo(as_json_line(info.as_dict()) if as_json else plain_details(name, details(info)))
+
+
+@click.command(
+    "watch",
+    short_help="Show one segment, live.",
+    epilog="""\b
+Examples:
+  billiards-shm watch billiards_video
+  billiards-shm watch billiards_video --interval 5 >> table.log
+  billiards-shm watch billiards_video --json --count 10
+""",
+)
+@click.argument("name", shell_complete=complete_names)
+@click.option("--interval", type=click.FloatRange(min=0.02), default=1.0, show_default=True, help="Seconds between.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after so many looks.")
+@json_option
+@common_options
+def watch_command(name: str, interval: float, count: int | None, as_json: bool) -> None:
+    """Show the segment NAME again and again, across restarts of its writer, until Ctrl+C.
+
+    Looks from outside: readers and writer do not notice. A line a look where the output is no terminal.
+    """
+    try:
+        with _terminated_by_signal():
+            # Only now must it exist; later it may come and go.
+            info: SegmentInfo | None = inspect_segment(name)
+            with _watch_display(name, as_json) as show:
+                meter = RateMeter()
+                looks = 0
+                while True:
+                    show(info, meter.update(info) if info is not None else None)
+                    looks += 1
+                    if looks == count:
+                        return
+                    time.sleep(interval)
+                    info = _inspect_if_there(name)
+    except KeyboardInterrupt:
+        return
+
+
+def _inspect_if_there(name: str) -> SegmentInfo | None:
+    try:
+        return inspect_segment(name)
+    except SegmentNotFoundError:
+        return None
+
+
+@contextmanager
+def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo | None, float | None], None]]:
+    """Give what shows one look: as JSON, in place on a terminal, or as a line."""
+    if as_json:
+        gone = {"name": name, "status": str(SegmentStatus.DETACHED)}
+        yield lambda info, fps: click.echo(as_json_line(info.as_dict() if info is not None else gone))
+    elif on_terminal():
+        with live_view() as draw:
+            yield lambda info, fps: draw(
+                name,
+                details(info, fps) if info is not None else [("status", f"{SegmentStatus.DETACHED}, waiting")],
+            )
+    else:
+        yield lambda info, fps: click.echo(watch_line(name, info, fps))
+
+
+@contextmanager
+def _terminated_by_signal() -> Iterator[None]:
+    """Make SIGTERM what Ctrl+C is: the end of watching is no failure."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@click.command(
+    "snapshot",
+    short_help="Write the newest frame as PNG or JPEG.",
+    epilog="""\b
+Examples:
+  billiards-shm snapshot billiards_video table.png
+  billiards-shm snapshot billiards_video table.jpg --quality 80
+
+\b
+Works on the segment of a dead writer too: its last frame is still there.
+PNG keeps every bit.
+""",
+)
+@click.argument("name", shell_complete=complete_names)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of a JPEG.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for the segment and its first frame. [video.shared_memory_attach_timeout_sec: 5.0]",
+)
+@common_options
+@click.pass_context
+def snapshot_command(ctx: click.Context, /, name: str, file: Path, quality: int, timeout: float | None) -> None:
+    """Write the newest frame of NAME to FILE, a .png, .jpg or .jpeg."""
+    from billiards_shm.images import EXTENSIONS, encode_image
+
+    if file.suffix.lower() not in EXTENSIONS:
+        raise click.BadParameter(f"{str(file)!r} must end in {', '.join(EXTENSIONS)}", param_hint="FILE")
+    if not file.parent.is_dir():
+        raise click.BadParameter(f"there is no directory {str(file.parent)!r}", param_hint="FILE")
+    with SharedMemoryFrameReader(name) as reader:
+        if timeout is None:
+            timeout = _configured_timeout(ctx)
+        reader.attach(timeout=timeout)
+        frame, metadata = reader.read_frame(timeout=timeout)
+        if frame is None or metadata is None:
+            raise TimeoutError(f"no frame in {name} within {timeout:g} s: '{PROGRAM} inspect {name}' shows its source")
+        try:
+            image = encode_image(frame, metadata.pixel_format, file.suffix, quality)
+        except ValueError as error:
+            raise click.ClickException(f"{name}: {error}") from error
+    _write_atomically(file, image)
+    click.echo(f"{file}: frame {metadata.sequence}, {metadata.width}x{metadata.height} {metadata.pixel_format}")
+
+
+def _configured_timeout(ctx: click.Context) -> float:
+    from billiards_shm.config.load import load_settings
+
+    settings, _ = load_settings(ctx.ensure_object(CommonOptions).config, {})
+    return settings.video.shared_memory_attach_timeout_sec
+
+
+def _write_atomically(file: Path, data: bytes) -> None:
+    """Whoever looks at `file` finds the old content or the new, never half of it."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@click.command(
+    "clean",
+    short_help="Remove what dead writers left.",
+    epilog="""\b
+Examples:
+  billiards-shm clean                         all that dead writers left
+  billiards-shm clean billiards_video
+""",
+)
+@click.argument("names", nargs=-1, shell_complete=complete_names)
+@json_option
+@common_options
+def clean_command(names: tuple[str, ...], as_json: bool) -> None:
+    """Remove segments whose writer is dead; those of living writers stay.
+
+    Frames that readers still hold remain valid.
+    """
+    found, failures = _inspect_each(names)
+    removed = remove_stale_segments([info.name for info in found] if names else None)
+    for name in removed:
+        click.echo(as_json_line({"name": name, "removed": True}) if as_json else f"removed {name}")
+    if not removed and not names:
+        click.echo("nothing to remove", err=True)
+    for info in found:
+        if info.name not in removed:
+            failures.append(
+                WriterExistsError(f"{info.name} belongs to a living writer (pid {info.writer_pid}): stop that first")
+            )
+    _raise_all(failures)
+
+
+def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[BilliardsShmError]]:
+    """Inspect what can be inspected; give what was found, and what went wrong with the others."""
+    found, failures = [], []
+    for name in names:
+        try:
+            found.append(inspect_segment(name))
+        except BilliardsShmError as error:
+            failures.append(error)
+    return found, failures
+
+
+def _raise_all(failures: Sequence[BilliardsShmError]) -> None:
+    """Report all failures, a line each; the last decides about the exit code."""
+    for error in failures[:-1]:
+        report(error)
+    if failures:
+        raise failures[-1]

@@ -1,0 +1,335 @@
+"""Reading the configuration: file, environment and command line, one over the other, with errors that say where."""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from billiards_shm.config.address import without_password
+from billiards_shm.config.model import (
+    CameraConfig,
+    ConfigurationKey,
+    LoggingConfig,
+    ProcessConfig,
+    Settings,
+    SourceConfig,
+    VideoConfig,
+    VisionConfig,
+    configuration_keys,
+    fps_key,
+)
+from billiards_shm.errors import ConfigurationError
+
+__all__ = [
+    "CameraConfig",
+    "ConfigurationKey",
+    "LoggingConfig",
+    "ProcessConfig",
+    "Settings",
+    "SourceConfig",
+    "VideoConfig",
+    "VisionConfig",
+    "configuration_keys",
+    "fps_key",
+    "load_settings",
+]
+
+FOUND_FILE: Final = "config.json"
+"""What is read from the working directory when no file is named."""
+
+_SHORT_VARIABLES: Final = {"VIDEO_FILE": "vision.camera.device_id", "LOG_LEVEL": "logging.level"}
+_SHOWN_VALUE: Final = 80
+_TRUE: Final = ("true", "yes", "on", "1")
+_FALSE: Final = ("false", "no", "off", "0")
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody set, and where it stands."""
+
+    value: Any
+    place: str
+
+
+def load_settings(
+    config_file: Path | None,
+    overrides: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Settings, str]:
+    """Read the configuration.
+
+    The command line goes over ``VIDEO_FILE`` and ``LOG_LEVEL``, these over ``BILLIARDS_SHM__*``, these over the file.
+
+    Parameters
+    ----------
+    config_file : pathlib.Path or None
+        The file to read. None: ``./config.json`` if there is one, in which top-level sections of other programs are
+        left alone.
+    overrides : mapping of str to object
+        What the command line said: dotted key, such as ``"video.slots"``, to value. Text is converted as text from
+        the environment is. ``vision.camera.fps`` sets `playback_fps` instead if the source is a file.
+    environ : mapping of str to str, optional
+        Instead of ``os.environ``.
+
+    Returns
+    -------
+    settings : Settings
+    origin : str
+        Where the settings came from, in one line for the log.
+
+    Raises
+    ------
+    ConfigurationError
+        For everything that is wrong with file, environment and command line, one line each: where it stands, the
+        key, the value and what is allowed.
+    """
+    given: dict[str, _Given] = {}
+    problems: list[str] = []
+    origins: list[str] = []
+
+    path = config_file
+    if path is None and Path(FOUND_FILE).exists():
+        path = Path(FOUND_FILE)
+    if path is not None:
+        content = _read_file(path)
+        origins.append(str(path))
+        if config_file is None:
+            foreign = [section for section in content if section not in Settings.model_fields]
+            if foreign:
+                origins[-1] += f" (left alone: {', '.join(foreign)})"
+            content = {section: value for section, value in content.items() if section not in foreign}
+        for key, value in _leaves(content, Settings, "", str(path), problems):
+            given[key] = _Given(value, str(path))
+
+    for variable, key, value in _from_environment(os.environ if environ is None else environ, problems):
+        given[key] = _Given(value, f"environment variable {variable}")
+        origins.append(variable)
+
+    named = set(overrides)
+    keys = _keys()
+    for key, value in overrides.items():
+        if key not in keys:
+            problems.append(_unknown("command line", key, value, keys))
+            continue
+        place = f"{'option' if keys[key].option.startswith('-') else 'argument'} {keys[key].option}"
+        typed = _from_text(keys[key], value) if isinstance(value, str) else value
+        target = key
+        if key == "vision.camera.fps" and "vision.camera.playback_fps" not in named:
+            target = _fps_target(given, overrides)
+        given[target] = _Given(typed, place)
+        origins.append(keys[key].option)
+
+    settings = _validated(given, problems)
+    return settings, ", ".join(origins) or "defaults"
+
+
+def _keys() -> dict[str, ConfigurationKey]:
+    return {key.path: key for key in configuration_keys()}
+
+
+def _fps_target(given: Mapping[str, _Given], overrides: Mapping[str, Any]) -> str:
+    """Find out which key ``--fps`` sets, without having judged the source yet."""
+    key = "vision.camera.device_id"
+    device = overrides.get(key, given[key].value if key in given else 0)
+    return fps_key(device if isinstance(device, (int, str)) else 0)
+
+
+# The file.
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    def refuse(text: str) -> NoReturn:
+        raise ConfigurationError(f"{path}: {text}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            refuse(f"{', '.join(twice)} stands there more than once in one section; each key may only once")
+        return content
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        refuse(f"cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        refuse(f"not UTF-8 at byte {error.start}; allowed is a JSON object in UTF-8")
+    try:
+        content = json.loads(text, object_pairs_hook=unique, parse_constant=lambda name: refuse(f"{name} is not JSON"))
+    except json.JSONDecodeError as error:
+        refuse(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}")
+    except RecursionError:
+        refuse("nested too deeply")
+    if not isinstance(content, dict):
+        sections = ", ".join(Settings.model_fields)
+        refuse(f"holds {_shown(content)}; allowed is a JSON object with the sections {sections}")
+    return content
+
+
+def _leaves(
+    content: Mapping[str, Any], model: type[BaseModel], prefix: str, place: str, problems: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """Walk a JSON object along the model; what has no place in it becomes a problem."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for name, value in content.items():
+        path = prefix + name
+        if name not in fields:
+            problems.append(_unknown(place, path, value, [prefix + known for known in fields]))
+            continue
+        section = fields[name].annotation
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            yield path, value
+        elif isinstance(value, dict):
+            yield from _leaves(value, section, f"{path}.", place, problems)
+        else:
+            names = ", ".join(inner.alias or key for key, inner in section.model_fields.items())
+            problems.append(f"{place}: {path} is {_shown(value)}; allowed: an object with the keys {names}")
+
+
+# The environment.
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Give (variable, key, value) for every variable that is ours; pydantic-settings would skip those it knows not."""
+    prefix = str(Settings.model_config["env_prefix"])
+    keys = _keys()
+    known = {key.variable: key for key in keys.values()}
+    for variable in sorted(environ):
+        if not variable.upper().startswith(prefix):
+            continue
+        key = known.get(variable.upper())
+        if key is None:
+            path = variable[len(prefix) :].lower().replace("__", ".")
+            below = [name for name in known if name.startswith(f"{variable.upper()}__")]
+            problems.append(_unknown(f"environment variable {variable}", path, environ[variable], below or known))
+            continue
+        yield variable, key.path, _from_text(key, environ[variable])
+    for variable, path in _SHORT_VARIABLES.items():
+        # Empty is how container files say "not set".
+        if environ.get(variable):
+            yield variable, path, _from_text(keys[path], environ[variable])
+
+
+def _from_text(key: ConfigurationKey, text: str) -> Any:
+    """Make of a text what stands in a JSON file for it; text that is none stays, for the model to refuse."""
+    if key.textual:
+        return text
+    if key.allowed.startswith("true or false"):
+        lowered = text.strip().lower()
+        if key.default is None and lowered == "null":
+            return None
+        return True if lowered in _TRUE else False if lowered in _FALSE else text
+    if key.path.endswith(".device_id"):
+        return text
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(constant)
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+# Validation.
+
+
+def _validated(given: Mapping[str, _Given], problems: list[str]) -> Settings:
+    nested: dict[str, Any] = {}
+    for path, item in given.items():
+        *sections, name = path.split(".")
+        level = nested
+        for section in sections:
+            level = level.setdefault(section, {})
+        level[name] = item.value
+    settings = None
+    try:
+        settings = Settings(**nested)
+    except ValidationError as error:
+        # A union reports each of its members and a tuple each of its items: one line per key is enough.
+        found = [_problem(detail, nested, given) for detail in error.errors()]
+        problems.extend(dict.fromkeys(found))
+    if settings is None or problems:
+        raise ConfigurationError("\n".join(problems))
+    return settings
+
+
+def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> str:
+    """Word one finding of pydantic's: where it stands, the key, the value and what is allowed."""
+    location, kind = detail["loc"], detail["type"]
+    keys = {key.path: key for key in configuration_keys(of_sources=True)}
+    if kind == "extra_forbidden":
+        path = _dotted(location)
+        siblings = _dotted(location[:-1], with_numbers=False) + "."
+        known = [key.removeprefix(siblings) for key in keys if key.startswith(siblings)]
+        return _unknown(_place(location, given), path, _at(nested, location), known)
+    for length in range(len(location), 0, -1):
+        key = keys.get(_dotted(location[:length], with_numbers=False))
+        if key is not None:
+            break
+    else:
+        # A whole section, such as an entry of `video.sources` that is no object.
+        return (
+            f"{_place(location, given)}: {_dotted(location)} is {_shown(_at(nested, location))}; "
+            "allowed: an object with the keys of README's table"
+        )
+    if kind == "missing" and isinstance(location[-1], str):
+        return f"{_place(location, given)}: {_dotted(location)} is missing; allowed: {key.allowed}"
+    if key.path != "video.sources":
+        location = location[:length]
+    value = _shown(_at(nested, location))
+    text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
+    # Of a list it has to be said what in it is wrong.
+    return (
+        f"{text}; {detail['ctx']['error']}"
+        if key.path == _dotted(location) == "video.sources" and kind == "value_error"
+        else text
+    )
+
+
+def _dotted(location: _Path, *, with_numbers: bool = True) -> str:
+    text = ""
+    for part in location:
+        text += (f"[{part}]" if with_numbers else "[]") if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _place(location: _Path, given: Mapping[str, _Given]) -> str:
+    for length in range(len(location), 0, -1):
+        item = given.get(".".join(str(part) for part in location[:length]))
+        if item is not None:
+            return item.place
+    return "configuration"
+
+
+def _at(nested: Any, location: _Path) -> Any:
+    value = nested
+    for part in location:
+        try:
+            value = value[part]
+        except (LookupError, TypeError):
+            return None
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = without_password(json.dumps(value, ensure_ascii=False, default=repr))
+    return text if len(text) <= _SHOWN_VALUE else f"{text[: _SHOWN_VALUE - 3]}..."
+
+
+def _unknown(place: str, path: str, value: Any, known: Iterable[str]) -> str:
+    """Word what is said of a key that does not exist; `known` are those that could stand in its place."""
+    by_last_word = {re.split(r"__|[.]", name)[-1].lower(): name for name in known}
+    guess = difflib.get_close_matches(path.rpartition(".")[2], by_last_word, n=1)
+    hint = f"did you mean {by_last_word[guess[0]]}?" if guess else f"allowed are {', '.join(by_last_word.values())}"
+    return f"{place}: there is no key {path} (its value is {_shown(value)}); {hint}"

@@ -1,0 +1,316 @@
+"""The configuration: every key, its default, what it means and what is allowed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Final, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from billiards_shm.config.address import SourceAddress
+from billiards_shm.config.camera import CameraConfig, Section
+
+__all__ = [
+    "CameraConfig",
+    "ConfigurationKey",
+    "LoggingConfig",
+    "ProcessConfig",
+    "ServeConfig",
+    "Settings",
+    "SourceConfig",
+    "VideoConfig",
+    "VisionConfig",
+    "configuration_keys",
+    "fps_key",
+]
+
+MAXIMAL_NAME_LENGTH: Final = 64
+NAME_ALLOWED: Final = (
+    "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
+    "(but '/name' with a leading slash only is not one: leave the slash out)"
+)
+HOST_ALLOWED: Final = "an address of this machine; 0.0.0.0 is all of them"
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _segment_name(value: str) -> str:
+    if "/" in value:
+        usable = value.count("/") > 1 or not value.startswith("/")
+    else:
+        usable = (
+            0 < len(value) <= MAXIMAL_NAME_LENGTH
+            and value not in (".", "..")
+            and all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in value)
+        )
+    if not usable or "\0" in value:
+        raise ValueError(NAME_ALLOWED)
+    return value
+
+
+SegmentName = Annotated[str, Field(strict=True), AfterValidator(_segment_name)]
+
+
+class SourceConfig(Section):
+    """One entry of `video.sources`: a segment and the source it shows."""
+
+    name: SegmentName = Field(description="Name of the segment", json_schema_extra={"allowed": NAME_ALLOWED})
+    camera: CameraConfig = Field(description="The same keys as in `vision.camera`")
+
+
+class ProcessConfig(Section):
+    """How the capture process behaves."""
+
+    shutdown_timeout: float = Field(
+        default=10.0,
+        strict=True,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that a stop waits for a source that does not return",
+    )
+    main_loop_sleep: float = Field(
+        default=0.001,
+        strict=True,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Seconds to pause after a grab that brought nothing",
+    )
+    hang_timeout: float = Field(
+        default=30.0,
+        strict=True,
+        ge=0.5,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` start "
+        "a capture process anew",
+    )
+    metrics_port: Annotated[int, Field(strict=True, ge=0, le=65535)] | None = Field(
+        default=None, description="Port of Prometheus metrics; 0: any that is free, null: none"
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        strict=True,
+        min_length=1,
+        description="Address that metrics are served at",
+        json_schema_extra={"allowed": HOST_ALLOWED},
+    )
+
+
+def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
+    first: dict[str, int] = {}
+    for index, source in enumerate(sources):
+        earlier = first.setdefault(source.name, index)
+        if earlier != index:
+            devices = [SourceAddress.parse(sources[each].camera.device_id) for each in (earlier, index)]
+            raise ValueError(
+                f"[{earlier}] and [{index}] are both called {source.name!r}, of {devices[0]} and of {devices[1]}"
+            )
+    return sources
+
+
+class VideoConfig(Section):
+    """The segment that frames are published in."""
+
+    shared_memory_name: SegmentName = Field(
+        default="billiards_video",
+        description="Name of the segment, or its path if it has a slash",
+        json_schema_extra={"option": "--name", "allowed": NAME_ALLOWED},
+    )
+    shared_memory_attach_timeout_sec: float = Field(
+        default=5.0,
+        strict=True,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds that `snapshot` waits for the segment and its first frame",
+        json_schema_extra={"option": "--attach-timeout"},
+    )
+    slots: int = Field(
+        default=8,
+        strict=True,
+        ge=3,
+        le=62,
+        description="Frames the segment can hold; three are backed by memory, more only while readers hold frames",
+    )
+    process: ProcessConfig = Field(default=ProcessConfig())
+    sources: Annotated[tuple[SourceConfig, ...], AfterValidator(_names_once)] = Field(
+        default=(),
+        description='Sources of the `run` command: a list of {"name": ..., "camera": {...}}',
+        json_schema_extra={"allowed": 'a list of {"name": ..., "camera": {...}}, each name once'},
+    )
+
+
+class VisionConfig(Section):
+    """What is looked at."""
+
+    camera: CameraConfig = Field(default=CameraConfig())
+
+
+class LoggingConfig(Section):
+    """What the process says."""
+
+    level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+        default="INFO", description="How much is logged", json_schema_extra={"option": "--log-level"}
+    )
+    # A field cannot be called `json`: pydantic's models have a method of that name.
+    as_json: bool = Field(
+        default=False,
+        strict=True,
+        alias="json",
+        description="Log lines as JSON objects, for machines",
+        json_schema_extra={"option": "--json-logs"},
+    )
+    stats_interval_sec: float = Field(
+        default=10.0,
+        strict=True,
+        ge=0.1,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds between two lines of statistics",
+        json_schema_extra={"option": "--stats-interval"},
+    )
+
+
+class ServeConfig(Section):
+    """What `serve` gives to whom."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        strict=True,
+        min_length=1,
+        description="Address to listen at",
+        json_schema_extra={"allowed": HOST_ALLOWED},
+    )
+    port: int = Field(default=8000, strict=True, ge=0, le=65535, description="Port to listen at; 0: any that is free")
+    token: Annotated[str, Field(strict=True, min_length=1)] | None = Field(
+        default=None,
+        description="What clients have to know for everything but `/healthz`; null: nothing",
+        json_schema_extra={"allowed": "a text that nobody guesses, or null", "textual": True},
+    )
+    max_clients: int = Field(
+        default=64, strict=True, ge=1, le=10000, description="Streams and event streams that there may be at a time"
+    )
+    max_frame_age: float = Field(
+        default=3.0,
+        strict=True,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds that the newest captured frame may be old before its segment is called unhealthy",
+    )
+    allowed_hosts: str = Field(
+        default="",
+        strict=True,
+        description="Names of this server that requests may be addressed to, besides addresses and its own name",
+        json_schema_extra={"allowed": "host names with commas between"},
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration. `load_settings` makes one from file, environment and command line."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="BILLIARDS_SHM__", env_nested_delimiter="__"
+    )
+
+    video: VideoConfig = Field(default=VideoConfig())
+    vision: VisionConfig = Field(default=VisionConfig())
+    logging: LoggingConfig = Field(default=LoggingConfig())
+    serve: ServeConfig = Field(default=ServeConfig())
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave reading the environment to `load_settings`, which can tell where a wrong value stands."""
+        return (init_settings,)
+
+
+def fps_key(device_id: int | str) -> str:
+    """The key that ``--fps`` means: files are paced by `playback_fps`, cameras and the demo are asked for `fps`."""
+    recorded = SourceAddress.parse(device_id).recorded
+    return "vision.camera.playback_fps" if recorded else "vision.camera.fps"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationKey:
+    """One key of the configuration, as README's table and error messages show it."""
+
+    path: str
+    default: Any
+    description: str
+    allowed: str
+    option: str
+    textual: bool
+    """Whether its value is a text, so that text from the environment is taken as it stands."""
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable that sets the key."""
+        prefix = str(Settings.model_config["env_prefix"])
+        delimiter = str(Settings.model_config["env_nested_delimiter"])
+        return prefix + self.path.upper().replace(".", delimiter)
+
+
+@cache
+def configuration_keys(*, of_sources: bool = False) -> tuple[ConfigurationKey, ...]:
+    """Every key of the configuration, in the order of the model.
+
+    Parameters
+    ----------
+    of_sources : bool
+        Whether the keys of one entry of `video.sources` are among them, as ``video.sources[].name``. Only a file or
+        a JSON text can set these.
+    """
+    return tuple(key for key in _keys_below(Settings, "") if of_sources or "[]" not in key.path)
+
+
+def _keys_below(model: type[BaseModel], prefix: str) -> Iterator[ConfigurationKey]:
+    properties = model.model_json_schema().get("properties", {})
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        path = prefix + key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys_below(field.annotation, f"{path}.")
+            continue
+        schema = properties[key]
+        yield ConfigurationKey(
+            path=path,
+            default=schema.get("default"),
+            description=field.description or "",
+            allowed=schema.get("allowed") or _allowed(schema),
+            option=schema.get("option") or "--" + key.replace("_", "-"),
+            textual=schema.get("textual", schema.get("type") == "string"),
+        )
+        for entry in get_args(field.annotation):
+            if isinstance(entry, type) and issubclass(entry, BaseModel):
+                yield from _keys_below(entry, f"{path}[].")
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """Say in words what a JSON schema of one value admits."""
+    if "anyOf" in schema:
+        return " or ".join(_allowed(member) for member in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    kind = schema.get("type")
+    if kind == "null":
+        return "null"
+    if kind == "boolean":
+        return "true or false"
+    words = "an integer" if kind == "integer" else "a number"
+    if "exclusiveMinimum" in schema:
+        words += f" above {schema['exclusiveMinimum']:g}"
+    elif "minimum" in schema:
+        words += f" from {schema['minimum']:g}"
+    return f"{words} to {schema['maximum']:g}" if "maximum" in schema else words

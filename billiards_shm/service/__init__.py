@@ -1,0 +1,1 @@
+"""What any long-running command needs: signals, the service manager, logs, exit codes."""

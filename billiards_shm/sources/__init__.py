@@ -1,0 +1,1 @@
+"""Where frames come from: the protocol of an open source, and each engine that opens one."""

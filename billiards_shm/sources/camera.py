@@ -1,0 +1,331 @@
+"""OpenCV's sources: cameras, files, image sequences, URLs and pipelines. The only part of capturing that knows cv2."""
+
+import logging
+import math
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+# Read when cv2 is imported, and when FFmpeg is first used: what they print is no use to who runs a camera, for it says
+# neither which source nor what to do. Whoever wants to read it sets the variables.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2
+
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.errors import CameraError
+from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
+from billiards_shm.sources.conversion import RAW_FORMATS, FrameConverter, as_bgr
+from billiards_shm.sources.diagnosis import (
+    reason_for_device,
+    reason_for_file,
+    reason_for_missing_device,
+    reason_for_url,
+    system_reason,
+)
+from billiards_shm.sources.protocol import Image, Reason, SourceDetails, VideoFormat
+
+__all__ = ["Camera", "available_backends"]
+
+_BACKENDS: Final = {
+    "v4l2": cv2.CAP_V4L2,
+    "dshow": cv2.CAP_DSHOW,
+    "msmf": cv2.CAP_MSMF,
+    "avfoundation": cv2.CAP_AVFOUNDATION,
+    "gstreamer": cv2.CAP_GSTREAMER,
+    "ffmpeg": cv2.CAP_FFMPEG,
+    "images": cv2.CAP_IMAGES,
+}
+_REMEDIES: Final = {
+    "v4l2": "Linux has it: its wheels from PyPI, and builds with WITH_V4L",
+    "dshow": "only Windows has DirectShow",
+    "msmf": "only Windows has Media Foundation",
+    "avfoundation": "only macOS has AVFoundation",
+    "gstreamer": "Debian's python3-opencv and builds with WITH_GSTREAMER have it, wheels from PyPI do not",
+    "ffmpeg": "wheels from PyPI have it, and builds with WITH_FFMPEG",
+    "images": "every build with image codecs has it",
+}
+_SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "msmf"}
+
+# Headers say 180000 or -9e18 when they do not know.
+_BELIEVABLE_FPS: Final = 1000.0
+_BELIEVABLE_FRAMES: Final = 1e9
+
+_PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
+
+_log = logging.getLogger(__name__)
+
+
+def available_backends() -> list[str]:
+    """Names of the backends that this OpenCV was built with, as the configuration spells them."""
+    return [name for name, number in _BACKENDS.items() if cv2.videoio_registry.hasBackend(number)]
+
+
+class Camera:
+    """An open `cv2.VideoCapture`.
+
+    Parameters
+    ----------
+    config : CameraConfig
+        Source, backend, and the size and rate that a camera is asked for.
+
+    Raises
+    ------
+    CameraError
+        If the source cannot be opened; says what and why in one line.
+    """
+
+    def __init__(self, config: CameraConfig) -> None:
+        self._address = SourceAddress.parse(config.device_id)
+        _check_backend(config.backend)
+        self._place = _check_place(self._address)
+        self._capture, backend = _open(self._address, self._place, config)
+        self._refused: tuple[str, ...] = ()
+        self._requested: VideoFormat | None = None
+        if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
+            self._requested = VideoFormat(*config.resolution, config.fps, config.fourcc or "")
+            self._refused = apply_settings(self._capture, config)
+        if self._address.kind is SourceKind.PIPELINE:
+            raw_format = _format_of_pipeline(str(self._address.place))
+        else:
+            raw_format = self._ask_for_raw_frames() if not config.convert_rgb else ""
+        turn = self._stop_turning() if backend != "GSTREAMER" else 0
+        self._picture = FrameConverter(config, turn, raw_format)
+        self._raw: Image | None = None
+        if config.hardware_acceleration != "none":
+            self._check_acceleration(config.hardware_acceleration)
+        self._details = self._read_details(backend)
+
+    @property
+    def details(self) -> SourceDetails:
+        """What the driver or the file's header says."""
+        return self._details
+
+    @property
+    def position_ms(self) -> float | None:
+        """Position of the grabbed frame in a recording."""
+        if self._address.live:
+            return None
+        position = self._property(cv2.CAP_PROP_POS_MSEC)
+        return position if position >= 0 else None
+
+    @property
+    def timestamp_ms(self) -> float | None:
+        """When the grabbed frame was taken, on the driver's or the stream's clock."""
+        position = self._property(cv2.CAP_PROP_POS_MSEC)
+        return position if position > 0 else None
+
+    @property
+    def frames_left(self) -> int | None:
+        """Frames that the header promises beyond those grabbed."""
+        count = self._details.frame_count
+        return None if count is None else max(0, count - int(self._property(cv2.CAP_PROP_POS_FRAMES)))
+
+    def grab(self) -> bool:
+        """Take the next frame; blocks until there is one, or until the read timeout."""
+        return self._capture.grab()
+
+    def retrieve(self, target: Image | None) -> Image | None:
+        """Decode the grabbed frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
+        if self._picture.straight:
+            good, image = self._capture.retrieve(target)
+            return as_bgr(image, target) if good else None
+        good, raw = self._capture.retrieve(self._raw)
+        if not good:
+            return None
+        self._raw = raw
+        return self._picture.into(raw, target)
+
+    def release(self) -> None:
+        """Close the device or file."""
+        self._capture.release()
+
+    def _property(self, number: int) -> float:
+        return float(self._capture.get(number))
+
+    def _stop_turning(self) -> int:
+        """Take turned video as it is stored; give the degrees clockwise by which it wants to be turned.
+
+        A frame that OpenCV turns never lands in the caller's memory. GStreamer's backend must not be asked at all: a
+        live pipeline gives no frame afterwards.
+        """
+        turned = self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        orientation = self._property(cv2.CAP_PROP_ORIENTATION_META)
+        return int(orientation) if turned and orientation in (90, 180, 270) else 0
+
+    def _ask_for_raw_frames(self) -> str:
+        """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
+        if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE):
+            self._refused += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
+            return ""
+        fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
+        if fourcc in RAW_FORMATS and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
+            return fourcc
+        self._refused += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
+        return ""
+
+    def _check_acceleration(self, wanted: str) -> None:
+        there = int(self._property(cv2.CAP_PROP_HW_ACCELERATION))
+        if there <= 0 or (wanted != "any" and there != ACCELERATIONS[wanted]):
+            names = [name for name, number in ACCELERATIONS.items() if number == max(there, 0)]
+            self._refused += (f"hardware_acceleration: asked for {wanted}, there is {', '.join(names)}",)
+
+    def _read_details(self, backend: str) -> SourceDetails:
+        said = negotiated(self._capture)
+        size = (said.width, said.height)
+        count = self._property(cv2.CAP_PROP_FRAME_COUNT)
+        counted = not self._address.live and 0 < count < _BELIEVABLE_FRAMES
+        # Images have no rate; OpenCV 4.9 and 4.10 say 1.
+        believable = backend != "CV_IMAGES" and math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS
+        return SourceDetails(
+            backend,
+            *(self._picture.size(*size) if all(size) else size),
+            said.fps if believable else 0.0,
+            frame_count=int(count) if counted else None,
+            negotiated=said,
+            requested=self._requested,
+            refused=self._refused,
+        )
+
+
+# Before opening.
+
+
+def _check_backend(backend: str) -> None:
+    if backend == "auto" or cv2.videoio_registry.hasBackend(_BACKENDS[backend]):
+        return
+    has = ", ".join(available_backends())
+    raise CameraError(
+        f"backend {backend} is not in this OpenCV {cv2.__version__}, which has: {has}; {_REMEDIES[backend]}"
+    )
+
+
+def _check_place(address: SourceAddress) -> int | str:
+    """Look at what is to be opened while the operating system can still say what is wrong with it."""
+    if address.kind is SourceKind.FILE:
+        reason = reason_for_file(Path(str(address.place)))
+        if reason is not None:
+            raise _refuse(address, reason)
+    elif address.kind is SourceKind.IMAGES:
+        return str(_first_image(address, Path(str(address.place))))
+    device = _device_path(address)
+    if device is None:
+        return address.place
+    reason = reason_for_missing_device(device)
+    if reason is not None:
+        raise _refuse(address, reason)
+    return str(device) if address.kind is SourceKind.DEVICE else address.place
+
+
+def _refuse(address: SourceAddress, reason: str) -> CameraError:
+    return CameraError(f"cannot open {address}: {reason}")
+
+
+def _device_path(address: SourceAddress) -> Path | None:
+    """Where a camera is now: a name such as /dev/v4l/by-id/... leads elsewhere after it was plugged in again."""
+    if address.kind is SourceKind.DEVICE:
+        return Path(os.path.realpath(str(address.place)))
+    if address.kind is SourceKind.CAMERA and sys.platform == "linux":
+        return Path(f"/dev/video{address.place}")
+    return None
+
+
+def _first_image(address: SourceAddress, pattern: Path) -> Path:
+    """Find where a numbered sequence begins; OpenCV itself only looks from 0 to 4."""
+    parts = re.split(r"%0?\d*d", pattern.name)
+    matching = re.compile(r"(\d+)".join(re.escape(part) for part in parts))
+    try:
+        names = [path.name for path in pattern.parent.iterdir()]
+    except OSError as error:
+        raise _refuse(address, system_reason(error)) from None
+    numbered = [(int(found[1]), name) for name in names if (found := matching.fullmatch(name))]
+    if not numbered:
+        raise _refuse(address, Reason.NOT_FOUND.because("no file has such a name"))
+    return pattern.with_name(min(numbered)[1])
+
+
+def _format_of_pipeline(pipeline: str) -> str:
+    """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
+    formats = _PIPELINE_FORMAT.findall(pipeline)
+    return formats[-1] if formats and formats[-1] in RAW_FORMATS else ""
+
+
+# Opening.
+
+
+def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tuple[cv2.VideoCapture, str]:
+    tried = [_BACKENDS[config.backend]] if config.backend != "auto" else _backends_for(address)
+    started = time.monotonic()
+    for number in tried:
+        # A driver that cannot accelerate refuses to open at all.
+        for parameters in dict.fromkeys((_parameters(config, number, accelerated=True), _parameters(config, number))):
+            capture = _open_with(place, number, parameters)
+            if capture is not None:
+                return capture, capture.getBackendName()
+    raise _refuse(address, _why(address, time.monotonic() - started, config.open_timeout_sec))
+
+
+def _parameters(config: CameraConfig, backend: int, *, accelerated: bool = False) -> tuple[int, ...]:
+    """What OpenCV takes at opening only, and only with the backend named."""
+    if backend != cv2.CAP_FFMPEG:
+        return ()
+    parameters = [
+        cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+        round(config.open_timeout_sec * 1000),
+        cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+        round(config.read_timeout_sec * 1000),
+    ]
+    if accelerated and config.hardware_acceleration != "none":
+        parameters += [cv2.CAP_PROP_HW_ACCELERATION, ACCELERATIONS[config.hardware_acceleration]]
+    return tuple(parameters)
+
+
+def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> cv2.VideoCapture | None:
+    try:
+        # The two overloads differ in the type of the first argument only.
+        if isinstance(place, int):
+            capture = cv2.VideoCapture(place, backend, parameters)
+        else:
+            capture = cv2.VideoCapture(place, backend, parameters)
+    except cv2.error as error:
+        _log.debug("OpenCV: %s", " ".join(str(error).split()))
+        return None
+    if capture.isOpened():
+        return capture
+    capture.release()
+    return None
+
+
+def _backends_for(address: SourceAddress) -> list[int]:
+    """What to open a source with, best first, of what this OpenCV has."""
+    match address.kind:
+        case SourceKind.CAMERA | SourceKind.DEVICE:
+            names = [_SYSTEM_CAMERAS.get(sys.platform, ""), "dshow"]
+        case SourceKind.PIPELINE:
+            names = ["gstreamer"]
+            _check_backend("gstreamer")
+        case SourceKind.IMAGES:
+            names = ["images"]
+        case _:
+            names = ["ffmpeg", "gstreamer", "msmf", "avfoundation"]
+    has = available_backends()
+    return [_BACKENDS[name] for name in names if name in has] or [cv2.CAP_ANY]
+
+
+def _why(address: SourceAddress, seconds: float, timeout: float) -> str:
+    match address.kind:
+        case SourceKind.CAMERA | SourceKind.DEVICE:
+            return reason_for_device(_device_path(address) or Path(str(address.place)))
+        case SourceKind.URL if seconds > 0.9 * timeout:
+            return Reason.TIMEOUT.because(f"no stream within {timeout:g} s")
+        case SourceKind.URL:
+            return reason_for_url(str(address.place), timeout)
+        case SourceKind.PIPELINE:
+            return Reason.UNREADABLE.because("GStreamer cannot run this pipeline")
+        case _:
+            return Reason.UNREADABLE.because("not a video that OpenCV can read")

@@ -1,0 +1,1 @@
+"""A synthetic billiard table, for those who have no camera at hand."""

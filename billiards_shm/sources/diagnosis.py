@@ -1,0 +1,190 @@
+"""Why a source could not be opened: OpenCV only says that it could not."""
+
+import errno
+import os
+import socket
+import stat
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO, Final
+from urllib.parse import SplitResult, urlsplit
+
+from billiards_shm.sources.protocol import Reason
+
+__all__ = ["reason_for_device", "reason_for_file", "reason_for_missing_device", "reason_for_url", "system_reason"]
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
+_MEANINGS: Final = {
+    401: (Reason.PERMISSION, "wrong user or password"),
+    403: (Reason.PERMISSION, "forbidden"),
+    404: (Reason.NOT_FOUND, "there is no such stream"),
+    453: (Reason.BUSY, "not enough bandwidth"),
+    503: (Reason.BUSY, "the service is unavailable"),
+}
+_NAMES: Final = {
+    errno.ENOENT: Reason.NOT_FOUND,
+    errno.ENODEV: Reason.NOT_FOUND,
+    errno.ENXIO: Reason.NOT_FOUND,
+    errno.ECONNREFUSED: Reason.NOT_FOUND,
+    errno.EHOSTUNREACH: Reason.NOT_FOUND,
+    errno.ENETUNREACH: Reason.NOT_FOUND,
+    errno.EACCES: Reason.PERMISSION,
+    errno.EPERM: Reason.PERMISSION,
+    errno.EBUSY: Reason.BUSY,
+    errno.ETIMEDOUT: Reason.TIMEOUT,
+}
+_SNIFFED: Final = 4096
+
+# From linux/videodev2.h: VIDIOC_REQBUFS takes a struct of count, type (1: capture), memory (1: mapped), and two more.
+_VIDIOC_REQBUFS: Final = 0xC0145608
+_REQUEST_BUFFERS: Final = struct.Struct("IIIII")
+
+
+def system_reason(error: OSError, details: str | None = None) -> str:
+    """Name the operating system's reason; the details are its own words unless others are given."""
+    words = (error.strerror or str(error)).lower() if details is None else details
+    return _NAMES.get(error.errno or 0, Reason.UNREADABLE).because(words)
+
+
+def reason_for_missing_device(path: Path) -> str | None:
+    """Say why a camera's device cannot even be opened, or None if it can."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
+    except FileNotFoundError as error:
+        present = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
+        return system_reason(error, f"no device {path} (there is: {present or 'no camera at all'})")
+    except PermissionError as error:
+        return system_reason(error, f"{path}: {(error.strerror or '').lower()}; is the user in the group video?")
+    except OSError as error:
+        return system_reason(error, f"{path}: {(error.strerror or '').lower()}")
+    return None
+
+
+def reason_for_device(path: Path) -> str:
+    """Ask the driver of a device that is there, and that OpenCV could not use.
+
+    Buffers can be had only by one at a time, so asking for one tells whether somebody else has the camera.
+    """
+    if sys.platform != "linux":
+        return Reason.BUSY.because("or not a device that gives pictures")
+    import fcntl
+
+    try:
+        device = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(device, _VIDIOC_REQBUFS, _REQUEST_BUFFERS.pack(1, 1, 1, 0, 0))
+        finally:
+            os.close(device)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            return Reason.BUSY.because("another process has this camera")
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return Reason.UNREADABLE.because("not a device that gives pictures")
+        return system_reason(error)
+    return Reason.NO_SIGNAL.because("the camera is there, and OpenCV gets no picture format that it can read from it")
+
+
+def reason_for_file(path: Path) -> str | None:
+    """Say what makes it impossible that `path` is a video, or None if nothing speaks against it.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A regular file is looked into; of anything else only the existence is checked.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return Reason.UNREADABLE.because("is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if status.st_size == 0:
+            return Reason.UNREADABLE.because("file is empty")
+        with path.open("rb") as file:
+            beginning = file.read(_SNIFFED)
+            if not beginning.strip(b"\0"):
+                return Reason.UNREADABLE.because("file holds nothing but zeros")
+            if beginning.isascii() and b"\0" not in beginning and not _is_playlist(beginning):
+                return Reason.UNREADABLE.because("file is text, not video")
+            if beginning[4:8] == b"ftyp" and not _has_index(file, status.st_size):
+                return Reason.UNREADABLE.because(
+                    "file is cut off: this MP4's index (moov), which is usually its last part, is missing"
+                )
+    except OSError as error:
+        return system_reason(error)
+    return None
+
+
+def _is_playlist(beginning: bytes) -> bool:
+    """Whether a text is one of those that FFmpeg plays: HLS, DASH, SDP, a list of files."""
+    return beginning.lstrip().startswith((b"#EXTM3U", b"<", b"v=0", b"ffconcat"))
+
+
+def _has_index(file: BinaryIO, size: int) -> bool:
+    """Walk an MP4's boxes in search of ``moov``."""
+    position = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        kind = header[4:8]
+        if kind in (b"moov", b"moof"):
+            return True
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:16], "big")
+        if length < 8:
+            break
+        position += length
+    return False
+
+
+def reason_for_url(url: str, timeout: float) -> str:
+    """Ask the server of a stream that could not be opened.
+
+    Parameters
+    ----------
+    url : str
+    timeout : float
+        Seconds to wait for the connection, and again for an answer.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
+    except ValueError as error:
+        return Reason.NOT_FOUND.because(f"not a URL: {error}")
+    if parts.scheme.lower() in ("udp", "rtp", "srt"):
+        return Reason.NO_SIGNAL.because("nothing that OpenCV can read arrived")
+    if not parts.hostname or port is None:
+        return Reason.UNREADABLE.because("nothing there that OpenCV can read")
+    try:
+        with socket.create_connection((parts.hostname, port), timeout) as connection:
+            connection.settimeout(timeout)
+            status = _ask(connection, parts)
+    except socket.gaierror:
+        return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
+    except TimeoutError:
+        return Reason.TIMEOUT.because(f"no answer from {parts.hostname}:{port} within {timeout:g} s")
+    except OSError as error:
+        return system_reason(error, f"{parts.hostname}:{port}: {(error.strerror or str(error)).lower()}")
+    if status is not None and status >= 400:
+        name, words = _MEANINGS.get(status, (Reason.UNREADABLE, "refused"))
+        return name.because(f"{parts.hostname}:{port}: {words} (status {status})")
+    return Reason.UNREADABLE.because(f"{parts.hostname}:{port} answers, but with no stream that OpenCV can read")
+
+
+def _ask(connection: socket.socket, parts: SplitResult) -> int | None:
+    """Request the stream and give the status of the answer; None if this protocol has none that is known here."""
+    target = parts.path + (f"?{parts.query}" if parts.query else "")
+    host = parts.netloc.rpartition("@")[2]
+    scheme = parts.scheme.lower()
+    if scheme == "rtsp":
+        request = f"DESCRIBE rtsp://{host}{target} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+    elif scheme == "http":
+        request = f"GET {target or '/'} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    else:
+        return None
+    connection.sendall(request.encode(errors="replace"))
+    with connection.makefile("rb") as answer:
+        words = answer.readline(_SNIFFED).split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None

@@ -1,0 +1,34 @@
+"""Opening a source: which engine reads what the configuration names."""
+
+import math
+import os
+
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.errors import CameraError
+from billiards_shm.sources.protocol import FrameSource
+
+__all__ = ["open_source"]
+
+
+def open_source(camera: CameraConfig) -> FrameSource:
+    """Open what the configuration names.
+
+    Raises
+    ------
+    CameraError
+        If that is not possible, OpenCV missing included.
+    """
+    if SourceAddress.parse(camera.device_id).kind is SourceKind.DEMO:
+        from billiards_shm.sources.demo.table import DemoTable
+
+        return DemoTable(*camera.resolution, camera.fps)
+    try:
+        # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
+        os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
+        from billiards_shm.sources.camera import Camera
+    except ImportError as error:
+        raise CameraError(
+            f"OpenCV cannot be imported ({error}): pip install 'billiards-shm[headless]', which needs no other library"
+        ) from error
+    return Camera(camera)

@@ -1,0 +1,125 @@
+"""What the capture loop asks of an open source, and what a source says of itself."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol, runtime_checkable
+
+import numpy.typing as npt
+
+__all__ = [
+    "FrameSource",
+    "Image",
+    "Reason",
+    "SourceDetails",
+    "TimedSource",
+    "VideoFormat",
+]
+
+Image = npt.NDArray[Any]
+
+
+class Reason(StrEnum):
+    """Why a source is away: the name that what readers are told begins with, before a colon and the details."""
+
+    NOT_FOUND = "not found"
+    BUSY = "busy"
+    PERMISSION = "permission"
+    NO_SIGNAL = "no signal"
+    """It is there and brings nothing."""
+    TIMEOUT = "timeout"
+    DECODE_ERRORS = "decode errors"
+    END_OF_STREAM = "end of stream"
+    FROZEN = "frozen"
+    """It brings the same frame again and again."""
+    UNREADABLE = "unreadable"
+    """It is there and is nothing that this OpenCV can read."""
+
+    def because(self, details: str) -> str:
+        """Name and details, as readers are told."""
+        return f"{self}: {details}"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFormat:
+    """What a camera is asked for, or says that it gives."""
+
+    width: int
+    height: int
+    fps: float
+    """Frames per second, 0.0 if nobody says."""
+    fourcc: str = ""
+    """Four characters, such as ``MJPG``; empty if nobody says."""
+
+    def __str__(self) -> str:
+        rate = f"{self.fps:g} fps" if self.fps else "unknown fps"
+        return f"{self.width}x{self.height} at {rate} {self.fourcc}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceDetails:
+    """What an open source says of itself. Drivers and file headers err: the frames have the last word."""
+
+    backend: str
+    width: int
+    height: int
+    fps: float
+    """Frames per second, 0.0 if the source does not say."""
+    frame_count: int | None = None
+    """Frames that a recording's header promises, None for live sources and where the header is silent."""
+    negotiated: VideoFormat | None = None
+    """Size, rate and format before frames are turned and cropped; None if the source does not say."""
+    requested: VideoFormat | None = None
+    """What the configuration asked a camera for; None for what cannot be asked."""
+    refused: tuple[str, ...] = ()
+    """Settings that the driver did not take, each a sentence with the value asked for and the value there is."""
+
+    def __str__(self) -> str:
+        said = VideoFormat(self.width, self.height, self.fps, self.negotiated.fourcc if self.negotiated else "")
+        count = f", {self.frame_count} frames" if self.frame_count is not None else ""
+        return f"{said}{count}, {self.backend}"
+
+
+class FrameSource(Protocol):
+    """An open source: `grab` moves on to the next frame, `retrieve` gives its pixels."""
+
+    @property
+    def details(self) -> SourceDetails:
+        """What the source said when it was opened."""
+
+    @property
+    def position_ms(self) -> float | None:
+        """Position of the grabbed frame in a recording, in milliseconds; None for live sources."""
+
+    @property
+    def frames_left(self) -> int | None:
+        """How many more frames a recording's header promises; None if nobody knows."""
+
+    def grab(self) -> bool:
+        """Take the next frame; False if there was none."""
+
+    def retrieve(self, target: Image | None) -> Image | None:
+        """Give the grabbed frame's pixels as a (height, width, 3) uint8 array in BGR order.
+
+        Parameters
+        ----------
+        target : numpy.ndarray or None
+            Where to put the pixels. Only if its shape and dtype are those of the frame is it used, and then it is
+            what is returned; otherwise a new array is, and `target` stays as it was.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            None if the frame could not be decoded.
+        """
+
+    def release(self) -> None:
+        """Let go of the device or file."""
+
+
+@runtime_checkable
+class TimedSource(Protocol):
+    """A live source that says when its frames were taken."""
+
+    @property
+    def timestamp_ms(self) -> float | None:
+        """When the grabbed frame was taken, in milliseconds of a clock of the source's own; None if unknown."""

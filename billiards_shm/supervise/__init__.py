@@ -1,0 +1,1 @@
+"""Several capture processes, each started again when it dies or hangs."""
