@@ -748,7 +748,7 @@ def test_readers_and_inspect_learn_the_counts(name: str) -> None:
     run = Run(name, "clip.mp4", Script([image(1)]), Script([image(2)]), frames=2, playback_fps=0)
 
     def look_closely() -> None:
-        run.loop._announcer.say("streaming")
+        run.loop._status.say("streaming")
         found.append(inspect_segment(name))
 
     run.openings[1].steps.append(look_closely)
