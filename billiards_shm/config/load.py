@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from billiards_shm.config.address import without_password
 from billiards_shm.config.model import (
+    VARIABLE_PREFIX,
     CameraConfig,
     ConfigurationKey,
     LoggingConfig,
@@ -200,16 +201,15 @@ def _leaves(
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, str, Any]]:
-    """Give (variable, key, value) for every variable that is ours; pydantic-settings would skip those it knows not."""
-    prefix = str(Settings.model_config["env_prefix"])
+    """Give (variable, key, value) for every variable that is ours; an unknown one is a problem."""
     keys = _keys()
     known = {key.variable: key for key in keys.values()}
     for variable in sorted(environ):
-        if not variable.upper().startswith(prefix):
+        if not variable.upper().startswith(VARIABLE_PREFIX):
             continue
         key = known.get(variable.upper())
         if key is None:
-            path = variable[len(prefix) :].lower().replace("__", ".")
+            path = variable[len(VARIABLE_PREFIX) :].lower().replace("__", ".")
             below = [name for name in known if name.startswith(f"{variable.upper()}__")]
             problems.append(_unknown(f"environment variable {variable}", path, environ[variable], below or known))
             continue

@@ -6,12 +6,12 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig, Section
 
 __all__ = [
+    "VARIABLE_PREFIX",
     "CameraConfig",
     "ConfigurationKey",
     "LoggingConfig",
@@ -25,6 +25,8 @@ __all__ = [
     "fps_key",
 ]
 
+VARIABLE_PREFIX: Final = "BILLIARDS_SHM__"
+"""What the names of all environment variables begin with; two underscores stand for the dots of a key."""
 MAXIMAL_NAME_LENGTH: Final = 64
 NAME_ALLOWED: Final = (
     "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
@@ -211,29 +213,13 @@ class ServeConfig(Section):
     )
 
 
-class Settings(BaseSettings):
+class Settings(Section):
     """The whole configuration. `load_settings` makes one from file, environment and command line."""
-
-    model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix="BILLIARDS_SHM__", env_nested_delimiter="__"
-    )
 
     video: VideoConfig = Field(default=VideoConfig())
     vision: VisionConfig = Field(default=VisionConfig())
     logging: LoggingConfig = Field(default=LoggingConfig())
     serve: ServeConfig = Field(default=ServeConfig())
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave reading the environment to `load_settings`, which can tell where a wrong value stands."""
-        return (init_settings,)
 
 
 def fps_key(device_id: int | str) -> str:
@@ -257,9 +243,7 @@ class ConfigurationKey:
     @property
     def variable(self) -> str:
         """Name of the environment variable that sets the key."""
-        prefix = str(Settings.model_config["env_prefix"])
-        delimiter = str(Settings.model_config["env_nested_delimiter"])
-        return prefix + self.path.upper().replace(".", delimiter)
+        return VARIABLE_PREFIX + self.path.upper().replace(".", "__")
 
 
 @cache

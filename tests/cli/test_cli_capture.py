@@ -20,7 +20,7 @@ from billiards_shm import (
 )
 
 pytest.importorskip("click")
-pytest.importorskip("pydantic_settings")
+pytest.importorskip("pydantic")
 pytest.importorskip("cv2")
 
 SMALL = ("--resolution", "64x48", "--fps", "100")

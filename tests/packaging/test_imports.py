@@ -49,7 +49,7 @@ OTHERS: dict[str, set[str]] = {
     "consumer": {"numpy"},
     "__init__": set(),
     "images": {"cv2", "numpy"},
-    "config": {"pydantic", "pydantic_core", "pydantic_settings"},
+    "config": {"pydantic", "pydantic_core"},
     "service": set(),
     "monitor": {"prometheus_client"},
     "sources": {"cv2", "numpy"},
@@ -148,7 +148,7 @@ def test_importing_the_package_imports_numpy_and_nothing_else_of_others() -> Non
     tops = {name for name in printed.split() if "cython" not in name}  # names that Cython's runtime gives itself
     assert tops - set(sys.stdlib_module_names) <= {"billiards_shm", "numpy"}
     everything = set(run("import billiards_shm\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
-    heavy = {"cv2", "click", "rich", "pydantic", "pydantic_settings", "fastapi", "starlette", "uvicorn", "cython"}
+    heavy = {"cv2", "click", "rich", "pydantic", "fastapi", "starlette", "uvicorn", "cython"}
     assert not heavy & everything
     assert not {"asyncio", "concurrent.futures", "multiprocessing"} & everything - of_numpy()
 
