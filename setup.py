@@ -20,14 +20,11 @@ from setuptools.command.build_py import build_py
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
 
-CORE = ["attachment", "copy", "errors", "frame", "generation", "inspect", "names", "reader", "segment", "writer"]
-PLATFORM = {
-    "linux": ["platform_fork", "platform_linux", "platform_posix"],
-    "darwin": ["platform_fork", "platform_macos", "platform_posix"],
-    "win32": ["platform_windows", "platform_windows_names", "platform_windows_security", "platform_windows_wait"],
-}
-if sys.platform not in PLATFORM:
-    raise SystemExit(f"billiards_shm has no platform layer for {sys.platform}: {', '.join(PLATFORM)} are supported")
+if sys.platform not in ("linux", "darwin", "win32"):
+    raise SystemExit(f"billiards_shm has no platform layer for {sys.platform}: linux, darwin and win32 are supported")
+# All of them: the files of other systems compile to nothing.
+SOURCES = sorted(path.as_posix() for path in Path("csrc").rglob("*.c"))
+HEADERS = sorted(path.as_posix() for path in Path("csrc").rglob("*.h"))
 
 MSVC = sys.platform == "win32" and "GCC" not in sys.version  # a Python built by MinGW has its extensions built so too
 
@@ -55,11 +52,8 @@ if not FREE_THREADED:
 
 extension = Extension(
     "billiards_shm._core",
-    sources=["billiards_shm/_core.pyx", *(f"csrc/{name}.c" for name in CORE + PLATFORM[sys.platform])],
-    depends=[
-        "billiards_shm/_abi.pxd",
-        *sorted(str(header) for header in Path("csrc").glob("*.h")),
-    ],
+    sources=["billiards_shm/_core.pyx", *SOURCES],
+    depends=["billiards_shm/_abi.pxd", *HEADERS],
     include_dirs=["csrc"],
     define_macros=macros,
     libraries=libraries,
@@ -77,10 +71,11 @@ class BuildPython(build_py):
         super().run()
         if self.editable_mode:
             return
-        directory = Path(self.build_lib) / "billiards_shm" / "include"
-        self.mkpath(str(directory))
-        for source in sorted(Path("csrc").glob("*.[ch]")):
-            self.copy_file(str(source), str(directory / source.name))
+        include = Path(self.build_lib) / "billiards_shm" / "include"
+        for source in SOURCES + HEADERS:
+            copy = include / Path(source).relative_to("csrc")
+            self.mkpath(str(copy.parent))
+            self.copy_file(source, str(copy))
 
 
 class BuildWithoutRunpath(build_ext):

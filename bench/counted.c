@@ -62,7 +62,7 @@ static void count_publish(bshm_writer *writer)
     bshm_frame_info info = geometry();
     bshm_loan loan;
     uint64_t sequence;
-    expect(bshm_writer_loan(writer, &info, &loan, &error), 0);
+    expect(bshm_writer_loan(writer, &info, &loan, &error), BSHM_OK);
     plant(loan.pixels);
     expect(bshm_writer_publish(writer, &loan, &sequence, &error), 0);
     bshm_loan_release(&loan);
@@ -72,14 +72,14 @@ static void count_write(bshm_writer *writer)
 {
     bshm_frame_info info = geometry();
     uint64_t sequence;
-    expect(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &error), 0);
+    expect(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &error), BSHM_OK);
     plant(pixels);
 }
 
 static void count_read_new(bshm_reader *reader)
 {
     bshm_frame frame;
-    expect(bshm_reader_acquire(reader, 0, &frame, &error), 1);
+    expect(bshm_reader_acquire(reader, 0, &frame, &error), BSHM_FOUND);
     plant((void *)(uintptr_t)frame.pixels);
     bshm_frame_release(&frame);
 }
@@ -87,7 +87,7 @@ static void count_read_new(bshm_reader *reader)
 static void count_read_nothing(bshm_reader *reader)
 {
     bshm_frame frame;
-    expect(bshm_reader_acquire(reader, 0, &frame, &error), 0);
+    expect(bshm_reader_acquire(reader, 0, &frame, &error), BSHM_NOTHING);
     plant(pixels);
 }
 

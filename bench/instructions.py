@@ -68,7 +68,7 @@ def valgrind() -> str:
 
 def build(directory: Path, *macros: str) -> Path:
     """The driver with the core, as setup.py builds it."""
-    core = sorted(SOURCES.glob("*.c"))  # those of other systems come out empty
+    core = sorted(SOURCES.rglob("*.c"))  # those of other systems come out empty
     program = directory / "-".join(["counted", *macros])
     defined = [f"-D{macro}" for macro in macros]
     subprocess.run(

@@ -33,6 +33,13 @@ cdef extern from "billiards_shm.h" nogil:
         BSHM_E_SYSTEM
         BSHM_E_TORN
 
+    enum bshm_result:
+        BSHM_NOTHING
+        BSHM_FOUND
+        BSHM_ATTACHED
+        BSHM_DROPPED
+        BSHM_REMOVED
+
     ctypedef struct bshm_identity:
         uint16_t abi_major
         uint16_t abi_minor

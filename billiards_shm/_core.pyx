@@ -311,7 +311,7 @@ cdef FrameMetadata _metadata_of(const _abi.bshm_frame *frame, bint zero_copy):
 
 # ---------------------------------------------------------------- arrays over memory
 
-cdef class _Exporter:
+cdef class _PictureBuffer:
     """Geometry of a picture in memory, in the form the buffer protocol wants it. Subclasses own the memory."""
 
     cdef Py_ssize_t shape[3]
@@ -357,7 +357,7 @@ cdef class _Exporter:
 
 
 @cython.final
-cdef class Frame(_Exporter):
+cdef class Frame(_PictureBuffer):
     """One pinned frame: the object behind a zero-copy view, ``view.base.obj``.
 
     **Lifetime.** The pixels stay as they are until the last view of them is gone, also after the reader and the
@@ -387,18 +387,17 @@ cdef class Frame(_Exporter):
 
 
 @cython.final
-cdef class _Place:
-    """A slot as a reader has it mapped, and what `read_frame` will return for the next frame that comes to lie there.
+cdef class _PreparedFrame:
+    """The array and the metadata that `read_frame` will return for the next frame in a slot, made in advance.
 
-    To make an array and its metadata takes half a microsecond, but 20 us just after a sleep, when none of the code is
-    in a cache any more: as long as the wake-up itself. So whoever goes to sleep makes them first, for the geometry that
-    the last frame had.
+    Making them takes half a microsecond, but 20 us just after a sleep, when the code is in no cache any more: as long
+    as the wake-up itself. So a reader makes them before it sleeps, for the geometry of the slot's last frame.
     """
 
-    cdef _abi.bshm_frame like  # what `pair` was made for: its place and its geometry
+    cdef _abi.bshm_frame like  # the frame that `pair` was made for: address and geometry
     cdef Frame frame
     cdef FrameMetadata metadata
-    cdef tuple pair  # None: not prepared; else nobody may touch its array before it is delivered
+    cdef tuple pair  # None: not prepared. Its array is not used before it is delivered
 
     cdef int prepare(self, const _abi.bshm_frame *like) except -1:
         cdef Frame frame = Frame.__new__(Frame)
@@ -407,7 +406,7 @@ cdef class _Place:
         frame.frame.info = like.info
         frame.describe(&frame.frame.info)
         pair = (np.asarray(frame), metadata)
-        self.frame = frame  # nothing before this changes the place: other threads may have been here meanwhile
+        self.frame = frame  # nothing before this changes `self`: other threads may have run here meanwhile
         self.metadata = metadata
         self.pair = pair
         self.like = like[0]
@@ -446,7 +445,7 @@ cdef class _Place:
 
 @cython.no_gc_clear  # a slot found in a garbage cycle still needs its writer, to be given back
 @cython.final
-cdef class LoanedSlot(_Exporter):
+cdef class LoanedSlot(_PictureBuffer):
     """A slot lent for writing; leaving its ``with`` block publishes it, an exception or `cancel` does not.
 
     **Lifetime.** `array` may be written until the slot is published or cancelled. It is made read-only then; a slice
@@ -795,7 +794,7 @@ cdef class SharedMemoryFrameWriter:
             PyBuffer_Release(&view)
         if rc < 0:
             raise _exception(&error)
-        if rc > 0:
+        if rc == _abi.BSHM_DROPPED:
             self._warn_dropped(&error)
         return sequence
 
@@ -906,7 +905,7 @@ cdef class SharedMemoryFrameWriter:
         slot.writer = self
         with nogil:
             rc = _abi.bshm_writer_loan(self._writer, &info, &slot.lent, &error)
-        if rc != 0:
+        if rc != _abi.BSHM_OK:
             raise _exception(&error)
         slot.describe(&slot.lent.info)
         return slot
@@ -1039,16 +1038,16 @@ cdef class SegmentReader:
     cdef readonly str name
     cdef bint _copy
     cdef bint _closed
-    cdef list _places  # a _Place for each slot that had a frame for this reader
-    cdef int _vacant  # the slot of the last frame; -1: its place is prepared again
+    cdef list _prepared  # by slot: a _PreparedFrame, or None before the slot's first frame
+    cdef int _delivered_slot  # slot of the last frame, whose next one is not prepared yet; -1: none
     cdef uint8_t _generation[16]  # that the places belong to
     cdef object __weakref__
 
     def __cinit__(self):
         self._reader = NULL
         self._closed = True
-        self._places = [None] * MAX_SLOTS
-        self._vacant = -1
+        self._prepared = [None] * MAX_SLOTS
+        self._delivered_slot = -1
 
     def __init__(self, name, *, max_leases=2, copy=False, trusted_owners=None):
         cdef _abi.bshm_reader_options options
@@ -1084,11 +1083,11 @@ cdef class SegmentReader:
         return _STATUSES[_abi.bshm_reader_status(self._reader)]
 
     cdef bint _source(self, _abi.bshm_source_view *view):
-        cdef int attached = 0
+        cdef int attached = _abi.BSHM_NOTHING
         if self._reader != NULL:
             with nogil:
                 attached = _abi.bshm_reader_source(self._reader, view)
-        return attached == 1
+        return attached == _abi.BSHM_ATTACHED
 
     @property
     def source_state(self):
@@ -1224,18 +1223,18 @@ cdef class SegmentReader:
         return (None, None) if found is None else found
 
     cdef int _wait(self, int64_t nanoseconds) except -1:
-        cdef int vacant = self._vacant
-        cdef _Place place
-        if vacant >= 0:  # its turn will come again
-            self._vacant = -1
-            place = self._places[vacant]
-            if place is not None:
-                place.prepare_again()
+        cdef int slot = self._delivered_slot
+        cdef _PreparedFrame prepared
+        if slot >= 0:  # its turn will come again
+            self._delivered_slot = -1
+            prepared = self._prepared[slot]
+            if prepared is not None:
+                prepared.prepare_again()
         with nogil:
             _abi.bshm_reader_wait(self._reader, nanoseconds)
         return 0
 
-    def _look(self, bint follow):
+    def _poll(self, bint follow):
         """`read_frame` without waiting; not `follow`: stay with a segment that was closed in order. For iteration."""
         self._check_made()
         found = self._take(0 if follow else _abi.BSHM_ACQUIRE_STAY, self._copy)
@@ -1246,7 +1245,7 @@ cdef class SegmentReader:
         self._check_made()
         return _abi.bshm_reader_ended(self._reader) == 1
 
-    def _wait_slice(self, double seconds):
+    def _wait_once(self, double seconds):
         """Sleep until there may be something new, at most `seconds`, at most a tenth of one."""
         self._check_made()
         self._wait(<int64_t> (min(seconds, 1.0) * 1e9))
@@ -1261,7 +1260,7 @@ cdef class SegmentReader:
             rc = _abi.bshm_reader_acquire(self._reader, flags, &frame, &error)
             if rc < 0:
                 raise _exception(&error)
-            if rc == 0:
+            if rc == _abi.BSHM_NOTHING:
                 return None
             try:
                 found = self._copied(&frame) if frame.to_copy else self._pinned(&frame)
@@ -1273,23 +1272,23 @@ cdef class SegmentReader:
 
     cdef tuple _pinned(self, _abi.bshm_frame *frame):
         """The frame in place; its pin goes with the array."""
-        cdef _Place place
+        cdef _PreparedFrame prepared
         cdef tuple pair
         if memcmp(self._generation, frame.generation, 16) != 0:
             memcpy(self._generation, frame.generation, 16)
-            self._forget_places()
-        place = self._places[frame.slot]
-        if place is None:
-            place = self._places[frame.slot] = _Place.__new__(_Place)
-        pair = place.deliver(frame)
-        self._vacant = frame.slot
+            self._forget_prepared()
+        prepared = self._prepared[frame.slot]
+        if prepared is None:
+            prepared = self._prepared[frame.slot] = _PreparedFrame.__new__(_PreparedFrame)
+        pair = prepared.deliver(frame)
+        self._delivered_slot = frame.slot
         return pair
 
-    cdef int _forget_places(self) except -1:
+    cdef int _forget_prepared(self) except -1:
         cdef int slot
-        self._vacant = -1
+        self._delivered_slot = -1
         for slot in range(MAX_SLOTS):
-            self._places[slot] = None
+            self._prepared[slot] = None
         return 0
 
     cdef tuple _copied(self, _abi.bshm_frame *frame):
@@ -1310,7 +1309,7 @@ cdef class SegmentReader:
         """Detach. Frames that are held stay as they are. Again: nothing happens."""
         if self._reader != NULL:
             _abi.bshm_reader_close(self._reader)
-        self._forget_places()
+        self._forget_prepared()
         self._closed = True
 
     def __repr__(self):
@@ -1407,7 +1406,7 @@ def remove_stale(name, trusted_owners=None):
         rc = _abi.bshm_remove_stale(c_name, &owners.owners, &error)
     if rc < 0:
         raise _exception(&error)
-    return rc == 1
+    return rc == _abi.BSHM_REMOVED
 
 
 def remove_stale_temporary(path):
@@ -1420,7 +1419,7 @@ def remove_stale_temporary(path):
         rc = _abi.bshm_remove_stale_temporary(c_path, &error)
     if rc < 0:
         raise _exception(&error)
-    return rc == 1
+    return rc == _abi.BSHM_REMOVED
 
 
 def object_path(name):

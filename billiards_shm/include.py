@@ -8,12 +8,12 @@ __all__ = ["get_include"]
 def get_include() -> str:
     """Return the directory that holds ``billiards_shm.h`` and the C sources of the core.
 
-    The header needs nothing but fixed-width integers, so that C++ takes it too. A program is compiled together with
-    the sources, all of them, for each leaves out what other systems need::
+    The header uses fixed-width integers only, so that C++ takes it too. Compile your program together with all of the
+    sources; those of other systems compile to nothing::
 
-        cc -O2 -I"$include" reader.c "$include"/*.c -pthread
+        cc -O2 -I"$include" reader.c "$include"/*.c "$include"/platform/*.c -pthread
 
-    On Windows it is linked with ``advapi32``.
+    On Windows, link with ``advapi32``.
 
     Returns
     -------

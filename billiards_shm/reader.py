@@ -119,7 +119,7 @@ class FrameIterator:
                 return found
             if self._is_over():
                 raise StopIteration
-            self._reader._wait_slice(self._slice(deadline))
+            self._reader._wait_once(self._slice(deadline))
 
     def __aiter__(self) -> Self:
         return self
@@ -141,13 +141,13 @@ class FrameIterator:
             if self._waiter is None:
                 self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="billiards-shm-wait")
             await asyncio.get_running_loop().run_in_executor(
-                self._waiter, self._reader._wait_slice, self._slice(deadline)
+                self._waiter, self._reader._wait_once, self._slice(deadline)
             )
 
     def _look(self) -> _Read | None:
         if self._outlasts_end is None:
             self._outlasts_end = self._reader._ended()
-        found = self._reader._look(self._follow or self._outlasts_end)
+        found = self._reader._poll(self._follow or self._outlasts_end)
         if self._outlasts_end:
             self._outlasts_end = found is None and self._reader._ended()
         return found

@@ -14,21 +14,21 @@
 static void store_process_name(bshm_reader_entry *entry)
 {
     char name[33] = "";
-    plat_process_name(name, sizeof name);
+    bshm_os_process_name(name, sizeof name);
     bshm_text_store(entry->process_name, 4, name);
 }
 
 /* A byte of its own among the lease readers', taken exclusively, then shared: a *write* lock in this range would look
  * no different, but reading who is there must not depend on who looks. */
-static void show_presence(bshm_attachment *attachment)
+static void lock_reader_entry(bshm_attachment *attachment)
 {
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++) {
-        if (plat_lock(attachment->lock_file, BSHM_READER_BYTE + i, true) < 0)
+        if (bshm_os_lock(attachment->lock_file, BSHM_READER_BYTE + i, true) < 0)
             continue;
         bshm_reader_entry *entry = &attachment->control->readers[i];
-        bshm_store_relaxed(&entry->pid, plat_process_id());
+        bshm_store_relaxed(&entry->pid, bshm_os_process_id());
         bshm_store_relaxed(&entry->kind, BSHM_READER_LEASE);
-        bshm_store_relaxed(&entry->attached_wall_ns, (uint64_t)plat_wall_ns());
+        bshm_store_relaxed(&entry->attached_wall_ns, (uint64_t)bshm_os_wall_ns());
         bshm_store_relaxed(&entry->frames, 0);
         bshm_store_relaxed(&entry->skipped, 0);
         bshm_store_relaxed(&entry->copies, 0);
@@ -36,18 +36,18 @@ static void show_presence(bshm_attachment *attachment)
         bshm_store_relaxed(&entry->tokens, 0);
         store_process_name(entry);
         attachment->entry = entry;
-        (void)plat_weaken_lock(attachment->lock_file, BSHM_READER_BYTE + i);
+        (void)bshm_os_downgrade_lock(attachment->lock_file, BSHM_READER_BYTE + i);
         return;
     }
 }
 
 /* An observer cannot lock exclusively, nor write an entry: a byte beyond the table that nobody has just now. */
-static void show_observer_presence(bshm_attachment *attachment)
+static void lock_observer_byte(bshm_attachment *attachment)
 {
     for (uint64_t byte = BSHM_READER_BYTE + BSHM_MAX_READERS; byte < BSHM_READER_BYTE + 2 * BSHM_MAX_READERS; byte++) {
         uint64_t taken;
-        if (plat_next_locked(attachment->data_file, byte, byte, &taken) == 0) {
-            (void)plat_lock(attachment->data_file, byte, false);
+        if (bshm_os_find_locked(attachment->data_file, byte, byte, &taken) == 0) {
+            (void)bshm_os_lock(attachment->data_file, byte, false);
             return;
         }
     }
@@ -55,29 +55,29 @@ static void show_observer_presence(bshm_attachment *attachment)
 
 static void destroy(bshm_attachment *attachment)
 {
-    bool inherited = bshm_attachment_is_of_parent(attachment);
-    plat_unmap((void *)(uintptr_t)attachment->header, BSHM_REGION_BYTES);
+    bool inherited = bshm_attachment_is_inherited(attachment);
+    bshm_os_unmap((void *)(uintptr_t)attachment->header, BSHM_REGION_BYTES);
     for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
-        plat_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
-    plat_close(attachment->data_file);
+        bshm_os_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
+    bshm_os_close(attachment->data_file);
     if (!inherited) { /* else the child never had the mapping, and its fork handler closed the file */
         if (attachment->entry)
             bshm_store_relaxed(&attachment->entry->pid, 0);
-        if (attachment->lock_file != PLAT_NO_FILE) {
+        if (attachment->lock_file != BSHM_OS_NO_FILE) {
             if (attachment->entry)
-                plat_unlock(attachment->lock_file,
-                            BSHM_READER_BYTE + (uint64_t)(attachment->entry - attachment->control->readers));
+                bshm_os_unlock(attachment->lock_file,
+                               BSHM_READER_BYTE + (uint64_t)(attachment->entry - attachment->control->readers));
             for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
                 if (attachment->leases[i].owned)
-                    plat_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + attachment->leases[i].token);
-            plat_no_fork_begin();
-            plat_forget_file(attachment->lock_file);
-            plat_close(attachment->lock_file);
-            plat_no_fork_end();
+                    bshm_os_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + attachment->leases[i].token);
+            bshm_os_block_fork();
+            bshm_os_forget_file(attachment->lock_file);
+            bshm_os_close(attachment->lock_file);
+            bshm_os_allow_fork();
         }
-        plat_unmap(attachment->control, BSHM_REGION_BYTES);
+        bshm_os_unmap(attachment->control, BSHM_REGION_BYTES);
     }
-    plat_mutex_destroy(&attachment->mutex);
+    bshm_os_mutex_destroy(&attachment->mutex);
     free(attachment);
 }
 
@@ -87,46 +87,46 @@ void bshm_attachment_unreference(bshm_attachment *attachment)
         destroy(attachment);
 }
 
-bool bshm_attachment_is_of_parent(const bshm_attachment *attachment)
+bool bshm_attachment_is_inherited(const bshm_attachment *attachment)
 {
-    return attachment->process_epoch != plat_process_epoch();
+    return attachment->process_epoch != bshm_os_process_epoch();
 }
 
 /* File (1) and the control region, or neither: then it is an observer. */
 static int open_control(bshm_attachment *attachment, const char *path, bshm_error *error)
 {
-    plat_info again;
+    bshm_os_info again;
     void *address;
-    plat_no_fork_begin();
-    int rc = plat_open(path, PLAT_READ_WRITE, &attachment->lock_file);
-    int kept = rc < 0 ? rc : plat_keep_from_children(attachment->lock_file);
-    plat_no_fork_end();
+    bshm_os_block_fork();
+    int rc = bshm_os_open(path, BSHM_OS_READ_WRITE, &attachment->lock_file);
+    int registered = rc < 0 ? rc : bshm_os_register_file(attachment->lock_file);
+    bshm_os_allow_fork();
     if (rc < 0) {
-        attachment->lock_file = PLAT_NO_FILE;
+        attachment->lock_file = BSHM_OS_NO_FILE;
         if (rc == -EACCES || rc == -EROFS || rc == -EPERM ||
             rc == -ENOENT) /* ENOENT: unlinked since; its frames remain */
             return BSHM_OK;
         return bshm_fail_system(error, rc, "open", path);
     }
-    rc = kept;
+    rc = registered;
     if (rc == 0)
-        rc = plat_info_of(attachment->lock_file, &again);
+        rc = bshm_os_info_of(attachment->lock_file, &again);
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", path);
-    if (!plat_same_object(&again, &attachment->info))
-        return 1; /* the name changed hands between the two openings */
+    if (!bshm_os_same_object(&again, &attachment->info))
+        return BSHM_AGAIN; /* the name changed hands between the two openings */
     rc = bshm_object_map(attachment->lock_file, attachment->identity.control_offset, BSHM_REGION_BYTES,
-                         PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, attachment->name, &address, error);
+                         BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, attachment->name, &address, error);
     attachment->control = address;
     return rc;
 }
 
-/* 1: try again. */
+/* BSHM_AGAIN: try again. */
 static int open_once(bshm_attachment *attachment, const char *path, const bshm_trusted *trusted, bshm_error *error)
 {
     void *address;
-    int rc =
-        bshm_object_open(path, attachment->name, PLAT_READ, trusted, &attachment->data_file, &attachment->info, error);
+    int rc = bshm_object_open(path, attachment->name, BSHM_OS_READ, trusted, &attachment->data_file, &attachment->info,
+                              error);
     if (rc == BSHM_OK)
         rc = bshm_identity_read(attachment->data_file, &attachment->info, attachment->name, &attachment->identity,
                                 error);
@@ -139,9 +139,9 @@ static int open_once(bshm_attachment *attachment, const char *path, const bshm_t
         return rc;
     attachment->header = address;
     if (attachment->control)
-        show_presence(attachment);
+        lock_reader_entry(attachment);
     else
-        show_observer_presence(attachment);
+        lock_observer_byte(attachment);
     return BSHM_OK;
 }
 
@@ -154,18 +154,18 @@ int bshm_attachment_open(bshm_attachment **opened, const char *path, const char 
         if (!attachment)
             return bshm_fail(error, BSHM_E_MEMORY, "no memory to attach to '%s'", name);
         attachment->references = 1;
-        attachment->process_epoch = plat_process_epoch();
-        attachment->lock_file = PLAT_NO_FILE;
-        attachment->data_file = PLAT_NO_FILE;
+        attachment->process_epoch = bshm_os_process_epoch();
+        attachment->lock_file = BSHM_OS_NO_FILE;
+        attachment->data_file = BSHM_OS_NO_FILE;
         attachment->max_leases = max_leases;
-        plat_mutex_init(&attachment->mutex);
+        bshm_os_mutex_init(&attachment->mutex);
         memcpy(attachment->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
         rc = open_once(attachment, path, trusted, error);
         if (rc == BSHM_OK)
             *opened = attachment;
         else
             bshm_attachment_unreference(attachment);
-    } while (rc == 1);
+    } while (rc == BSHM_AGAIN);
     return rc;
 }
 
@@ -177,7 +177,7 @@ static uint32_t token_count(const bshm_attachment *attachment)
 }
 
 /* The kernel would grant a lock that this file has already. */
-static bool owns(const bshm_attachment *attachment, uint32_t token)
+static bool has_token(const bshm_attachment *attachment, uint32_t token)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
         if (attachment->leases[i].owned && attachment->leases[i].token == token)
@@ -185,7 +185,7 @@ static bool owns(const bshm_attachment *attachment, uint32_t token)
     return false;
 }
 
-static void show_token(bshm_attachment *attachment, uint32_t token, bool ours)
+static void record_token(bshm_attachment *attachment, uint32_t token, bool ours)
 {
     bshm_reader_entry *entry = attachment->entry;
     if (!entry)
@@ -195,33 +195,33 @@ static void show_token(bshm_attachment *attachment, uint32_t token, bool ours)
 }
 
 /* R0, for a new token: owned, then cleared. Null: all are taken, which is not asked again for a while. */
-static bshm_lease *take_token(bshm_attachment *attachment, bool passing)
+static bshm_lease *lock_new_token(bshm_attachment *attachment, bool passing)
 {
     bshm_lease *place = attachment->leases;
     while (place->owned) /* an empty place is there: there are more places than tokens */
         place++;
-    if (plat_coarse_now_ns() < attachment->next_token_search_ns)
+    if (bshm_os_coarse_now_ns() < attachment->next_token_search_ns)
         return NULL;
     for (uint32_t token = 0; token < token_count(attachment); token++) {
-        if (owns(attachment, token) || plat_lock(attachment->lock_file, BSHM_TOKEN_BYTE + token, true) < 0)
+        if (has_token(attachment, token) || bshm_os_lock(attachment->lock_file, BSHM_TOKEN_BYTE + token, true) < 0)
             continue;
         bshm_step_clear_token(attachment->control, token, attachment->identity.slot_count);
         *place = (bshm_lease){.owned = true, .passing = passing, .token = token};
-        show_token(attachment, token, true);
+        record_token(attachment, token, true);
         return place;
     }
-    attachment->next_token_search_ns = plat_coarse_now_ns() + TOKEN_SEARCH_NS;
+    attachment->next_token_search_ns = bshm_os_coarse_now_ns() + TOKEN_SEARCH_NS;
     return NULL;
 }
 
-void bshm_token_give_up(bshm_attachment *attachment, bshm_lease *lease)
+void bshm_token_release(bshm_attachment *attachment, bshm_lease *lease)
 {
-    show_token(attachment, lease->token, false);
-    plat_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + lease->token);
+    record_token(attachment, lease->token, false);
+    bshm_os_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + lease->token);
     lease->owned = false;
 }
 
-bshm_lease *bshm_token_free(bshm_attachment *attachment, bool to_copy)
+bshm_lease *bshm_token_take(bshm_attachment *attachment, bool to_copy)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
@@ -230,5 +230,5 @@ bshm_lease *bshm_token_free(bshm_attachment *attachment, bool to_copy)
             return lease;
         kept += lease->owned && !lease->passing;
     }
-    return take_token(attachment, to_copy || kept >= attachment->max_leases);
+    return lock_new_token(attachment, to_copy || kept >= attachment->max_leases);
 }

@@ -285,6 +285,15 @@ enum bshm_code {
 };
 #define BSHM_CODE_COUNT 14
 
+/* What a function that did not fail returns, where it has more than BSHM_OK to say. */
+enum bshm_result {
+    BSHM_NOTHING = 0,  /* nothing new, nothing there, nothing to remove */
+    BSHM_FOUND = 1,    /* bshm_reader_acquire: *frame holds a frame */
+    BSHM_ATTACHED = 1, /* bshm_reader_source: *view is filled */
+    BSHM_DROPPED = 1,  /* bshm_writer_loan, bshm_writer_write: no memory for another slot, the frame is dropped */
+    BSHM_REMOVED = 1   /* bshm_remove_stale, bshm_remove_stale_temporary */
+};
+
 /* Filled by every function that fails: what was found, what was expected, what to do. */
 typedef struct bshm_error {
     int32_t code;
@@ -359,7 +368,7 @@ typedef struct bshm_loan {
 int bshm_writer_create(bshm_writer **writer, const char *name, const bshm_writer_options *options, bshm_error *error);
 
 /* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns and position_ms of `info`; computes its
- * row_stride and payload_bytes. One loan at a time, else BSHM_E_LOAN. 1: no memory to back another slot, the frame is
+ * row_stride and payload_bytes. One loan at a time, else BSHM_E_LOAN. BSHM_DROPPED: no memory to back another slot, the frame is
  * counted as dropped and `error` says how much was missing. BSHM_E_FULL: a larger segment was needed, and no room. */
 int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan *loan, bshm_error *error);
 int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error);
@@ -445,7 +454,7 @@ typedef struct bshm_reader_counters {
 int bshm_reader_create(bshm_reader **reader, const char *name, const bshm_reader_options *options, bshm_error *error);
 /* One try; BSHM_OK when attached already. */
 int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
-/* 1: *frame holds the newest frame, from now on seen; 0: nothing new, or no segment; negative: an error. Moves on to a
+/* BSHM_FOUND: *frame holds the newest frame, from now on seen; BSHM_NOTHING: nothing new, or no segment; negative: an error. Moves on to a
  * successor segment by itself. */
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
@@ -456,7 +465,7 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns);
 int bshm_reader_status(bshm_reader *reader);
 /* 1: the last segment under the name was closed in order, and all that can still be read was seen. */
 int bshm_reader_ended(bshm_reader *reader);
-/* 1 and *view filled, 0 when detached. */
+/* BSHM_ATTACHED and *view filled, or BSHM_NOTHING when detached. */
 int bshm_reader_source(bshm_reader *reader, bshm_source_view *view);
 void bshm_reader_get_counters(bshm_reader *reader, bshm_reader_counters *counters);
 void bshm_reader_close(bshm_reader *reader);
@@ -499,7 +508,7 @@ typedef struct bshm_inspection {
 
 /* Reads the object without mapping it. */
 int bshm_inspect(const char *name, const bshm_owners *trusted, bshm_inspection *inspection, bshm_error *error);
-/* 1: removed, 0: nothing to remove (no such name, or its writer lives); negative: an error. */
+/* BSHM_REMOVED, or BSHM_NOTHING (no such name, or its writer lives); negative: an error. */
 int bshm_remove_stale(const char *name, const bshm_owners *trusted, bshm_error *error);
 /* The same for a temporary that a creator left behind, at `path`; spares those younger than 10 s. */
 int bshm_remove_stale_temporary(const char *path, bshm_error *error);

@@ -65,7 +65,7 @@ int bshm_fail_system(bshm_error *error, int negative_errno, const char *action, 
         code = BSHM_E_MEMORY;
         break;
     case ENOSYS:
-        advice = "; this needs " PLAT_NEEDS;
+        advice = "; this needs " BSHM_OS_NEEDS;
         break;
     case EMFILE:
     case ENFILE:

@@ -28,8 +28,7 @@ static int slot_address(bshm_attachment *attachment, uint32_t slot, const void *
 }
 
 /* Everything about the frame but the pin. The descriptor was copied already. */
-static int describe_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame,
-                          bshm_error *error)
+static int fill_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame, bshm_error *error)
 {
     int rc = bshm_info_check(&frame->info, attachment->identity.slot_capacity, attachment->name, error);
     if (rc < 0)
@@ -48,7 +47,7 @@ static int describe_frame(bshm_attachment *attachment, uint32_t slot, uint64_t s
 }
 
 /* The newest frame is pinned here already: one more frame on the same pin. */
-static bshm_lease *lease_of(bshm_attachment *attachment, uint64_t latest)
+static bshm_lease *find_lease(bshm_attachment *attachment, uint64_t latest)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
         bshm_lease *lease = &attachment->leases[i];
@@ -59,13 +58,13 @@ static bshm_lease *lease_of(bshm_attachment *attachment, uint64_t latest)
     return NULL;
 }
 
-static int hold(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, uint64_t seq, bool to_copy,
-                bshm_frame *frame, bshm_error *error)
+static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, uint64_t seq, bool to_copy,
+                       bshm_frame *frame, bshm_error *error)
 {
     const void *pixels;
     int rc = slot_address(attachment, slot, &pixels, error);
     if (rc == BSHM_OK)
-        rc = describe_frame(attachment, slot, seq, frame, error);
+        rc = fill_frame(attachment, slot, seq, frame, error);
     if (rc < 0)
         return rc;
     lease->slot = slot;
@@ -75,29 +74,29 @@ static int hold(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, u
     frame->lease = (int32_t)(lease - attachment->leases);
     frame->pinned = 1;
     frame->to_copy = to_copy || lease->passing;
-    return 1;
+    return BSHM_FOUND;
 }
 
 /* R1 to R4 with a token in hand. BSHM_NO_PIN: try again. */
-static int pin_with(bshm_attachment *attachment, bshm_lease *lease, uint64_t seen, bool to_copy, bshm_frame *frame,
-                    bshm_error *error)
+static int pin_newest(bshm_attachment *attachment, bshm_lease *lease, uint64_t seen, bool to_copy, bshm_frame *frame,
+                      bshm_error *error)
 {
     uint64_t seq;
-    bshm_step_own();                                      /* R0 */
-    uint64_t latest = bshm_step_look(attachment->header); /* R1 */
+    bshm_step_fence_token();                                     /* R0 */
+    uint64_t latest = bshm_step_load_latest(attachment->header); /* R1 */
     uint64_t n = BSHM_LATEST_SEQUENCE(latest);
     uint32_t slot = BSHM_LATEST_SLOT(latest);
     if (n <= seen)
-        return 0;
+        return BSHM_NOTHING;
     int rc = check_slot(attachment, latest, error);
     if (rc < 0)
         return rc;
     if (!bshm_step_pin(attachment->control, slot, lease->token)) /* R2, R3 */
         return BSHM_NO_PIN;
     rc = BSHM_NO_PIN;
-    if (bshm_step_describe_read(attachment->header, slot, n, &seq, &frame->info)) /* R4 */
-        rc = hold(attachment, lease, slot, seq, to_copy, frame, error);
-    if (rc != 1)
+    if (bshm_step_load_descriptor(attachment->header, slot, n, &seq, &frame->info)) /* R4 */
+        rc = fill_pinned(attachment, lease, slot, seq, to_copy, frame, error);
+    if (rc != BSHM_FOUND)
         bshm_step_unpin(attachment->control, slot, lease->token);
     return rc;
 }
@@ -106,12 +105,13 @@ static int pin_with(bshm_attachment *attachment, bshm_lease *lease, uint64_t see
 static int share_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, bshm_error *error)
 {
     uint64_t seq;
-    uint64_t latest = bshm_step_look(attachment->header);
+    uint64_t latest = bshm_step_load_latest(attachment->header);
     uint64_t n = BSHM_LATEST_SEQUENCE(latest);
-    bshm_lease *lease = n > seen ? lease_of(attachment, latest) : NULL;
-    if (!lease || !bshm_step_describe_read(attachment->header, lease->slot, n, &seq, &frame->info) || seq != lease->seq)
+    bshm_lease *lease = n > seen ? find_lease(attachment, latest) : NULL;
+    if (!lease || !bshm_step_load_descriptor(attachment->header, lease->slot, n, &seq, &frame->info) ||
+        seq != lease->seq)
         return BSHM_NO_PIN;
-    return hold(attachment, lease, lease->slot, seq, to_copy, frame, error);
+    return fill_pinned(attachment, lease, lease->slot, seq, to_copy, frame, error);
 }
 
 static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
@@ -120,17 +120,17 @@ static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, 
     int rc = share_pin(attachment, seen, to_copy, frame, error);
     if (rc != BSHM_NO_PIN)
         return rc;
-    bshm_lease *lease = bshm_token_free(attachment, to_copy);
+    bshm_lease *lease = bshm_token_take(attachment, to_copy);
     if (!lease)
         return BSHM_NO_PIN;
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
-        rc = pin_with(attachment, lease, seen, to_copy, frame, error);
+        rc = pin_newest(attachment, lease, seen, to_copy, frame, error);
         if (rc != BSHM_NO_PIN)
             break;
         ++*retries;
     }
-    if (rc != 1 && lease->passing)
-        bshm_token_give_up(attachment, lease);
+    if (rc != BSHM_FOUND && lease->passing)
+        bshm_token_release(attachment, lease);
     return rc;
 }
 
@@ -139,9 +139,9 @@ int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy
 {
     if (!attachment->control)
         return BSHM_NO_PIN;
-    plat_mutex_lock(&attachment->mutex);
+    bshm_os_mutex_lock(&attachment->mutex);
     int rc = pin_locked(attachment, seen, to_copy, frame, retries, error);
-    plat_mutex_unlock(&attachment->mutex);
+    bshm_os_mutex_unlock(&attachment->mutex);
     return rc;
 }
 
@@ -150,19 +150,19 @@ int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame 
 {
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
         uint64_t seq;
-        uint64_t latest = bshm_step_look(attachment->header); /* R1 */
+        uint64_t latest = bshm_step_load_latest(attachment->header); /* R1 */
         uint64_t n = BSHM_LATEST_SEQUENCE(latest);
         uint32_t slot = BSHM_LATEST_SLOT(latest);
         if (n <= seen)
-            return 0;
+            return BSHM_NOTHING;
         int rc = check_slot(attachment, latest, error);
         if (rc < 0)
             return rc;
         /* The descriptor may be rewritten while it is copied: only one that was not is worth checking. */
-        if (bshm_step_describe_read(attachment->header, slot, n, &seq, &frame->info) &&
-            bshm_step_unchanged(attachment->header, slot, seq)) {
-            rc = describe_frame(attachment, slot, seq, frame, error);
-            return rc < 0 ? rc : 1;
+        if (bshm_step_load_descriptor(attachment->header, slot, n, &seq, &frame->info) &&
+            bshm_step_seq_unchanged(attachment->header, slot, seq)) {
+            rc = fill_frame(attachment, slot, seq, frame, error);
+            return rc < 0 ? rc : BSHM_FOUND;
         }
         ++*retries;
     }
@@ -171,7 +171,7 @@ int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame 
 
 int bshm_frame_intact(const bshm_frame *frame)
 {
-    return frame->attachment && bshm_step_unchanged(frame->attachment->header, frame->slot, frame->seq); /* R5 */
+    return frame->attachment && bshm_step_seq_unchanged(frame->attachment->header, frame->slot, frame->seq); /* R5 */
 }
 
 /* Through the file, not the mapping: what nobody pins may be punched out by a takeover, or truncated, and touching it
@@ -182,10 +182,11 @@ static int copy_unpinned(const bshm_frame *frame, uint8_t *to, uint64_t row_byte
     const bshm_frame_info *info = &frame->info;
     uint64_t from = attachment->identity.pixels_offset + frame->slot * attachment->identity.slot_stride;
     if (info->row_stride == row_bytes)
-        return plat_read(attachment->data_file, to, (size_t)(row_bytes * info->height), from);
+        return bshm_os_read(attachment->data_file, to, (size_t)(row_bytes * info->height), from);
     int rc = 0;
     for (uint32_t row = 0; row < info->height && rc == 0; row++)
-        rc = plat_read(attachment->data_file, to + row * row_bytes, (size_t)row_bytes, from + row * info->row_stride);
+        rc =
+            bshm_os_read(attachment->data_file, to + row * row_bytes, (size_t)row_bytes, from + row * info->row_stride);
     return rc;
 }
 
@@ -210,15 +211,15 @@ void bshm_frame_release(bshm_frame *frame)
     bshm_attachment *attachment = frame->attachment;
     if (!attachment)
         return;
-    if (frame->pinned && !bshm_attachment_is_of_parent(attachment)) {
-        plat_mutex_lock(&attachment->mutex);
+    if (frame->pinned && !bshm_attachment_is_inherited(attachment)) {
+        bshm_os_mutex_lock(&attachment->mutex);
         bshm_lease *lease = &attachment->leases[frame->lease];
         if (--lease->frames == 0) {
             bshm_step_unpin(attachment->control, lease->slot, lease->token); /* R6 */
             if (lease->passing)
-                bshm_token_give_up(attachment, lease);
+                bshm_token_release(attachment, lease);
         }
-        plat_mutex_unlock(&attachment->mutex);
+        bshm_os_mutex_unlock(&attachment->mutex);
     }
     frame->attachment = NULL;
     frame->pixels = NULL;

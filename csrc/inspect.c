@@ -1,17 +1,17 @@
 /* inspect.c - a segment seen from outside: read, never mapped, so that nothing in it can hurt. */
+#include "layout.h"
 #include "protocol.h"
-#include "segment.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-static void inspect_readers(plat_file file, const bshm_control *control, uint32_t slots, bshm_inspection *inspection)
+static void inspect_readers(bshm_os_file file, const bshm_control *control, uint32_t slots, bshm_inspection *inspection)
 {
     const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
     uint64_t next = BSHM_READER_BYTE;
     uint64_t byte;
     while (next <= last && inspection->reader_count < BSHM_MAX_READERS &&
-           plat_next_locked(file, next, last, &byte) == 1) {
+           bshm_os_find_locked(file, next, last, &byte) == 1) {
         bshm_reader_view *view = &inspection->readers[inspection->reader_count++];
         uint64_t place = byte - BSHM_READER_BYTE;
         next = byte + 1;
@@ -33,7 +33,7 @@ static void inspect_readers(plat_file file, const bshm_control *control, uint32_
     }
 }
 
-static void inspect_frame(plat_file file, const bshm_header *header, bshm_inspection *inspection)
+static void inspect_frame(bshm_os_file file, const bshm_header *header, bshm_inspection *inspection)
 {
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
     bshm_frame_info info;
@@ -44,29 +44,29 @@ static void inspect_frame(plat_file file, const bshm_header *header, bshm_inspec
         return;
     const bshm_descriptor *descriptor = &header->descriptors[BSHM_LATEST_SLOT(latest)];
     uint64_t offset = (uint64_t)((const uint8_t *)descriptor - (const uint8_t *)header);
-    if (!bshm_step_describe_read(header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info) ||
-        plat_read(file, &again, sizeof again, offset) < 0 || bshm_load_relaxed(&again) != seq ||
+    if (!bshm_step_load_descriptor(header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info) ||
+        bshm_os_read(file, &again, sizeof again, offset) < 0 || bshm_load_relaxed(&again) != seq ||
         bshm_info_check(&info, inspection->identity.slot_capacity, "", NULL) < 0)
         return; /* being rewritten just now, or corrupt */
     inspection->frame = info;
     inspection->has_frame = 1;
 }
 
-static int inspect_regions(plat_file file, uint8_t *regions, const char *name, bshm_inspection *inspection,
+static int inspect_regions(bshm_os_file file, uint8_t *regions, const char *name, bshm_inspection *inspection,
                            bshm_error *error)
 {
     const bshm_header *header = (const bshm_header *)(const void *)regions;
     for (int retry = 0; retry <= BSHM_TEXT_RETRIES; retry++) {
-        int rc = plat_read(file, regions, 2 * BSHM_REGION_BYTES, 0);
+        int rc = bshm_os_read(file, regions, 2 * BSHM_REGION_BYTES, 0);
         if (rc < 0)
             return bshm_fail_system(error, rc, "read", name);
         if (bshm_load_relaxed32(&header->publication.state) == BSHM_STATE_CLOSED)
             inspection->status = BSHM_STATUS_CLOSED;
         else
-            inspection->status = plat_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+            inspection->status = bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
         if (bshm_statistics_read(&header->statistics, &inspection->source) || inspection->status != BSHM_STATUS_LIVE)
             break;
-        plat_sleep(BSHM_TEXT_RETRY_NS);
+        bshm_os_sleep(BSHM_TEXT_RETRY_NS);
     }
     inspect_frame(file, header, inspection);
     inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES),
@@ -76,16 +76,16 @@ static int inspect_regions(plat_file file, uint8_t *regions, const char *name, b
 
 int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *inspection, bshm_error *error)
 {
-    char path[PLAT_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
     bshm_trusted trusted;
-    plat_file file;
-    plat_info info;
+    bshm_os_file file;
+    bshm_os_info info;
     memset(inspection, 0, sizeof *inspection);
     int rc = bshm_object_path(name, path, sizeof path, error);
     if (rc == BSHM_OK)
         rc = bshm_trusted_copy(&trusted, owners, error);
     if (rc == BSHM_OK)
-        rc = bshm_object_open(path, name, PLAT_READ, &trusted, &file, &info, error);
+        rc = bshm_object_open(path, name, BSHM_OS_READ, &trusted, &file, &info, error);
     if (rc < 0)
         return rc;
     rc = bshm_identity_read(file, &info, name, &inspection->identity, error);
@@ -99,11 +99,11 @@ int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *i
         rc = bshm_fail(error, BSHM_E_MEMORY, "no memory to inspect '%s'", name);
     }
     free(regions);
-    plat_close(file);
+    bshm_os_close(file);
     return rc;
 }
 
 int64_t bshm_now_ns(void)
 {
-    return plat_now_ns();
+    return bshm_os_now_ns();
 }

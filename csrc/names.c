@@ -16,7 +16,7 @@
 
 const char *bshm_object_directory(void)
 {
-    return plat_object_directory();
+    return bshm_os_object_directory();
 }
 
 static bool allowed_in_name(char c)
@@ -39,7 +39,7 @@ static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_er
                              name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "name '%s' is a directory: choose another", name);
-    int length_of_path = snprintf(path, path_bytes, "%s/%s", plat_object_directory(), name);
+    int length_of_path = snprintf(path, path_bytes, "%s/%s", bshm_os_object_directory(), name);
     if (length_of_path < 0 || (size_t)length_of_path >= path_bytes)
         return bshm_fail(error, BSHM_E_NAME, "the path of name '%s' is too long", name);
     return BSHM_OK;
@@ -47,7 +47,7 @@ static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_er
 
 int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error *error)
 {
-    const char *last_slash = plat_last_separator(name);
+    const char *last_slash = bshm_os_last_separator(name);
     if (!last_slash)
         return path_of_name(name, path, path_bytes, error);
     if (last_slash == name)
@@ -60,7 +60,7 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
     size_t length = strlen(name);
     /* The temporary beside it needs some room too. */
-    if (length + 32 > path_bytes || length + 32 > PLAT_PATH_BYTES)
+    if (length + 32 > path_bytes || length + 32 > BSHM_OS_PATH_BYTES)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters: too long", name, length);
     memcpy(path, name, length + 1);
     return BSHM_OK;
@@ -68,14 +68,14 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
 
 int bshm_temporary_path(const char *path, char *temporary, bshm_error *error)
 {
-    const char *last_slash = plat_last_separator(path); /* there is one: bshm_object_path saw to it */
+    const char *last_slash = bshm_os_last_separator(path); /* there is one: bshm_object_path saw to it */
     uint64_t random;
-    int rc = plat_random(&random, sizeof random);
+    int rc = bshm_os_random(&random, sizeof random);
     if (rc < 0)
         return bshm_fail_system(error, rc, "read", "/dev/urandom");
-    int length = snprintf(temporary, PLAT_PATH_BYTES, "%.*s/.bshm-%016llx~", (int)(last_slash - path), path,
+    int length = snprintf(temporary, BSHM_OS_PATH_BYTES, "%.*s/.bshm-%016llx~", (int)(last_slash - path), path,
                           (unsigned long long)random);
-    if (length < 0 || length >= PLAT_PATH_BYTES)
+    if (length < 0 || length >= BSHM_OS_PATH_BYTES)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' is too long", path);
     return BSHM_OK;
 }
@@ -87,9 +87,9 @@ bool bshm_is_temporary(const char *file_name)
 
 /* ---------------------------------------------------------------- the object that has the name */
 
-static int no_such_luck(plat_file file, const bshm_identity *identity, const char *name, bshm_error *error)
+static int fail_writer_exists(bshm_os_file file, const bshm_identity *identity, const char *name, bshm_error *error)
 {
-    if (plat_locked(file, BSHM_WRITER_BYTE) == 0)
+    if (bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 0)
         return bshm_fail(error, BSHM_E_EXISTS,
                          "the writer of '%s' is gone, but another process holds a read lock on %s's writer byte and so "
                          "holds up the takeover: find it in /proc/locks, or choose another name",
@@ -126,65 +126,65 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     if (!predecessor->same_abi)
         return BSHM_OK; /* ours by its magic, of another version or damaged: to be replaced, but nothing in it is known */
     void *address;
-    int rc = bshm_object_map(predecessor->file, 0, bytes, PLAT_MAP_NOT_IN_CHILD, name, &address, error);
+    int rc = bshm_object_map(predecessor->file, 0, bytes, BSHM_OS_MAP_NOT_IN_CHILD, name, &address, error);
     if (rc == BSHM_E_FORMAT)
         predecessor->same_abi = false; /* nothing behind it: to be replaced like one of another version */
     if (rc < 0)
         return rc == BSHM_E_FORMAT ? BSHM_OK : rc;
     predecessor->sequence = highest_sequence(address, &predecessor->identity);
-    plat_unmap(address, bytes);
+    bshm_os_unmap(address, bytes);
     return BSHM_OK;
 }
 
-/* BSHM_OK: locked, and the name still leads to it. 1: the name has changed hands meanwhile. */
-static int lock_predecessor(const char *path, const char *name, int64_t patience_ns, bshm_predecessor *predecessor,
+/* BSHM_OK: locked, and the name still leads to it. BSHM_AGAIN: the name has changed hands meanwhile. */
+static int lock_predecessor(const char *path, const char *name, int64_t timeout_ns, bshm_predecessor *predecessor,
                             bshm_error *error)
 {
-    int64_t until = plat_now_ns() + patience_ns;
-    plat_info now;
+    int64_t until = bshm_os_now_ns() + timeout_ns;
+    bshm_os_info now;
     for (;;) {
-        int rc = plat_lock(predecessor->file, BSHM_WRITER_BYTE, true);
-        if (plat_info_at(path, &now) < 0 || !plat_same_object(&now, &predecessor->info))
-            return 1;
+        int rc = bshm_os_lock(predecessor->file, BSHM_WRITER_BYTE, true);
+        if (bshm_os_info_at(path, &now) < 0 || !bshm_os_same_object(&now, &predecessor->info))
+            return BSHM_AGAIN;
         if (rc == 0)
             return BSHM_OK;
         if (rc != -EAGAIN)
             return bshm_fail_system(error, rc, "lock", path);
-        if (plat_now_ns() >= until)
-            return no_such_luck(predecessor->file, &predecessor->identity, name, error);
-        plat_sleep(LOCK_RETRY_NS);
+        if (bshm_os_now_ns() >= until)
+            return fail_writer_exists(predecessor->file, &predecessor->identity, name, error);
+        bshm_os_sleep(LOCK_RETRY_NS);
     }
 }
 
-int bshm_predecessor_take(const char *path, const char *name, const plat_info *own, const bshm_trusted *trusted,
-                          int64_t patience_ns, bshm_predecessor *predecessor, bshm_error *error)
+int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info *own, const bshm_trusted *trusted,
+                          int64_t timeout_ns, bshm_predecessor *predecessor, bshm_error *error)
 {
     for (;;) {
-        *predecessor = (bshm_predecessor){.file = PLAT_NO_FILE};
-        int rc = plat_info_at(path, &predecessor->info);
+        *predecessor = (bshm_predecessor){.file = BSHM_OS_NO_FILE};
+        int rc = bshm_os_info_at(path, &predecessor->info);
         if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls it not found as well */
             return BSHM_OK;
-        if (rc == 0 && own && plat_same_object(own, &predecessor->info)) {
+        if (rc == 0 && own && bshm_os_same_object(own, &predecessor->info)) {
             predecessor->own = true;
             return BSHM_OK;
         }
-        plat_no_fork_begin();
-        rc = bshm_object_open(path, name, PLAT_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
+        bshm_os_block_fork();
+        rc = bshm_object_open(path, name, BSHM_OS_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
         if (rc == BSHM_OK) /* held for moments: without a place in the register a child may prolong that */
-            (void)plat_keep_from_children(predecessor->file);
-        plat_no_fork_end();
+            (void)bshm_os_register_file(predecessor->file);
+        bshm_os_allow_fork();
         if (rc == BSHM_E_NOT_FOUND)
             continue; /* just removed: look again */
         if (rc < 0)
             return rc;
-        rc = plat_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
+        rc = bshm_os_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
         if (rc < 0 || !bshm_has_magic(&predecessor->identity))
             rc = bshm_fail(error, BSHM_E_FORMAT,
                            "'%s' is no billiards_shm segment: %s (%llu bytes) does not begin with \"%s\" and is left "
                            "alone; choose another name, or remove it",
                            name, path, (unsigned long long)predecessor->info.size_bytes, BSHM_MAGIC);
         else
-            rc = lock_predecessor(path, name, patience_ns, predecessor, error);
+            rc = lock_predecessor(path, name, timeout_ns, predecessor, error);
         if (rc == BSHM_OK)
             rc = read_predecessor(predecessor, name, error);
         if (rc == BSHM_OK)
@@ -197,22 +197,23 @@ int bshm_predecessor_take(const char *path, const char *name, const plat_info *o
 
 void bshm_predecessor_drop(bshm_predecessor *predecessor)
 {
-    if (predecessor->file != PLAT_NO_FILE) {
-        plat_unlock(predecessor->file, BSHM_WRITER_BYTE); /* before the register forgets it: see plat_forget_file */
-        plat_no_fork_begin();
-        plat_forget_file(predecessor->file);
-        plat_close(predecessor->file);
-        plat_no_fork_end();
+    if (predecessor->file != BSHM_OS_NO_FILE) {
+        bshm_os_unlock(predecessor->file,
+                       BSHM_WRITER_BYTE); /* before the register forgets it: see bshm_os_forget_file */
+        bshm_os_block_fork();
+        bshm_os_forget_file(predecessor->file);
+        bshm_os_close(predecessor->file);
+        bshm_os_allow_fork();
     }
-    predecessor->file = PLAT_NO_FILE;
+    predecessor->file = BSHM_OS_NO_FILE;
 }
 
 /* Maps header and control of a predecessor whose layout is known. */
 static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **header)
 {
     void *address;
-    int rc = bshm_object_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, "",
-                             &address, NULL);
+    int rc = bshm_object_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD,
+                             "", &address, NULL);
     *header = address;
     return rc;
 }
@@ -220,33 +221,33 @@ static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **he
 void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
 {
     bshm_header *header;
-    if (predecessor->file == PLAT_NO_FILE || !predecessor->same_abi || map_predecessor(predecessor, &header) < 0)
+    if (predecessor->file == BSHM_OS_NO_FILE || !predecessor->same_abi || map_predecessor(predecessor, &header) < 0)
         return;
     bshm_control *control = (bshm_control *)((uint8_t *)header + predecessor->identity.control_offset);
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
     for (uint32_t slot = 0; slot < predecessor->identity.slot_count; slot++) {
         if (latest != 0 && BSHM_LATEST_SLOT(latest) == slot)
             continue;
-        if (!bshm_step_claim(control, slot, predecessor->identity.slot_count))
+        if (!bshm_step_claim_slot(control, slot, predecessor->identity.slot_count))
             continue;
         /* W4 with the number the slot had: odd, so that nobody takes the hole for a frame, and no number is used up. */
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
         if (shown > 0)
-            bshm_step_begin(header, slot, shown);
-        (void)plat_unback(predecessor->file,
-                          predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
-                          predecessor->identity.slot_stride);
+            bshm_step_begin_write(header, slot, shown);
+        (void)bshm_os_punch(predecessor->file,
+                            predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
+                            predecessor->identity.slot_stride);
     }
-    plat_unmap(header, 2 * BSHM_REGION_BYTES);
+    bshm_os_unmap(header, 2 * BSHM_REGION_BYTES);
 }
 
 void bshm_predecessor_retire(bshm_predecessor *predecessor)
 {
     bshm_header *header;
-    if (predecessor->file != PLAT_NO_FILE && predecessor->same_abi && map_predecessor(predecessor, &header) == 0) {
+    if (predecessor->file != BSHM_OS_NO_FILE && predecessor->same_abi && map_predecessor(predecessor, &header) == 0) {
         bshm_step_set_state(header, BSHM_STATE_RETIRED);
-        plat_wake_all(&header->publication.notify.shared);
-        plat_unmap(header, 2 * BSHM_REGION_BYTES);
+        bshm_os_wake_all(&header->publication.notify.shared);
+        bshm_os_unmap(header, 2 * BSHM_REGION_BYTES);
     }
     bshm_predecessor_drop(predecessor);
 }
@@ -255,7 +256,7 @@ void bshm_predecessor_retire(bshm_predecessor *predecessor)
 
 int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *error)
 {
-    char path[PLAT_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
     bshm_trusted trusted;
     bshm_predecessor predecessor;
     int rc = bshm_object_path(name, path, sizeof path, error);
@@ -264,27 +265,29 @@ int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *e
     if (rc == BSHM_OK)
         rc = bshm_predecessor_take(path, name, NULL, &trusted, 0, &predecessor, error);
     if (rc == BSHM_E_EXISTS)
-        return 0;
+        return BSHM_NOTHING;
     if (rc < 0)
         return rc;
-    if (predecessor.file == PLAT_NO_FILE)
-        return 0;
-    rc = plat_unlink(path);
+    if (predecessor.file == BSHM_OS_NO_FILE)
+        return BSHM_NOTHING;
+    rc = bshm_os_unlink(path);
     bshm_predecessor_drop(&predecessor);
-    return rc < 0 ? bshm_fail_system(error, rc, "remove", path) : 1;
+    return rc < 0 ? bshm_fail_system(error, rc, "remove", path) : BSHM_REMOVED;
 }
 
 int bshm_remove_stale_temporary(const char *path, bshm_error *error)
 {
-    const char *last_slash = plat_last_separator(path);
-    plat_file file;
-    plat_info info;
+    const char *last_slash = bshm_os_last_separator(path);
+    bshm_os_file file;
+    bshm_os_info info;
     if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))
         return bshm_fail(error, BSHM_E_NAME, "'%s' is not the name of a temporary", path);
-    if (plat_info_at(path, &info) < 0 || !info.regular || (info.owner_uid != plat_user_id() && plat_user_id() != 0) ||
-        plat_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS || plat_open(path, PLAT_READ_WRITE, &file) < 0)
-        return 0;
-    int removed = plat_lock(file, BSHM_WRITER_BYTE, true) == 0 && plat_unlink(path) == 0;
-    plat_close(file);
-    return removed;
+    if (bshm_os_info_at(path, &info) < 0 || !info.regular ||
+        (info.owner_uid != bshm_os_user_id() && bshm_os_user_id() != 0) ||
+        bshm_os_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS ||
+        bshm_os_open(path, BSHM_OS_READ_WRITE, &file) < 0)
+        return BSHM_NOTHING;
+    bool removed = bshm_os_lock(file, BSHM_WRITER_BYTE, true) == 0 && bshm_os_unlink(path) == 0;
+    bshm_os_close(file);
+    return removed ? BSHM_REMOVED : BSHM_NOTHING;
 }

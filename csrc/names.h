@@ -6,12 +6,12 @@
 #ifndef BSHM_NAMES_H
 #define BSHM_NAMES_H
 
-#include "segment.h"
+#include "layout.h"
 
 /* The object a name leads to, with its writer lock held by us, or nothing. */
 typedef struct bshm_predecessor {
-    plat_file file; /* PLAT_NO_FILE: nobody has the name */
-    plat_info info;
+    bshm_os_file file; /* BSHM_OS_NO_FILE: nobody has the name */
+    bshm_os_info info;
     bool own;      /* it is the caller's current object, whose lock the caller holds already */
     bool same_abi; /* its layout is known: sequence and state mean something */
     bshm_identity identity;
@@ -23,12 +23,12 @@ int bshm_temporary_path(const char *path, char *temporary, bshm_error *error);
 bool bshm_is_temporary(const char *file_name);
 
 /* `clean` and a competing creator hold a dead object's lock for moments only; a living writer for good. */
-#define BSHM_LOCK_PATIENCE_NS (200 * BSHM_NS_PER_MS)
+#define BSHM_LOCK_TIMEOUT_NS (200 * BSHM_NS_PER_MS)
 
-/* BSHM_OK with predecessor->file open and locked (or own), or PLAT_NO_FILE if the name is free. BSHM_E_EXISTS: it lives,
- * and did so for `patience_ns`. */
-int bshm_predecessor_take(const char *path, const char *name, const plat_info *own, const bshm_trusted *trusted,
-                          int64_t patience_ns, bshm_predecessor *predecessor, bshm_error *error);
+/* BSHM_OK with predecessor->file open and locked (or own), or BSHM_OS_NO_FILE if the name is free. BSHM_E_EXISTS: it lives,
+ * and did so for `timeout_ns`. */
+int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info *own, const bshm_trusted *trusted,
+                          int64_t timeout_ns, bshm_predecessor *predecessor, bshm_error *error);
 /* Memory of its slots that nobody has pinned, other than the newest frame's, back to the system. */
 void bshm_predecessor_reclaim(bshm_predecessor *predecessor);
 /* RETIRED, so that its readers look for the successor; then its lock is let go. */

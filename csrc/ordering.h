@@ -13,7 +13,7 @@
 #include "billiards_shm.h"
 
 #if defined(BSHM_INTERLOCKED) || (defined(_MSC_VER) && !defined(__clang__))
-#include "msvc.h"
+#include "platform/msvc.h"
 #endif
 #include <stdbool.h>
 
@@ -39,7 +39,7 @@ static inline uint32_t bshm_load_relaxed32(const bshm_shared32 *word)
 }
 
 /* A counter with one writer needs no read-modify-write: nobody else's increment can be lost. */
-static inline void bshm_count_relaxed(bshm_shared64 *word, uint64_t more)
+static inline void bshm_add_relaxed(bshm_shared64 *word, uint64_t more)
 {
     bshm_store_relaxed(word, bshm_load_relaxed(word) + more);
 }

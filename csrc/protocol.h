@@ -14,7 +14,7 @@
 
 /* W2, W3. The relaxed look spares a locked instruction on slots that are held. A WRITING bit without tokens is a dead
  * writer's: this writer holds the lock, so it may take the slot. */
-static inline bool bshm_step_claim(bshm_control *control, uint32_t slot, uint32_t slot_count)
+static inline bool bshm_step_claim_slot(bshm_control *control, uint32_t slot, uint32_t slot_count)
 {
     bshm_shared64 *pin = &control->pins[slot].word;
     uint64_t word = bshm_load_relaxed(pin);
@@ -25,14 +25,14 @@ static inline bool bshm_step_claim(bshm_control *control, uint32_t slot, uint32_
 
 /* W4, W5. An unpinned copier that read an even seq must, once it has read a single new pixel, find seq changed when it
  * looks again (its acquire fence pairs with this one). Without the fence the pixels could become visible first. */
-static inline void bshm_step_begin(bshm_header *header, uint32_t slot, uint64_t sequence)
+static inline void bshm_step_begin_write(bshm_header *header, uint32_t slot, uint64_t sequence)
 {
     bshm_store_relaxed(&header->descriptors[slot].seq, 2 * sequence - 1);
     bshm_fence_seq_cst();
 }
 
 /* W6, the descriptor. Relaxed: copiers check seq afterwards, lessees come after W8. */
-static inline void bshm_step_describe(bshm_header *header, uint32_t slot, const bshm_frame_info *info)
+static inline void bshm_step_store_descriptor(bshm_header *header, uint32_t slot, const bshm_frame_info *info)
 {
     uint64_t words[BSHM_INFO_WORDS];
     memcpy(words, info, sizeof words);
@@ -42,7 +42,7 @@ static inline void bshm_step_describe(bshm_header *header, uint32_t slot, const 
 
 /* W7, W8. Release: who acquires the even seq (R4) sees descriptor and pixels. The full fence is for pixels written
  * with non-temporal stores, by our own copy or by a library in a loaned slot, which a release store does not order. */
-static inline void bshm_step_complete(bshm_header *header, uint32_t slot, uint64_t sequence)
+static inline void bshm_step_end_write(bshm_header *header, uint32_t slot, uint64_t sequence)
 {
     bshm_fence_seq_cst();
     bshm_store_release(&header->descriptors[slot].seq, 2 * sequence);
@@ -50,13 +50,13 @@ static inline void bshm_step_complete(bshm_header *header, uint32_t slot, uint64
 
 /* W9. Release: pairs with the acquire of R2. Before W10, so that who learns of frame n from `latest` does not meet
  * WRITING on its slot. */
-static inline void bshm_step_let_go(bshm_control *control, uint32_t slot)
+static inline void bshm_step_clear_writing(bshm_control *control, uint32_t slot)
 {
     bshm_clear_release(&control->pins[slot].word, BSHM_PIN_WRITING);
 }
 
 /* W10. Release: pairs with R1. */
-static inline void bshm_step_show(bshm_header *header, uint32_t slot, uint64_t sequence)
+static inline void bshm_step_store_latest(bshm_header *header, uint32_t slot, uint64_t sequence)
 {
     bshm_store_release(&header->publication.latest, BSHM_LATEST(sequence, slot));
 }
@@ -64,7 +64,7 @@ static inline void bshm_step_show(bshm_header *header, uint32_t slot, uint64_t s
 /* W11, W12 but for the system call. The fence pairs with that of R0: either the reader that took a token reads the new
  * `latest` in R1, or this writer's next claim sees its pin. Without both, each may miss the other and the writer finds
  * no free slot; x86 does that too. Release on notify: a waiter that acquires it sees the new `latest`. */
-static inline void bshm_step_notify(bshm_header *header)
+static inline void bshm_step_bump_notify(bshm_header *header)
 {
     bshm_fence_seq_cst();
     bshm_store_release32(&header->publication.notify, bshm_load_relaxed32(&header->publication.notify) + 1);
@@ -74,7 +74,7 @@ static inline void bshm_step_notify(bshm_header *header)
 static inline void bshm_step_set_state(bshm_header *header, uint32_t state)
 {
     bshm_store_release32(&header->publication.state, state);
-    bshm_step_notify(header);
+    bshm_step_bump_notify(header);
 }
 
 /* ---------------------------------------------------------------- reader with a lease */
@@ -88,13 +88,13 @@ static inline void bshm_step_clear_token(bshm_control *control, uint32_t token, 
 }
 
 /* R0, every time: pairs with W11. R1 must be read after the token is free. */
-static inline void bshm_step_own(void)
+static inline void bshm_step_fence_token(void)
 {
     bshm_fence_seq_cst();
 }
 
 /* R1. Acquire: pairs with W10. */
-static inline uint64_t bshm_step_look(const bshm_header *header)
+static inline uint64_t bshm_step_load_latest(const bshm_header *header)
 {
     return bshm_load_acquire(&header->publication.latest);
 }
@@ -113,8 +113,8 @@ static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t 
 
 /* R4, and the opening of a copy. Acquire: pairs with W8. False: a newer frame is being written here, or one was
  * cancelled here. The descriptor's words are relaxed: a pin, or the second look at seq, protects them. */
-static inline bool bshm_step_describe_read(const bshm_header *header, uint32_t slot, uint64_t sequence, uint64_t *seq,
-                                           bshm_frame_info *info)
+static inline bool bshm_step_load_descriptor(const bshm_header *header, uint32_t slot, uint64_t sequence, uint64_t *seq,
+                                             bshm_frame_info *info)
 {
     const bshm_descriptor *descriptor = &header->descriptors[slot];
     *seq = bshm_load_acquire(&descriptor->seq);
@@ -128,7 +128,7 @@ static inline bool bshm_step_describe_read(const bshm_header *header, uint32_t s
 }
 
 /* R5, and the closing of a copy. The fence keeps the pixel loads before the second look at seq. */
-static inline bool bshm_step_unchanged(const bshm_header *header, uint32_t slot, uint64_t seq)
+static inline bool bshm_step_seq_unchanged(const bshm_header *header, uint32_t slot, uint64_t seq)
 {
     bshm_fence_acquire();
     return bshm_load_relaxed(&header->descriptors[slot].seq) == seq;

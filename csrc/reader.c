@@ -5,28 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOK_AROUND_NS  (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
-#define ATTACH_RETRY_NS (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
-#define WAIT_SLICE_NS   (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
+#define CHECK_INTERVAL_NS (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
+#define ATTACH_RETRY_NS   (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
+#define WAIT_SLICE_NS     (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
 
 struct bshm_reader {
-    plat_mutex mutex;
+    bshm_os_mutex mutex;
     bshm_attachment *attachment; /* null: detached, or closed */
     uint64_t seen;               /* belongs to `generation` */
     uint8_t generation[16];      /* of the last attachment; a forked child attaches to it again */
     uint64_t last;               /* sequence of the last frame delivered, in any generation; 0: none yet */
     uint64_t last_series;        /* which count that number belongs to */
     uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
-    int64_t next_look_ns;
+    int64_t next_check_ns;
     int64_t next_attach_ns;
     uint32_t process_epoch;
     bool closed;
-    bool in_vain; /* the last try failed though there is a frame: `latest` is nothing to wait for */
+    bool pin_failed; /* the last try failed though there is a frame: `latest` is nothing to wait for */
     bshm_reader_options options;
     bshm_trusted trusted;
     bshm_reader_counters counters;
-    char name[PLAT_PATH_BYTES];
-    char path[PLAT_PATH_BYTES];
+    char name[BSHM_OS_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
 };
 
 int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reader_options *options, bshm_error *error)
@@ -43,8 +43,8 @@ int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reade
     }
     memcpy(reader->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
     reader->options = *options;
-    reader->process_epoch = plat_process_epoch();
-    plat_mutex_init(&reader->mutex);
+    reader->process_epoch = bshm_os_process_epoch();
+    bshm_os_mutex_init(&reader->mutex);
     *created = reader;
     return BSHM_OK;
 }
@@ -55,19 +55,19 @@ int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reade
  * not exist here. */
 static void enter(bshm_reader *reader)
 {
-    if (reader->process_epoch != plat_process_epoch()) {
-        plat_mutex_init(&reader->mutex);
-        reader->process_epoch = plat_process_epoch();
+    if (reader->process_epoch != bshm_os_process_epoch()) {
+        bshm_os_mutex_init(&reader->mutex);
+        reader->process_epoch = bshm_os_process_epoch();
         bshm_attachment_unreference(reader->attachment);
         reader->attachment = NULL;
         reader->next_attach_ns = 0;
     }
-    plat_mutex_lock(&reader->mutex);
+    bshm_os_mutex_lock(&reader->mutex);
 }
 
 static void leave(bshm_reader *reader)
 {
-    plat_mutex_unlock(&reader->mutex);
+    bshm_os_mutex_unlock(&reader->mutex);
 }
 
 static int check_open(const bshm_reader *reader, bshm_error *error)
@@ -80,8 +80,8 @@ static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
     bshm_attachment *former = reader->attachment;
     reader->attachment = attachment; /* first: a child forked by another thread just now drops what it finds here */
     bshm_attachment_unreference(former);
-    reader->next_look_ns = plat_coarse_now_ns() + LOOK_AROUND_NS;
-    reader->in_vain = false;
+    reader->next_check_ns = bshm_os_coarse_now_ns() + CHECK_INTERVAL_NS;
+    reader->pin_failed = false;
     if (memcmp(reader->generation, attachment->identity.generation, sizeof reader->generation) != 0)
         reader->seen = 0;
     memcpy(reader->generation, attachment->identity.generation, sizeof reader->generation);
@@ -97,51 +97,52 @@ static int attach(bshm_reader *reader, bshm_error *error)
     return rc;
 }
 
-static uint32_t state_of(const bshm_attachment *attachment)
+static uint32_t segment_state(const bshm_attachment *attachment)
 {
     return bshm_load_acquire32(&attachment->header->publication.state);
 }
 
-static bool writer_lives(const bshm_attachment *attachment)
+static bool writer_is_alive(const bshm_attachment *attachment)
 {
-    return plat_locked(attachment->data_file, BSHM_WRITER_BYTE) == 1;
+    return bshm_os_is_locked(attachment->data_file, BSHM_WRITER_BYTE) == 1;
 }
 
 static bool has_name(const bshm_reader *reader)
 {
-    plat_info now;
-    return plat_info_at(reader->path, &now) == 0 && plat_same_object(&now, &reader->attachment->info);
+    bshm_os_info now;
+    return bshm_os_info_at(reader->path, &now) == 0 && bshm_os_same_object(&now, &reader->attachment->info);
 }
 
-static bool has_news(const bshm_reader *reader)
+static bool has_new_frame(const bshm_reader *reader)
 {
-    return BSHM_LATEST_SEQUENCE(bshm_step_look(reader->attachment->header)) > reader->seen;
+    return BSHM_LATEST_SEQUENCE(bshm_step_load_latest(reader->attachment->header)) > reader->seen;
 }
 
-/* 1: attached; 0: no segment. */
+/* BSHM_ATTACHED, or BSHM_NOTHING: no segment. */
 static int attach_if_there(bshm_reader *reader, bshm_error *error)
 {
     int rc = attach(reader, error);
-    return rc == BSHM_OK ? 1 : rc == BSHM_E_NOT_FOUND ? 0 : rc;
+    return rc == BSHM_OK ? BSHM_ATTACHED : rc == BSHM_E_NOT_FOUND ? BSHM_NOTHING : rc;
 }
 
-/* Nothing new here: has the segment been replaced, or its writer gone? 1: there may be news now, look again. */
-static int look_around(bshm_reader *reader, uint32_t flags, bshm_error *error)
+/* Nothing new here: has the segment been replaced, or its writer gone? BSHM_AGAIN: there may be a new frame now. */
+static int check_for_successor(bshm_reader *reader, uint32_t flags, bshm_error *error)
 {
-    int64_t now = plat_coarse_now_ns();
-    uint32_t state = state_of(reader->attachment);
+    int64_t now = bshm_os_coarse_now_ns();
+    uint32_t state = segment_state(reader->attachment);
     if (state == BSHM_STATE_CLOSED && (flags & BSHM_ACQUIRE_STAY))
-        return has_news(reader);
-    if (state != BSHM_STATE_LIVE ? now < reader->next_attach_ns : now < reader->next_look_ns)
-        return 0;
-    reader->next_look_ns = now + LOOK_AROUND_NS;
+        return has_new_frame(reader) ? BSHM_AGAIN : BSHM_NOTHING;
+    if (state != BSHM_STATE_LIVE ? now < reader->next_attach_ns : now < reader->next_check_ns)
+        return BSHM_NOTHING;
+    reader->next_check_ns = now + CHECK_INTERVAL_NS;
     reader->next_attach_ns = now + ATTACH_RETRY_NS;
     if (has_name(reader))
-        return 0;
+        return BSHM_NOTHING;
     /* The last frame may have come between the first look and the end of its writer: it goes before the successor's. */
-    if (has_news(reader))
-        return 1;
-    return attach_if_there(reader, error);
+    if (has_new_frame(reader))
+        return BSHM_AGAIN;
+    int rc = attach_if_there(reader, error);
+    return rc == BSHM_ATTACHED ? BSHM_AGAIN : rc;
 }
 
 int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
@@ -150,7 +151,7 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
     int rc = check_open(reader, error);
     if (rc == BSHM_OK && !(reader->attachment && has_name(reader)))
         rc = attach(reader, error);
-    reader->in_vain = rc < 0;
+    reader->pin_failed = rc < 0;
     leave(reader);
     return rc;
 }
@@ -189,46 +190,46 @@ static void deliver(bshm_reader *reader, bshm_frame *frame)
     }
 }
 
-static int take(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+static int take_newest(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
 {
     uint64_t seen = flags & BSHM_ACQUIRE_SEEN ? 0 : reader->seen;
-    if (BSHM_LATEST_SEQUENCE(bshm_step_look(reader->attachment->header)) <= seen)
-        return 0; /* the plain look; nothing here is pinned by it */
+    if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(reader->attachment->header)) <= seen)
+        return BSHM_NOTHING; /* the plain look; nothing here is pinned by it */
     frame->skipped = 0;
     int rc = bshm_attachment_pin(reader->attachment, seen, flags & BSHM_ACQUIRE_COPY, frame, &reader->counters.retries,
                                  error);
     if (rc == BSHM_NO_PIN)
         rc = bshm_attachment_find(reader->attachment, seen, frame, &reader->counters.retries, error);
-    if (rc == 1)
+    if (rc == BSHM_FOUND)
         deliver(reader, frame);
-    reader->in_vain = rc == BSHM_NO_PIN;
-    return rc == BSHM_NO_PIN ? 0 : rc;
+    reader->pin_failed = rc == BSHM_NO_PIN;
+    return rc == BSHM_NO_PIN ? BSHM_NOTHING : rc;
 }
 
 static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
 {
     int rc = check_open(reader, error);
     if (rc == BSHM_OK && !reader->attachment) {
-        int64_t now = plat_coarse_now_ns();
+        int64_t now = bshm_os_coarse_now_ns();
         if (now < reader->next_attach_ns)
-            return 0;
+            return BSHM_NOTHING;
         reader->next_attach_ns = now + ATTACH_RETRY_NS;
         rc = attach_if_there(reader, error);
-        if (rc == 0)
-            return 0;
+        if (rc == BSHM_NOTHING)
+            return rc;
     }
     if (rc < 0)
         return rc;
     /* First, or the newest frame of an ended segment would hide its successor's. Its state need not say that it ended:
      * who is killed, and then cleaned away, never said so. */
     if (flags & BSHM_ACQUIRE_SEEN)
-        rc = look_around(reader, flags, error);
+        rc = check_for_successor(reader, flags, error);
     if (rc >= 0)
-        rc = take(reader, flags, frame, error);
-    if (rc != 0)
+        rc = take_newest(reader, flags, frame, error);
+    if (rc != BSHM_NOTHING)
         return rc;
-    rc = look_around(reader, flags, error);
-    return rc == 1 ? take(reader, flags, frame, error) : rc;
+    rc = check_for_successor(reader, flags, error);
+    return rc == BSHM_AGAIN ? take_newest(reader, flags, frame, error) : rc;
 }
 
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
@@ -252,33 +253,34 @@ void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
 
 /* ---------------------------------------------------------------- waiting */
 
-static int64_t least(int64_t a, int64_t b)
+static int64_t min_ns(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
 
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 {
-    timeout_ns = least(timeout_ns, WAIT_SLICE_NS);
+    timeout_ns = min_ns(timeout_ns, WAIT_SLICE_NS);
     enter(reader);
     bshm_attachment *attachment = reader->attachment;
     uint64_t seen = reader->seen;
-    if (reader->in_vain)
+    if (reader->pin_failed)
         attachment = NULL;
     if (attachment)
         bshm_reference_take(&attachment->references); /* close() may come while this sleeps */
     leave(reader);
     if (!attachment) {
-        plat_sleep(least(timeout_ns, ATTACH_RETRY_NS));
+        bshm_os_sleep(min_ns(timeout_ns, ATTACH_RETRY_NS));
         return;
     }
     const bshm_publication *publication = &attachment->header->publication;
     uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: what comes after it changes it */
-    if (BSHM_LATEST_SEQUENCE(bshm_step_look(attachment->header)) <= seen) {
+    if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(attachment->header)) <= seen) {
         if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
-            plat_wait(&publication->notify.shared, notify, timeout_ns);
+            bshm_os_wait(&publication->notify.shared, notify, timeout_ns);
         else
-            plat_sleep(least(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
+            bshm_os_sleep(
+                min_ns(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
     }
     bshm_attachment_unreference(attachment);
 }
@@ -289,32 +291,32 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
  * is free now was closed by the successor. */
 static bool was_closed(const bshm_reader *reader)
 {
-    plat_info now;
-    uint32_t state = state_of(reader->attachment);
-    return state == BSHM_STATE_CLOSED || (state == BSHM_STATE_RETIRED && plat_info_at(reader->path, &now) < 0);
+    bshm_os_info now;
+    uint32_t state = segment_state(reader->attachment);
+    return state == BSHM_STATE_CLOSED || (state == BSHM_STATE_RETIRED && bshm_os_info_at(reader->path, &now) < 0);
 }
 
 /* Of the object that has the name now, which this reader has not moved to yet. */
 static int status_of_successor(const bshm_reader *reader)
 {
-    plat_file file;
-    plat_info info;
+    bshm_os_file file;
+    bshm_os_info info;
     bshm_identity identity;
-    if (bshm_object_open(reader->path, reader->name, PLAT_READ, &reader->trusted, &file, &info, NULL) < 0)
+    if (bshm_object_open(reader->path, reader->name, BSHM_OS_READ, &reader->trusted, &file, &info, NULL) < 0)
         return BSHM_STATUS_DEAD;
     bool alive = bshm_identity_read(file, &info, reader->name, &identity, NULL) == BSHM_OK &&
-                 plat_locked(file, BSHM_WRITER_BYTE) == 1;
-    plat_close(file);
+                 bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 1;
+    bshm_os_close(file);
     return alive ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
 }
 
 /* What is told is told of the segment that has the name, but an unseen last frame of an earlier one is not given up. */
-static bool move_on(bshm_reader *reader)
+static bool follow_name(bshm_reader *reader)
 {
     bshm_error ignored;
     if (has_name(reader))
         return true;
-    return !has_news(reader) && attach(reader, &ignored) == BSHM_OK;
+    return !has_new_frame(reader) && attach(reader, &ignored) == BSHM_OK;
 }
 
 int bshm_reader_status(bshm_reader *reader)
@@ -322,13 +324,13 @@ int bshm_reader_status(bshm_reader *reader)
     int status = BSHM_STATUS_DETACHED;
     enter(reader);
     if (reader->attachment) {
-        bool current = move_on(reader);
+        bool current = follow_name(reader);
         if (was_closed(reader))
             status = BSHM_STATUS_CLOSED;
-        else if (!current && state_of(reader->attachment) == BSHM_STATE_RETIRED)
+        else if (!current && segment_state(reader->attachment) == BSHM_STATE_RETIRED)
             status = status_of_successor(reader);
         else
-            status = writer_lives(reader->attachment) ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
+            status = writer_is_alive(reader->attachment) ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
     }
     leave(reader);
     return status;
@@ -337,7 +339,7 @@ int bshm_reader_status(bshm_reader *reader)
 int bshm_reader_ended(bshm_reader *reader)
 {
     enter(reader);
-    int ended = reader->attachment && was_closed(reader) && !has_news(reader);
+    int ended = reader->attachment && was_closed(reader) && !has_new_frame(reader);
     leave(reader);
     return ended;
 }
@@ -350,16 +352,16 @@ int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)
         enter(reader);
         attached = reader->attachment != NULL;
         if (attached) {
-            (void)move_on(reader);
+            (void)follow_name(reader);
             whole = bshm_statistics_read(&reader->attachment->header->statistics, view) ||
-                    !writer_lives(reader->attachment); /* who died over it will not finish it */
+                    !writer_is_alive(reader->attachment); /* who died over it will not finish it */
         }
         leave(reader);
         if (whole)
             break;
-        plat_sleep(BSHM_TEXT_RETRY_NS);
+        bshm_os_sleep(BSHM_TEXT_RETRY_NS);
     }
-    return attached;
+    return attached ? BSHM_ATTACHED : BSHM_NOTHING;
 }
 
 void bshm_reader_get_counters(bshm_reader *reader, bshm_reader_counters *counters)
@@ -384,6 +386,6 @@ void bshm_reader_free(bshm_reader *reader)
     if (!reader)
         return;
     bshm_reader_close(reader);
-    plat_mutex_destroy(&reader->mutex);
+    bshm_os_mutex_destroy(&reader->mutex);
     free(reader);
 }

@@ -1,59 +1,35 @@
-/* segment.h - what a segment is: geometry, identity, and how both are checked. Shared by writer, reader, inspection. */
+/* segment.h - one segment as its writer holds it: created, published under the name, grown, retired, closed. */
 #ifndef BSHM_SEGMENT_H
 #define BSHM_SEGMENT_H
 
-#include "billiards_shm.h"
-#include "errors.h"
-#include "platform.h"
+#include "names.h"
 
-#define BSHM_NS_PER_MS INT64_C(1000000)
+/* The part that loans keep alive is the pixel mappings; files, locks, header and control are the writer's alone. */
+struct bshm_segment {
+    uint32_t references;
+    uint32_t backed; /* slots 0 to backed-1 have memory */
+    bshm_identity identity;
+    uint8_t *slots[BSHM_MAX_SLOTS];
+    bshm_os_file lock_file; /* (1): the lock; header and control are mapped through it, not in children */
+    bshm_os_file data_file; /* (2): the slots, which a child may inherit */
+    bshm_os_info info;
+    bshm_header *header;
+    bshm_control *control;
+};
 
-/* Copies of the caller's lists, so that options need not outlive the call. */
-typedef struct bshm_trusted {
-    uint32_t uids[16];
-    size_t count;
-} bshm_trusted;
-
-int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error);
-bool bshm_trusts(const bshm_trusted *trusted, uint32_t uid);
-
-/* Fills everything in `identity` but base_sequence and checksum, for slots of `capacity` bytes. */
-int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error);
-void bshm_identity_seal(bshm_identity *identity);
-/* Everything a reader relies on: magic, versions, checksum, and that all of it lies inside `object_bytes`. */
-int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, const char *name, bshm_error *error);
-bool bshm_has_magic(const bshm_identity *identity);
-
-/* Bytes behind the header, the control region and `slots` slots. */
-uint64_t bshm_backed_bytes(const bshm_identity *identity, uint64_t slots);
-
-/* A geometry that a writer may ask for: computes row_stride and payload_bytes. */
-int bshm_info_plan(bshm_frame_info *info, bshm_error *error);
-/* A descriptor that a reader found: overflow-checked, and inside a slot. */
-int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error);
-
-/* Opens for reading (PLAT_READ) or as participant (PLAT_READ_WRITE): a regular file of a trusted owner, on a file system
- * that can hold segments. BSHM_E_FORMAT, BSHM_E_PERMISSION, BSHM_E_NOT_FOUND, ... otherwise. */
-int bshm_object_open(const char *path, const char *name, enum plat_access access, const bshm_trusted *trusted,
-                     plat_file *file, plat_info *info, bshm_error *error);
-/* Opened and identified: additionally begins with a segment's identity, read into private memory and checked. */
-int bshm_identity_read(plat_file file, const plat_info *info, const char *name, bshm_identity *identity,
-                       bshm_error *error);
-
-/* Part of an object that was never looked into: BSHM_E_FORMAT where there is no memory behind it (a sparse copy, on a
- * file system that is full), which would be SIGBUS later. */
-int bshm_object_map(plat_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name, void **address,
-                    bshm_error *error);
-
-/* False: the text was being written all the while and may be half of one and half of the next. A writer that lives will
- * be done in a moment: BSHM_TEXT_RETRIES looks, BSHM_TEXT_RETRY_NS apart, outlast one that has lost the processor. */
-bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
-#define BSHM_TEXT_RETRIES  100
-#define BSHM_TEXT_RETRY_NS INT64_C(200000)
-/* How much of a text fits `limit` bytes without half a character (UTF-8). */
-size_t bshm_text_fit(const char *text, size_t limit);
-/* NUL-padded words from text that fits; and back. */
-void bshm_text_store(bshm_shared64 *words, size_t count, const char *text);
-void bshm_text_load(const bshm_shared64 *words, size_t count, char *text);
+/* A new object under `name`, LIVE, continuing after `sequence` and after whatever had the name before; *sequence is
+ * raised accordingly. `own`: the generation it replaces, or null; the caller still has to close that one. */
+int bshm_segment_create(bshm_segment **segment, const char *path, const char *name, const bshm_writer_options *options,
+                        const bshm_trusted *trusted, const bshm_segment *own, uint64_t *sequence, bshm_error *error);
+/* Memory for one slot more. BSHM_E_FULL names the bytes. */
+int bshm_segment_grow(bshm_segment *segment, const char *path, bshm_error *error);
+/* True as long as the name leads to this object. */
+bool bshm_segment_has_name(const bshm_segment *segment, const char *path);
+/* The last state, wake, and, for CLOSED, unlink if the name still leads here. Lets go of lock and files; the slots stay
+ * mapped for as long as there are references. */
+void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path);
+/* In a forked child: nothing but the mappings that were inherited. */
+void bshm_segment_abandon(bshm_segment *segment);
+void bshm_segment_unreference(bshm_segment *segment);
 
 #endif

@@ -1,24 +1,24 @@
 /* writer.c - loan, copy, publish. */
 #include "copy.h"
-#include "generation.h"
 #include "protocol.h"
+#include "segment.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_LOOK_NS    (INT64_C(1000) * BSHM_NS_PER_MS) /* how often a writer sees whether its name is still its own */
+#define NAME_CHECK_NS   (INT64_C(1000) * BSHM_NS_PER_MS) /* how often a writer sees whether its name is still its own */
 #define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
 #define NO_SLOT         UINT32_MAX
 
 struct bshm_writer {
-    plat_mutex mutex;      /* the protocol has one writer thread; this makes many callers into one */
+    bshm_os_mutex mutex;   /* the protocol has one writer thread; this makes many callers into one */
     bshm_segment *segment; /* null: closed */
     uint64_t sequence;     /* of the last frame published */
     uint32_t lent;         /* slot, or NO_SLOT */
     uint32_t process_epoch;
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
     int64_t last_capture_ns;        /* of the last frame that is no placeholder */
-    int64_t next_name_look_ns;
+    int64_t next_name_check_ns;
     int64_t next_growth_ns;
     bshm_error growth_error; /* what the last attempt to grow said */
     bshm_writer_options options;
@@ -27,8 +27,8 @@ struct bshm_writer {
     bshm_source_report source;   /* what the source said last, for the next generation */
     char reason[129];
     char backend[33];
-    char name[PLAT_PATH_BYTES];
-    char path[PLAT_PATH_BYTES];
+    char name[BSHM_OS_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
 };
 
 /* ---------------------------------------------------------------- generations */
@@ -59,20 +59,20 @@ static void report_into(bshm_statistics *statistics, const bshm_source_report *r
     bshm_store_release(&statistics->text_seq, seq + 2);
 }
 
-static void start_generation(bshm_writer *writer, bshm_segment *segment)
+static void use_segment(bshm_writer *writer, bshm_segment *segment)
 {
     writer->segment = segment;
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
         writer->order[i] = i;
     writer->next_growth_ns = 0;
-    writer->next_name_look_ns = plat_now_ns() + NAME_LOOK_NS;
+    writer->next_name_check_ns = bshm_os_now_ns() + NAME_CHECK_NS;
     report_into(&segment->header->statistics, &writer->source);
     bshm_store_relaxed(&segment->header->statistics.last_capture_ns, (uint64_t)writer->last_capture_ns);
-    bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
+    bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
 }
 
 /* Adds this generation's counters, and states its sizes. */
-static void add_generation(const bshm_segment *segment, bshm_writer_counters *counters)
+static void add_counters(const bshm_segment *segment, bshm_writer_counters *counters)
 {
     const bshm_statistics *statistics = &segment->header->statistics;
     counters->published += bshm_load_relaxed(&statistics->published);
@@ -87,7 +87,7 @@ static void add_generation(const bshm_segment *segment, bshm_writer_counters *co
 }
 
 /* A segment of `capacity` under the same name, numbers going on; the old one stays with those who hold its frames. */
-static int replace_generation(bshm_writer *writer, uint64_t capacity, bshm_error *error)
+static int replace_segment(bshm_writer *writer, uint64_t capacity, bshm_error *error)
 {
     bshm_segment *next;
     bshm_writer_options options = writer->options;
@@ -97,10 +97,10 @@ static int replace_generation(bshm_writer *writer, uint64_t capacity, bshm_error
     if (rc < 0)
         return rc;
     bshm_segment *old = writer->segment;
-    add_generation(old, &writer->totals);
+    add_counters(old, &writer->totals);
     writer->totals.replacements++;
     writer->options.slot_capacity = capacity;
-    start_generation(writer, next); /* before the old one goes: a fork may come in between */
+    use_segment(writer, next); /* before the old one goes: a fork may come in between */
     bshm_segment_end(old, BSHM_STATE_RETIRED, writer->path);
     return BSHM_OK;
 }
@@ -111,9 +111,9 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
     bshm_writer *writer = calloc(1, sizeof *writer);
     if (!writer)
         return bshm_fail(error, BSHM_E_MEMORY, "no memory for a writer");
-    plat_mutex_init(&writer->mutex);
+    bshm_os_mutex_init(&writer->mutex);
     writer->lent = NO_SLOT;
-    writer->process_epoch = plat_process_epoch();
+    writer->process_epoch = bshm_os_process_epoch();
     writer->options = *options;
     writer->source = (bshm_source_report){-1, -1, -1, -1, -1, -1, NULL, NULL};
     int rc = bshm_object_path(name, writer->path, sizeof writer->path, error);
@@ -125,11 +125,11 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
                                  &writer->sequence, error);
     }
     if (rc < 0) {
-        plat_mutex_destroy(&writer->mutex);
+        bshm_os_mutex_destroy(&writer->mutex);
         free(writer);
         return rc;
     }
-    start_generation(writer, segment);
+    use_segment(writer, segment);
     *created = writer;
     return BSHM_OK;
 }
@@ -142,18 +142,18 @@ static uint32_t claim_backed(const bshm_writer *writer, uint32_t latest)
     const bshm_segment *segment = writer->segment;
     for (uint32_t i = 0; i < segment->backed; i++) {
         uint32_t slot = writer->order[i];
-        if (slot != latest && bshm_step_claim(segment->control, slot, segment->identity.slot_count))
+        if (slot != latest && bshm_step_claim_slot(segment->control, slot, segment->identity.slot_count))
             return slot;
     }
     return NO_SLOT;
 }
 
 /* W1, the unbacked one: goes first in `order`, as the least recently published. */
-static int claim_new(bshm_writer *writer, uint32_t *slot, bshm_error *error)
+static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
     uint32_t fresh = segment->backed;
-    int64_t now = plat_now_ns();
+    int64_t now = bshm_os_now_ns();
     if (now < writer->next_growth_ns) {
         if (error)
             *error = writer->growth_error;
@@ -168,7 +168,7 @@ static int claim_new(bshm_writer *writer, uint32_t *slot, bshm_error *error)
     }
     memmove(&writer->order[1], &writer->order[0], fresh * sizeof writer->order[0]);
     writer->order[0] = fresh;
-    if (!bshm_step_claim(segment->control, fresh, segment->identity.slot_count))
+    if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.slot_count))
         bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* never published: a forged pin */
     *slot = fresh;
     return BSHM_OK;
@@ -180,11 +180,11 @@ static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
     bshm_segment *segment = writer->segment;
     uint32_t slot = writer->order[0] != latest ? writer->order[0] : writer->order[1];
     bshm_seize_acquire(&segment->control->pins[slot].word, BSHM_PIN_WRITING);
-    bshm_count_relaxed(&segment->header->statistics.leases_broken, 1);
+    bshm_add_relaxed(&segment->header->statistics.leases_broken, 1);
     return slot;
 }
 
-/* 1: dropped for lack of memory. */
+/* BSHM_DROPPED: no memory for another slot. */
 static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
@@ -194,10 +194,10 @@ static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
     if (*slot != NO_SLOT)
         return BSHM_OK;
     if (segment->backed < segment->identity.slot_count) {
-        int rc = claim_new(writer, slot, error);
+        int rc = claim_unbacked(writer, slot, error);
         if (rc < 0)
-            bshm_count_relaxed(&segment->header->statistics.dropped, 1);
-        return rc < 0 ? 1 : BSHM_OK;
+            bshm_add_relaxed(&segment->header->statistics.dropped, 1);
+        return rc < 0 ? BSHM_DROPPED : BSHM_OK;
     }
     for (uint32_t pass = 1; pass < segment->identity.slot_count && *slot == NO_SLOT; pass++)
         *slot = claim_backed(writer, latest);
@@ -218,61 +218,61 @@ static void move_to_end(bshm_writer *writer, uint32_t slot)
 
 /* ---------------------------------------------------------------- loan and publish, under the mutex */
 
-static bool is_of_parent(const bshm_writer *writer)
+static bool is_inherited(const bshm_writer *writer)
 {
-    return writer->process_epoch != plat_process_epoch();
+    return writer->process_epoch != bshm_os_process_epoch();
 }
 
 /* Locks, and says whether the writer can be used; unlocked again if not. In a forked child the mutex may be locked for
  * ever by a thread that does not exist there: it is not touched. */
 static int enter(bshm_writer *writer, bshm_error *error)
 {
-    if (is_of_parent(writer))
+    if (is_inherited(writer))
         return bshm_fail(
             error, BSHM_E_CLOSED,
             "the writer of '%s' belongs to the parent of this forked process: create one here under another "
             "name",
             writer->name);
-    plat_mutex_lock(&writer->mutex);
+    bshm_os_mutex_lock(&writer->mutex);
     if (writer->segment)
         return BSHM_OK;
-    plat_mutex_unlock(&writer->mutex);
+    bshm_os_mutex_unlock(&writer->mutex);
     return bshm_fail(error, BSHM_E_CLOSED, "the writer of '%s' is closed", writer->name);
 }
 
 static void leave(bshm_writer *writer)
 {
-    plat_mutex_unlock(&writer->mutex);
+    bshm_os_mutex_unlock(&writer->mutex);
 }
 
 /* A segment that can hold `bytes` and still has the name. */
-static int suitable_generation(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
+static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
 {
     if (bytes > writer->segment->identity.slot_capacity)
-        return replace_generation(writer, bytes, error);
-    if (now < writer->next_name_look_ns)
+        return replace_segment(writer, bytes, error);
+    if (now < writer->next_name_check_ns)
         return BSHM_OK;
-    writer->next_name_look_ns = now + NAME_LOOK_NS;
+    writer->next_name_check_ns = now + NAME_CHECK_NS;
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
-    int rc = replace_generation(writer, writer->options.slot_capacity, error);
+    int rc = replace_segment(writer, writer->options.slot_capacity, error);
     return rc == BSHM_E_FULL ? BSHM_OK : rc; /* those who are attached still see this one; again in a second */
 }
 
 static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)
 {
-    int64_t now = plat_now_ns();
+    int64_t now = bshm_os_now_ns();
     int rc = BSHM_OK;
     if (writer->lent != NO_SLOT)
         rc = bshm_fail(error, BSHM_E_LOAN, "a slot of '%s' is lent already: publish or cancel it first", writer->name);
     if (rc == BSHM_OK)
         rc = bshm_info_plan(info, error);
     if (rc == BSHM_OK)
-        rc = suitable_generation(writer, info->payload_bytes, now, error);
+        rc = ensure_segment(writer, info->payload_bytes, now, error);
     if (rc == BSHM_OK)
         rc = claim_slot(writer, slot, error);
     if (rc == BSHM_OK) {
-        bshm_step_begin(writer->segment->header, *slot, writer->sequence + 1); /* W4, W5 */
+        bshm_step_begin_write(writer->segment->header, *slot, writer->sequence + 1); /* W4, W5 */
         if (info->capture_ns == 0)
             info->capture_ns = now;
     }
@@ -289,9 +289,9 @@ static void count_frame(bshm_writer *writer, const bshm_frame_info *info, int64_
 {
     bshm_statistics *statistics = &writer->segment->header->statistics;
     uint64_t spent = spent_ns > 0 ? (uint64_t)spent_ns : 0;
-    bshm_count_relaxed(&statistics->published, 1);
-    bshm_count_relaxed(&statistics->write_ns_total, spent);
-    bshm_count_relaxed(&statistics->write_ns_log2[log2_bucket(spent)], 1);
+    bshm_add_relaxed(&statistics->published, 1);
+    bshm_add_relaxed(&statistics->write_ns_total, spent);
+    bshm_add_relaxed(&statistics->write_ns_log2[log2_bucket(spent)], 1);
     bshm_store_relaxed(&statistics->heartbeat_ns, (uint64_t)now);
     if (info->flags & BSHM_FRAME_PLACEHOLDER)
         return;
@@ -306,16 +306,16 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
     bshm_header *header = writer->segment->header;
     uint64_t n = ++writer->sequence;
     info->sequence = n;
-    info->publish_ns = plat_now_ns();
-    info->wall_ns = plat_wall_ns();
-    bshm_step_describe(header, slot, info);           /* W6 */
-    bshm_step_complete(header, slot, n);              /* W7, W8 */
-    bshm_step_let_go(writer->segment->control, slot); /* W9 */
-    bshm_step_show(header, slot, n);                  /* W10 */
-    bshm_step_notify(header);                         /* W11, W12 */
-    plat_wake_all(&header->publication.notify.shared);
+    info->publish_ns = bshm_os_now_ns();
+    info->wall_ns = bshm_os_wall_ns();
+    bshm_step_store_descriptor(header, slot, info);          /* W6 */
+    bshm_step_end_write(header, slot, n);                    /* W7, W8 */
+    bshm_step_clear_writing(writer->segment->control, slot); /* W9 */
+    bshm_step_store_latest(header, slot, n);                 /* W10 */
+    bshm_step_bump_notify(header);                           /* W11, W12 */
+    bshm_os_wake_all(&header->publication.notify.shared);
     move_to_end(writer, slot);
-    int64_t now = plat_now_ns();
+    int64_t now = bshm_os_now_ns();
     count_frame(writer, info, now, spent_ns + now - started_ns);
     return n;
 }
@@ -323,7 +323,7 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
 static void cancel_lent(bshm_writer *writer)
 {
     if (writer->lent != NO_SLOT)
-        bshm_step_let_go(writer->segment->control, writer->lent); /* seq stays odd */
+        bshm_step_clear_writing(writer->segment->control, writer->lent); /* seq stays odd */
     writer->lent = NO_SLOT;
 }
 
@@ -331,7 +331,7 @@ static void cancel_lent(bshm_writer *writer)
 
 int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan *loan, bshm_error *error)
 {
-    int64_t started = plat_now_ns();
+    int64_t started = bshm_os_now_ns();
     *loan = (bshm_loan){.info = *info};
     int rc = enter(writer, error);
     if (rc < 0)
@@ -345,7 +345,7 @@ int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan
         bshm_reference_take(&writer->segment->references);
     }
     leave(writer);
-    loan->claim_ns = plat_now_ns() - started;
+    loan->claim_ns = bshm_os_now_ns() - started;
     return rc;
 }
 
@@ -357,7 +357,7 @@ static bool is_lent(const bshm_writer *writer, const bshm_loan *loan)
 
 int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error)
 {
-    int64_t started = plat_now_ns();
+    int64_t started = bshm_os_now_ns();
     uint64_t lent_bytes = loan->info.payload_bytes;
     int rc = enter(writer, error);
     if (rc < 0)
@@ -401,7 +401,7 @@ int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const vo
 {
     bshm_frame_info planned = *info;
     uint32_t slot;
-    int64_t started = plat_now_ns();
+    int64_t started = bshm_os_now_ns();
     int rc = enter(writer, error);
     if (rc < 0)
         return rc;
@@ -415,7 +415,7 @@ int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const vo
     return rc;
 }
 
-static void keep_text(char *kept, const char *text, size_t bytes)
+static void copy_text(char *kept, const char *text, size_t bytes)
 {
     size_t length = bshm_text_fit(text, bytes - 1);
     memcpy(kept, text, length);
@@ -423,7 +423,7 @@ static void keep_text(char *kept, const char *text, size_t bytes)
 }
 
 /* What is told once is kept for the generations to come. */
-static void remember(bshm_writer *writer, const bshm_source_report *report)
+static void keep_report(bshm_writer *writer, const bshm_source_report *report)
 {
     bshm_source_report *kept = &writer->source;
     kept->captured = report->captured >= 0 ? report->captured : kept->captured;
@@ -433,11 +433,11 @@ static void remember(bshm_writer *writer, const bshm_source_report *report)
     kept->fps_millihertz = report->fps_millihertz >= 0 ? report->fps_millihertz : kept->fps_millihertz;
     kept->state = report->state >= 0 ? report->state : kept->state;
     if (report->reason) {
-        keep_text(writer->reason, report->reason, sizeof writer->reason);
+        copy_text(writer->reason, report->reason, sizeof writer->reason);
         kept->reason = writer->reason;
     }
     if (report->backend) {
-        keep_text(writer->backend, report->backend, sizeof writer->backend);
+        copy_text(writer->backend, report->backend, sizeof writer->backend);
         kept->backend = writer->backend;
     }
 }
@@ -447,11 +447,11 @@ int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bs
     int rc = enter(writer, error);
     if (rc < 0)
         return rc;
-    remember(writer, report);
+    keep_report(writer, report);
     if (writer->lent == NO_SLOT) /* a source that brings nothing must not keep a lost name lost */
-        (void)suitable_generation(writer, 0, plat_now_ns(), NULL);
+        (void)ensure_segment(writer, 0, bshm_os_now_ns(), NULL);
     report_into(&writer->segment->header->statistics, report);
-    bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)plat_now_ns());
+    bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
     leave(writer);
     return BSHM_OK;
 }
@@ -463,7 +463,7 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
     counters->sequence = writer->sequence;
     if (rc < 0)
         return; /* nobody changes them any more */
-    add_generation(writer->segment, counters);
+    add_counters(writer->segment, counters);
     leave(writer);
 }
 
@@ -472,7 +472,7 @@ void bshm_writer_close(bshm_writer *writer)
     if (enter(writer, NULL) < 0)
         return; /* closed, or a forked child's copy, which owns nothing */
     cancel_lent(writer);
-    add_generation(writer->segment, &writer->totals);
+    add_counters(writer->segment, &writer->totals);
     bshm_segment *old = writer->segment;
     writer->segment = NULL;
     bshm_segment_end(old, BSHM_STATE_CLOSED, writer->path);
@@ -486,6 +486,6 @@ void bshm_writer_free(bshm_writer *writer)
     bshm_writer_close(writer);
     if (writer->segment)
         bshm_segment_abandon(writer->segment); /* the parent's */
-    plat_mutex_destroy(&writer->mutex);
+    bshm_os_mutex_destroy(&writer->mutex);
     free(writer);
 }

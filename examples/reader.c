@@ -1,7 +1,7 @@
 // reader.c - a program in C that reads frames in place.
 //
 //     include=$(python3 -c "import billiards_shm; print(billiards_shm.get_include())")
-//     cc -O2 -I"$include" reader.c "$include"/*.c -pthread -o reader
+//     cc -O2 -I"$include" reader.c "$include"/*.c "$include"/platform/*.c -pthread -o reader
 //     ./reader billiards_video 100
 
 #include "billiards_shm.h"
@@ -53,13 +53,13 @@ int main(int argc, char **argv)
     for (unsigned long shown = 0; rc >= 0 && (wanted == 0 || shown < wanted);) {
         bshm_frame frame;
         rc = bshm_reader_acquire(reader, 0, &frame, &error); /* attaches by itself, also to a successor */
-        if (rc == 1) {
+        if (rc == BSHM_FOUND) {
             show(reader, &frame);
             bshm_frame_release(&frame);
             shown++;
-        } else if (rc == 0 && bshm_reader_ended(reader)) {
+        } else if (rc == BSHM_NOTHING && bshm_reader_ended(reader)) {
             break;
-        } else if (rc == 0) {
+        } else if (rc == BSHM_NOTHING) {
             bshm_reader_wait(reader, WAIT_NS);
         }
     }

@@ -1,7 +1,7 @@
 // reader.cpp - a program in C++ that reads frames in place, each owned by an object.
 //
 //     include=$(python3 -c "import billiards_shm; print(billiards_shm.get_include())")
-//     cc -O2 -c -I"$include" "$include"/*.c
+//     cc -O2 -c -I"$include" "$include"/*.c "$include"/platform/*.c
 //     c++ -O2 -I"$include" reader.cpp *.o -pthread -o reader
 //     ./reader billiards_video 100
 
@@ -85,7 +85,7 @@ class Reader
     {
         for (;;) {
             bshm_frame frame;
-            if (check(bshm_reader_acquire(reader_.get(), 0, &frame, &error_)) == 1)
+            if (check(bshm_reader_acquire(reader_.get(), 0, &frame, &error_)) == BSHM_FOUND)
                 return Frame(frame);
             if (bshm_reader_ended(reader_.get()))
                 return std::nullopt;

@@ -42,7 +42,7 @@ static inline void fixture_begin(int argc, char **argv)
 
 static inline const char *fixture_path(void)
 {
-    static char path[PLAT_PATH_BYTES];
+    static char path[BSHM_OS_PATH_BYTES];
     REQUIRE(bshm_object_path(fixture_name, path, sizeof path, &fixture_error) == BSHM_OK);
     return path;
 }
@@ -101,7 +101,7 @@ static inline bool is_whole(const bshm_frame *frame)
 static inline bshm_frame newest(bshm_reader *reader)
 {
     bshm_frame frame = {0};
-    if (!CHECK_EQUAL(bshm_reader_acquire(reader, BSHM_ACQUIRE_SEEN, &frame, &fixture_error), 1))
+    if (!CHECK_EQUAL(bshm_reader_acquire(reader, BSHM_ACQUIRE_SEEN, &frame, &fixture_error), BSHM_FOUND))
         printf("    %s\n", fixture_error.message);
     return frame;
 }
@@ -112,11 +112,11 @@ static inline bshm_frame next_frame(bshm_reader *reader)
     bshm_frame frame = {0};
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
     int rc = bshm_reader_acquire(reader, 0, &frame, &fixture_error);
-    while (rc == 0 && bshm_now_ns() < deadline) {
+    while (rc == BSHM_NOTHING && bshm_now_ns() < deadline) {
         bshm_reader_wait(reader, 10000000);
         rc = bshm_reader_acquire(reader, 0, &frame, &fixture_error);
     }
-    CHECK_EQUAL(rc, 1);
+    CHECK_EQUAL(rc, BSHM_FOUND);
     return frame;
 }
 
@@ -127,13 +127,13 @@ static inline bshm_writer_counters counters_of(bshm_writer *writer)
     return counters;
 }
 
-/* Every lease token in somebody else's hands, until plat_close: who reads now finds none and copies without a pin. */
-static inline plat_file take_all_tokens(uint32_t slots)
+/* Every lease token in somebody else's hands, until bshm_os_close: who reads now finds none and copies without a pin. */
+static inline bshm_os_file take_all_tokens(uint32_t slots)
 {
-    plat_file file;
-    REQUIRE(plat_open(fixture_path(), PLAT_READ_WRITE, &file) == 0);
+    bshm_os_file file;
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &file) == 0);
     for (uint32_t token = 0; token < slots - 2; token++)
-        REQUIRE(plat_lock(file, BSHM_TOKEN_BYTE + token, true) == 0);
+        REQUIRE(bshm_os_lock(file, BSHM_TOKEN_BYTE + token, true) == 0);
     return file;
 }
 
@@ -186,17 +186,17 @@ typedef struct window {
 
 static inline window open_window(void)
 {
-    plat_file file;
+    bshm_os_file file;
     void *address;
-    REQUIRE(plat_open(fixture_path(), PLAT_READ_WRITE, &file) == 0);
-    REQUIRE(plat_map(file, 0, 2 * BSHM_REGION_BYTES, PLAT_MAP_WRITE, &address) == 0);
-    plat_close(file);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &file) == 0);
+    REQUIRE(bshm_os_map(file, 0, 2 * BSHM_REGION_BYTES, BSHM_OS_MAP_WRITE, &address) == 0);
+    bshm_os_close(file);
     return (window){.header = address, .control = (bshm_control *)(void *)((uint8_t *)address + BSHM_REGION_BYTES)};
 }
 
 static inline void close_window(window *shared)
 {
-    plat_unmap(shared->header, 2 * BSHM_REGION_BYTES);
+    bshm_os_unmap(shared->header, 2 * BSHM_REGION_BYTES);
 }
 
 static inline uint64_t pin_of(const window *shared, uint32_t slot)

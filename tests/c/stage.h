@@ -30,14 +30,14 @@ static inline void draw(stage *on, uint32_t slot, uint64_t n)
     bshm_frame_info info = {.sequence = n};
     on->pixels[slot][0] = n;
     on->pixels[slot][1] = n;
-    bshm_step_describe(&on->header, slot, &info);
+    bshm_step_store_descriptor(&on->header, slot, &info);
 }
 
 /* W2 to W7 */
 static inline void write_up_to_complete(stage *on, uint32_t slot, uint64_t n)
 {
-    REQUIRE(bshm_step_claim(&on->control, slot, on->slots));
-    bshm_step_begin(&on->header, slot, n);
+    REQUIRE(bshm_step_claim_slot(&on->control, slot, on->slots));
+    bshm_step_begin_write(&on->header, slot, n);
     draw(on, slot, n);
 }
 
@@ -45,10 +45,10 @@ static inline void write_up_to_complete(stage *on, uint32_t slot, uint64_t n)
 static inline void publish(stage *on, uint32_t slot, uint64_t n)
 {
     write_up_to_complete(on, slot, n);
-    bshm_step_complete(&on->header, slot, n);
-    bshm_step_let_go(&on->control, slot);
-    bshm_step_show(&on->header, slot, n);
-    bshm_step_notify(&on->header);
+    bshm_step_end_write(&on->header, slot, n);
+    bshm_step_clear_writing(&on->control, slot);
+    bshm_step_store_latest(&on->header, slot, n);
+    bshm_step_bump_notify(&on->header);
 }
 
 /* ---------------------------------------------------------------- looking */

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ class Build:
     def _build_flavour(self, flavour: str, flags: tuple[str, ...]) -> dict[str, subprocess.CompletedProcess[str]]:
         directory = self.directory / flavour
         directory.mkdir()
-        core = sorted(CSRC.glob("*.c"))  # those of other systems come out empty
+        core = sorted(CSRC.rglob("*.c"))  # those of other systems come out empty
         names = [name for name, of in CASES if of == flavour]
         compile_only = [*COMPILER, *COMMON, *WARNINGS, *flags, "-c", "-o"]
         sources = [*core, *(PROGRAMS_DIRECTORY / f"{name}.c" for name in names)]
@@ -151,6 +152,28 @@ def test_every_check_of_the_program_holds(name: str, flavour: str, build: Build,
     assert ", 0 failed" in finished.stdout
 
 
+def test_every_global_name_of_the_core_has_the_prefix(build: Build) -> None:
+    build.program("test_steps", "plain")
+    listed = run(["nm", "--extern-only", "--defined-only", "--format=posix", build.directory / "plain" / "core.a"])
+    names = re.findall(r"^(\w+) [A-Z] ", listed.stdout, re.MULTILINE)
+    assert len(names) > 100, listed.stdout
+    assert [name for name in names if not name.startswith("bshm_")] == []
+
+
+def included_by(source: Path) -> set[str]:
+    """The modules whose headers a file includes; a header and its source are one module."""
+    found = re.findall(r'^#include "([\w./]+)\.h"', source.read_text(), re.MULTILINE)
+    return {Path(name).name for name in found} - {source.stem}
+
+
+def test_the_sources_include_one_another_in_one_direction() -> None:
+    arrows: dict[str, set[str]] = {}
+    for source in CSRC.rglob("*.[ch]"):
+        arrows.setdefault(source.stem, set()).update(included_by(source))
+    order = list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
+    assert order.index("windows_base") < order.index("windows_names") < order.index("windows_files")
+
+
 # ---------------------------------------------------------------- do the tests have teeth?
 
 
@@ -172,14 +195,14 @@ class Mutation:
 STEPS, SEARCH, RACES = "test_steps", "test_interleavings", "test_races"
 ACQUIRE, RELAXED = "__ATOMIC_ACQUIRE", "__ATOMIC_RELAXED"
 MUTATIONS = [
-    Mutation("W2 ignores pins", "protocol.h", "bshm_step_claim", r"word & BSHM_TOKEN_MASK\(slot_count\)", "0", SEARCH),
+    Mutation("W2 ignores pins", "protocol.h", "bshm_step_claim_slot", r"word & BSHM_TOKEN_MASK\(slot_count\)", "0", SEARCH),
     Mutation("W3 relaxed", "ordering.h", "bshm_claim_acquire", ACQUIRE, RELAXED, RACES),
-    Mutation("W4 even", "protocol.h", "bshm_step_begin", r"2 \* sequence - 1", "2 * sequence", SEARCH),
-    Mutation("W8 relaxed", "protocol.h", "bshm_step_complete", "store_release", "store_relaxed", RACES),
-    Mutation("W9 left out", "protocol.h", "bshm_step_let_go", "BSHM_PIN_WRITING", "0", SEARCH),
-    Mutation("W10 relaxed", "protocol.h", "bshm_step_show", "store_release", "store_relaxed", RACES),
+    Mutation("W4 even", "protocol.h", "bshm_step_begin_write", r"2 \* sequence - 1", "2 * sequence", SEARCH),
+    Mutation("W8 relaxed", "protocol.h", "bshm_step_end_write", "store_release", "store_relaxed", RACES),
+    Mutation("W9 left out", "protocol.h", "bshm_step_clear_writing", "BSHM_PIN_WRITING", "0", SEARCH),
+    Mutation("W10 relaxed", "protocol.h", "bshm_step_store_latest", "store_release", "store_relaxed", RACES),
     Mutation("W12 relaxed", "ordering.h", "bshm_store_release32", "__ATOMIC_RELEASE", RELAXED, RACES),
-    Mutation("W12 without a bump", "protocol.h", "bshm_step_notify", r"\+ 1\)", "+ 0)", STEPS),
+    Mutation("W12 without a bump", "protocol.h", "bshm_step_bump_notify", r"\+ 1\)", "+ 0)", STEPS),
     Mutation("R0 clears nothing", "protocol.h", "bshm_step_clear_token", r"bshm_clear_release\(.*?\);", ";", SEARCH),
     Mutation(
         "R0 forgets a slot", "protocol.h", "bshm_step_clear_token", "slot < slot_count", "slot + 1 < slot_count", SEARCH
@@ -192,19 +215,19 @@ MUTATIONS = [
         r"__atomic_fetch_and(&\1.shared, ~(\2), __ATOMIC_RELAXED)",
         RACES,
     ),
-    Mutation("R1 relaxed", "protocol.h", "bshm_step_look", "load_acquire", "load_relaxed", RACES),
+    Mutation("R1 relaxed", "protocol.h", "bshm_step_load_latest", "load_acquire", "load_relaxed", RACES),
     Mutation("R2 relaxed", "ordering.h", "bshm_pin_acquire_release", "__ATOMIC_(ACQ_REL|ACQUIRE)", RELAXED, RACES),
     Mutation("R3 left out", "protocol.h", "bshm_step_pin", "& BSHM_PIN_WRITING", "& 0", SEARCH),
     Mutation("R3 leaves its pin", "protocol.h", "bshm_step_pin", r"bshm_clear_release\(.*?\);", ";", SEARCH),
     Mutation(
-        "R4 left out", "protocol.h", "bshm_step_describe_read", r"\(\*seq & 1\) \|\| \*seq < 2 \* sequence", "0", SEARCH
+        "R4 left out", "protocol.h", "bshm_step_load_descriptor", r"\(\*seq & 1\) \|\| \*seq < 2 \* sequence", "0", SEARCH
     ),
-    Mutation("R4 takes odd for even", "protocol.h", "bshm_step_describe_read", r"\(\*seq & 1\) \|\| ", "", SEARCH),
+    Mutation("R4 takes odd for even", "protocol.h", "bshm_step_load_descriptor", r"\(\*seq & 1\) \|\| ", "", SEARCH),
     Mutation(
-        "R4 takes older frames", "protocol.h", "bshm_step_describe_read", r" \|\| \*seq < 2 \* sequence", "", STEPS
+        "R4 takes older frames", "protocol.h", "bshm_step_load_descriptor", r" \|\| \*seq < 2 \* sequence", "", STEPS
     ),
-    Mutation("R4 relaxed", "protocol.h", "bshm_step_describe_read", "load_acquire", "load_relaxed", RACES),
-    Mutation("R5 left out", "protocol.h", "bshm_step_unchanged", "return .*? == seq;", "return seq != 0;", SEARCH),
+    Mutation("R4 relaxed", "protocol.h", "bshm_step_load_descriptor", "load_acquire", "load_relaxed", RACES),
+    Mutation("R5 left out", "protocol.h", "bshm_step_seq_unchanged", "return .*? == seq;", "return seq != 0;", SEARCH),
     Mutation("R6 relaxed", "ordering.h", "bshm_clear_release", "__ATOMIC_RELEASE", RELAXED, RACES),
     Mutation("R6 left out", "protocol.h", "bshm_step_unpin", r"<< token", "<< token & 0", SEARCH),
     Mutation("notify read relaxed", "ordering.h", "bshm_load_acquire32", ACQUIRE, RELAXED, RACES),

@@ -32,27 +32,27 @@ static bool fails(const char *name)
         return -failure;                                                                                               \
     }
 
-WRAPPED(plat_create, (const char *path, plat_file *file), (path, file), *file = PLAT_NO_FILE)
-WRAPPED(plat_set_mode, (plat_file file, uint32_t mode), (file, mode), (void)file)
-WRAPPED(plat_open, (const char *path, enum plat_access access, plat_file *file), (path, access, file),
-        *file = PLAT_NO_FILE)
-WRAPPED(plat_info_of, (plat_file file, plat_info *info), (file, info), (void)info)
-WRAPPED(plat_info_at, (const char *path, plat_info *info), (path, info), (void)info)
-WRAPPED(plat_resize, (plat_file file, uint64_t bytes), (file, bytes), (void)file)
-WRAPPED(plat_read, (plat_file file, void *buffer, size_t bytes, uint64_t offset), (file, buffer, bytes, offset),
+WRAPPED(bshm_os_create, (const char *path, bshm_os_file *file), (path, file), *file = BSHM_OS_NO_FILE)
+WRAPPED(bshm_os_set_mode, (bshm_os_file file, uint32_t mode), (file, mode), (void)file)
+WRAPPED(bshm_os_open, (const char *path, enum bshm_os_access access, bshm_os_file *file), (path, access, file),
+        *file = BSHM_OS_NO_FILE)
+WRAPPED(bshm_os_info_of, (bshm_os_file file, bshm_os_info *info), (file, info), (void)info)
+WRAPPED(bshm_os_info_at, (const char *path, bshm_os_info *info), (path, info), (void)info)
+WRAPPED(bshm_os_resize, (bshm_os_file file, uint64_t bytes), (file, bytes), (void)file)
+WRAPPED(bshm_os_read, (bshm_os_file file, void *buffer, size_t bytes, uint64_t offset), (file, buffer, bytes, offset),
         (void)file)
-WRAPPED(plat_rename, (const char *from, const char *to, bool replace), (from, to, replace), (void)from)
-WRAPPED(plat_unlink, (const char *path), (path), (void)path)
-WRAPPED(plat_supported, (plat_file file, const char **kind), (file, kind), *kind = "some file system")
-WRAPPED(plat_back, (plat_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
-WRAPPED(plat_unback, (plat_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
-WRAPPED(plat_map, (plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address),
+WRAPPED(bshm_os_rename, (const char *from, const char *to, bool replace), (from, to, replace), (void)from)
+WRAPPED(bshm_os_unlink, (const char *path), (path), (void)path)
+WRAPPED(bshm_os_check_file_system, (bshm_os_file file, const char **kind), (file, kind), *kind = "some file system")
+WRAPPED(bshm_os_allocate, (bshm_os_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
+WRAPPED(bshm_os_punch, (bshm_os_file file, uint64_t offset, uint64_t bytes), (file, offset, bytes), (void)file)
+WRAPPED(bshm_os_map, (bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address),
         (file, offset, bytes, flags, address), *address = NULL)
-WRAPPED(plat_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
-WRAPPED(plat_lock, (plat_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
-WRAPPED(plat_weaken_lock, (plat_file file, uint64_t byte), (file, byte), (void)file)
-WRAPPED(plat_keep_from_children, (plat_file file), (file), (void)file)
-WRAPPED(plat_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
+WRAPPED(bshm_os_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
+WRAPPED(bshm_os_lock, (bshm_os_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
+WRAPPED(bshm_os_downgrade_lock, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
+WRAPPED(bshm_os_register_file, (bshm_os_file file), (file), (void)file)
+WRAPPED(bshm_os_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 
 extern __typeof__(malloc) __real_malloc;
 extern __typeof__(malloc) __wrap_malloc;
@@ -171,7 +171,7 @@ static int reads(participants *all, bshm_error *error)
     if (rc < 0)
         return rc;
     rc = bshm_reader_acquire(all->reader, 0, &frame, error);
-    if (rc != 1)
+    if (rc != BSHM_FOUND)
         return rc;
     rc = bshm_frame_copy(&frame, pixels, sizeof pixels);
     CHECK(rc == BSHM_OK || rc == BSHM_E_TORN);
@@ -235,7 +235,7 @@ static bool fail_one(const char *what, unsigned which, preparation prepare, oper
                failure, rc, error.message);
     if (all.writer) { /* goes on as if nothing had been */
         rc = write_one(all.writer, HEIGHT, &error);
-        CHECK(rc == 0 || rc == 1);
+        CHECK(rc == BSHM_OK || rc == BSHM_DROPPED);
     }
     end(&all);
     bshm_writer *next = create(&error); /* nobody holds the name, nor its lock */
@@ -319,7 +319,7 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
 {
     participants all = {0};
     bshm_error error = {0};
-    CHECK_EQUAL(fail_at("plat_back", ENOSPC, every_backed_slot_held, writes, &all, &error), 1);
+    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, every_backed_slot_held, writes, &all, &error), BSHM_DROPPED);
     CHECK_EQUAL(error.code, BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "65536");
     CHECK_EQUAL(counters_of(all.writer).dropped, 1);
@@ -342,7 +342,7 @@ static void no_memory_for_a_segment_is_an_error_that_names_the_bytes(void)
 {
     participants all = {0};
     bshm_error error = {0};
-    CHECK_EQUAL(fail_at("plat_back", ENOSPC, nothing, creates, &all, &error), BSHM_E_FULL);
+    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, nothing, creates, &all, &error), BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "327680"); /* header, control region and three slots */
     CHECK_EQUAL(error.system_errno, ENOSPC);
     end(&all);
@@ -352,7 +352,7 @@ static void a_segment_without_memory_behind_it_is_refused_before_it_is_touched(v
 {
     participants all = {0};
     bshm_error error = {0};
-    CHECK_EQUAL(fail_at("plat_prefault", EFAULT, a_writer, reads, &all, &error), BSHM_E_FORMAT);
+    CHECK_EQUAL(fail_at("bshm_os_prefault", EFAULT, a_writer, reads, &all, &error), BSHM_E_FORMAT);
     CHECK_CONTAINS(error.message, fixture_name);
     end(&all);
 }

@@ -21,9 +21,9 @@ static void what_the_writer_made_is_what_is_found(void)
     CHECK_EQUAL(found.status, BSHM_STATUS_LIVE);
     CHECK_EQUAL(found.identity.slot_count, 5);
     CHECK_EQUAL(found.identity.slot_capacity, FRAME_BYTES);
-    CHECK_EQUAL(found.identity.writer_pid, plat_process_id());
+    CHECK_EQUAL(found.identity.writer_pid, bshm_os_process_id());
     CHECK_EQUAL(found.mode, 0600);
-    CHECK_EQUAL(found.owner_uid, plat_user_id());
+    CHECK_EQUAL(found.owner_uid, bshm_os_user_id());
     CHECK_EQUAL(found.source.backed_slots, 3);
     CHECK(found.allocated_bytes >= 5 * (uint64_t)BSHM_REGION_BYTES); /* header, control, three slots */
     CHECK_EQUAL(found.latest_sequence, 0);
@@ -60,7 +60,7 @@ static void readers_are_counted_with_what_they_do_and_only_while_they_live(void)
     CHECK_EQUAL(found.reader_count, 2);
     for (uint32_t i = 0; i < found.reader_count; i++) {
         CHECK_EQUAL(found.readers[i].kind, BSHM_READER_LEASE);
-        CHECK_EQUAL(found.readers[i].pid, plat_process_id());
+        CHECK_EQUAL(found.readers[i].pid, bshm_os_process_id());
         CHECK(strlen(found.readers[i].process_name) > 0);
         CHECK(found.readers[i].attached_wall_ns > 0);
     }
@@ -104,10 +104,10 @@ static void a_frame_that_is_being_written_or_makes_no_sense_is_left_out(void)
     window shared = open_window();
     (void)put(writer);
     CHECK_EQUAL(look()->has_frame, 1);
-    bshm_step_begin(shared.header, 0, 1);
+    bshm_step_begin_write(shared.header, 0, 1);
     CHECK_EQUAL(look()->has_frame, 0);
     CHECK_EQUAL(found.latest_sequence, 1);
-    bshm_step_complete(shared.header, 0, 1);
+    bshm_step_end_write(shared.header, 0, 1);
     bshm_shared64 *payload = &shared.header->descriptors[0].info[5];
     uint64_t bytes = bshm_load_relaxed(payload);
     bshm_store_relaxed(payload, UINT64_MAX);
@@ -139,7 +139,7 @@ static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(vo
     CHECK_EQUAL(strlen(found.source.reason), 128);
     CHECK_EQUAL(strlen(found.source.backend), 32);
     bshm_source_view view;
-    CHECK_EQUAL(bshm_reader_source(reader, &view), 1);
+    CHECK_EQUAL(bshm_reader_source(reader, &view), BSHM_ATTACHED);
     CHECK_EQUAL(strlen(view.reason), 128);
     close_window(&shared);
     bshm_reader_free(reader);

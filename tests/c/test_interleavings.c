@@ -144,7 +144,7 @@ static const char *writer_claims(state *s)
             s->writer.step = W_SWAP;
         return "writer: W2";
     }
-    if (bshm_step_claim(&theatre->control, slot, now->slots))
+    if (bshm_step_claim_slot(&theatre->control, slot, now->slots))
         claimed(s, slot);
     else
         next_candidate(s);
@@ -168,7 +168,7 @@ static const char *writer_acts(state *s)
         s->writer.seen_word = 0;
         return "writer: W3";
     case W_BEGIN:
-        bshm_step_begin(&theatre->header, slot, n);
+        bshm_step_begin_write(&theatre->header, slot, n);
         s->writer.step = W_DRAW_FIRST;
         return "writer: W4, W5";
     case W_DRAW_FIRST:
@@ -177,23 +177,23 @@ static const char *writer_acts(state *s)
         return "writer: W6, first pixels";
     case W_DRAW_LAST:
         theatre->pixels[slot][1] = n;
-        bshm_step_describe(&theatre->header, slot, &info);
+        bshm_step_store_descriptor(&theatre->header, slot, &info);
         s->writer.step = W_COMPLETE;
         return "writer: W6, last pixels and descriptor";
     case W_COMPLETE:
-        bshm_step_complete(&theatre->header, slot, n);
+        bshm_step_end_write(&theatre->header, slot, n);
         s->writer.step = W_LET_GO;
         return "writer: W7, W8";
     case W_LET_GO:
-        bshm_step_let_go(&theatre->control, slot);
+        bshm_step_clear_writing(&theatre->control, slot);
         s->writer.step = W_SHOW;
         return "writer: W9";
     case W_SHOW:
-        bshm_step_show(&theatre->header, slot, n);
+        bshm_step_store_latest(&theatre->header, slot, n);
         s->writer.step = W_NOTIFY;
         return "writer: W10";
     case W_NOTIFY:
-        bshm_step_notify(&theatre->header);
+        bshm_step_bump_notify(&theatre->header);
         shown_goes_last(s);
         s->writer.step = W_CLAIM;
         s->writer.n++;
@@ -208,7 +208,7 @@ static const char *writer_cancels(state *s)
 {
     if (s->writer.step != W_COMPLETE || !s->writer.cancels_left)
         return NULL;
-    bshm_step_let_go(&theatre->control, s->writer.slot);
+    bshm_step_clear_writing(&theatre->control, s->writer.slot);
     s->writer.cancels_left--;
     s->writer.step = W_CLAIM;
     return "writer: cancels";
@@ -255,7 +255,7 @@ static const char *reader_describes(state *s, uint32_t token)
 {
     uint64_t seq = 0;
     bshm_frame_info info = {0};
-    if (!bshm_step_describe_read(&theatre->header, s->reader[token].slot, s->reader[token].n, &seq, &info)) {
+    if (!bshm_step_load_descriptor(&theatre->header, s->reader[token].slot, s->reader[token].n, &seq, &info)) {
         s->reader[token].step = R_UNPIN;
         return "reader: R4, refused";
     }
@@ -275,8 +275,8 @@ static const char *reader_acts(state *s, uint32_t token)
     uint64_t latest;
     switch (s->reader[token].step) {
     case R_LOOK:
-        bshm_step_own();
-        latest = bshm_step_look(&theatre->header);
+        bshm_step_fence_token();
+        latest = bshm_step_load_latest(&theatre->header);
         if (!s->reader[token].reads_left || BSHM_LATEST_SEQUENCE(latest) <= s->reader[token].seen)
             return NULL;
         s->reader[token].n = (uint8_t)BSHM_LATEST_SEQUENCE(latest);
@@ -321,7 +321,7 @@ static const char *copier_acts(state *s)
     bshm_frame_info info = {0};
     switch (s->copier.step) {
     case C_LOOK:
-        latest = bshm_step_look(&theatre->header);
+        latest = bshm_step_load_latest(&theatre->header);
         if (!s->copier.reads_left || BSHM_LATEST_SEQUENCE(latest) <= s->copier.seen)
             return NULL;
         s->copier.n = (uint8_t)BSHM_LATEST_SEQUENCE(latest);
@@ -330,7 +330,7 @@ static const char *copier_acts(state *s)
         return "copier: R1";
     case C_DESCRIBE:
         s->copier.step = C_LOOK;
-        if (!bshm_step_describe_read(&theatre->header, s->copier.slot, s->copier.n, &seq, &info))
+        if (!bshm_step_load_descriptor(&theatre->header, s->copier.slot, s->copier.n, &seq, &info))
             return "copier: seq, refused";
         s->copier.seq = (uint8_t)seq;
         s->copier.described = (uint8_t)info.sequence;
@@ -346,7 +346,7 @@ static const char *copier_acts(state *s)
         return "copier: last pixels";
     default:
         s->copier.step = C_LOOK;
-        if (!bshm_step_unchanged(&theatre->header, s->copier.slot, s->copier.seq))
+        if (!bshm_step_seq_unchanged(&theatre->header, s->copier.slot, s->copier.seq))
             return "copier: torn";
         seq = s->copier.seq;
         if (s->copier.first != seq >> 1 || s->copier.last != seq >> 1 || s->copier.described != seq >> 1)

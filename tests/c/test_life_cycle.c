@@ -26,16 +26,16 @@ static void about_to(const char *call)
 
 /* A reader's two openings: for reading; and, with no fork in between, for the control region. Within that no other
  * participant of this process can be made, so what happens happens before it begins. */
-#define plat_open(path, access, file)                                                                                  \
-    (about_to((access) == PLAT_READ ? "open for reading" : "open"), (plat_open)(path, access, file))
-#define plat_no_fork_begin()            (about_to("second open"), (plat_no_fork_begin)())
-#define plat_lock(...)                  (about_to("lock"), (plat_lock)(__VA_ARGS__))
-#define plat_create(path, file)         (race.temporary = (path), (plat_create)(path, file))
-#define plat_rename(from, to, replaces) (about_to("rename"), (plat_rename)(from, to, replaces))
-#define plat_sleep(...)                 (about_to("sleep"), (plat_sleep)(__VA_ARGS__))
+#define bshm_os_open(path, access, file)                                                                               \
+    (about_to((access) == BSHM_OS_READ ? "open for reading" : "open"), (bshm_os_open)(path, access, file))
+#define bshm_os_block_fork()               (about_to("second open"), (bshm_os_block_fork)())
+#define bshm_os_lock(...)                  (about_to("lock"), (bshm_os_lock)(__VA_ARGS__))
+#define bshm_os_create(path, file)         (race.temporary = (path), (bshm_os_create)(path, file))
+#define bshm_os_rename(from, to, replaces) (about_to("rename"), (bshm_os_rename)(from, to, replaces))
+#define bshm_os_sleep(...)                 (about_to("sleep"), (bshm_os_sleep)(__VA_ARGS__))
 
 #include "attachment.c"
-#include "generation.c"
+#include "layout.c"
 #include "names.c"
 #include "segment.c"
 
@@ -63,7 +63,7 @@ static bshm_writer *other;
 
 static void another_writer_takes_the_name(void)
 {
-    (void)plat_unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
+    (void)bshm_os_unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
     other = new_writer(3);
     (void)put(other);
 }
@@ -76,32 +76,32 @@ static void the_other_writer_ends(void)
 
 static void the_name_is_removed(void)
 {
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
 }
 
 static void a_later_dead_segment_takes_the_name(void)
 {
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
     leave_dead_segment(3, 20);
 }
 
 static void the_temporary_is_removed(void)
 {
     if (race.temporary)
-        (void)plat_unlink(race.temporary);
+        (void)bshm_os_unlink(race.temporary);
 }
 
-static plat_file held;
+static bshm_os_file held;
 
 static void a_cleaner_locks_the_temporary(void)
 {
-    CHECK_EQUAL((plat_open)(race.temporary, PLAT_READ_WRITE, &held), 0);
-    CHECK_EQUAL((plat_lock)(held, BSHM_WRITER_BYTE, true), 0);
+    CHECK_EQUAL((bshm_os_open)(race.temporary, BSHM_OS_READ_WRITE, &held), 0);
+    CHECK_EQUAL((bshm_os_lock)(held, BSHM_WRITER_BYTE, true), 0);
 }
 
 static void the_lock_is_let_go(void)
 {
-    plat_close(held);
+    bshm_os_close(held);
 }
 
 /* ---------------------------------------------------------------- creating */
@@ -116,15 +116,15 @@ static int try_to_create(bshm_writer **writer)
 /* The other writer got the name, and goes on as if nobody had tried. */
 static void check_the_other_one_won(int rc, bshm_writer *writer)
 {
-    plat_info found;
+    bshm_os_info found;
     expect_happened();
     CHECK_EQUAL(rc, BSHM_E_EXISTS);
     CHECK(writer == NULL);
     CHECK_EQUAL(put(other), 2);
     CHECK_EQUAL(counters_of(other).replacements, 0);
-    CHECK(plat_info_at(fixture_path(), &found) == 0);
+    CHECK(bshm_os_info_at(fixture_path(), &found) == 0);
     the_other_writer_ends();
-    CHECK(plat_info_at(fixture_path(), &found) == -ENOENT);
+    CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
 }
 
 static void of_two_that_find_nobody_there_one_wins(void)
@@ -211,16 +211,16 @@ static void a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again(v
     expect_happened();
     CHECK_EQUAL(put(writer), 1);
     bshm_writer_free(writer);
-    plat_close(held);
+    bshm_os_close(held);
 }
 
 static uint64_t series_under_the_name(void)
 {
     bshm_identity identity = {0};
-    plat_file file;
-    REQUIRE((plat_open)(fixture_path(), PLAT_READ, &file) == 0);
-    CHECK_EQUAL(plat_read(file, &identity, sizeof identity, 0), 0);
-    plat_close(file);
+    bshm_os_file file;
+    REQUIRE((bshm_os_open)(fixture_path(), BSHM_OS_READ, &file) == 0);
+    CHECK_EQUAL(bshm_os_read(file, &identity, sizeof identity, 0), 0);
+    bshm_os_close(file);
     return identity.series;
 }
 
@@ -242,14 +242,14 @@ static void a_count_that_goes_on_keeps_its_series_however_often_creation_begins_
 static void a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end(void)
 {
     bshm_writer *writer;
-    plat_info found;
+    bshm_os_info found;
     before("rename", 1, the_temporary_is_removed);
     race.every_time = true;
     CHECK_EQUAL(try_to_create(&writer), BSHM_E_SYSTEM);
     CHECK_CONTAINS(fixture_error.message, "removed 8 times");
     CHECK_EQUAL(race.happened, 8);
     expect_happened();
-    CHECK(plat_info_at(fixture_path(), &found) == -ENOENT);
+    CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
 }
 
 static void a_writer_that_ends_in_time_makes_room(void)
@@ -268,7 +268,8 @@ static void a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_write
 {
     bshm_writer *writer;
     leave_dead_segment(3, 5);
-    REQUIRE(plat_open(fixture_path(), PLAT_READ_WRITE, &held) == 0 && plat_lock(held, BSHM_WRITER_BYTE, true) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &held) == 0 &&
+            bshm_os_lock(held, BSHM_WRITER_BYTE, true) == 0);
     before("sleep", 3, the_lock_is_let_go);
     CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
     expect_happened();
@@ -280,17 +281,17 @@ static void a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_write
 
 static void a_cleaner_never_removes_a_name_that_went_to_the_living(void)
 {
-    plat_info found;
+    bshm_os_info found;
     leave_dead_segment(3, 5);
     before("lock", 1, another_writer_takes_the_name);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING);
     expect_happened();
-    CHECK(plat_info_at(fixture_path(), &found) == 0);
+    CHECK(bshm_os_info_at(fixture_path(), &found) == 0);
     CHECK_EQUAL(put(other), 2);
     the_other_writer_ends();
     leave_dead_segment(3, 5);
     before("lock", 1, the_name_is_removed);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0); /* somebody else did */
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING); /* somebody else did */
     expect_happened();
 }
 

@@ -19,8 +19,8 @@ static int path_of(const char *name, char *path)
 {
     fixture_error.code = 0;
     fixture_error.message[0] = '\0';
-    int rc = bshm_object_path(name, path, PLAT_PATH_BYTES, &fixture_error);
-    CHECK_EQUAL(bshm_object_path(name, path, PLAT_PATH_BYTES, NULL), rc);
+    int rc = bshm_object_path(name, path, BSHM_OS_PATH_BYTES, &fixture_error);
+    CHECK_EQUAL(bshm_object_path(name, path, BSHM_OS_PATH_BYTES, NULL), rc);
     if (rc < 0)
         CHECK(fixture_error.code == rc && strlen(fixture_error.message) > 10);
     return rc;
@@ -28,13 +28,13 @@ static int path_of(const char *name, char *path)
 
 static void names_are_letters_digits_dots_underscores_and_dashes(void)
 {
-    char path[PLAT_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
     char name[80];
     for (int c = 1; c < 256; c++) {
         bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
                     c == '-' || c == '.';
         (void)snprintf(name, sizeof name, "a%cb", c);
-        if (c == '/' || (c == '\\' && plat_last_separator("a\\b")))
+        if (c == '/' || (c == '\\' && bshm_os_last_separator("a\\b")))
             continue; /* a path */
         CHECK_EQUAL(path_of(name, path), good ? BSHM_OK : BSHM_E_NAME);
     }
@@ -56,8 +56,8 @@ static void names_are_letters_digits_dots_underscores_and_dashes(void)
 
 static void what_has_a_slash_is_a_path_to_a_file(void)
 {
-    char path[PLAT_PATH_BYTES];
-    char name[PLAT_PATH_BYTES + 10];
+    char path[BSHM_OS_PATH_BYTES];
+    char name[BSHM_OS_PATH_BYTES + 10];
     CHECK_EQUAL(path_of("some/where", path), BSHM_OK);
     CHECK(strcmp(path, "some/where") == 0);
     CHECK_EQUAL(path_of("/mnt/some where/\xC3\xBC", path), BSHM_OK);
@@ -70,18 +70,18 @@ static void what_has_a_slash_is_a_path_to_a_file(void)
     memcpy(name, "/mnt/", 5);
     name[sizeof name - 1] = '\0';
     CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
-    name[PLAT_PATH_BYTES - 32] = '\0';
+    name[BSHM_OS_PATH_BYTES - 32] = '\0';
     CHECK_EQUAL(path_of(name, path), BSHM_OK);
-    name[PLAT_PATH_BYTES - 32] = 'n';
-    name[PLAT_PATH_BYTES - 31] = '\0';
+    name[BSHM_OS_PATH_BYTES - 32] = 'n';
+    name[BSHM_OS_PATH_BYTES - 31] = '\0';
     CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
 }
 
 static void temporaries_lie_beside_their_object_and_are_no_names(void)
 {
-    char temporary[PLAT_PATH_BYTES];
-    char other[PLAT_PATH_BYTES];
-    char path[PLAT_PATH_BYTES];
+    char temporary[BSHM_OS_PATH_BYTES];
+    char other[BSHM_OS_PATH_BYTES];
+    char path[BSHM_OS_PATH_BYTES];
     CHECK_EQUAL(bshm_temporary_path("/mnt/a/b", temporary, &fixture_error), BSHM_OK);
     CHECK_EQUAL(bshm_temporary_path("/mnt/a/b", other, &fixture_error), BSHM_OK);
     CHECK(strcmp(temporary, other) != 0);
@@ -118,11 +118,11 @@ static int try_to_create(bshm_error *error)
 /* Everybody refuses it with this code, and it stays what it was. */
 static void check_left_alone(int code)
 {
-    plat_info before, after;
+    bshm_os_info before, after;
     bshm_inspection *inspection = calloc(1, sizeof *inspection);
     bshm_reader *reader = new_reader(1);
     bshm_frame frame;
-    REQUIRE(inspection != NULL && plat_info_at(fixture_path(), &before) == 0);
+    REQUIRE(inspection != NULL && bshm_os_info_at(fixture_path(), &before) == 0);
     CHECK_EQUAL(try_to_create(&fixture_error), code);
     CHECK_CONTAINS(fixture_error.message, fixture_name);
     CHECK_EQUAL(try_to_create(NULL), code);
@@ -133,8 +133,8 @@ static void check_left_alone(int code)
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, NULL), code);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), code);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, NULL), code);
-    REQUIRE(plat_info_at(fixture_path(), &after) == 0);
-    CHECK(plat_same_object(&before, &after) && before.size_bytes == after.size_bytes);
+    REQUIRE(bshm_os_info_at(fixture_path(), &after) == 0);
+    CHECK(bshm_os_same_object(&before, &after) && before.size_bytes == after.size_bytes);
     bshm_reader_free(reader);
     free(inspection);
 }
@@ -145,13 +145,13 @@ static void foreign_files_are_refused_and_left_alone(void)
     for (size_t i = 0; i < sizeof contents / sizeof contents[0]; i++) {
         make_file(contents[i], strlen(contents[i]));
         check_left_alone(BSHM_E_FORMAT);
-        (void)plat_unlink(fixture_path());
+        (void)bshm_os_unlink(fixture_path());
     }
     char *zeros = calloc(1, 200000);
     REQUIRE(zeros != NULL);
     make_file(zeros, 200000);
     check_left_alone(BSHM_E_FORMAT);
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
     free(zeros);
 }
 
@@ -163,13 +163,13 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
 #ifndef _WIN32
     REQUIRE(mkfifo(fixture_path(), 0600) == 0);
     check_left_alone(BSHM_E_FORMAT); /* and nobody waits for its other end */
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
     REQUIRE(symlink("/etc/passwd", fixture_path()) == 0);
     check_left_alone(BSHM_E_FORMAT);
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
     REQUIRE(symlink("/no/such/file", fixture_path()) == 0);
     check_left_alone(BSHM_E_FORMAT);
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
 #endif
 }
 
@@ -181,9 +181,9 @@ static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
     REQUIRE(file != NULL && fseek(file, (long)offset, SEEK_SET) == 0 && fwrite(&value, 1, 1, file) == 1);
     REQUIRE(fclose(file) == 0);
     if (bytes) {
-        plat_file opened;
-        REQUIRE(plat_open(fixture_path(), PLAT_READ_WRITE, &opened) == 0 && plat_resize(opened, bytes) == 0);
-        plat_close(opened);
+        bshm_os_file opened;
+        REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &opened) == 0 && bshm_os_resize(opened, bytes) == 0);
+        bshm_os_close(opened);
     }
 }
 
@@ -218,7 +218,7 @@ static void damaged_foreign_and_short_segments_are_refused_by_readers_and_replac
     check_replaceable();
     make_changed_segment(0, 'B', 40);                          /* not even a whole header */
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_FORMAT); /* too short to be known for ours */
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
 }
 
 static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang(void)
@@ -230,11 +230,11 @@ static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_han
     (void)snprintf(name, sizeof name, "%.150s/below", fixture_path());
     CHECK(try_to_create_as(name, &fixture_error) < 0);
     CHECK_CONTAINS(fixture_error.message, "below");
-    CHECK_EQUAL(bshm_remove_stale(name, NULL, &fixture_error), 0);
+    CHECK_EQUAL(bshm_remove_stale(name, NULL, &fixture_error), BSHM_NOTHING);
     REQUIRE(bshm_reader_create(&reader, name, &options, &fixture_error) == BSHM_OK);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
     bshm_reader_free(reader);
-    (void)plat_unlink(fixture_path()); /* now the directory is not there at all */
+    (void)bshm_os_unlink(fixture_path()); /* now the directory is not there at all */
     CHECK_EQUAL(try_to_create_as(name, &fixture_error), BSHM_E_NOT_FOUND);
     CHECK_CONTAINS(fixture_error.message, "below");
 }
@@ -244,35 +244,35 @@ static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_han
 static void a_living_writer_keeps_its_name(void)
 {
     bshm_writer *writer = new_writer(3);
-    plat_info before, after;
-    REQUIRE(plat_info_at(fixture_path(), &before) == 0);
+    bshm_os_info before, after;
+    REQUIRE(bshm_os_info_at(fixture_path(), &before) == 0);
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
     char pid[32];
-    (void)snprintf(pid, sizeof pid, "%u", plat_process_id());
+    (void)snprintf(pid, sizeof pid, "%u", bshm_os_process_id());
     CHECK_CONTAINS(fixture_error.message, pid);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
-    REQUIRE(plat_info_at(fixture_path(), &after) == 0);
-    CHECK(plat_same_object(&before, &after));
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING);
+    REQUIRE(bshm_os_info_at(fixture_path(), &after) == 0);
+    CHECK(bshm_os_same_object(&before, &after));
     CHECK_EQUAL(put(writer), 1);
     bshm_writer_free(writer);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0); /* nothing there */
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING); /* nothing there */
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_OK);
 }
 
 static void somebody_who_only_holds_a_read_lock_is_named_as_what_he_is(void)
 {
     leave_dead_segment(3, 1);
-    plat_file file;
-    REQUIRE(plat_open(fixture_path(), PLAT_READ, &file) == 0 && plat_lock(file, BSHM_WRITER_BYTE, false) == 0);
+    bshm_os_file file;
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &file) == 0 && bshm_os_lock(file, BSHM_WRITER_BYTE, false) == 0);
     bshm_reader *reader = new_reader(1);
     bshm_frame frame = newest(reader);
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD); /* it does not pass for a writer */
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
     CHECK_CONTAINS(fixture_error.message, "read lock");
-    plat_close(file);
+    bshm_os_close(file);
     bshm_reader_free(reader);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
 }
 
 static void a_dead_writers_segment_is_taken_over_and_its_count_goes_on(void)
@@ -318,32 +318,32 @@ static uint64_t next_number_after(void (*poke)(window *))
 
 static void killed_after_w4(window *shared)
 {
-    CHECK(bshm_step_claim(shared->control, 2, 4));
-    bshm_step_begin(shared->header, 2, 6);
+    CHECK(bshm_step_claim_slot(shared->control, 2, 4));
+    bshm_step_begin_write(shared->header, 2, 6);
 }
 
 static void killed_after_w8(window *shared)
 {
     killed_after_w4(shared);
-    bshm_step_complete(shared->header, 2, 6);
+    bshm_step_end_write(shared->header, 2, 6);
 }
 
 static void killed_after_w9(window *shared)
 {
     killed_after_w8(shared);
-    bshm_step_let_go(shared->control, 2);
+    bshm_step_clear_writing(shared->control, 2);
 }
 
 static void killed_after_w10(window *shared)
 {
     killed_after_w9(shared);
-    bshm_step_show(shared->header, 2, 6);
+    bshm_step_store_latest(shared->header, 2, 6);
 }
 
 static void killed_after_cancelling(window *shared)
 {
     killed_after_w4(shared);
-    bshm_step_let_go(shared->control, 2);
+    bshm_step_clear_writing(shared->control, 2);
 }
 
 static void shot_to_pieces(window *shared)
@@ -390,8 +390,8 @@ static void a_dead_writers_segment_can_be_cleaned_away(void)
     leave_dead_segment(3, 2);
     bshm_reader *reader = new_reader(1);
     bshm_frame held = newest(reader);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING);
     CHECK(is_whole(&held)); /* whoever looks at it goes on looking */
     bshm_writer *writer = new_writer(3);
     CHECK_EQUAL(put(writer), 1);
@@ -408,16 +408,16 @@ static void a_writer_whose_name_was_removed_takes_it_again(void)
     bshm_writer *writer = new_writer(3);
     bshm_reader *reader = new_reader(1);
     bshm_source_report report = {-1, -1, -1, -1, -1, -1, NULL, NULL};
-    plat_info found;
+    bshm_os_info found;
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
     (void)put(writer);
     bshm_frame frame = newest(reader);
     bshm_frame_release(&frame);
-    (void)plat_unlink(fixture_path());
+    (void)bshm_os_unlink(fixture_path());
     do {
-        plat_sleep(20000000);
+        bshm_os_sleep(20000000);
         CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_OK); /* it brings no frame, and looks */
-    } while (plat_info_at(fixture_path(), &found) < 0 && CHECK(bshm_now_ns() < deadline));
+    } while (bshm_os_info_at(fixture_path(), &found) < 0 && CHECK(bshm_now_ns() < deadline));
     CHECK_EQUAL(counters_of(writer).replacements, 1);
     CHECK_EQUAL(put(writer), 2);
     frame = next_frame(reader);
@@ -430,14 +430,14 @@ static void a_writer_whose_name_was_removed_takes_it_again(void)
 static void a_name_that_went_to_another_writer_is_not_removed_on_close(void)
 {
     bshm_writer *first = new_writer(3);
-    plat_info mine, found;
-    (void)plat_unlink(fixture_path());
+    bshm_os_info mine, found;
+    (void)bshm_os_unlink(fixture_path());
     bshm_writer *second = new_writer(3);
-    REQUIRE(plat_info_at(fixture_path(), &mine) == 0);
+    REQUIRE(bshm_os_info_at(fixture_path(), &mine) == 0);
     bshm_writer_free(first);
-    CHECK(plat_info_at(fixture_path(), &found) == 0 && plat_same_object(&mine, &found));
+    CHECK(bshm_os_info_at(fixture_path(), &found) == 0 && bshm_os_same_object(&mine, &found));
     bshm_writer_free(second);
-    CHECK(plat_info_at(fixture_path(), &found) < 0);
+    CHECK(bshm_os_info_at(fixture_path(), &found) < 0);
 }
 
 static void the_object_has_the_mode_that_was_asked_for_whatever_the_umask(void)
@@ -453,9 +453,9 @@ static void the_object_has_the_mode_that_was_asked_for_whatever_the_umask(void)
     for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
         bshm_writer *writer = NULL;
         bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = modes[i]};
-        plat_info found;
+        bshm_os_info found;
         REQUIRE(bshm_writer_create(&writer, fixture_name, &options, &fixture_error) == BSHM_OK);
-        REQUIRE(plat_info_at(fixture_path(), &found) == 0);
+        REQUIRE(bshm_os_info_at(fixture_path(), &found) == 0);
         CHECK_EQUAL(found.mode, modes[i]);
         bshm_writer_free(writer);
     }
@@ -468,22 +468,22 @@ static void the_object_has_the_mode_that_was_asked_for_whatever_the_umask(void)
 
 static void temporaries_of_the_dead_are_removed_once_they_are_old(void)
 {
-    char temporary[PLAT_PATH_BYTES];
+    char temporary[BSHM_OS_PATH_BYTES];
     REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
     CHECK_EQUAL(bshm_remove_stale_temporary(fixture_path(), &fixture_error), BSHM_E_NAME);
     CHECK_EQUAL(bshm_remove_stale_temporary("no-temporary", NULL), BSHM_E_NAME);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* there is none */
-    plat_file file;
-    REQUIRE(plat_create(temporary, &file) == 0);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* somebody may be at work */
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* there is none */
+    bshm_os_file file;
+    REQUIRE(bshm_os_create(temporary, &file) == 0);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* somebody may be at work */
     struct utimbuf old = {.actime = 100000, .modtime = 100000};
-    REQUIRE(utime(temporary, &old) == 0 && plat_lock(file, BSHM_WRITER_BYTE, true) == 0);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 0); /* and is */
-    plat_unlock(file, BSHM_WRITER_BYTE);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), 1);
-    plat_close(file);
-    plat_info found;
-    CHECK_EQUAL(plat_info_at(temporary, &found), -ENOENT);
+    REQUIRE(utime(temporary, &old) == 0 && bshm_os_lock(file, BSHM_WRITER_BYTE, true) == 0);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* and is */
+    bshm_os_unlock(file, BSHM_WRITER_BYTE);
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_REMOVED);
+    bshm_os_close(file);
+    bshm_os_info found;
+    CHECK_EQUAL(bshm_os_info_at(temporary, &found), -ENOENT);
 }
 
 static void a_file_from_the_far_future_is_no_trouble(void)

@@ -98,18 +98,18 @@ static void before_5_14_pages_are_touched_before_they_are_used(void)
 
 static void look_beyond_the_end(void)
 {
-    plat_file file;
+    bshm_os_file file;
     void *address;
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     without_populate();
-    REQUIRE(plat_create(fixture_path(), &file) == 0 && plat_resize(file, 4 * page) == 0);
-    REQUIRE(plat_map(file, 0, 4 * page, PLAT_MAP_WRITE, &address) == 0);
-    CHECK_EQUAL(plat_prefault(address, 4 * page, true), 0);
-    REQUIRE(plat_resize(file, 2 * page) == 0);
-    CHECK_EQUAL(plat_prefault(address, 2 * page, true), 0);
-    CHECK_EQUAL(plat_prefault(address, 4 * page, true), -EFAULT);
-    CHECK_EQUAL(plat_prefault(address, 4 * page, false), -EFAULT);
-    (void)plat_unlink(fixture_path());
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0 && bshm_os_resize(file, 4 * page) == 0);
+    REQUIRE(bshm_os_map(file, 0, 4 * page, BSHM_OS_MAP_WRITE, &address) == 0);
+    CHECK_EQUAL(bshm_os_prefault(address, 4 * page, true), 0);
+    REQUIRE(bshm_os_resize(file, 2 * page) == 0);
+    CHECK_EQUAL(bshm_os_prefault(address, 2 * page, true), 0);
+    CHECK_EQUAL(bshm_os_prefault(address, 4 * page, true), -EFAULT);
+    CHECK_EQUAL(bshm_os_prefault(address, 4 * page, false), -EFAULT);
+    (void)bshm_os_unlink(fixture_path());
 }
 
 static void before_5_14_memory_that_is_not_there_is_an_error_and_no_crash(void)
@@ -144,12 +144,12 @@ static void barely(void)
     bshm_writer *second = NULL;
     bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
     CHECK_EQUAL(bshm_writer_create(&second, fixture_name, &options, &fixture_error), BSHM_E_EXISTS);
-    char temporary[PLAT_PATH_BYTES];
-    plat_file file;
+    char temporary[BSHM_OS_PATH_BYTES];
+    bshm_os_file file;
     REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
-    REQUIRE(plat_create(temporary, &file) == 0);
-    CHECK_EQUAL(plat_rename(temporary, fixture_path(), false), -EEXIST);
-    CHECK_EQUAL(plat_unlink(temporary), 0);
+    REQUIRE(bshm_os_create(temporary, &file) == 0);
+    CHECK_EQUAL(bshm_os_rename(temporary, fixture_path(), false), -EEXIST);
+    CHECK_EQUAL(bshm_os_unlink(temporary), 0);
     bshm_writer_free(writer);
     leave_dead_segment(3, 4);
     writer = new_writer(3);
@@ -168,12 +168,12 @@ static void try_without_locks(void)
 {
     bshm_writer *writer = NULL;
     bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
-    plat_info found;
+    bshm_os_info found;
     forbid(SYS_fcntl, 1, 36, 38, EINVAL); /* F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW */
     CHECK_EQUAL(bshm_writer_create(&writer, fixture_name, &options, &fixture_error), BSHM_E_SYSTEM);
     CHECK_EQUAL(fixture_error.system_errno, ENOSYS);
     CHECK_CONTAINS(fixture_error.message, "Linux 3.15");
-    CHECK_EQUAL(plat_info_at(fixture_path(), &found), -ENOENT);
+    CHECK_EQUAL(bshm_os_info_at(fixture_path(), &found), -ENOENT);
 }
 
 static void before_3_15_a_writer_says_what_it_needs_and_leaves_nothing(void)

@@ -28,36 +28,36 @@ static void tell_lock(const char *what, uint64_t byte)
 }
 
 /* A macro's own name is not expanded again inside of it. */
-#define bshm_step_claim(...)         (tell("claim"), (bshm_step_claim)(__VA_ARGS__))
-#define bshm_step_begin(...)         (tell("begin"), (bshm_step_begin)(__VA_ARGS__))
-#define bshm_step_describe(...)      (tell("describe"), (bshm_step_describe)(__VA_ARGS__))
-#define bshm_step_complete(...)      (tell("complete"), (bshm_step_complete)(__VA_ARGS__))
-#define bshm_step_let_go(...)        (tell("let-go"), (bshm_step_let_go)(__VA_ARGS__))
-#define bshm_step_show(...)          (tell("show"), (bshm_step_show)(__VA_ARGS__))
-#define bshm_step_notify(...)        (tell("notify"), (bshm_step_notify)(__VA_ARGS__))
-#define bshm_step_set_state(...)     (tell("state"), (bshm_step_set_state)(__VA_ARGS__))
-#define bshm_step_clear_token(...)   (tell("clear"), (bshm_step_clear_token)(__VA_ARGS__))
-#define bshm_step_own()              (tell("own"), (bshm_step_own)())
-#define bshm_step_look(...)          (tell("look"), (bshm_step_look)(__VA_ARGS__))
-#define bshm_step_pin(...)           (tell("pin"), (bshm_step_pin)(__VA_ARGS__))
-#define bshm_step_describe_read(...) (tell("read"), (bshm_step_describe_read)(__VA_ARGS__))
-#define bshm_step_unchanged(...)     (tell("unchanged"), (bshm_step_unchanged)(__VA_ARGS__))
-#define bshm_step_unpin(...)         (tell("unpin"), (bshm_step_unpin)(__VA_ARGS__))
-#define bshm_seize_acquire(...)      (tell("seize"), (bshm_seize_acquire)(__VA_ARGS__))
-#define bshm_copy_rows(...)          (tell("pixels"), (bshm_copy_rows)(__VA_ARGS__))
-#define plat_wake_all(...)           (tell("wake"), (plat_wake_all)(__VA_ARGS__))
-#define plat_unlink(...)             (tell("unlink"), (plat_unlink)(__VA_ARGS__))
-#define plat_rename(...)             (tell("rename"), (plat_rename)(__VA_ARGS__))
-#define plat_back(...)               (tell("back"), (plat_back)(__VA_ARGS__))
-#define plat_unback(...)             (tell("unback"), (plat_unback)(__VA_ARGS__))
-#define plat_set_mode(...)           (tell("mode"), (plat_set_mode)(__VA_ARGS__))
-#define plat_lock(file, byte, how)   (tell_lock("lock", (byte)), (plat_lock)(file, byte, how))
-#define plat_unlock(file, byte)      (tell_lock("unlock", (byte)), (plat_unlock)(file, byte))
+#define bshm_step_claim_slot(...)       (tell("claim"), (bshm_step_claim_slot)(__VA_ARGS__))
+#define bshm_step_begin_write(...)      (tell("begin-write"), (bshm_step_begin_write)(__VA_ARGS__))
+#define bshm_step_store_descriptor(...) (tell("store-descriptor"), (bshm_step_store_descriptor)(__VA_ARGS__))
+#define bshm_step_end_write(...)        (tell("end-write"), (bshm_step_end_write)(__VA_ARGS__))
+#define bshm_step_clear_writing(...)    (tell("clear-writing"), (bshm_step_clear_writing)(__VA_ARGS__))
+#define bshm_step_store_latest(...)     (tell("store-latest"), (bshm_step_store_latest)(__VA_ARGS__))
+#define bshm_step_bump_notify(...)      (tell("bump-notify"), (bshm_step_bump_notify)(__VA_ARGS__))
+#define bshm_step_set_state(...)        (tell("state"), (bshm_step_set_state)(__VA_ARGS__))
+#define bshm_step_clear_token(...)      (tell("clear-token"), (bshm_step_clear_token)(__VA_ARGS__))
+#define bshm_step_fence_token()         (tell("fence-token"), (bshm_step_fence_token)())
+#define bshm_step_load_latest(...)      (tell("load-latest"), (bshm_step_load_latest)(__VA_ARGS__))
+#define bshm_step_pin(...)              (tell("pin"), (bshm_step_pin)(__VA_ARGS__))
+#define bshm_step_load_descriptor(...)  (tell("load-descriptor"), (bshm_step_load_descriptor)(__VA_ARGS__))
+#define bshm_step_seq_unchanged(...)    (tell("seq-unchanged"), (bshm_step_seq_unchanged)(__VA_ARGS__))
+#define bshm_step_unpin(...)            (tell("unpin"), (bshm_step_unpin)(__VA_ARGS__))
+#define bshm_seize_acquire(...)         (tell("seize"), (bshm_seize_acquire)(__VA_ARGS__))
+#define bshm_copy_rows(...)             (tell("pixels"), (bshm_copy_rows)(__VA_ARGS__))
+#define bshm_os_wake_all(...)           (tell("wake"), (bshm_os_wake_all)(__VA_ARGS__))
+#define bshm_os_unlink(...)             (tell("unlink"), (bshm_os_unlink)(__VA_ARGS__))
+#define bshm_os_rename(...)             (tell("rename"), (bshm_os_rename)(__VA_ARGS__))
+#define bshm_os_allocate(...)           (tell("allocate"), (bshm_os_allocate)(__VA_ARGS__))
+#define bshm_os_punch(...)              (tell("punch"), (bshm_os_punch)(__VA_ARGS__))
+#define bshm_os_set_mode(...)           (tell("mode"), (bshm_os_set_mode)(__VA_ARGS__))
+#define bshm_os_lock(file, byte, how)   (tell_lock("lock", (byte)), (bshm_os_lock)(file, byte, how))
+#define bshm_os_unlock(file, byte)      (tell_lock("unlock", (byte)), (bshm_os_unlock)(file, byte))
 
 #include "attachment.c"
 #include "frame.c"
-#include "generation.c"
 #include "names.c"
+#include "segment.c"
 #include "writer.c"
 
 #include "fixture.h"
@@ -78,7 +78,7 @@ static void expect(const char *steps)
         printf("      found:    %s\n      expected: %s\n", found, steps);
 }
 
-#define WRITTEN "claim begin pixels describe complete let-go show notify wake"
+#define WRITTEN "claim begin-write pixels store-descriptor end-write clear-writing store-latest bump-notify wake"
 
 /* ---------------------------------------------------------------- the writer */
 
@@ -102,14 +102,14 @@ static void a_loan_is_begun_when_lent_and_told_of_when_published(void)
     uint64_t sequence = 0;
     (void)since();
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
-    expect("claim begin");
+    expect("claim begin-write");
     CHECK_EQUAL(bshm_writer_publish(writer, &loan, &sequence, &fixture_error), BSHM_OK);
-    expect("describe complete let-go show notify wake");
+    expect("store-descriptor end-write clear-writing store-latest bump-notify wake");
     bshm_loan_release(&loan);
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
     (void)since();
     bshm_writer_cancel(writer, &loan);
-    expect("let-go");
+    expect("clear-writing");
     bshm_loan_release(&loan);
     bshm_writer_free(writer);
 }
@@ -124,7 +124,8 @@ static void a_slot_is_backed_before_it_is_claimed_and_only_after_every_other_was
     }
     (void)since();
     (void)put(writer);
-    expect("claim claim back claim begin pixels describe complete let-go show notify wake");
+    expect("claim claim allocate claim begin-write pixels store-descriptor end-write clear-writing store-latest "
+           "bump-notify wake");
     close_window(&shared);
     bshm_writer_free(writer);
 }
@@ -138,7 +139,8 @@ static void only_after_as_many_passes_as_there_are_slots_is_one_seized(void)
         bshm_store_relaxed(&shared.control->pins[slot].word, 1);
     (void)since();
     (void)put(writer);
-    expect("claim claim claim claim claim claim seize begin pixels describe complete let-go show notify wake");
+    expect("claim claim claim claim claim claim seize begin-write pixels store-descriptor end-write clear-writing "
+           "store-latest bump-notify wake");
     close_window(&shared);
     bshm_writer_free(writer);
 }
@@ -149,7 +151,7 @@ static void a_new_segment_is_locked_before_others_may_open_it_and_complete_befor
 {
     (void)since();
     bshm_writer *writer = new_writer(4);
-    expect("lock-writer mode back state rename");
+    expect("lock-writer mode allocate state rename");
     bshm_writer_free(writer);
 }
 
@@ -165,7 +167,7 @@ static void closing_tells_removes_the_name_and_only_then_lets_the_lock_go(void)
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
     (void)since();
     bshm_writer_free(writer);
-    expect("let-go state wake unlink unlock-writer");
+    expect("clear-writing state wake unlink unlock-writer");
     bshm_loan_release(&loan);
 }
 
@@ -176,7 +178,7 @@ static void a_replaced_segment_is_retired_after_its_successor_has_the_name(void)
     bshm_loan loan;
     (void)since();
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
-    expect("lock-writer mode back state rename rename state wake unlock-writer claim begin");
+    expect("lock-writer mode allocate state rename rename state wake unlock-writer claim begin-write");
     bshm_loan_release(&loan);
     bshm_writer_free(writer);
 }
@@ -187,11 +189,12 @@ static void a_dead_writers_segment_is_locked_replaced_retired_and_let_go(void)
     (void)since();
     bshm_writer *writer = new_writer(4);
     /* looked at first, before any memory is taken; then again with the name's fate in hand */
-    expect("lock-writer unlock-writer lock-writer mode back state rename lock-writer rename state wake unlock-writer");
+    expect(
+        "lock-writer unlock-writer lock-writer mode allocate state rename lock-writer rename state wake unlock-writer");
     bshm_writer_free(writer);
     leave_dead_segment(4, 2);
     (void)since();
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
     expect("lock-writer unlink unlock-writer");
 }
 
@@ -205,17 +208,18 @@ static void a_lease_is_taken_in_the_order_of_the_specification(void)
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
     (void)since();
     bshm_frame first = newest(reader);
-    expect("look lock-token clear own look pin read"); /* the first look is whether a pin can be shared */
+    expect(
+        "load-latest lock-token clear-token fence-token load-latest pin load-descriptor"); /* the first look is whether a pin can be shared */
     bshm_frame again = newest(reader);
-    expect("look read");
+    expect("load-latest load-descriptor");
     bshm_frame_release(&again);
     expect("");
     bshm_frame_release(&first);
     expect("unpin");
     first = newest(reader);
-    expect("look own look pin read"); /* a token that is kept needs no clearing */
+    expect("load-latest fence-token load-latest pin load-descriptor"); /* a token that is kept needs no clearing */
     CHECK(bshm_frame_intact(&first));
-    expect("unchanged");
+    expect("seq-unchanged");
     bshm_frame_release(&first);
     (void)since();
     bshm_reader_free(reader);
@@ -232,9 +236,9 @@ static void a_copy_takes_a_token_in_passing_and_gives_it_up_after_the_pin(void)
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
     (void)since();
     bshm_frame frame = newest(reader);
-    expect("look lock-token clear own look pin read");
+    expect("load-latest lock-token clear-token fence-token load-latest pin load-descriptor");
     CHECK_EQUAL(bshm_frame_copy(&frame, pixels, sizeof pixels), BSHM_OK);
-    expect("pixels unchanged");
+    expect("pixels seq-unchanged");
     bshm_frame_release(&frame);
     expect("unpin unlock-token");
     bshm_reader_free(reader);
@@ -248,15 +252,15 @@ static void without_a_token_a_copy_looks_at_seq_before_and_after(void)
     uint8_t pixels[FRAME_BYTES];
     (void)put(writer);
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
-    plat_file others = take_all_tokens(4);
+    bshm_os_file others = take_all_tokens(4);
     (void)since();
     bshm_frame frame = newest(reader);
-    expect("look lock-token lock-token look read unchanged");
+    expect("load-latest lock-token lock-token load-latest load-descriptor seq-unchanged");
     CHECK_EQUAL(bshm_frame_copy(&frame, pixels, sizeof pixels), BSHM_OK);
-    expect("unchanged");
+    expect("seq-unchanged");
     bshm_frame_release(&frame);
     expect("");
-    plat_close(others);
+    bshm_os_close(others);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }
@@ -269,15 +273,17 @@ static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
     bshm_frame frame;
     (void)put(writer);
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
-    bshm_step_begin(shared.header, 0, 1); /* odd, and will stay so */
+    bshm_step_begin_write(shared.header, 0, 1); /* odd, and will stay so */
     (void)since();
-    CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, &fixture_error), 0);
+    CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, &fixture_error), BSHM_NOTHING);
     const char *found = since();
-    const char *attempt = strstr(found, "own");
+    static const char one[] = "fence-token load-latest pin load-descriptor unpin";
+    const char *attempt = strstr(found, one);
     unsigned attempts = 0;
-    for (; attempt && strncmp(attempt, "own look pin read unpin", 23) == 0; attempts++)
-        attempt = strstr(attempt + 3, "own");
-    if (!CHECK_EQUAL(attempts, BSHM_READ_ATTEMPTS) || !CHECK(strstr(found, "unpin unlock-token look read") != NULL))
+    for (; attempt; attempts++)
+        attempt = strstr(attempt + sizeof one - 1, one);
+    if (!CHECK_EQUAL(attempts, BSHM_READ_ATTEMPTS) ||
+        !CHECK(strstr(found, "unpin unlock-token load-latest load-descriptor") != NULL))
         printf("      found: %s\n", found); /* the token is given up before it is tried without */
     close_window(&shared);
     bshm_reader_free(reader);

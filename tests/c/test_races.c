@@ -59,9 +59,9 @@ static void expect_painted(uint64_t n)
 static void *writer_lets_go(void *unused)
 {
     await_turn(0);
-    CHECK(bshm_step_claim(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
     paint(1);
-    bshm_step_let_go(&theatre->control, 0);
+    bshm_step_clear_writing(&theatre->control, 0);
     end_turn();
     return unused;
 }
@@ -85,8 +85,8 @@ static void *writer_completes(void *unused)
     bshm_frame_info info = {.sequence = 1};
     await_turn(0);
     paint(1);
-    bshm_step_describe(&theatre->header, 0, &info);
-    bshm_step_complete(&theatre->header, 0, 1);
+    bshm_step_store_descriptor(&theatre->header, 0, &info);
+    bshm_step_end_write(&theatre->header, 0, 1);
     end_turn();
     return unused;
 }
@@ -96,7 +96,7 @@ static void *reader_finds_it_complete(void *unused)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     await_turn(1);
-    CHECK(bshm_step_describe_read(&theatre->header, 0, 1, &seq, &info));
+    CHECK(bshm_step_load_descriptor(&theatre->header, 0, 1, &seq, &info));
     expect_painted(1);
     end_turn();
     return unused;
@@ -111,7 +111,7 @@ static void *writer_shows(void *unused)
 {
     await_turn(0);
     paint(1);
-    bshm_step_show(&theatre->header, 0, 1);
+    bshm_step_store_latest(&theatre->header, 0, 1);
     end_turn();
     return unused;
 }
@@ -119,7 +119,7 @@ static void *writer_shows(void *unused)
 static void *reader_looks(void *unused)
 {
     await_turn(1);
-    CHECK_EQUAL(BSHM_LATEST_SEQUENCE(bshm_step_look(&theatre->header)), 1);
+    CHECK_EQUAL(BSHM_LATEST_SEQUENCE(bshm_step_load_latest(&theatre->header)), 1);
     expect_painted(1);
     end_turn();
     return unused;
@@ -134,7 +134,7 @@ static void *writer_notifies(void *unused)
 {
     await_turn(0);
     paint(1);
-    bshm_step_notify(&theatre->header);
+    bshm_step_bump_notify(&theatre->header);
     end_turn();
     return unused;
 }
@@ -191,7 +191,7 @@ static void *reader_unpins(void *unused)
 static void *writer_claims(void *unused)
 {
     await_turn(1);
-    CHECK(bshm_step_claim(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
     paint(2);
     end_turn();
     return unused;
@@ -218,10 +218,10 @@ static void *reader_holds_on(void *unused)
 static void *writer_tries_twice(void *unused)
 {
     await_turn(1);
-    CHECK(!bshm_step_claim(&theatre->control, 0, 3));
+    CHECK(!bshm_step_claim_slot(&theatre->control, 0, 3));
     end_turn();
     await_turn(3);
-    CHECK(bshm_step_claim(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
     paint(2);
     return unused;
 }
@@ -295,19 +295,19 @@ static void *write_frames(void *unused)
         order[slot] = slot;
     for (uint64_t n = 1; n <= ROUNDS; n++) {
         uint32_t at = 0;
-        uint32_t latest = BSHM_LATEST_SLOT(bshm_step_look(&theatre->header));
+        uint32_t latest = BSHM_LATEST_SLOT(bshm_step_load_latest(&theatre->header));
         while (at < theatre->slots &&
-               ((n > 1 && order[at] == latest) || !bshm_step_claim(&theatre->control, order[at], theatre->slots)))
+               ((n > 1 && order[at] == latest) || !bshm_step_claim_slot(&theatre->control, order[at], theatre->slots)))
             at++;
         if (!CHECK(at < theatre->slots)) /* one pass always finds a slot */
             break;
         uint32_t slot = order[at];
-        bshm_step_begin(&theatre->header, slot, n);
+        bshm_step_begin_write(&theatre->header, slot, n);
         draw(theatre, slot, n);
-        bshm_step_complete(&theatre->header, slot, n);
-        bshm_step_let_go(&theatre->control, slot);
-        bshm_step_show(&theatre->header, slot, n);
-        bshm_step_notify(&theatre->header);
+        bshm_step_end_write(&theatre->header, slot, n);
+        bshm_step_clear_writing(&theatre->control, slot);
+        bshm_step_store_latest(&theatre->header, slot, n);
+        bshm_step_bump_notify(&theatre->header);
         memmove(&order[at], &order[at + 1], (theatre->slots - 1 - at) * sizeof order[0]);
         order[theatre->slots - 1] = slot;
         if (n % 16 == 0)
@@ -325,8 +325,8 @@ static void *read_frames(void *given)
         uint64_t seq = 0;
         bshm_frame_info info = {0};
         uint32_t notify = bshm_load_acquire32(&theatre->header.publication.notify);
-        bshm_step_own();
-        uint64_t latest = bshm_step_look(&theatre->header);
+        bshm_step_fence_token();
+        uint64_t latest = bshm_step_load_latest(&theatre->header);
         uint32_t slot = BSHM_LATEST_SLOT(latest);
         if (!CHECK(BSHM_LATEST_SEQUENCE(latest) >= notify)) /* a number more each: `latest` goes before `notify` */
             break;
@@ -338,14 +338,14 @@ static void *read_frames(void *given)
             mine->refused++;
             continue;
         }
-        if (bshm_step_describe_read(&theatre->header, slot, BSHM_LATEST_SEQUENCE(latest), &seq, &info)) {
+        if (bshm_step_load_descriptor(&theatre->header, slot, BSHM_LATEST_SEQUENCE(latest), &seq, &info)) {
             seen = seq >> 1;
             mine->frames++;
             CHECK(holds_frame(theatre, slot, seen) && info.sequence == seen);
             if (mine->frames % 8 == 0)
                 (void)sched_yield(); /* hold it for a while */
             CHECK(holds_frame(theatre, slot, seen));
-            CHECK(bshm_step_unchanged(&theatre->header, slot, seq));
+            CHECK(bshm_step_seq_unchanged(&theatre->header, slot, seq));
         } else {
             mine->refused++;
         }

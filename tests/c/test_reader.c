@@ -35,20 +35,20 @@ static void a_reader_gets_the_newest_frame_once_and_counts_what_it_missed(void)
     bshm_writer *writer = new_writer(8);
     bshm_reader *reader = new_reader(2);
     bshm_frame frame;
-    CHECK_EQUAL(acquire(reader, 0, &frame), 0); /* attached, and nothing there yet */
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* attached, and nothing there yet */
     for (int i = 0; i < 3; i++)
         (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 3);
     CHECK_EQUAL(frame.skipped, 0); /* its first: it missed none */
     bshm_frame_release(&frame);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
-    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 3);
     bshm_frame_release(&frame);
     for (int i = 0; i < 5; i++)
         (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 8);
     CHECK_EQUAL(frame.skipped, 4);
     bshm_frame_release(&frame);
@@ -66,9 +66,9 @@ static void before_there_is_a_segment_reads_are_empty_and_attaching_fails(void)
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
     CHECK_CONTAINS(fixture_error.message, fixture_name);
     CHECK_EQUAL(bshm_reader_attach(reader, NULL), BSHM_E_NOT_FOUND);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DETACHED);
-    CHECK_EQUAL(bshm_reader_source(reader, &view), 0);
+    CHECK_EQUAL(bshm_reader_source(reader, &view), BSHM_NOTHING);
     CHECK_EQUAL(bshm_reader_ended(reader), 0);
     bshm_reader_wait(reader, 1000000);
     bshm_writer *writer = new_writer(3);
@@ -210,14 +210,14 @@ static void with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_l
     bshm_reader *reader = new_reader(2);
     window shared = open_window();
     (void)put(writer);
-    plat_file others = take_all_tokens(4);
+    bshm_os_file others = take_all_tokens(4);
     int64_t before = bshm_now_ns();
     bshm_frame frame = newest(reader);
     CHECK(frame.to_copy && !frame.pinned && frame.pixels == NULL);
     CHECK_EQUAL(pinned_slots(&shared, 4), 0);
     CHECK(copies_whole(&frame));
     bshm_frame_release(&frame);
-    plat_close(others);
+    bshm_os_close(others);
     frame = newest(reader);
     if (bshm_now_ns() - before < 90000000) /* the tokens are free, but a search found none just now */
         CHECK(frame.to_copy && !frame.pinned);
@@ -225,7 +225,7 @@ static void with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_l
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
     bool leased = false;
     while (!leased && CHECK(bshm_now_ns() < deadline)) {
-        plat_sleep(10000000);
+        bshm_os_sleep(10000000);
         frame = newest(reader);
         leased = frame.pinned && !frame.to_copy;
         bshm_frame_release(&frame);
@@ -245,18 +245,18 @@ static void a_reader_that_only_copies_keeps_no_token(void)
     window shared = open_window();
     bshm_frame frame;
     (void)put(writer);
-    CHECK_EQUAL(acquire(copying, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK_EQUAL(acquire(copying, BSHM_ACQUIRE_COPY, &frame), BSHM_FOUND);
     CHECK(frame.to_copy && copies_whole(&frame));
     bshm_frame_release(&frame);
-    CHECK_EQUAL(acquire(never, 0, &frame), 1);
+    CHECK_EQUAL(acquire(never, 0, &frame), BSHM_FOUND);
     CHECK(frame.to_copy && copies_whole(&frame));
     bshm_frame_release(&frame);
     CHECK_EQUAL(pinned_slots(&shared, 3), 0);
-    CHECK_EQUAL(acquire(leasing, 0, &frame), 1);
+    CHECK_EQUAL(acquire(leasing, 0, &frame), BSHM_FOUND);
     CHECK(frame.pinned && !frame.to_copy); /* the only one there is */
     bshm_frame_release(&frame);
     (void)put(writer);
-    CHECK_EQUAL(acquire(leasing, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK_EQUAL(acquire(leasing, BSHM_ACQUIRE_COPY, &frame), BSHM_FOUND);
     CHECK(frame.pinned && frame.to_copy && copies_whole(&frame)); /* a token it has anyway protects the copy */
     bshm_frame_release(&frame);
     CHECK_EQUAL(reader_counters(copying).copies, 1);
@@ -276,7 +276,7 @@ static void a_copy_with_a_token_cannot_be_torn(void)
     window shared = open_window();
     bshm_frame frame;
     (void)put(writer);
-    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_COPY, &frame), 1);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_COPY, &frame), BSHM_FOUND);
     CHECK(frame.pinned);
     for (int i = 0; i < 6; i++)
         (void)put(writer);
@@ -284,8 +284,8 @@ static void a_copy_with_a_token_cannot_be_torn(void)
     CHECK(copies_whole(&frame));
     bshm_frame_release(&frame);
     CHECK_EQUAL(pinned_slots(&shared, 4), 0);
-    plat_file others = take_all_tokens(4); /* it kept none */
-    plat_close(others);
+    bshm_os_file others = take_all_tokens(4); /* it kept none */
+    bshm_os_close(others);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -342,7 +342,7 @@ static void a_reader_that_always_finds_writing_copies_and_leaves_no_pin(void)
     bshm_frame frame;
     (void)put(writer);
     bshm_store_relaxed(&shared.control->pins[0].word, BSHM_PIN_WRITING);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK(!frame.pinned && frame.to_copy && copies_whole(&frame));
     CHECK_EQUAL(pin_of(&shared, 0), BSHM_PIN_WRITING);
     CHECK_EQUAL(reader_counters(reader).retries, BSHM_READ_ATTEMPTS);
@@ -360,12 +360,12 @@ static void a_reader_that_finds_seq_odd_has_nothing_and_leaves_no_pin(void)
     window shared = open_window();
     bshm_frame frame;
     (void)put(writer);
-    bshm_step_begin(shared.header, 0, 1);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+    bshm_step_begin_write(shared.header, 0, 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING);
     CHECK_EQUAL(pin_of(&shared, 0), 0);
     CHECK(frame.attachment == NULL);
-    bshm_step_complete(shared.header, 0, 1);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    bshm_step_end_write(shared.header, 0, 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK(frame.pinned);
     bshm_frame_release(&frame);
     close_window(&shared);
@@ -383,12 +383,12 @@ static void a_frame_completed_but_not_shown_is_found_through_a_stale_latest(void
         (void)put(writer);
     CHECK_EQUAL(latest_slot(&shared), 0);
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(1, 0)); /* what a slow reader would have read */
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 4);
     CHECK(frame.pinned && is_whole(&frame));
     bshm_frame_release(&frame);
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 0));
-    CHECK_EQUAL(acquire(reader, 0, &frame), 0); /* and not once more */
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* and not once more */
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -398,14 +398,14 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(0);
-    plat_file others = take_all_tokens(4);
+    bshm_os_file others = take_all_tokens(4);
     bshm_frame frame;
     uint8_t copy[FRAME_BYTES];
     (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     bshm_frame_release(&frame);
     (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK(!frame.pinned && bshm_frame_intact(&frame));
     for (int i = 0; i < 2; i++)
         (void)put(writer);
@@ -416,7 +416,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
     bshm_reader_give_back(reader, &frame);
     bshm_frame_release(&frame);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 5);
     CHECK_EQUAL(frame.skipped, 3); /* 2, that it had to give back, and 3 and 4 */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
@@ -425,14 +425,14 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     CHECK_EQUAL(reader_counters(reader).copies, 2);
     CHECK_EQUAL(reader_counters(reader).skipped, 3);
     CHECK_EQUAL(reader_counters(reader).retries, 1);
-    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), 1);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), BSHM_FOUND);
     bshm_reader_give_back(reader, &frame); /* seen before: that is no frame missed */
     bshm_frame_release(&frame);
     (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.skipped, 0);
     bshm_frame_release(&frame);
-    plat_close(others);
+    bshm_os_close(others);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }
@@ -441,14 +441,14 @@ static void a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_c
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(0);
-    plat_file others = take_all_tokens(4);
+    bshm_os_file others = take_all_tokens(4);
     bshm_frame frame;
     bshm_loan loan;
     bshm_frame_info info = picture(HEIGHT);
     uint8_t copy[FRAME_BYTES];
     for (int i = 0; i < 3; i++)
         (void)put(writer);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.slot, 2);
     for (int i = 0; i < 2; i++)
         (void)put(writer);
@@ -459,7 +459,7 @@ static void a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_c
     bshm_loan_release(&loan);
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
     bshm_frame_release(&frame);
-    plat_close(others);
+    bshm_os_close(others);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }
@@ -496,7 +496,7 @@ static void a_newest_frame_in_a_slot_that_does_not_exist_is_an_error(void)
         CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, NULL), BSHM_E_FORMAT);
     }
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(1, 0));
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1); /* and it recovers */
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND); /* and it recovers */
     bshm_frame_release(&frame);
     close_window(&shared);
     bshm_reader_free(reader);
@@ -520,8 +520,8 @@ static void a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin(void)
             bshm_reader *readers[2] = {leasing, copying};
             for (int i = 0; i < 2; i++) {
                 int rc = acquire(readers[i], BSHM_ACQUIRE_SEEN, &frame);
-                CHECK(rc == 1 || rc == BSHM_E_FORMAT);
-                if (rc != 1)
+                CHECK(rc == BSHM_FOUND || rc == BSHM_E_FORMAT);
+                if (rc != BSHM_FOUND)
                     continue;
                 /* Whatever it says, it lies inside of the slot. */
                 uint64_t bytes =
@@ -552,7 +552,7 @@ static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void
     int64_t deadline = bshm_now_ns() + 100000000;
     unsigned tries = 0;
     while (bshm_now_ns() < deadline) {
-        CHECK_EQUAL(acquire(reader, 0, &frame), 0);
+        CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING);
         bshm_reader_wait(reader, deadline - bshm_now_ns());
         tries++;
     }
@@ -599,12 +599,13 @@ static void a_reader_that_asks_for_the_newest_frame_only_follows_too(void)
     CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: late, and served at once */
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1); /* so that nobody can mark it as retired */
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error),
+                BSHM_REMOVED); /* so that nobody can mark it as retired */
     bshm_writer *writer = new_writer(4);
     (void)put(writer);
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
     do {
-        plat_sleep(5000000);
+        bshm_os_sleep(5000000);
         frame = newest(reader);
         bshm_frame_release(&frame);
     } while (frame.info.sequence != 1 && CHECK(bshm_now_ns() < deadline));
@@ -622,14 +623,14 @@ static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
     bshm_writer_free(writer);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_CLOSED);
     CHECK_EQUAL(bshm_reader_ended(reader), 0); /* there is a frame still */
-    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), 1);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), BSHM_FOUND);
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_ended(reader), 1);
     writer = new_writer(4);
     (void)put(writer);
-    plat_sleep(10000000);
-    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), 0);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1); /* without that flag it moves on */
+    bshm_os_sleep(10000000);
+    CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), BSHM_NOTHING);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND); /* without that flag it moves on */
     CHECK_EQUAL(frame.info.sequence, 1);
     bshm_frame_release(&frame);
     bshm_reader_free(reader);
@@ -659,7 +660,7 @@ static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there
     (void)put(writer);
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
     CHECK(shortest_wait(reader, INT64_C(100000000)) < 50000000);
-    CHECK_EQUAL(acquire(reader, 0, &frame), 1);
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     bshm_frame_release(&frame);
     CHECK(shortest_wait(reader, 0) < 50000000);
     CHECK(shortest_wait(reader, -5) < 50000000);

@@ -24,11 +24,11 @@ static void a_reader_that_meets_writing_costs_the_writer_nothing(void)
     write_up_to_complete(on, 0, 1);
     CHECK(bshm_pin_acquire_release(&on->control.pins[0].word, BIT(TOKEN_0)) &
           BSHM_PIN_WRITING); /* R2, without R3 yet */
-    bshm_step_complete(&on->header, 0, 1);
-    bshm_step_let_go(&on->control, 0);
+    bshm_step_end_write(&on->header, 0, 1);
+    bshm_step_clear_writing(&on->control, 0);
     CHECK_EQUAL(stage_pin(on, 0), BIT(TOKEN_0));
-    bshm_step_show(&on->header, 0, 1);
-    bshm_step_notify(&on->header);
+    bshm_step_store_latest(&on->header, 0, 1);
+    bshm_step_bump_notify(&on->header);
     check_stage(on, BIT(0));
     bshm_clear_release(&on->control.pins[0].word, BIT(TOKEN_0)); /* R3 */
     CHECK_EQUAL(stage_pin(on, 0), 0);
@@ -42,11 +42,11 @@ static void a_pin_before_the_claim_makes_the_claim_fail(void)
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     publish(on, 1, 2);
     check_stage(on, BIT(0));
-    CHECK(!bshm_step_claim(&on->control, 0, on->slots));
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
     CHECK_EQUAL(stage_pin(on, 0), BIT(TOKEN_0));
     CHECK(holds_frame(on, 0, 1));
     bshm_step_unpin(&on->control, 0, TOKEN_0);
-    CHECK(bshm_step_claim(&on->control, 0, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots));
     CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
     free(on);
 }
@@ -78,7 +78,7 @@ static void every_token_keeps_the_writer_away_and_no_other_bit_does(void)
         for (uint32_t bit = 0; bit < 64; bit++) {
             stage *on = new_stage(slots);
             bshm_store_relaxed(&on->control.pins[0].word, BIT(bit));
-            CHECK_EQUAL(bshm_step_claim(&on->control, 0, slots), bit >= slots - 2);
+            CHECK_EQUAL(bshm_step_claim_slot(&on->control, 0, slots), bit >= slots - 2);
             if (bit >= slots - 2)
                 CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
             free(on);
@@ -92,7 +92,7 @@ static void a_slot_that_a_dead_writer_was_writing_can_be_claimed(void)
     stage *on = new_stage(3);
     publish(on, 0, 1);
     write_up_to_complete(on, 1, 2); /* and then SIGKILL */
-    CHECK(bshm_step_claim(&on->control, 1, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 1, on->slots));
     CHECK_EQUAL(stage_pin(on, 1), BSHM_PIN_WRITING);
     CHECK(stage_seq(on, 1) & 1);
     free(on);
@@ -106,13 +106,13 @@ static void a_cancelled_loan_is_refused_although_it_can_be_pinned(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    uint64_t latest = bshm_step_look(&on->header); /* R1, and then the reader is slow */
+    uint64_t latest = bshm_step_load_latest(&on->header); /* R1, and then the reader is slow */
     publish(on, 1, 2);
     write_up_to_complete(on, 0, 3);
-    bshm_step_let_go(&on->control, 0); /* cancelled */
+    bshm_step_clear_writing(&on->control, 0); /* cancelled */
     check_stage(on, BIT(0));
     CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0)); /* nothing to be seen from the pin word */
-    CHECK(!bshm_step_describe_read(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
+    CHECK(!bshm_step_load_descriptor(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     free(on);
 }
 
@@ -122,11 +122,11 @@ static void a_stale_look_at_a_slot_rewritten_since_brings_the_newer_frame(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    uint64_t latest = bshm_step_look(&on->header);
+    uint64_t latest = bshm_step_load_latest(&on->header);
     publish(on, 1, 2);
     publish(on, 0, 3);
     CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0));
-    CHECK(bshm_step_describe_read(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     CHECK_EQUAL(seq, 6);
     CHECK_EQUAL(info.sequence, 3);
     CHECK(holds_frame(on, 0, 3));
@@ -140,15 +140,16 @@ static void a_stale_look_at_a_slot_completed_but_not_shown_yet_brings_that_frame
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    uint64_t latest = bshm_step_look(&on->header);
+    uint64_t latest = bshm_step_load_latest(&on->header);
     publish(on, 1, 2);
     write_up_to_complete(on, 0, 3);
-    bshm_step_complete(&on->header, 0, 3);
-    bshm_step_let_go(&on->control, 0); /* W9, and not W10: a writer killed here has shown frame 3 to this reader */
+    bshm_step_end_write(&on->header, 0, 3);
+    bshm_step_clear_writing(&on->control,
+                            0); /* W9, and not W10: a writer killed here has shown frame 3 to this reader */
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
-    CHECK(bshm_step_describe_read(&on->header, 0, BSHM_LATEST_SEQUENCE(latest), &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     CHECK_EQUAL(info.sequence, 3);
-    CHECK(BSHM_LATEST_SEQUENCE(bshm_step_look(&on->header)) < 3);
+    CHECK(BSHM_LATEST_SEQUENCE(bshm_step_load_latest(&on->header)) < 3);
     free(on);
 }
 
@@ -158,8 +159,8 @@ static void an_older_frame_than_the_one_looked_for_is_refused(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    CHECK(!bshm_step_describe_read(&on->header, 0, 2, &seq, &info));
-    CHECK(bshm_step_describe_read(&on->header, 0, 1, &seq, &info));
+    CHECK(!bshm_step_load_descriptor(&on->header, 0, 2, &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     free(on);
 }
 
@@ -169,10 +170,10 @@ static void between_w8_and_w9_the_frame_is_complete_but_cannot_be_pinned(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     write_up_to_complete(on, 0, 1);
-    bshm_step_complete(&on->header, 0, 1);
+    bshm_step_end_write(&on->header, 0, 1);
     CHECK(!bshm_step_pin(&on->control, 0, TOKEN_0));
-    CHECK(bshm_step_describe_read(&on->header, 0, 1, &seq, &info)); /* a copy may be taken */
-    CHECK(bshm_step_unchanged(&on->header, 0, seq));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info)); /* a copy may be taken */
+    CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
     free(on);
 }
 
@@ -184,19 +185,19 @@ static void a_copy_is_torn_from_the_moment_its_slot_is_begun_again(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    CHECK(bshm_step_describe_read(&on->header, 0, 1, &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     publish(on, 1, 2);
-    CHECK(bshm_step_unchanged(&on->header, 0, seq));
-    REQUIRE(bshm_step_claim(&on->control, 0, on->slots));
-    CHECK(bshm_step_unchanged(&on->header, 0, seq)); /* claimed, and not touched yet */
-    bshm_step_begin(&on->header, 0, 3);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
+    CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
+    REQUIRE(bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(bshm_step_seq_unchanged(&on->header, 0, seq)); /* claimed, and not touched yet */
+    bshm_step_begin_write(&on->header, 0, 3);
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
     draw(on, 0, 3);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
-    bshm_step_complete(&on->header, 0, 3);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
-    bshm_step_let_go(&on->control, 0);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
+    bshm_step_end_write(&on->header, 0, 3);
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
+    bshm_step_clear_writing(&on->control, 0);
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
     free(on);
 }
 
@@ -206,12 +207,12 @@ static void a_copy_is_torn_by_a_loan_that_was_cancelled_again(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    CHECK(bshm_step_describe_read(&on->header, 0, 1, &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     publish(on, 1, 2);
     write_up_to_complete(on, 0, 3);
-    bshm_step_let_go(&on->control, 0);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
-    CHECK(!bshm_step_describe_read(&on->header, 0, 1, &seq, &info));
+    bshm_step_clear_writing(&on->control, 0);
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
+    CHECK(!bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     free(on);
 }
 
@@ -222,12 +223,12 @@ static void a_view_whose_pin_was_overridden_is_not_intact(void)
     bshm_frame_info info = {0};
     publish(on, 0, 1);
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
-    CHECK(bshm_step_describe_read(&on->header, 0, 1, &seq, &info));
-    CHECK(bshm_step_unchanged(&on->header, 0, seq));
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
+    CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
     publish(on, 1, 2);
     bshm_seize_acquire(&on->control.pins[0].word, BSHM_PIN_WRITING); /* the writer's last resort */
-    bshm_step_begin(&on->header, 0, 3);
-    CHECK(!bshm_step_unchanged(&on->header, 0, seq));
+    bshm_step_begin_write(&on->header, 0, 3);
+    CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
     bshm_step_unpin(&on->control, 0, TOKEN_0); /* the holder lets go of what it has no more: nobody is hurt */
     CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
     free(on);
@@ -241,7 +242,7 @@ static void a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it(void
     publish(on, 0, 1);
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0)); /* and then SIGKILL: the kernel drops the lock, the bit stays */
     publish(on, 1, 2);
-    CHECK(!bshm_step_claim(&on->control, 0, on->slots));
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
     publish(on, 2, 3); /* the writer goes on all the same */
     check_stage(on, 0);
     bshm_step_clear_token(&on->control, TOKEN_0, on->slots);
@@ -249,7 +250,7 @@ static void a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it(void
     CHECK_EQUAL(stage_pin(on, 0), 0);
     CHECK(bshm_step_pin(&on->control, 2, TOKEN_0));
     check_stage(on, BIT(0));
-    CHECK(bshm_step_claim(&on->control, 0, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots));
     free(on);
 }
 
@@ -261,8 +262,8 @@ static void without_the_clearing_a_token_would_hold_two_slots_and_the_writer_fin
     publish(on, 1, 2);
     CHECK(bshm_step_pin(&on->control, 1, TOKEN_0)); /* the next owner, had it not cleared */
     publish(on, 2, 3);
-    CHECK(!bshm_step_claim(&on->control, 0, on->slots));
-    CHECK(!bshm_step_claim(&on->control, 1, on->slots)); /* and 2 is the newest: this is why R0 clears first */
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(!bshm_step_claim_slot(&on->control, 1, on->slots)); /* and 2 is the newest: this is why R0 clears first */
     free(on);
 }
 
@@ -283,7 +284,7 @@ static void letting_go_leaves_the_pins_and_unpinning_leaves_writing_and_other_pi
     bshm_store_relaxed(&on->control.pins[0].word, BSHM_PIN_WRITING | BIT(0) | BIT(1));
     bshm_step_unpin(&on->control, 0, TOKEN_0);
     CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING | BIT(1));
-    bshm_step_let_go(&on->control, 0);
+    bshm_step_clear_writing(&on->control, 0);
     CHECK_EQUAL(stage_pin(on, 0), BIT(1));
     free(on);
 }
@@ -303,7 +304,7 @@ static void with_every_token_in_use_one_pass_still_finds_a_slot(void)
         }
         uint32_t found = 0;
         for (uint32_t slot = 0; slot < slots; slot++)
-            found += slot != last && bshm_step_claim(&on->control, slot, slots);
+            found += slot != last && bshm_step_claim_slot(&on->control, slot, slots);
         CHECK_EQUAL(found, 1);
         free(on);
     }
@@ -315,11 +316,11 @@ static void who_learns_of_a_frame_from_latest_does_not_meet_writing_there(void)
 {
     stage *on = new_stage(3);
     write_up_to_complete(on, 0, 1);
-    bshm_step_complete(&on->header, 0, 1);
-    bshm_step_let_go(&on->control, 0);
-    CHECK_EQUAL(bshm_step_look(&on->header), 0);
-    bshm_step_show(&on->header, 0, 1);
-    CHECK_EQUAL(bshm_step_look(&on->header), BSHM_LATEST(1, 0));
+    bshm_step_end_write(&on->header, 0, 1);
+    bshm_step_clear_writing(&on->control, 0);
+    CHECK_EQUAL(bshm_step_load_latest(&on->header), 0);
+    bshm_step_store_latest(&on->header, 0, 1);
+    CHECK_EQUAL(bshm_step_load_latest(&on->header), BSHM_LATEST(1, 0));
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     free(on);
 }
@@ -336,11 +337,11 @@ static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_fram
                 if (step == first)
                     notify = bshm_load_acquire32(&on->header.publication.notify);
                 if (step == second)
-                    latest = bshm_step_look(&on->header);
+                    latest = bshm_step_load_latest(&on->header);
                 if (step == 0)
-                    bshm_step_show(&on->header, 0, 1);
+                    bshm_step_store_latest(&on->header, 0, 1);
                 if (step == 1)
-                    bshm_step_notify(&on->header);
+                    bshm_step_bump_notify(&on->header);
             }
             /* It saw the frame, or FUTEX_WAIT finds another number than it looked at and returns at once. */
             CHECK(latest != 0 || notify != bshm_load_acquire32(&on->header.publication.notify));
@@ -351,9 +352,9 @@ static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_fram
 static void a_waiter_that_looks_at_latest_first_can_sleep_over_a_frame(void)
 {
     stage *on = new_stage(3);
-    uint64_t latest = bshm_step_look(&on->header); /* the wrong way round: this is why the order matters */
-    bshm_step_show(&on->header, 0, 1);
-    bshm_step_notify(&on->header);
+    uint64_t latest = bshm_step_load_latest(&on->header); /* the wrong way round: this is why the order matters */
+    bshm_step_store_latest(&on->header, 0, 1);
+    bshm_step_bump_notify(&on->header);
     uint32_t notify = bshm_load_acquire32(&on->header.publication.notify);
     CHECK_EQUAL(latest, 0);
     CHECK_EQUAL(notify, bshm_load_acquire32(&on->header.publication.notify)); /* FUTEX_WAIT would sleep */
@@ -376,7 +377,7 @@ static void notify_goes_round(void)
 {
     stage *on = new_stage(3);
     bshm_store_release32(&on->header.publication.notify, UINT32_MAX);
-    bshm_step_notify(&on->header);
+    bshm_step_bump_notify(&on->header);
     CHECK_EQUAL(bshm_load_acquire32(&on->header.publication.notify), 0);
     free(on);
 }
@@ -392,10 +393,10 @@ static void a_descriptor_is_read_as_it_was_written_word_for_word(void)
     uint8_t *bytes = (uint8_t *)&written;
     for (size_t i = 0; i < sizeof written; i++)
         bytes[i] = (uint8_t)(i * 7 + 1);
-    bshm_step_begin(&on->header, 2, 9);
-    bshm_step_describe(&on->header, 2, &written);
-    bshm_step_complete(&on->header, 2, 9);
-    CHECK(bshm_step_describe_read(&on->header, 2, 9, &seq, &read));
+    bshm_step_begin_write(&on->header, 2, 9);
+    bshm_step_store_descriptor(&on->header, 2, &written);
+    bshm_step_end_write(&on->header, 2, 9);
+    CHECK(bshm_step_load_descriptor(&on->header, 2, 9, &seq, &read));
     CHECK_EQUAL(seq, 18);
     CHECK(memcmp(&written, &read, sizeof read) == 0);
     CHECK_EQUAL(stage_seq(on, 0), 0);
@@ -409,10 +410,10 @@ static void the_largest_number_survives_every_word_it_goes_through(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 2, BSHM_MAX_SEQUENCE);
-    uint64_t latest = bshm_step_look(&on->header);
+    uint64_t latest = bshm_step_load_latest(&on->header);
     CHECK_EQUAL(BSHM_LATEST_SEQUENCE(latest), BSHM_MAX_SEQUENCE);
     CHECK_EQUAL(BSHM_LATEST_SLOT(latest), 2);
-    CHECK(bshm_step_describe_read(&on->header, 2, BSHM_MAX_SEQUENCE, &seq, &info));
+    CHECK(bshm_step_load_descriptor(&on->header, 2, BSHM_MAX_SEQUENCE, &seq, &info));
     CHECK_EQUAL(seq >> 1, BSHM_MAX_SEQUENCE);
     free(on);
 }

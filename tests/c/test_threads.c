@@ -36,7 +36,7 @@ static void await_some(const uint64_t *counter)
 {
     int64_t deadline = bshm_now_ns() + INT64_C(30000000000);
     while (value_of(counter) == 0 && CHECK(bshm_now_ns() < deadline))
-        plat_sleep(1000000);
+        bshm_os_sleep(1000000);
 }
 
 static bool stopped(void)
@@ -163,7 +163,7 @@ static void look_at(const bshm_frame *frame, void *scratch, shift *mine)
 static void check_order(const window *shared)
 {
     uint32_t bumps = bshm_load_acquire32(&shared->header->publication.notify);
-    uint64_t latest = BSHM_LATEST_SEQUENCE(bshm_step_look(shared->header));
+    uint64_t latest = BSHM_LATEST_SEQUENCE(bshm_step_load_latest(shared->header));
     CHECK(latest + 1 >= bumps); /* the first bump was LIVE */
 }
 
@@ -181,10 +181,10 @@ static void *read_until_stopped(void *given)
         if (mine->max_leases == 1)
             bshm_frame_release(&held); /* or its only lease would stay on it */
         int rc = bshm_reader_acquire(mine->reader, mine->flags, &frame, &error);
-        if (rc == 0)
+        if (rc == BSHM_NOTHING)
             bshm_reader_wait(mine->reader, 10000000);
-        if (rc != 1) {
-            CHECK_EQUAL(rc, 0);
+        if (rc != BSHM_FOUND) {
+            CHECK_EQUAL(rc, BSHM_NOTHING);
             continue;
         }
         CHECK(frame.info.sequence > last);
@@ -226,7 +226,7 @@ static void run_for_a_round(uint32_t line_count)
         REQUIRE(pthread_create(&reading[i], NULL, read_until_stopped, &shifts[i]) == 0);
     }
     REQUIRE(pthread_create(&writing, NULL, write_until_stopped, writer) == 0);
-    plat_sleep(ROUND_NS);
+    bshm_os_sleep(ROUND_NS);
     for (size_t i = 0; i < 4; i++)
         await_some(&shifts[i].whole);
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
@@ -276,7 +276,7 @@ static void *share_a_reader(void *given)
         int rc = bshm_reader_acquire(common, BSHM_ACQUIRE_SEEN, &frame, &error);
         if (rc == BSHM_E_CLOSED)
             break;
-        if (rc == 1) {
+        if (rc == BSHM_FOUND) {
             if (!frame.to_copy)
                 CHECK(shows(frame.pixels, frame.info.sequence));
             count(frames);
@@ -302,7 +302,7 @@ static void a_reader_may_be_shared_and_closed_under_its_users(void)
     REQUIRE(pthread_create(&writing, NULL, write_until_stopped, writer) == 0);
     for (size_t i = 0; i < 3; i++)
         REQUIRE(pthread_create(&reading[i], NULL, share_a_reader, &frames[i]) == 0);
-    plat_sleep(ROUND_NS / 4);
+    bshm_os_sleep(ROUND_NS / 4);
     for (size_t i = 0; i < 3; i++)
         await_some(&frames[i]);
     bshm_reader_close(common); /* while they acquire, hold and wait */

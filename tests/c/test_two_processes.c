@@ -14,7 +14,7 @@ static void write_until_killed(void)
     bshm_writer *writer = new_writer(3);
     for (;;) {
         (void)put(writer);
-        plat_sleep(PERIOD_NS);
+        bshm_os_sleep(PERIOD_NS);
     }
 }
 
@@ -24,7 +24,7 @@ static void hold_until_killed(void)
     bshm_reader *reader = new_reader(1);
     bshm_frame frame = next_frame(reader);
     for (;;)
-        plat_sleep(frame.info.sequence ? SLICE_NS : 0);
+        bshm_os_sleep(frame.info.sequence ? SLICE_NS : 0);
 }
 
 static void play(const char *role)
@@ -54,7 +54,7 @@ static void frames_of_another_process_arrive_and_wake_who_waits(void)
         int rc = bshm_reader_acquire(reader, 0, &frame, &fixture_error);
         if (!CHECK(rc >= 0))
             break;
-        if (rc == 0) {
+        if (rc == BSHM_NOTHING) {
             waits++;
             bshm_reader_wait(reader, SLICE_NS);
             continue;
@@ -71,7 +71,7 @@ static void frames_of_another_process_arrive_and_wake_who_waits(void)
     CHECK(waits < 200 * 3);           /* by looking every millisecond it would take five for each */
     bshm_reader_free(reader);
     kill_child(child);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 1);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
 }
 
 static void a_killed_writers_name_is_free_and_its_count_goes_on(void)
@@ -84,11 +84,11 @@ static void a_killed_writers_name_is_free_and_its_count_goes_on(void)
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_LIVE);
     CHECK_EQUAL(bshm_writer_create(&refused, fixture_name, &options, &fixture_error), BSHM_E_EXISTS);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), 0);
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING);
     kill_child(child);
     int64_t killed = bshm_now_ns();
     while (bshm_reader_status(reader) == BSHM_STATUS_LIVE && in_time(killed))
-        plat_sleep(PERIOD_NS);
+        bshm_os_sleep(PERIOD_NS);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD);
     printf("    known to be dead after %lld ms\n", (long long)((bshm_now_ns() - killed) / 1000000));
     frame = newest(reader); /* a dead writer's newest frame is there */
@@ -114,7 +114,7 @@ static void a_killed_readers_token_is_there_for_the_next(void)
     window shared = open_window();
     int64_t began = bshm_now_ns();
     while (pinned_slots(&shared, 3) == 0 && in_time(began))
-        plat_sleep(PERIOD_NS);
+        bshm_os_sleep(PERIOD_NS);
     bshm_reader *reader = new_reader(1);
     for (unsigned i = 0; i < 10; i++) {
         (void)put(writer); /* its frame takes nothing from the writer */
@@ -125,7 +125,7 @@ static void a_killed_readers_token_is_there_for_the_next(void)
     kill_child(child);
     bshm_frame frame;
     do { /* a search for a token that failed is repeated every 100 ms */
-        plat_sleep(SLICE_NS);
+        bshm_os_sleep(SLICE_NS);
         (void)put(writer);
         frame = newest(reader);
         bool pinned = frame.pinned;

@@ -1,6 +1,6 @@
 /* What is believed of an object: every field of its identity and of its descriptors, with the values that overflow. */
 #include "check.h"
-#include "segment.h"
+#include "layout.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -305,7 +305,7 @@ static void owners_beyond_what_is_kept_are_refused(void)
     for (uint32_t i = 0; i < 17; i++)
         uids[i] = 5000 + i;
     CHECK_EQUAL(bshm_trusted_copy(&trusted, NULL, &error), BSHM_OK);
-    CHECK(bshm_trusts(&trusted, 0) && bshm_trusts(&trusted, plat_user_id()) && !bshm_trusts(&trusted, 5000));
+    CHECK(bshm_trusts(&trusted, 0) && bshm_trusts(&trusted, bshm_os_user_id()) && !bshm_trusts(&trusted, 5000));
     CHECK_EQUAL(bshm_trusted_copy(&trusted, &(bshm_owners){NULL, 0}, &error), BSHM_OK);
     CHECK(!bshm_trusts(&trusted, 5000));
     CHECK_EQUAL(bshm_trusted_copy(&trusted, &(bshm_owners){uids, 16}, &error), BSHM_OK);

@@ -1,12 +1,12 @@
 /* What Windows does otherwise: files that are mapped, paths, owners, and events instead of a futex. */
 #include "fixture.h"
 #include "names.h"
-#include "platform_windows.h"
+#include "platform/windows_base.h"
 
 /* How many files of this directory are out of the way and still there. */
 static unsigned files_out_of_the_way(void)
 {
-    char pattern[PLAT_PATH_BYTES];
+    char pattern[BSHM_OS_PATH_BYTES];
     WIN32_FIND_DATAA found;
     unsigned count = 0;
     (void)snprintf(pattern, sizeof pattern, "%s\\.bshm-gone*", bshm_object_directory());
@@ -20,13 +20,13 @@ static unsigned files_out_of_the_way(void)
     return count;
 }
 
-static plat_file make_mapped(const char *path, void **address)
+static bshm_os_file make_mapped(const char *path, void **address)
 {
-    plat_file file;
-    (void)plat_unlink(path);
-    REQUIRE(plat_create(path, &file) == 0 && plat_resize(file, BSHM_REGION_BYTES) == 0);
-    REQUIRE(plat_back(file, 0, BSHM_REGION_BYTES) == 0);
-    REQUIRE(plat_map(file, 0, BSHM_REGION_BYTES, PLAT_MAP_WRITE, address) == 0);
+    bshm_os_file file;
+    (void)bshm_os_unlink(path);
+    REQUIRE(bshm_os_create(path, &file) == 0 && bshm_os_resize(file, BSHM_REGION_BYTES) == 0);
+    REQUIRE(bshm_os_allocate(file, 0, BSHM_REGION_BYTES) == 0);
+    REQUIRE(bshm_os_map(file, 0, BSHM_REGION_BYTES, BSHM_OS_MAP_WRITE, address) == 0);
     memset(*address, 7, BSHM_REGION_BYTES);
     return file;
 }
@@ -42,40 +42,40 @@ static bool is_all(const void *address, uint8_t value)
 static void a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mapping(void)
 {
     void *address;
-    plat_info found;
+    bshm_os_info found;
     unsigned before = files_out_of_the_way();
-    plat_file file = make_mapped(fixture_path(), &address);
-    CHECK_EQUAL(plat_unlink(fixture_path()), 0);
-    CHECK_EQUAL(plat_info_at(fixture_path(), &found), -ENOENT);
+    bshm_os_file file = make_mapped(fixture_path(), &address);
+    CHECK_EQUAL(bshm_os_unlink(fixture_path()), 0);
+    CHECK_EQUAL(bshm_os_info_at(fixture_path(), &found), -ENOENT);
     CHECK(is_all(address, 7));
-    plat_close(file);
+    bshm_os_close(file);
     CHECK(is_all(address, 7)); /* nobody has it open any more, but mapped */
-    plat_unmap(address, BSHM_REGION_BYTES);
+    bshm_os_unmap(address, BSHM_REGION_BYTES);
     CHECK_EQUAL(files_out_of_the_way(), before);
 }
 
 static void a_mapped_file_is_replaced_under_its_name(void)
 {
     void *old_address, *new_address;
-    char temporary[PLAT_PATH_BYTES];
-    plat_info created, found;
+    char temporary[BSHM_OS_PATH_BYTES];
+    bshm_os_info created, found;
     unsigned before = files_out_of_the_way();
-    plat_file old_file = make_mapped(fixture_path(), &old_address);
+    bshm_os_file old_file = make_mapped(fixture_path(), &old_address);
     REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
-    plat_file new_file = make_mapped(temporary, &new_address);
-    REQUIRE(plat_info_of(new_file, &created) == 0);
-    CHECK_EQUAL(plat_rename(temporary, fixture_path(), false), -EEXIST);
-    CHECK_EQUAL(plat_rename(temporary, fixture_path(), true), 0);
-    CHECK(plat_info_at(fixture_path(), &found) == 0 && plat_same_object(&created, &found));
-    CHECK_EQUAL(plat_info_at(temporary, &found), -ENOENT);
-    CHECK_EQUAL(plat_rename(temporary, fixture_path(), true), -ENOENT);
+    bshm_os_file new_file = make_mapped(temporary, &new_address);
+    REQUIRE(bshm_os_info_of(new_file, &created) == 0);
+    CHECK_EQUAL(bshm_os_rename(temporary, fixture_path(), false), -EEXIST);
+    CHECK_EQUAL(bshm_os_rename(temporary, fixture_path(), true), 0);
+    CHECK(bshm_os_info_at(fixture_path(), &found) == 0 && bshm_os_same_object(&created, &found));
+    CHECK_EQUAL(bshm_os_info_at(temporary, &found), -ENOENT);
+    CHECK_EQUAL(bshm_os_rename(temporary, fixture_path(), true), -ENOENT);
     CHECK(is_all(old_address, 7) && is_all(new_address, 7));
-    plat_close(old_file);
-    plat_unmap(old_address, BSHM_REGION_BYTES);
+    bshm_os_close(old_file);
+    bshm_os_unmap(old_address, BSHM_REGION_BYTES);
     CHECK_EQUAL(files_out_of_the_way(), before);
-    plat_close(new_file);
-    plat_unmap(new_address, BSHM_REGION_BYTES);
-    CHECK_EQUAL(plat_unlink(fixture_path()), 0);
+    bshm_os_close(new_file);
+    bshm_os_unmap(new_address, BSHM_REGION_BYTES);
+    CHECK_EQUAL(bshm_os_unlink(fixture_path()), 0);
 }
 
 static void a_frame_outlives_name_and_writer_and_leaves_nothing(void)
@@ -94,22 +94,22 @@ static void a_frame_outlives_name_and_writer_and_leaves_nothing(void)
 
 static void an_exclusive_lock_becomes_a_shared_one_and_never_was_free(void)
 {
-    plat_file mine, theirs;
+    bshm_os_file mine, theirs;
     uint64_t found;
-    REQUIRE(plat_create(fixture_path(), &mine) == 0);
-    REQUIRE(plat_open(fixture_path(), PLAT_READ, &theirs) == 0);
-    CHECK_EQUAL(plat_lock(mine, BSHM_READER_BYTE + 3, true), 0);
-    CHECK_EQUAL(plat_locked(theirs, BSHM_READER_BYTE + 3), 1);
-    CHECK_EQUAL(plat_weaken_lock(mine, BSHM_READER_BYTE + 3), 0);
-    CHECK_EQUAL(plat_locked(theirs, BSHM_READER_BYTE + 3), 0);
-    CHECK_EQUAL(plat_lock(theirs, BSHM_READER_BYTE + 3, true), -EAGAIN);
-    CHECK_EQUAL(plat_next_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 1);
+    REQUIRE(bshm_os_create(fixture_path(), &mine) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &theirs) == 0);
+    CHECK_EQUAL(bshm_os_lock(mine, BSHM_READER_BYTE + 3, true), 0);
+    CHECK_EQUAL(bshm_os_is_locked(theirs, BSHM_READER_BYTE + 3), 1);
+    CHECK_EQUAL(bshm_os_downgrade_lock(mine, BSHM_READER_BYTE + 3), 0);
+    CHECK_EQUAL(bshm_os_is_locked(theirs, BSHM_READER_BYTE + 3), 0);
+    CHECK_EQUAL(bshm_os_lock(theirs, BSHM_READER_BYTE + 3, true), -EAGAIN);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 1);
     CHECK_EQUAL(found, BSHM_READER_BYTE + 3);
-    CHECK_EQUAL(plat_next_locked(theirs, BSHM_READER_BYTE + 4, BSHM_READER_BYTE + 511, &found), 0);
-    plat_close(mine);
-    CHECK_EQUAL(plat_next_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 0);
-    plat_close(theirs);
-    (void)plat_unlink(fixture_path());
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE + 4, BSHM_READER_BYTE + 511, &found), 0);
+    bshm_os_close(mine);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 0);
+    bshm_os_close(theirs);
+    (void)bshm_os_unlink(fixture_path());
 }
 
 static void paths_may_have_either_separator_and_any_length(void)
@@ -136,10 +136,11 @@ static void paths_may_have_either_separator_and_any_length(void)
     }
     CHECK_EQUAL(bshm_writer_create(&writer, same, &options, &error), BSHM_E_EXISTS);
     bshm_writer_free(writer);
-    plat_file next; /* its creation removes what was moved out of the way: wine does not tell what so long a path is */
-    REQUIRE(plat_create(same, &next) == 0);
-    plat_close(next);
-    CHECK_EQUAL(plat_unlink(name), 0);
+    bshm_os_file
+        next; /* its creation removes what was moved out of the way: wine does not tell what so long a path is */
+    REQUIRE(bshm_os_create(same, &next) == 0);
+    bshm_os_close(next);
+    CHECK_EQUAL(bshm_os_unlink(name), 0);
     while (used > strlen(bshm_object_directory())) {
         wchar_t wide[1000];
         (void)swprintf(wide, 1000, L"\\\\?\\%hs", directory);
@@ -151,34 +152,34 @@ static void paths_may_have_either_separator_and_any_length(void)
 
 static void what_a_user_makes_is_that_users_own(void)
 {
-    plat_file file;
-    plat_info info;
-    REQUIRE(plat_create(fixture_path(), &file) == 0 && plat_info_of(file, &info) == 0);
-    CHECK_EQUAL(info.owner_uid, plat_user_id());
+    bshm_os_file file;
+    bshm_os_info info;
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0 && bshm_os_info_of(file, &info) == 0);
+    CHECK_EQUAL(info.owner_uid, bshm_os_user_id());
     CHECK_EQUAL(info.mode & 0077, 0);
     CHECK(info.regular && !info.symbolic_link);
-    plat_close(file);
-    (void)plat_unlink(fixture_path());
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
 }
 
 static void a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_does_not_sleep(void)
 {
     void *address;
-    plat_file file = make_mapped(fixture_path(), &address);
+    bshm_os_file file = make_mapped(fixture_path(), &address);
     uint32_t *word = address;
     *word = 5;
     int64_t began = bshm_now_ns();
-    plat_wait(word, 4, 1000000000);
+    bshm_os_wait(word, 4, 1000000000);
     CHECK(bshm_now_ns() - began < 500000000);
-    plat_wake_all(word); /* as after the change from 4 to 5: from now on there are events */
+    bshm_os_wake_all(word); /* as after the change from 4 to 5: from now on there are events */
     began = bshm_now_ns();
     for (int i = 0; i < 20; i++)
-        plat_wait(word, 5, 10000000);
+        bshm_os_wait(word, 5, 10000000);
     int64_t slept = bshm_now_ns() - began;
     CHECK(slept >= 100000000); /* at most one of them is let go early, by the event of the last turn */
-    plat_close(file);
-    plat_unmap(address, BSHM_REGION_BYTES);
-    (void)plat_unlink(fixture_path());
+    bshm_os_close(file);
+    bshm_os_unmap(address, BSHM_REGION_BYTES);
+    (void)bshm_os_unlink(fixture_path());
 }
 
 int main(int argc, char **argv)

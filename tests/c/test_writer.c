@@ -434,7 +434,7 @@ static void reports_reach_the_readers_and_the_next_generation(void)
     (void)put(writer);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
     for (int generation = 0; generation < 2; generation++) {
-        CHECK_EQUAL(bshm_reader_source(reader, &view), 1);
+        CHECK_EQUAL(bshm_reader_source(reader, &view), BSHM_ATTACHED);
         CHECK_EQUAL(view.captured, 5);
         CHECK_EQUAL(view.reconnects, 6);
         CHECK_EQUAL(view.stalls, 3);
@@ -465,12 +465,12 @@ static void a_closed_writer_says_so_and_its_name_is_free(void)
     bshm_source_report report = {-1, -1, -1, -1, -1, -1, NULL, NULL};
     uint8_t pixels[FRAME_BYTES] = {0};
     uint64_t sequence = 0;
-    plat_info found;
+    bshm_os_info found;
     (void)put(writer);
     bshm_writer_close(writer);
     bshm_writer_close(writer);
     CHECK_EQUAL(bshm_load_acquire32(&shared.header->publication.state), BSHM_STATE_CLOSED);
-    CHECK(plat_info_at(fixture_path(), &found) < 0);
+    CHECK(bshm_os_info_at(fixture_path(), &found) < 0);
     CHECK_EQUAL(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error), BSHM_E_CLOSED);
     CHECK_CONTAINS(fixture_error.message, "closed");
     CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_E_CLOSED);

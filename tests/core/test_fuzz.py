@@ -56,7 +56,7 @@ def build(target: str, sources: Path, into: Path) -> Path:
     warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
     sanitizers = ["-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
     command = [fuzzing_compiler(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", *warnings, *sanitizers, f"-I{sources}"]
-    parts = [str(HARNESS / f"{target}.c"), *map(str, sorted(sources.glob("*.c")))]
+    parts = [str(HARNESS / f"{target}.c"), *map(str, sorted(sources.rglob("*.c")))]
     done = subprocess.run([*command, *parts, "-o", str(program)], capture_output=True, text=True)
     if "libclang_rt" in done.stderr or "cannot find" in done.stderr:
         miss(f"clang has no sanitizers or no fuzzer here: {done.stderr}")
@@ -199,7 +199,7 @@ def plant(old: str, new: str, where: Path) -> Path:
     """A copy of the sources, with one change."""
     sources = where / "csrc"
     shutil.copytree(CSRC, sources)
-    places = [source for source in sources.glob("*.[ch]") if old in source.read_text()]
+    places = [source for source in sources.rglob("*.[ch]") if old in source.read_text()]
     assert len(places) == 1, f"{len(places)} files have {old!r}: the planted bug needs a new place"
     text = places[0].read_text()
     assert text.count(old) == 1

@@ -72,7 +72,7 @@ def compile_with(*arguments: object) -> None:
 def build_library(sources: Path, into: Path) -> Path:
     # Bound at once: the dynamic linker is no part of what is killed.
     linked = ("-fPIC", "-shared", "-Wl,-z,now", f"-Wl,-soname,{LIBRARY}")
-    compile_with("-g", *linked, *sorted(sources.glob("*.c")), "-o", into / LIBRARY)
+    compile_with("-g", *linked, *sorted(sources.rglob("*.c")), "-o", into / LIBRARY)
     return into
 
 
@@ -125,7 +125,7 @@ def mutated(tmp_path: Path) -> Path:
 
 def plant(where: Path, old: str, new: str) -> Path:
     """A library of the sources with one change."""
-    places = [source for source in (where / "csrc").glob("*.[ch]") if old in source.read_text()]
+    places = [source for source in (where / "csrc").rglob("*.[ch]") if old in source.read_text()]
     assert len(places) == 1, f"{len(places)} files have {old!r}: the planted bug needs a new place"
     text = places[0].read_text()
     assert text.count(old) == 1
@@ -183,7 +183,7 @@ BUGS = {
     "a writer that closes lets its lock go before it removes its name": Bug(
         "close",
         "if (state == BSHM_STATE_CLOSED && bshm",
-        "if (plat_unlock(segment->lock_file, BSHM_WRITER_BYTE), state == BSHM_STATE_CLOSED && bshm",
+        "if (bshm_os_unlock(segment->lock_file, BSHM_WRITER_BYTE), state == BSHM_STATE_CLOSED && bshm",
         "a rival had the name and lost it",
         ("--rivals", "--every", 5),
     ),
@@ -197,8 +197,8 @@ MORE_BUGS = {
     ),
     "a frame is shown before it is complete": Bug(
         "publish",
-        "    bshm_step_describe(header, slot, info);           /* W6 */\n",
-        "    bshm_step_show(header, slot, n);\n    bshm_step_describe(header, slot, info);\n",
+        "    bshm_step_store_descriptor(header, slot, info);           /* W6 */\n",
+        "    bshm_step_store_latest(header, slot, n);\n    bshm_step_store_descriptor(header, slot, info);\n",
         "a late reader did not get the newest frame",
     ),
     "a take-over begins to count anew": Bug(
@@ -209,20 +209,20 @@ MORE_BUGS = {
     ),
     "a writer closes and leaves its name": Bug(
         "close",
-        "(void)plat_unlink(path); /* under the lock",
+        "(void)bshm_os_unlink(path); /* under the lock",
         "(void)path; /* under the lock",
         "the name is still there",
     ),
     "a reader that is gone keeps its files": Bug(
         "attach",
-        "    plat_close(attachment->data_file);\n    if (!inherited)",
+        "    bshm_os_close(attachment->data_file);\n    if (!inherited)",
         "    if (!inherited)",
         "files are open",
     ),
     "clean lets the dead segment's lock go before it removes the name": Bug(
         "clean",
-        "    rc = plat_unlink(path);\n    bshm_predecessor_drop(&predecessor);\n",
-        "    bshm_predecessor_drop(&predecessor);\n    rc = plat_unlink(path);\n",
+        "    rc = bshm_os_unlink(path);\n    bshm_predecessor_drop(&predecessor);\n",
+        "    bshm_predecessor_drop(&predecessor);\n    rc = bshm_os_unlink(path);\n",
         "a rival had the name and lost it",
         ("--rivals", "--every", 5),
     ),

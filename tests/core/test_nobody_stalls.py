@@ -188,7 +188,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
                 writer.write_text(text.replace(*mutation))
             compiler = os.environ.get("CC", "cc")
             flags = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-pthread"]
-            files = [str(DRIVER), *sorted(map(str, sources.glob("*.c")))]
+            files = [str(DRIVER), *sorted(map(str, sources.rglob("*.c")))]
             program = directory / "publish"
             subprocess.run([compiler, *flags, f"-I{sources}", "-o", str(program), *files], check=True)
             built[mutation] = program

@@ -3,8 +3,11 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,29 +22,33 @@ CXX_COMPILER = shlex.split(os.environ.get("CXX", "c++"))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 
 
-def build(command: list[str | Path]) -> None:
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+def build(command: list[str | Path], **options: Any) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources that the package ships, all of them, as a strict C compiler takes them."""
-    directory = tmp_path_factory.mktemp("core")
-    include = Path(get_include())
-    for source in sorted(include.glob("*.c")):
-        build([*C_COMPILER, "-std=c11", "-O1", *WARNINGS, "-c", source, "-o", directory / f"{source.stem}.o"])
-    return directory
+@pytest.fixture(scope="module", params=["reader.c", "reader.cpp"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, built by the commands that it says it is built by."""
+    directory = tmp_path_factory.mktemp("example")
+    example = shutil.copy(EXAMPLES / request.param, directory)
+    commands = re.findall(r"^//     ((?:include=|cc |c\+\+ ).*)$", Path(example).read_text(), re.MULTILINE)
+    assert commands[0].startswith("include=")
+    assert any('"$include"/platform/*.c' in command for command in commands)
+    python = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    build(["sh", "-ec", "\n".join(commands)], cwd=directory, env=os.environ | python)
+    return directory / "reader"
 
 
-@pytest.fixture(params=["reader.c", "reader.cpp"])
-def program(request: pytest.FixtureRequest, core: Path, tmp_path: Path) -> Path:
-    example = EXAMPLES / request.param
-    compiler = [*C_COMPILER, "-std=c11"] if example.suffix == ".c" else [*CXX_COMPILER, "-std=c++17"]
-    output = tmp_path / "reader"
-    flags = ["-O1", *WARNINGS, f"-I{get_include()}", "-pthread"]
-    build([*compiler, *flags, example, *sorted(core.glob("*.o")), "-o", output])
-    return output
+@pytest.mark.parametrize("source", sorted(Path(get_include()).rglob("*.c")), ids=lambda path: path.name)
+def test_a_strict_c_compiler_takes_every_source(source: Path) -> None:
+    build([*C_COMPILER, "-std=c11", "-O1", "-fsyntax-only", *WARNINGS, source])
+
+
+@pytest.mark.parametrize("example", ["reader.c", "reader.cpp"])
+def test_a_strict_compiler_takes_the_example(example: str) -> None:
+    compiler = [*C_COMPILER, "-std=c11"] if example.endswith(".c") else [*CXX_COMPILER, "-std=c++17"]
+    build([*compiler, "-O1", "-fsyntax-only", *WARNINGS, f"-I{get_include()}", EXAMPLES / example])
 
 
 def picture(number: int) -> np.ndarray:
@@ -53,8 +60,8 @@ def test_the_package_ships_header_and_sources() -> None:
     header = (include / "billiards_shm.h").read_text()
     assert "bshm_reader_acquire" in header
     assert not re.search(r"\b_Atomic\b|\bbool\b|\blong\b", re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL))
-    systems = {"platform_linux.c", "platform_macos.c", "platform_windows.c"}
-    assert systems <= {path.name for path in include.glob("*.c")}
+    systems = {"linux.c", "macos.c", "windows_files.c"}
+    assert systems <= {path.name for path in include.glob("platform/*.c")}
 
 
 @pytest.mark.parametrize("standard", ["c++11", "c++20"])

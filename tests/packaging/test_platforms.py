@@ -26,11 +26,7 @@ WITH_SEGMENT = {"test_inspect", "test_life_cycle", "test_names", "test_reader", 
 
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g0", "-fno-sanitize=all", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
-LAYERS = {
-    "linux": ["fork", "linux", "posix"],
-    "macos": ["fork", "macos", "posix"],
-    "windows": ["windows", "windows_names", "windows_security", "windows_wait"],
-}
+CORE = sorted(CSRC.rglob("*.c"))  # the files of other systems compile to nothing
 
 WINE = next((path for path in ("/usr/lib/wine/wine64", shutil.which("wine64")) if path and Path(path).exists()), None)
 MUSL = "/lib/ld-musl-x86_64.so.1"
@@ -113,11 +109,6 @@ def run(command: list[str | Path], timeout: float = 120.0, **environment: str) -
     )
 
 
-def core_of(target: Target) -> list[Path]:
-    portable = [path for path in sorted(CSRC.glob("*.c")) if not path.stem.startswith("platform_")]
-    return portable + [CSRC / f"platform_{part}.c" for part in LAYERS[target.system]]
-
-
 @dataclass
 class Built:
     """What became of one target: programs by name, and what compiler and linker complained of."""
@@ -136,12 +127,12 @@ def build(target: Target, directory: Path, pool: ThreadPoolExecutor) -> Built:
     built = Built(directory)
     tool = zig()
     common: list[str | Path] = [*tool, "cc", "-target", target.triple, *FLAGS, *target.flags]
-    sources = core_of(target)
+    sources = CORE
     programs = [PROGRAMS_DIRECTORY / f"{name}.c" for name in sorted(target.programs)]
 
     def compile_one(source: Path) -> None:
         # The programs' own warnings are those of every system, which test_c_core.py sees.
-        warnings = WARNINGS if source.parent == CSRC else ["-w"]
+        warnings = WARNINGS if source in CORE else ["-w"]
         built.attempt([*common, *warnings, "-c", source, "-o", directory / f"{source.stem}.o"])
 
     def link_one(program: Path) -> None:
@@ -215,14 +206,26 @@ def test_every_check_of_the_program_holds_there(
 
 
 def test_atomics_for_microsofts_compiler_are_compiled_for_arm(tmp_path: Path) -> None:
-    for source in core_of(TARGETS[0]):
+    for source in CORE:
         command = [*zig(), "cc", "-target", "aarch64-windows-gnu", "-DBSHM_INTERLOCKED", *FLAGS, "-Wall", "-Werror"]
         finished = run([*command, "-c", source, "-o", tmp_path / "object"])
         assert finished.returncode == 0, finished.stdout
 
 
+@pytest.mark.parametrize("triple", ["x86_64-windows-gnu", "aarch64-macos.11.0"])
+def test_every_global_name_of_the_core_has_the_prefix_there(triple: str, tmp_path: Path) -> None:
+    names = []
+    for source in CORE:
+        assembly = tmp_path / f"{source.stem}.s"
+        finished = run([*zig(), "cc", "-target", triple, *FLAGS, "-S", source, "-o", assembly])
+        assert finished.returncode == 0, finished.stdout
+        names += re.findall(r"^\s*\.globl\s+_?(\w+)", assembly.read_text(), re.MULTILINE)
+    assert len(names) > 100
+    assert [name for name in names if not name.startswith("bshm_")] == []
+
+
 def test_a_32_bit_system_is_told_why_not(tmp_path: Path) -> None:
-    source = CSRC / "segment.c"
+    source = CSRC / "layout.c"
     finished = run([*zig(), "cc", "-target", "x86-linux-gnu", *FLAGS, "-c", source, "-o", tmp_path / "object"])
     assert finished.returncode != 0
     assert "billiards_shm needs a 64-bit system" in finished.stdout

@@ -184,8 +184,8 @@ static inline void object_read(uint32_t flags)
     bshm_reader_options options = {.max_leases = 1};
     MUST(bshm_reader_create(&reader, object_name, &options, &error) == BSHM_OK);
     int rc = bshm_reader_acquire(reader, flags, &frame, &error);
-    MUST(rc <= 1 && (rc >= 0 || error.message[0] != '\0'));
-    if (rc == 1) {
+    MUST(rc <= BSHM_FOUND && (rc >= 0 || error.message[0] != '\0'));
+    if (rc == BSHM_FOUND) {
         object_check_frame(&frame);
         bshm_frame_release(&frame);
     }

@@ -48,7 +48,7 @@ static void put(uint32_t height)
 
 static void acquire(uint32_t flags, bshm_frame *frame)
 {
-    need(bshm_reader_acquire(reader, flags, frame, &error) == 1, "acquire");
+    need(bshm_reader_acquire(reader, flags, frame, &error) == BSHM_FOUND, "acquire");
 }
 
 static void new_reader(void)
@@ -168,7 +168,7 @@ static void attach(void)
     need(bshm_reader_attach(reader, &error) == BSHM_OK, "attach");
     acquire(0, &frames[0]);
     need(bshm_reader_status(reader) == BSHM_STATUS_LIVE, "status");
-    need(bshm_reader_source(reader, &source) == 1, "source");
+    need(bshm_reader_source(reader, &source) == BSHM_ATTACHED, "source");
     bshm_reader_wait(reader, 0);
 }
 
@@ -183,8 +183,8 @@ static void detach(void)
 
 static void clean(void)
 {
-    need(bshm_remove_stale(name, NULL, &error) == 1, "remove");
-    need(bshm_remove_stale_temporary(temporary, &error) == 1, "remove temporary");
+    need(bshm_remove_stale(name, NULL, &error) == BSHM_REMOVED, "remove");
+    need(bshm_remove_stale_temporary(temporary, &error) == BSHM_REMOVED, "remove temporary");
 }
 
 static const struct phase {

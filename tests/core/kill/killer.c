@@ -444,7 +444,7 @@ static void poll(struct survivor *who)
     become(who);
     int rc = bshm_reader_acquire(who->reader, who->copies ? BSHM_ACQUIRE_COPY : 0, &frame, &error);
     EXPECT(rc >= 0, "a reader that polls was told: %s", error.message);
-    if (rc == 1) {
+    if (rc == BSHM_FOUND) {
         uint64_t number = frame.info.sequence;
         EXPECT(number > who->seen || phase->traits & MAY_RESTART, "frame %llu came after %llu",
                (unsigned long long)number, (unsigned long long)who->seen);
@@ -484,8 +484,8 @@ static void hold_newest(void)
     if (view_count == VIEWS_MOST)
         return;
     int rc = bshm_reader_acquire(holder, 0, &views[view_count], &error);
-    EXPECT(rc == 1 && views[view_count].pinned && !views[view_count].to_copy, "no view was to be had");
-    view_count += rc == 1;
+    EXPECT(rc == BSHM_FOUND && views[view_count].pinned && !views[view_count].to_copy, "no view was to be had");
+    view_count += rc == BSHM_FOUND;
 }
 
 static void check_views(const char *when)
@@ -517,7 +517,7 @@ static uint64_t put(void)
 {
     uint64_t sequence = 0;
     int rc = picture_put(writer, PICTURE_SIDE, (uint64_t)getpid(), &sequence, &error);
-    EXPECT(rc == BSHM_OK, "the living writer cannot write: %s", rc == 1 ? "dropped" : error.message);
+    EXPECT(rc == BSHM_OK, "the living writer cannot write: %s", rc == BSHM_DROPPED ? "dropped" : error.message);
     return sequence;
 }
 
@@ -591,9 +591,9 @@ static void check_tokens(uint32_t slots)
     while (count < slots - 2) {
         (void)put();
         int rc = bshm_reader_acquire(greedy, 0, &held[count], &error);
-        EXPECT(rc == 1 && held[count].pinned && !held[count].to_copy, "lease %u of %u was not to be had", count + 1,
-               slots - 2);
-        if (rc != 1)
+        EXPECT(rc == BSHM_FOUND && held[count].pinned && !held[count].to_copy, "lease %u of %u was not to be had",
+               count + 1, slots - 2);
+        if (rc != BSHM_FOUND)
             break;
         count++;
     }
@@ -696,7 +696,7 @@ static void look_at_aftermath(void)
     if (!writer)
         return;
     check_tokens(phase->kind == OF_READER ? SLOTS_MOST : 4);
-    EXPECT(bshm_remove_stale(name, NULL, &error) == 0, "clean removed a living writer's segment");
+    EXPECT(bshm_remove_stale(name, NULL, &error) == BSHM_NOTHING, "clean removed a living writer's segment");
     close_living_writer();
 }
 
@@ -712,9 +712,9 @@ static void clean_temporaries(void)
             continue;
         path_in_directory(path, sizeof path, entry->d_name);
         if (strcmp(path, temporary) != 0)
-            EXPECT(bshm_remove_stale_temporary(path, &error) == 0, "a young temporary was not spared");
+            EXPECT(bshm_remove_stale_temporary(path, &error) == BSHM_NOTHING, "a young temporary was not spared");
         age(path);
-        EXPECT(bshm_remove_stale_temporary(path, &error) == 1, "a dead creator's temporary was not removed");
+        EXPECT(bshm_remove_stale_temporary(path, &error) == BSHM_REMOVED, "a dead creator's temporary was not removed");
     }
     (void)closedir(entries);
 }

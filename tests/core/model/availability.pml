@@ -1,7 +1,7 @@
 /* availability.pml - the writer finds a slot in one pass, on a processor with store buffers.
  *
- * Follows: claim_slot, claim_backed, claim_new of writer.c (W1 to W3); W9 to W11 and R0 to R2 of protocol.h;
- * take_token, bshm_token_free and bshm_token_give_up of attachment.c; pin_with of frame.c.
+ * Follows: claim_slot, claim_backed, claim_unbacked of writer.c (W1 to W3); W9 to W11 and R0 to R2 of protocol.h;
+ * lock_new_token, bshm_token_take and bshm_token_release of attachment.c; pin_newest of frame.c.
  *
  * Modelled
  *   The writer publishes for ever. Each token in use is one process: the chain of its owners, who pin and let go for

@@ -1,7 +1,7 @@
 /* lease.pml - leases and their tokens, with SIGKILL between any two shared accesses.
  *
  * Follows: protocol.h; the claim of writer.c (claim_backed, finish_frame, cancel_lent); the tokens of attachment.c
- * (bshm_token_free, take_token, bshm_token_give_up, destroy); the pins of frame.c (share_pin, pin_with, hold,
+ * (bshm_token_take, lock_new_token, bshm_token_release, destroy); the pins of frame.c (share_pin, pin_newest, hold,
  * bshm_frame_release) and its unpinned copies (bshm_attachment_find, bshm_frame_copy).
  *
  * Modelled
@@ -219,7 +219,7 @@ acquire:
     :: t < TOKENS && frames[t] == 2 -> goto between_calls
     :: else
     fi;
-    /* bshm_token_free: one of its own that pins nothing, or another */
+    /* bshm_token_take: one of its own that pins nothing, or another */
     atomic {
         n = 0;
         s = 0;
@@ -250,7 +250,7 @@ acquire:
         mine[t] = (to_copy -> PASSING : KEPT)
     fi;
 
-again: /* pin_with */
+again: /* pin_newest */
     STEP(n = latest_n; s = latest_slot);                             /* R1 */
     if :: n == 0 -> goto not_pinned :: n > 0 -> goto not_pinned :: n > 0 fi;
 #ifdef LOOK_BEFORE_PIN

@@ -1,8 +1,8 @@
 /* names.pml - who has a name: creation, take-over, self-replacement, close, `clean`, and a reader that follows.
  *
- * Follows: bshm_segment_create, make_room, publish_name, bshm_segment_end of generation.c; bshm_predecessor_take,
- * lock_predecessor, bshm_predecessor_retire, bshm_remove_stale of names.c; replace_generation, suitable_generation of
- * writer.c; open_once, open_control of attachment.c; look_around of reader.c.
+ * Follows: bshm_segment_create, reclaim_from_predecessor, publish_name, bshm_segment_end of segment.c; bshm_predecessor_take,
+ * lock_predecessor, bshm_predecessor_retire, bshm_remove_stale of names.c; replace_segment, ensure_segment of
+ * writer.c; open_once, open_control of attachment.c; check_for_successor of reader.c.
  *
  * Modelled
  *   WRITERS writers that start at any time, each creating (early look, temporary, rename without replacing, take-over
@@ -159,7 +159,7 @@ create:
     if :: refused -> goto refused_the_name :: else fi;
     if
     :: cur != 0 -> STEP(UNLOCK(cur); cur = 0; DECIDED)
-    :: cur != 0                                                    /* make_room keeps it while it tries again */
+    :: cur != 0                                                    /* reclaim_from_predecessor keeps it while it tries again */
     :: else -> atomic { own = 0; DECIDED }
     fi;
     STEP(objects++; fresh = objects; maker[fresh] = me; lock[fresh] = me; state[fresh] = LIVE);
@@ -196,7 +196,7 @@ create:
     :: else
     fi;
     if
-    :: segment != 0 -> /* bshm_segment_end, by replace_generation */
+    :: segment != 0 -> /* bshm_segment_end, by replace_segment */
         STEP(state[segment] = RETIRED);
         STEP(UNLOCK(segment))
     :: else
@@ -213,7 +213,7 @@ live:
     :: goto look
     fi;
 
-look: /* suitable_generation, once a second: here, the look after all that anybody else does */
+look: /* ensure_segment, once a second: here, the look after all that anybody else does */
 #ifdef RM
     acting--;
     if
@@ -261,7 +261,7 @@ end:
     skip
 }
 
-/* bshm_remove_stale: `take` with no patience */
+/* bshm_remove_stale: `take` with timeout 0 */
 proctype Cleaner()
 {
     byte cur, k;

@@ -1,8 +1,8 @@
 /* sequence.pml - one number, one frame, over killed writers and generations.
  *
  * Follows: highest_sequence, read_predecessor, bshm_predecessor_reclaim of names.c; bshm_segment_create, publish_name
- * (base_sequence, series) of generation.c; replace_generation, finish_frame, cancel_lent of writer.c; pin_with of
- * frame.c; look_around, use_attachment, count_skipped of reader.c.
+ * (base_sequence, series) of segment.c; replace_segment, finish_frame, cancel_lent of writer.c; pin_newest of
+ * frame.c; check_for_successor, use_attachment, count_skipped of reader.c.
  *
  * Modelled
  *   Any number of writers one after the other (names.pml shows that there is never more than one), each killed before
@@ -259,7 +259,7 @@ poll:
     S.pinned = 0;                                                  /* R6, sooner or later or never */
     goto poll;
 
-nothing_new: /* look_around */
+nothing_new: /* check_for_successor */
     at = 0;
 #ifdef NEWS_LOOKED_FOR_BEFORE_THE_NAME
     if :: G.latest_n > seen -> goto poll :: else fi;

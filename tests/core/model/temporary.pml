@@ -1,7 +1,7 @@
 /* temporary.pml - a creator and its temporary, beside `clean` and cleaners from outside.
  *
- * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of generation.c;
- * bshm_remove_stale_temporary of names.c; plat_create, plat_rename of platform_posix.c and platform_linux.c.
+ * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of segment.c;
+ * bshm_remove_stale_temporary of names.c; bshm_os_create, bshm_os_rename of platform/posix.c and platform/linux.c.
  *
  * Modelled
  *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name,
@@ -42,7 +42,7 @@ active proctype Creator()
     bit ok;
 attempt:
     assert(file < ATTEMPTS);
-    STEP(newest++; file = newest; linked[file] = 1);               /* plat_create: O_EXCL, a random name */
+    STEP(newest++; file = newest; linked[file] = 1);               /* bshm_os_create: O_EXCL, a random name */
 #ifndef CREATOR_DOES_NOT_LOCK
     STEP(if :: lock[file] == NOBODY -> lock[file] = CREATOR; locked_once[file] = 1; ok = 1 :: else -> ok = 0 fi);
 #ifdef GIVES_UP_WHEN_REFUSED

@@ -1,7 +1,7 @@
 /* wakeup.pml - nobody sleeps over a frame, or over the end of the writer.
  *
- * Follows: bshm_step_show, bshm_step_notify, bshm_step_set_state of protocol.h; finish_frame of writer.c;
- * bshm_segment_end of generation.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
+ * Follows: bshm_step_store_latest, bshm_step_bump_notify, bshm_step_set_state of protocol.h; finish_frame of writer.c;
+ * bshm_segment_end of segment.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
  *
  * Modelled
  *   A writer that publishes up to FRAMES frames, then falls silent, or ends its segment (CLOSED or RETIRED), or is

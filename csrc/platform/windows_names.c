@@ -1,12 +1,12 @@
-/* platform_windows_names.c - renaming and removing on Windows 10 and later.
+/* windows_names.c - renaming and removing on Windows 10 and later.
  *
  * Windows may refuse to remove or to replace a file that somebody has mapped. It is then moved out of the way first,
  * under a name that nobody looks for (GONE), and removed by whoever unmaps it last, or creates the next one beside it.
  */
-#include "platform.h"
+#include "../platform.h"
 #ifdef _WIN32
 
-#include "platform_windows.h"
+#include "windows_names.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ static int rename_to(HANDLE file, const wchar_t *to, bool in_one_step)
     if (in_one_step)
         rename->Flags = FILE_RENAME_FLAG_REPLACE_IF_EXISTS | FILE_RENAME_FLAG_POSIX_SEMANTICS;
     FILE_INFO_BY_HANDLE_CLASS what = in_one_step ? FileRenameInfoEx : FileRenameInfo;
-    int rc = SetFileInformationByHandle(file, what, rename, (DWORD)(sizeof *rename + bytes)) ? 0 : windows_error();
+    int rc = SetFileInformationByHandle(file, what, rename, (DWORD)(sizeof *rename + bytes)) ? 0 : bshm_windows_error();
     free(rename);
     return rc;
 }
@@ -37,21 +37,15 @@ static int mark_removed(HANDLE file, bool in_one_step)
     FILE_DISPOSITION_INFO_EX posix = {.Flags = FILE_DISPOSITION_FLAG_DELETE | FILE_DISPOSITION_FLAG_POSIX_SEMANTICS};
     BOOL done = in_one_step ? SetFileInformationByHandle(file, FileDispositionInfoEx, &posix, sizeof posix)
                             : SetFileInformationByHandle(file, FileDispositionInfo, &plain, sizeof plain);
-    return done ? 0 : windows_error();
-}
-
-size_t windows_directory_units(const wchar_t *path)
-{
-    const wchar_t *last = wcsrchr(path, L'\\');
-    return last ? (size_t)(last - path) + 1 : 0;
+    return done ? 0 : bshm_windows_error();
 }
 
 static int gone_path(const wchar_t *path, wchar_t *gone)
 {
     uint64_t random;
-    int rc = plat_random(&random, sizeof random);
-    int units = swprintf(gone, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"%012llx~", (int)windows_directory_units(path), path,
-                         (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
+    int rc = bshm_os_random(&random, sizeof random);
+    int units = swprintf(gone, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"%012llx~", (int)bshm_windows_directory_units(path),
+                         path, (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
     return rc < 0 ? rc : units < 0 ? -ENAMETOOLONG : 0;
 }
 
@@ -67,11 +61,11 @@ static int move_away(HANDLE file, const wchar_t *path)
     return rc;
 }
 
-void windows_sweep(const wchar_t *path)
+void bshm_windows_remove_leftovers(const wchar_t *path)
 {
     wchar_t pattern[WINDOWS_PATH_UNITS];
     WIN32_FIND_DATAW found;
-    int directory = (int)windows_directory_units(path);
+    int directory = (int)bshm_windows_directory_units(path);
     if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"*~", directory, path) < 0)
         return;
     HANDLE search = FindFirstFileW(pattern, &found);
@@ -80,7 +74,7 @@ void windows_sweep(const wchar_t *path)
     do {
         if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls%ls", directory, path, found.cFileName) < 0)
             continue;
-        HANDLE file = windows_open(pattern, DELETE, OPEN_EXISTING, 0, NULL);
+        HANDLE file = bshm_windows_open(pattern, DELETE, OPEN_EXISTING, 0, NULL);
         if (file == INVALID_HANDLE_VALUE)
             continue;
         (void)mark_removed(file, false); /* refused while somebody has it mapped */
@@ -92,20 +86,20 @@ void windows_sweep(const wchar_t *path)
 /* In two steps, between which nobody has the name. -EEXIST: somebody took it then. */
 static int replace_in_two_steps(HANDLE file, const wchar_t *to)
 {
-    HANDLE there = windows_open(to, DELETE, OPEN_EXISTING, 0, NULL);
-    int rc = there == INVALID_HANDLE_VALUE ? windows_error() : move_away(there, to);
+    HANDLE there = bshm_windows_open(to, DELETE, OPEN_EXISTING, 0, NULL);
+    int rc = there == INVALID_HANDLE_VALUE ? bshm_windows_error() : move_away(there, to);
     if (there != INVALID_HANDLE_VALUE)
         (void)CloseHandle(there);
     return rc < 0 && rc != -ENOENT ? rc : rename_to(file, to, false);
 }
 
-int plat_rename(const char *from, const char *to, bool replace)
+int bshm_os_rename(const char *from, const char *to, bool replace)
 {
     HANDLE file;
     wchar_t wide[WINDOWS_PATH_UNITS];
-    int rc = windows_widen(to, wide);
+    int rc = bshm_windows_wide_path(to, wide);
     if (rc == 0)
-        rc = windows_open_path(from, DELETE, 0, &file);
+        rc = bshm_windows_open_path(from, DELETE, 0, &file);
     if (rc < 0)
         return rc;
     rc = rename_to(file, wide, replace);
@@ -115,13 +109,13 @@ int plat_rename(const char *from, const char *to, bool replace)
     return rc;
 }
 
-int plat_unlink(const char *path)
+int bshm_os_unlink(const char *path)
 {
     HANDLE file;
     wchar_t wide[WINDOWS_PATH_UNITS];
-    int rc = windows_widen(path, wide);
+    int rc = bshm_windows_wide_path(path, wide);
     if (rc == 0)
-        rc = windows_open_path(path, DELETE, 0, &file);
+        rc = bshm_windows_open_path(path, DELETE, 0, &file);
     if (rc < 0)
         return rc;
     rc = mark_removed(file, true);

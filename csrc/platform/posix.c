@@ -1,14 +1,14 @@
-/* platform_posix.c - files, locks and time as Linux and macOS have them alike. */
+/* posix.c - files, locks and time as Linux and macOS have them alike. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #define _FILE_OFFSET_BITS 64
 
-#include "platform.h"
+#include "../platform.h"
 #ifndef _WIN32
 
-#include "billiards_shm.h"
-#include "platform_posix.h"
+#include "../billiards_shm.h"
+#include "posix.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,7 +32,7 @@
 #endif
 #endif
 
-int posix_open(const char *path, int flags, uint32_t mode, plat_file *file)
+int bshm_posix_open(const char *path, int flags, uint32_t mode, bshm_os_file *file)
 {
     do
         *file = open(path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, (mode_t)mode);
@@ -40,38 +40,38 @@ int posix_open(const char *path, int flags, uint32_t mode, plat_file *file)
     return *file < 0 ? -errno : 0;
 }
 
-int plat_create(const char *path, plat_file *file)
+int bshm_os_create(const char *path, bshm_os_file *file)
 {
-    int rc = posix_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, file);
+    int rc = bshm_posix_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, file);
     if (rc < 0)
         return rc;
-    rc = plat_set_mode(*file, 0600); /* open's own mode is subject to the umask */
+    rc = bshm_os_set_mode(*file, 0600); /* open's own mode is subject to the umask */
     if (rc == 0)
         return 0;
-    plat_close(*file);
+    bshm_os_close(*file);
     (void)unlink(path);
     return rc;
 }
 
-int plat_set_mode(plat_file file, uint32_t mode)
+int bshm_os_set_mode(bshm_os_file file, uint32_t mode)
 {
     return fchmod(file, (mode_t)mode) != 0 ? -errno : 0;
 }
 
-int plat_open(const char *path, enum plat_access access, plat_file *file)
+int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file)
 {
-    return posix_open(path, access == PLAT_READ ? O_RDONLY : O_RDWR, 0, file);
+    return bshm_posix_open(path, access == BSHM_OS_READ ? O_RDONLY : O_RDWR, 0, file);
 }
 
-void plat_close(plat_file file)
+void bshm_os_close(bshm_os_file file)
 {
-    if (file != PLAT_NO_FILE)
+    if (file != BSHM_OS_NO_FILE)
         (void)close(file); /* on Linux the descriptor is gone even after EINTR */
 }
 
-static void fill_info(const struct stat *status, plat_info *info)
+static void fill_info(const struct stat *status, bshm_os_info *info)
 {
-    *info = (plat_info){
+    *info = (bshm_os_info){
         .device = (uint64_t)status->st_dev,
         .inode = (uint64_t)status->st_ino,
         .size_bytes = (uint64_t)status->st_size,
@@ -85,7 +85,7 @@ static void fill_info(const struct stat *status, plat_info *info)
     };
 }
 
-int plat_info_of(plat_file file, plat_info *info)
+int bshm_os_info_of(bshm_os_file file, bshm_os_info *info)
 {
     struct stat status;
     if (fstat(file, &status) != 0)
@@ -94,7 +94,7 @@ int plat_info_of(plat_file file, plat_info *info)
     return 0;
 }
 
-int plat_info_at(const char *path, plat_info *info)
+int bshm_os_info_at(const char *path, bshm_os_info *info)
 {
     struct stat status;
     if (lstat(path, &status) != 0)
@@ -103,7 +103,7 @@ int plat_info_at(const char *path, plat_info *info)
     return 0;
 }
 
-int plat_resize(plat_file file, uint64_t bytes)
+int bshm_os_resize(bshm_os_file file, uint64_t bytes)
 {
     int rc;
     if (bytes > INT64_MAX)
@@ -114,7 +114,7 @@ int plat_resize(plat_file file, uint64_t bytes)
     return rc != 0 ? -errno : 0;
 }
 
-int plat_read(plat_file file, void *buffer, size_t bytes, uint64_t offset)
+int bshm_os_read(bshm_os_file file, void *buffer, size_t bytes, uint64_t offset)
 {
     uint8_t *to = buffer;
     while (bytes > 0) {
@@ -132,12 +132,12 @@ int plat_read(plat_file file, void *buffer, size_t bytes, uint64_t offset)
     return 0;
 }
 
-int plat_unlink(const char *path)
+int bshm_os_unlink(const char *path)
 {
     return unlink(path) != 0 ? -errno : 0;
 }
 
-int posix_rename_by_link(const char *from, const char *to)
+int bshm_posix_rename_by_link(const char *from, const char *to)
 {
     if (link(from, to) != 0)
         return -errno;
@@ -145,7 +145,7 @@ int posix_rename_by_link(const char *from, const char *to)
     return 0;
 }
 
-int posix_back_with_zeros(plat_file file, uint64_t offset, uint64_t bytes)
+int bshm_posix_write_zeros(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     static const uint8_t zeros[BSHM_REGION_BYTES];
     while (bytes > 0) {
@@ -161,39 +161,39 @@ int posix_back_with_zeros(plat_file file, uint64_t offset, uint64_t bytes)
     return 0;
 }
 
-static int map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
+static int map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
-    int protection = PROT_READ | (flags & PLAT_MAP_WRITE ? PROT_WRITE : 0);
-    *address = posix_map_pages(file, offset, bytes, protection);
+    int protection = PROT_READ | (flags & BSHM_OS_MAP_WRITE ? PROT_WRITE : 0);
+    *address = bshm_posix_map_pages(file, offset, bytes, protection);
     if (*address == MAP_FAILED) {
         *address = NULL;
         return -errno;
     }
-    int rc = posix_settle_mapping(*address, bytes, flags & PLAT_MAP_NOT_IN_CHILD);
+    int rc = bshm_posix_advise_mapping(*address, bytes, flags & BSHM_OS_MAP_NOT_IN_CHILD);
     if (rc < 0) {
-        plat_unmap(*address, bytes);
+        bshm_os_unmap(*address, bytes);
         *address = NULL;
     }
     return rc;
 }
 
-int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
+int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
-    if (!(flags & PLAT_MAP_NOT_IN_CHILD))
+    if (!(flags & BSHM_OS_MAP_NOT_IN_CHILD))
         return map(file, offset, bytes, flags, address);
-    plat_no_fork_begin();
+    bshm_os_block_fork();
     int rc = map(file, offset, bytes, flags, address);
-    plat_no_fork_end();
+    bshm_os_allow_fork();
     return rc;
 }
 
-void plat_unmap(void *address, size_t bytes)
+void bshm_os_unmap(void *address, size_t bytes)
 {
     if (address)
         (void)munmap(address, bytes);
 }
 
-static int lock_call(plat_file file, int command, struct flock *lock)
+static int lock_call(bshm_os_file file, int command, struct flock *lock)
 {
     int rc;
     lock->l_whence = SEEK_SET;
@@ -205,25 +205,25 @@ static int lock_call(plat_file file, int command, struct flock *lock)
     return rc != 0 ? -errno : 0;
 }
 
-int plat_lock(plat_file file, uint64_t byte, bool exclusive)
+int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 {
     struct flock lock = {.l_type = exclusive ? F_WRLCK : F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
     int rc = lock_call(file, F_OFD_SETLK, &lock);
     return rc == -EACCES ? -EAGAIN : rc;
 }
 
-int plat_weaken_lock(plat_file file, uint64_t byte)
+int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)
 {
-    return plat_lock(file, byte, false);
+    return bshm_os_lock(file, byte, false);
 }
 
-void plat_unlock(plat_file file, uint64_t byte)
+void bshm_os_unlock(bshm_os_file file, uint64_t byte)
 {
     struct flock lock = {.l_type = F_UNLCK, .l_start = (off_t)byte, .l_len = 1};
     (void)lock_call(file, F_OFD_SETLK, &lock);
 }
 
-int plat_locked(plat_file file, uint64_t byte)
+int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 {
     /* As if for a read lock: only a write lock is in its way, and nobody gets one without write permission. */
     struct flock lock = {.l_type = F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
@@ -231,7 +231,7 @@ int plat_locked(plat_file file, uint64_t byte)
     return rc < 0 ? rc : lock.l_type != F_UNLCK;
 }
 
-int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *byte)
+int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte)
 {
     /* The kernel names *a* lock in the way, not the lowest: ask again for what lies before it. */
     int found = 0;
@@ -248,46 +248,46 @@ int plat_next_locked(plat_file file, uint64_t first, uint64_t last, uint64_t *by
     return found;
 }
 
-struct timespec posix_timespec(int64_t ns)
+struct timespec bshm_posix_timespec(int64_t ns)
 {
     return (struct timespec){.tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S};
 }
 
-void plat_sleep(int64_t ns)
+void bshm_os_sleep(int64_t ns)
 {
-    struct timespec time = posix_timespec(ns > 0 ? ns : 0);
+    struct timespec time = bshm_posix_timespec(ns > 0 ? ns : 0);
     (void)nanosleep(&time, NULL);
 }
 
-int64_t posix_clock_ns(clockid_t clock)
+int64_t bshm_posix_clock_ns(clockid_t clock)
 {
     struct timespec now;
     (void)clock_gettime(clock, &now);
     return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
 }
 
-int64_t plat_wall_ns(void)
+int64_t bshm_os_wall_ns(void)
 {
-    return posix_clock_ns(CLOCK_REALTIME);
+    return bshm_posix_clock_ns(CLOCK_REALTIME);
 }
 
-int plat_random(void *buffer, size_t bytes)
+int bshm_os_random(void *buffer, size_t bytes)
 {
-    plat_file file;
-    int rc = posix_open("/dev/urandom", O_RDONLY, 0, &file);
+    bshm_os_file file;
+    int rc = bshm_posix_open("/dev/urandom", O_RDONLY, 0, &file);
     if (rc < 0)
         return rc;
     ssize_t got = read(file, buffer, bytes);
-    plat_close(file);
+    bshm_os_close(file);
     return got == (ssize_t)bytes ? 0 : -EIO;
 }
 
-uint32_t plat_process_id(void)
+uint32_t bshm_os_process_id(void)
 {
     return (uint32_t)getpid();
 }
 
-uint32_t plat_user_id(void)
+uint32_t bshm_os_user_id(void)
 {
     return (uint32_t)geteuid();
 }

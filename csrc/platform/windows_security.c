@@ -1,13 +1,13 @@
-/* platform_windows_security.c - modes as access control lists, owners as numbers.
+/* windows_security.c - modes as access control lists, owners as numbers.
  *
  * Of a mode, the owner's bits are always read and write; the group's are those of all users of this machine; the
  * others' are everybody's. Administrators and the system are to Windows what root is elsewhere, and may always.
  * A user's number is a hash of the security identifier, which is unique on the machine; 0 is administrators and system.
  */
-#include "platform.h"
+#include "../platform.h"
 #ifdef _WIN32
 
-#include "platform_windows.h"
+#include "windows_security.h"
 
 #include <aclapi.h>
 #include <errno.h>
@@ -41,7 +41,7 @@ static int own_sid_text(wchar_t *text)
     own_user own;
     wchar_t *converted;
     if (user_token(&own.user, sizeof own) == 0 || !ConvertSidToStringSidW(own.user.User.Sid, &converted))
-        return windows_error();
+        return bshm_windows_error();
     int rc = wcslen(converted) < SID_UNITS ? 0 : -EIO;
     if (rc == 0)
         (void)wcscpy_s(text, SID_UNITS, converted);
@@ -53,7 +53,7 @@ static int descriptor_of_text(const wchar_t *text, PSECURITY_DESCRIPTOR *descrip
 {
     return ConvertStringSecurityDescriptorToSecurityDescriptorW(text, SDDL_REVISION_1, descriptor, NULL)
                ? 0
-               : windows_error();
+               : bshm_windows_error();
 }
 
 /* "(A;;FRFW;;;BU)" for the three bits of one party. */
@@ -65,7 +65,7 @@ static void append_party(wchar_t *text, size_t units, uint32_t bits, const wchar
                        party);
 }
 
-int windows_descriptor_of_mode(uint32_t mode, PSECURITY_DESCRIPTOR *descriptor)
+int bshm_windows_descriptor_of_mode(uint32_t mode, PSECURITY_DESCRIPTOR *descriptor)
 {
     wchar_t sid[SID_UNITS];
     wchar_t text[3 * SID_UNITS];
@@ -79,7 +79,7 @@ int windows_descriptor_of_mode(uint32_t mode, PSECURITY_DESCRIPTOR *descriptor)
 }
 
 /* This user may do anything with it, anybody may wait for it: they learn when there is a frame, not what is in it. */
-int windows_descriptor_of_event(PSECURITY_DESCRIPTOR *descriptor)
+int bshm_windows_descriptor_of_event(PSECURITY_DESCRIPTOR *descriptor)
 {
     wchar_t sid[SID_UNITS];
     wchar_t text[2 * SID_UNITS];
@@ -103,7 +103,7 @@ static uint32_t number_of(PSID sid)
     return hash == 0 || hash == UINT32_MAX ? 1 : hash; /* nobody and the system have these */
 }
 
-uint32_t plat_user_id(void)
+uint32_t bshm_os_user_id(void)
 {
     own_user own;
     return user_token(&own.user, sizeof own) > 0 ? number_of(own.user.User.Sid) : UINT32_MAX - 1;
@@ -128,7 +128,7 @@ static uint32_t mode_of(PACL list)
     return mode;
 }
 
-void windows_owner_and_mode(HANDLE file, uint32_t *owner_uid, uint32_t *mode)
+void bshm_windows_owner_and_mode(HANDLE file, uint32_t *owner_uid, uint32_t *mode)
 {
     PSECURITY_DESCRIPTOR descriptor;
     PSID owner = NULL;
@@ -143,7 +143,7 @@ void windows_owner_and_mode(HANDLE file, uint32_t *owner_uid, uint32_t *mode)
     (void)LocalFree(descriptor);
 }
 
-int plat_random(void *buffer, size_t bytes)
+int bshm_os_random(void *buffer, size_t bytes)
 {
     return RtlGenRandom(buffer, (ULONG)bytes) ? 0 : -EIO;
 }

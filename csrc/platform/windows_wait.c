@@ -1,4 +1,4 @@
-/* platform_windows_wait.c - mappings, sleeping until a shared word changes, clocks, mutexes.
+/* windows_wait.c - mappings, sleeping until a shared word changes, clocks, mutexes.
  *
  * WaitOnAddress works within one process only. Across processes there are two events per segment, named after the file:
  * who has seen the word at v sleeps on event v & 1, and the change from v to v + 1 sets that one, after it has reset
@@ -6,11 +6,13 @@
  * at worst, two changes in a row: the next one, or the end of its slice, wakes it. The writer makes the events; until
  * there are any, and where none are to be had, sleepers look every millisecond.
  */
-#include "platform.h"
+#include "../platform.h"
 #ifdef _WIN32
 
-#include "ordering.h"
-#include "platform_windows.h"
+#include "../ordering.h"
+#include "windows_base.h"
+#include "windows_names.h"
+#include "windows_security.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,7 +43,7 @@ typedef struct mapping {
 static mapping *mappings;
 static SRWLOCK mappings_lock = SRWLOCK_INIT;
 
-static mapping *new_mapping(plat_file file)
+static mapping *new_mapping(bshm_os_file file)
 {
     wchar_t path[WINDOWS_PATH_UNITS];
     DWORD units = GetFinalPathNameByHandleW(file, path, WINDOWS_PATH_UNITS, 0);
@@ -52,7 +54,7 @@ static mapping *new_mapping(plat_file file)
         return NULL;
     memcpy(made->path, path, units * sizeof *path);
     made->file = ReOpenFile(file, FILE_READ_ATTRIBUTES, WINDOWS_SHARE_ALL, 0);
-    (void)windows_identify(file, &made->device, &made->inode);
+    (void)bshm_windows_identify(file, &made->device, &made->inode);
     return made;
 }
 
@@ -63,30 +65,31 @@ static void drop_mapping(mapping *dropped)
             (void)CloseHandle(dropped->events[i]);
     if (dropped->file != INVALID_HANDLE_VALUE)
         (void)CloseHandle(dropped->file);
-    if (dropped->path[0] && !windows_leads_to(dropped->path, dropped->device, dropped->inode))
-        windows_sweep(dropped->path); /* it has lost its name: perhaps nobody else has it mapped any more */
+    if (dropped->path[0] && !bshm_windows_path_is(dropped->path, dropped->device, dropped->inode))
+        bshm_windows_remove_leftovers(
+            dropped->path); /* it has lost its name: perhaps nobody else has it mapped any more */
     free(dropped);
 }
 
-static int map(plat_file file, uint64_t offset, size_t bytes, bool write, void **address)
+static int map(bshm_os_file file, uint64_t offset, size_t bytes, bool write, void **address)
 {
     HANDLE section = CreateFileMappingW(file, NULL, write ? PAGE_READWRITE : PAGE_READONLY, 0, 0, NULL);
     if (!section)
-        return windows_error();
+        return bshm_windows_error();
     *address = MapViewOfFile(section, write ? FILE_MAP_READ | FILE_MAP_WRITE : FILE_MAP_READ, (DWORD)(offset >> 32),
                              (DWORD)offset, bytes);
-    int rc = *address ? 0 : windows_error();
+    int rc = *address ? 0 : bshm_windows_error();
     (void)CloseHandle(section); /* the view keeps it */
     return rc;
 }
 
-int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
+int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
     *address = NULL;
     mapping *made = new_mapping(file);
     if (!made)
         return -ENOMEM;
-    int rc = map(file, offset, bytes, flags & PLAT_MAP_WRITE, address);
+    int rc = map(file, offset, bytes, flags & BSHM_OS_MAP_WRITE, address);
     if (rc < 0) {
         if (made->file != INVALID_HANDLE_VALUE)
             (void)CloseHandle(made->file);
@@ -102,7 +105,7 @@ int plat_map(plat_file file, uint64_t offset, size_t bytes, unsigned flags, void
     return 0;
 }
 
-void plat_unmap(void *address, size_t bytes)
+void bshm_os_unmap(void *address, size_t bytes)
 {
     (void)bytes;
     if (!address)
@@ -120,7 +123,7 @@ void plat_unmap(void *address, size_t bytes)
         drop_mapping(found);
 }
 
-int plat_prefault(void *address, size_t bytes, bool write)
+int bshm_os_prefault(void *address, size_t bytes, bool write)
 {
     SYSTEM_INFO system;
     GetSystemInfo(&system);
@@ -134,7 +137,7 @@ int plat_prefault(void *address, size_t bytes, bool write)
 static HANDLE make_event(const wchar_t *name)
 {
     SECURITY_ATTRIBUTES security = {.nLength = sizeof security};
-    if (windows_descriptor_of_event(&security.lpSecurityDescriptor) < 0)
+    if (bshm_windows_descriptor_of_event(&security.lpSecurityDescriptor) < 0)
         return NULL;
     HANDLE event = CreateEventW(&security, TRUE, FALSE, name);
     (void)LocalFree(security.lpSecurityDescriptor);
@@ -144,7 +147,7 @@ static HANDLE make_event(const wchar_t *name)
 /* Under the lock. */
 static void find_events(mapping *of, bool make)
 {
-    int64_t now = plat_now_ns();
+    int64_t now = bshm_os_now_ns();
     if (now < of->next_event_look_ns)
         return;
     of->next_event_look_ns = now + EVENT_LOOKS;
@@ -173,23 +176,24 @@ static bool events_of(const void *word, bool make, HANDLE events[2])
     return events[0] && events[1];
 }
 
-void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
+void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
     HANDLE events[2];
     int64_t poll_ns = timeout_ns < POLL_NS ? timeout_ns : POLL_NS;
     if (timeout_ns <= 0 || bshm_word_load(word) != value)
         return;
     if (!events_of(word, false, events)) {
-        plat_sleep(poll_ns);
+        bshm_os_sleep(poll_ns);
         return;
     }
     int64_t timeout_ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
     DWORD woken = WaitForSingleObject(events[value & 1], timeout_ms < 60000 ? (DWORD)timeout_ms : 60000);
     if (woken != WAIT_TIMEOUT && bshm_word_load(word) == value)
-        plat_sleep(poll_ns); /* a change whose maker has not come to the event yet, or died before: do not spin on it */
+        bshm_os_sleep(
+            poll_ns); /* a change whose maker has not come to the event yet, or died before: do not spin on it */
 }
 
-void plat_wake_all(uint32_t *word)
+void bshm_os_wake_all(uint32_t *word)
 {
     HANDLE events[2];
     if (!events_of(word, true, events))
@@ -199,7 +203,7 @@ void plat_wake_all(uint32_t *word)
     (void)SetEvent(events[(value & 1) ^ 1]);
 }
 
-void plat_sleep(int64_t ns)
+void bshm_os_sleep(int64_t ns)
 {
     LARGE_INTEGER due = {.QuadPart = -(ns / 100)}; /* relative, in 100 ns */
     if (ns <= 0)
@@ -216,7 +220,7 @@ void plat_sleep(int64_t ns)
 
 /* ---------------------------------------------------------------- clocks, mutexes, processes */
 
-int64_t plat_now_ns(void)
+int64_t bshm_os_now_ns(void)
 {
     LARGE_INTEGER ticks;
     LARGE_INTEGER per_second;
@@ -226,12 +230,12 @@ int64_t plat_now_ns(void)
     return seconds * NS_PER_S + ticks.QuadPart % per_second.QuadPart * NS_PER_S / per_second.QuadPart;
 }
 
-int64_t plat_coarse_now_ns(void)
+int64_t bshm_os_coarse_now_ns(void)
 {
-    return plat_now_ns(); /* read in user space: there is nothing cheaper on the same clock */
+    return bshm_os_now_ns(); /* read in user space: there is nothing cheaper on the same clock */
 }
 
-int64_t plat_wall_ns(void)
+int64_t bshm_os_wall_ns(void)
 {
     FILETIME now;
     GetSystemTimePreciseAsFileTime(&now);
@@ -239,59 +243,59 @@ int64_t plat_wall_ns(void)
     return (int64_t)((ticks - UINT64_C(116444736000000000)) * 100);
 }
 
-_Static_assert(sizeof(plat_mutex) == sizeof(SRWLOCK), "a plat_mutex is an SRWLOCK");
+_Static_assert(sizeof(bshm_os_mutex) == sizeof(SRWLOCK), "a bshm_os_mutex is an SRWLOCK");
 
-void plat_mutex_init(plat_mutex *mutex)
+void bshm_os_mutex_init(bshm_os_mutex *mutex)
 {
     InitializeSRWLock((PSRWLOCK)mutex);
 }
 
-void plat_mutex_destroy(plat_mutex *mutex)
+void bshm_os_mutex_destroy(bshm_os_mutex *mutex)
 {
     (void)mutex;
 }
 
-void plat_mutex_lock(plat_mutex *mutex)
+void bshm_os_mutex_lock(bshm_os_mutex *mutex)
 {
     AcquireSRWLockExclusive((PSRWLOCK)mutex);
 }
 
-void plat_mutex_unlock(plat_mutex *mutex)
+void bshm_os_mutex_unlock(bshm_os_mutex *mutex)
 {
     ReleaseSRWLockExclusive((PSRWLOCK)mutex);
 }
 
 /* Processes are not forked here, and handles are not inherited. */
-int plat_keep_from_children(plat_file file)
+int bshm_os_register_file(bshm_os_file file)
 {
     (void)file;
     return 0;
 }
 
-void plat_forget_file(plat_file file)
+void bshm_os_forget_file(bshm_os_file file)
 {
     (void)file;
 }
 
-void plat_no_fork_begin(void)
+void bshm_os_block_fork(void)
 {
 }
 
-void plat_no_fork_end(void)
+void bshm_os_allow_fork(void)
 {
 }
 
-uint32_t plat_process_epoch(void)
+uint32_t bshm_os_process_epoch(void)
 {
     return 0;
 }
 
-uint32_t plat_process_id(void)
+uint32_t bshm_os_process_id(void)
 {
     return GetCurrentProcessId();
 }
 
-void plat_process_name(char *name, size_t bytes)
+void bshm_os_process_name(char *name, size_t bytes)
 {
     wchar_t path[WINDOWS_PATH_UNITS];
     DWORD units = GetModuleFileNameW(NULL, path, WINDOWS_PATH_UNITS);

@@ -1,13 +1,13 @@
-/* platform_macos.c - macOS 10.15 and later (open file description locks, waiting across processes).
+/* macos.c - macOS 10.15 and later (open file description locks, waiting across processes).
  *
  * POSIX shared memory of macOS can neither be read, renamed nor locked, so a name is a file in the user's own temporary
  * directory. Names are therefore each user's own; to share frames between users, give a path.
  */
-#include "platform.h"
+#include "../platform.h"
 #ifdef __APPLE__
 
-#include "ordering.h"
-#include "platform_posix.h"
+#include "../ordering.h"
+#include "posix.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -29,9 +29,9 @@
 
 /* ---------------------------------------------------------------- objects */
 
-static char object_directory[PLAT_PATH_BYTES];
+static char object_directory[BSHM_OS_PATH_BYTES];
 
-static void find_object_directory(void)
+static void init_object_directory(void)
 {
     char parent[PATH_MAX];
     size_t length = confstr(_CS_DARWIN_USER_TEMP_DIR, parent, sizeof parent);
@@ -42,23 +42,23 @@ static void find_object_directory(void)
     (void)mkdir(object_directory, 0700); /* if it cannot be made, the first use of it says why */
 }
 
-const char *plat_object_directory(void)
+const char *bshm_os_object_directory(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    (void)pthread_once(&once, find_object_directory);
+    (void)pthread_once(&once, init_object_directory);
     return object_directory;
 }
 
-int plat_rename(const char *from, const char *to, bool replace)
+int bshm_os_rename(const char *from, const char *to, bool replace)
 {
     if (replace)
         return rename(from, to) != 0 ? -errno : 0;
     if (renamex_np(from, to, RENAME_EXCL) == 0)
         return 0;
-    return errno == ENOTSUP || errno == EINVAL ? posix_rename_by_link(from, to) : -errno;
+    return errno == ENOTSUP || errno == EINVAL ? bshm_posix_rename_by_link(from, to) : -errno;
 }
 
-int plat_supported(plat_file file, const char **kind)
+int bshm_os_check_file_system(bshm_os_file file, const char **kind)
 {
     static const struct {
         const char *name, *kind;
@@ -80,16 +80,16 @@ int plat_supported(plat_file file, const char **kind)
     return **kind == '\0' ? 0 : -EOPNOTSUPP;
 }
 
-int plat_back(plat_file file, uint64_t offset, uint64_t bytes)
+int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     /* F_PREALLOCATE reserves beyond the end of a file only; APFS takes the blocks of zeros at once. */
-    int rc = posix_back_with_zeros(file, offset, bytes);
+    int rc = bshm_posix_write_zeros(file, offset, bytes);
     if (rc < 0)
-        (void)plat_unback(file, offset, bytes);
+        (void)bshm_os_punch(file, offset, bytes);
     return rc;
 }
 
-int plat_unback(plat_file file, uint64_t offset, uint64_t bytes)
+int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     fpunchhole_t hole = {.fp_offset = (off_t)offset, .fp_length = (off_t)bytes};
     int rc;
@@ -99,23 +99,23 @@ int plat_unback(plat_file file, uint64_t offset, uint64_t bytes)
     return rc != 0 ? -errno : 0;
 }
 
-uint64_t plat_free_bytes(plat_file file)
+uint64_t bshm_os_free_bytes(bshm_os_file file)
 {
     struct statfs status;
     return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
-void *posix_map_pages(plat_file file, uint64_t offset, size_t bytes, int protection)
+void *bshm_posix_map_pages(bshm_os_file file, uint64_t offset, size_t bytes, int protection)
 {
     return mmap(NULL, bytes, protection, MAP_SHARED, file, (off_t)offset);
 }
 
-int posix_settle_mapping(void *address, size_t bytes, bool not_in_child)
+int bshm_posix_advise_mapping(void *address, size_t bytes, bool not_in_child)
 {
     return not_in_child && minherit(address, bytes, VM_INHERIT_NONE) != 0 ? -errno : 0;
 }
 
-int plat_prefault(void *address, size_t bytes, bool write)
+int bshm_os_prefault(void *address, size_t bytes, bool write)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (size_t at = 0; at < bytes; at += page) {
@@ -176,7 +176,7 @@ static void prepare_sleeping(void)
     (void)pthread_once(&once, find_sleeping);
 }
 
-void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
+void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
     void *address = (void *)(uintptr_t)word; /* only read */
     int rc = -1;
@@ -192,10 +192,10 @@ void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
                                timeout_us < UINT32_MAX ? (uint32_t)timeout_us : UINT32_MAX);
     }
     if (rc < 0 && errno != ETIMEDOUT && errno != EINTR && errno != EAGAIN && errno != EFAULT)
-        plat_sleep(timeout_ns < POLL_NS ? timeout_ns : POLL_NS); /* no such wait here: the caller's loop polls */
+        bshm_os_sleep(timeout_ns < POLL_NS ? timeout_ns : POLL_NS); /* no such wait here: the caller's loop polls */
 }
 
-void plat_wake_all(uint32_t *word)
+void bshm_os_wake_all(uint32_t *word)
 {
     prepare_sleeping();
     if (sleeping.wake)
@@ -206,17 +206,17 @@ void plat_wake_all(uint32_t *word)
 
 /* ---------------------------------------------------------------- clocks, identity */
 
-int64_t plat_now_ns(void)
+int64_t bshm_os_now_ns(void)
 {
     return (int64_t)clock_gettime_nsec_np(CLOCK_UPTIME_RAW); /* what Python calls monotonic here */
 }
 
-int64_t plat_coarse_now_ns(void)
+int64_t bshm_os_coarse_now_ns(void)
 {
-    return plat_now_ns(); /* read in user space, and the approximate clock is none of it cheaper */
+    return bshm_os_now_ns(); /* read in user space, and the approximate clock is none of it cheaper */
 }
 
-void plat_process_name(char *name, size_t bytes)
+void bshm_os_process_name(char *name, size_t bytes)
 {
     char found[2 * MAXCOMLEN + 1] = "";
     (void)proc_name(getpid(), found, sizeof found);

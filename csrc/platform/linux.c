@@ -1,14 +1,14 @@
-/* platform_linux.c - Linux 3.15 and later (open file description locks). Newer conveniences fall back. */
+/* linux.c - Linux 3.15 and later (open file description locks). Newer conveniences fall back. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
 #define _FILE_OFFSET_BITS 64
 
-#include "platform.h"
+#include "../platform.h"
 #ifdef __linux__
 
-#include "ordering.h"
-#include "platform_posix.h"
+#include "../ordering.h"
+#include "posix.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,18 +31,18 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define HUGE_PAGE_BYTES        ((size_t)2 << 20) /* of most systems; others lose nothing but a few addresses */
-#define HUGE_PAGES_PATIENCE_NS (50 * INT64_C(1000000))
+#define HUGE_PAGE_BYTES       ((size_t)2 << 20) /* of most systems; others lose nothing but a few addresses */
+#define HUGE_PAGES_TIMEOUT_NS (50 * INT64_C(1000000))
 
 /* One call of fallocate holds up every signal until it is done; in pieces a stop request is heard. */
 #define BACK_PIECE_BYTES (UINT64_C(2) << 20)
 
-const char *plat_object_directory(void)
+const char *bshm_os_object_directory(void)
 {
     return "/dev/shm";
 }
 
-int plat_rename(const char *from, const char *to, bool replace)
+int bshm_os_rename(const char *from, const char *to, bool replace)
 {
     if (replace)
         return rename(from, to) != 0 ? -errno : 0;
@@ -52,10 +52,10 @@ int plat_rename(const char *from, const char *to, bool replace)
     if (errno != ENOSYS && errno != EINVAL)
         return -errno;
 #endif
-    return posix_rename_by_link(from, to); /* the file system, or a kernel before 3.15, has no such rename */
+    return bshm_posix_rename_by_link(from, to); /* the file system, or a kernel before 3.15, has no such rename */
 }
 
-int plat_supported(plat_file file, const char **kind)
+int bshm_os_check_file_system(bshm_os_file file, const char **kind)
 {
     struct statfs status;
     int rc;
@@ -87,23 +87,23 @@ int plat_supported(plat_file file, const char **kind)
 /* Lays huge pages under the range where the system gives any: the copies into it need a seventh less time, and to get one
  * takes a tenth of what its 512 small pages take. MADV_COLLAPSE makes one of what is there and of holes, but not of
  * nothing: a byte is written first, by a call that can say that there is no room. */
-static void back_with_huge_pages(plat_file file, uint64_t offset, uint64_t bytes)
+static void back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     void *address;
     if (bytes < HUGE_PAGE_BYTES || bytes > SIZE_MAX / 2)
         return;
-    if (plat_map(file, offset, (size_t)bytes, PLAT_MAP_WRITE | PLAT_MAP_NOT_IN_CHILD, &address) < 0)
+    if (bshm_os_map(file, offset, (size_t)bytes, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, &address) < 0)
         return;
-    int64_t until = plat_now_ns() + HUGE_PAGES_PATIENCE_NS; /* memory in pieces has to be moved together first */
+    int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* memory in pieces has to be moved together first */
     size_t at = (size_t)(-offset & (HUGE_PAGE_BYTES - 1));
-    for (; at + HUGE_PAGE_BYTES <= bytes && plat_now_ns() < until; at += HUGE_PAGE_BYTES)
+    for (; at + HUGE_PAGE_BYTES <= bytes && bshm_os_now_ns() < until; at += HUGE_PAGE_BYTES)
         if (pwrite(file, "", 1, (off_t)(offset + at)) != 1 ||
             madvise((uint8_t *)address + at, HUGE_PAGE_BYTES, MADV_COLLAPSE) != 0)
             break;
-    plat_unmap(address, (size_t)bytes);
+    bshm_os_unmap(address, (size_t)bytes);
 }
 
-int plat_back(plat_file file, uint64_t offset, uint64_t bytes)
+int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     uint64_t done = 0;
     int rc = 0;
@@ -117,15 +117,16 @@ int plat_back(plat_file file, uint64_t offset, uint64_t bytes)
         }
         if (errno == EINTR)
             continue;
-        rc = errno == EOPNOTSUPP || errno == ENOSYS ? posix_back_with_zeros(file, offset + done, bytes - done) : -errno;
+        rc =
+            errno == EOPNOTSUPP || errno == ENOSYS ? bshm_posix_write_zeros(file, offset + done, bytes - done) : -errno;
         break;
     }
     if (rc < 0)
-        (void)plat_unback(file, offset, bytes);
+        (void)bshm_os_punch(file, offset, bytes);
     return rc;
 }
 
-int plat_unback(plat_file file, uint64_t offset, uint64_t bytes)
+int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     int rc;
     do
@@ -134,14 +135,14 @@ int plat_unback(plat_file file, uint64_t offset, uint64_t bytes)
     return rc != 0 ? -errno : 0;
 }
 
-uint64_t plat_free_bytes(plat_file file)
+uint64_t bshm_os_free_bytes(bshm_os_file file)
 {
     struct statfs status;
     return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
 /* At an address that is like the offset modulo the size of a huge page: else the kernel cannot map any. */
-void *posix_map_pages(plat_file file, uint64_t offset, size_t bytes, int protection)
+void *bshm_posix_map_pages(bshm_os_file file, uint64_t offset, size_t bytes, int protection)
 {
     uint8_t *room = MAP_FAILED;
     if (bytes >= HUGE_PAGE_BYTES)
@@ -162,7 +163,7 @@ void *posix_map_pages(plat_file file, uint64_t offset, size_t bytes, int protect
     return address;
 }
 
-int posix_settle_mapping(void *address, size_t bytes, bool not_in_child)
+int bshm_posix_advise_mapping(void *address, size_t bytes, bool not_in_child)
 {
     (void)madvise(address, bytes, MADV_DONTDUMP); /* a core dump would hold the locks while it writes frames */
     return not_in_child && madvise(address, bytes, MADV_DONTFORK) != 0 ? -errno : 0;
@@ -190,7 +191,7 @@ static int touch_pages(uint8_t *address, size_t bytes, bool write)
     return 0;
 }
 
-int plat_prefault(void *address, size_t bytes, bool write)
+int bshm_os_prefault(void *address, size_t bytes, bool write)
 {
     int rc;
     do
@@ -203,36 +204,36 @@ int plat_prefault(void *address, size_t bytes, bool write)
 
 /* ---------------------------------------------------------------- waiting, clocks, identity */
 
-void plat_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
+void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
-    struct timespec timeout = posix_timespec(timeout_ns > 0 ? timeout_ns : 0);
+    struct timespec timeout = bshm_posix_timespec(timeout_ns > 0 ? timeout_ns : 0);
     /* Not the PRIVATE kind: the word is found by object and offset, so a read-only mapping will do. */
     (void)syscall(SYS_futex, word, FUTEX_WAIT, value, &timeout, NULL, 0);
 }
 
-void plat_wake_all(uint32_t *word)
+void bshm_os_wake_all(uint32_t *word)
 {
     (void)syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-int64_t plat_now_ns(void)
+int64_t bshm_os_now_ns(void)
 {
-    return posix_clock_ns(CLOCK_MONOTONIC);
+    return bshm_posix_clock_ns(CLOCK_MONOTONIC);
 }
 
-int64_t plat_coarse_now_ns(void)
+int64_t bshm_os_coarse_now_ns(void)
 {
-    return posix_clock_ns(CLOCK_MONOTONIC_COARSE);
+    return bshm_posix_clock_ns(CLOCK_MONOTONIC_COARSE);
 }
 
-void plat_process_name(char *name, size_t bytes)
+void bshm_os_process_name(char *name, size_t bytes)
 {
-    plat_file file;
+    bshm_os_file file;
     name[0] = '\0';
-    if (posix_open("/proc/self/comm", O_RDONLY, 0, &file) < 0)
+    if (bshm_posix_open("/proc/self/comm", O_RDONLY, 0, &file) < 0)
         return;
     ssize_t got = read(file, name, bytes - 1);
-    plat_close(file);
+    bshm_os_close(file);
     name[got > 0 ? got : 0] = '\0';
     name[strcspn(name, "\n")] = '\0';
 }

@@ -1,0 +1,366 @@
+/* layout.c - what a segment is: geometry, identity, and how both are checked. */
+#include "layout.h"
+
+#include "ordering.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* The layout of billiards_shm.h, held to the numbers that tests/core/test_layout.py derives on its own. */
+_Static_assert(sizeof(bshm_identity) == 128, "identity: two cache lines, no hidden padding");
+_Static_assert(offsetof(bshm_identity, abi_major) == 8 && offsetof(bshm_identity, abi_minor) == 10, "fixed for ever");
+_Static_assert(offsetof(bshm_identity, header_bytes) == 12 && offsetof(bshm_identity, byte_order) == 16, "identity");
+_Static_assert(offsetof(bshm_identity, slot_count) == 20 && offsetof(bshm_identity, generation) == 24, "identity");
+_Static_assert(offsetof(bshm_identity, total_bytes) == 40 && offsetof(bshm_identity, slot_stride) == 48, "identity");
+_Static_assert(offsetof(bshm_identity, slot_capacity) == 56, "identity");
+_Static_assert(offsetof(bshm_identity, control_offset) == 64 && offsetof(bshm_identity, pixels_offset) == 72,
+               "identity");
+_Static_assert(offsetof(bshm_identity, base_sequence) == 80, "identity");
+_Static_assert(offsetof(bshm_identity, created_wall_ns) == 88 && offsetof(bshm_identity, created_ns) == 96, "identity");
+_Static_assert(offsetof(bshm_identity, writer_pid) == 104, "identity");
+_Static_assert(offsetof(bshm_identity, descriptor_offset) == 108, "identity");
+_Static_assert(offsetof(bshm_identity, series) == 112 && offsetof(bshm_identity, checksum) == 120, "identity");
+_Static_assert(sizeof(bshm_publication) == 64, "one cache line");
+_Static_assert(offsetof(bshm_publication, latest) == 0 && offsetof(bshm_publication, notify) == 8, "publication");
+_Static_assert(offsetof(bshm_publication, state) == 12, "publication");
+_Static_assert(sizeof(bshm_frame_info) == 8 * BSHM_INFO_WORDS, "a frame_info is copied word by word");
+_Static_assert(sizeof(bshm_descriptor) == 128, "a descriptor: two cache lines");
+_Static_assert(offsetof(bshm_statistics, reason) == 112 && offsetof(bshm_statistics, write_ns_log2) == 352,
+               "statistics");
+_Static_assert(offsetof(bshm_header, publication) == BSHM_PUBLICATION_OFFSET, "header");
+_Static_assert(offsetof(bshm_header, statistics) == BSHM_STATISTICS_OFFSET, "header");
+_Static_assert(offsetof(bshm_header, descriptors) == BSHM_DESCRIPTOR_OFFSET, "header");
+_Static_assert(sizeof(bshm_header) <= BSHM_REGION_BYTES, "the header fits its region");
+_Static_assert(sizeof(bshm_pin) == 128 && offsetof(bshm_control, readers) == BSHM_READER_TABLE_OFFSET, "control");
+_Static_assert(sizeof(bshm_reader_entry) == 128, "reader entry");
+_Static_assert(sizeof(bshm_control) <= BSHM_REGION_BYTES, "the control region fits its region");
+_Static_assert(BSHM_MAX_SLOTS - 2 < 63 && BSHM_MAX_SLOTS < 64, "tokens leave bit 63 alone, a slot number fits 6 bits");
+
+/* ---------------------------------------------------------------- owners */
+
+int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error)
+{
+    size_t limit = sizeof trusted->uids / sizeof trusted->uids[0];
+    trusted->count = owners ? owners->count : 0;
+    if (trusted->count > limit)
+        return bshm_fail(error, BSHM_E_ARGUMENT, "%zu trusted owners given, at most %zu are possible", trusted->count,
+                         limit);
+    if (trusted->count > 0)
+        memcpy(trusted->uids, owners->uids, trusted->count * sizeof trusted->uids[0]);
+    return BSHM_OK;
+}
+
+bool bshm_trusts(const bshm_trusted *trusted, uint32_t uid)
+{
+    if (uid == 0 || uid == bshm_os_user_id())
+        return true;
+    for (size_t i = 0; i < trusted->count; i++)
+        if (trusted->uids[i] == uid)
+            return true;
+    return false;
+}
+
+/* ---------------------------------------------------------------- identity */
+
+static uint64_t round_up_to_region(uint64_t bytes)
+{
+    return (bytes + BSHM_REGION_BYTES - 1) / BSHM_REGION_BYTES * BSHM_REGION_BYTES;
+}
+
+/* FNV-1a, 64 bit: Fowler, Noll, Vo, https://datatracker.ietf.org/doc/html/draft-eastlake-fnv */
+static uint64_t checksum_of(const bshm_identity *identity)
+{
+    const uint8_t *bytes = (const uint8_t *)identity;
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < offsetof(bshm_identity, checksum); i++)
+        hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+    return hash;
+}
+
+int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error)
+{
+    /* 2^40: far beyond any picture, and 62 slots of it still fit a file's size. */
+    if (capacity == 0 || capacity > UINT64_C(1) << 40)
+        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes: 1 byte to 1 TiB is possible",
+                         (unsigned long long)capacity);
+    if (slots < BSHM_MIN_SLOTS || slots > BSHM_MAX_SLOTS)
+        return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: %u to %u are possible", slots, BSHM_MIN_SLOTS,
+                         BSHM_MAX_SLOTS);
+    *identity = (bshm_identity){
+        .abi_major = BSHM_ABI_MAJOR,
+        .abi_minor = BSHM_ABI_MINOR,
+        .header_bytes = BSHM_REGION_BYTES,
+        .byte_order = BSHM_BYTE_ORDER,
+        .slot_count = slots,
+        .slot_stride = round_up_to_region(capacity),
+        .slot_capacity = capacity,
+        .control_offset = BSHM_REGION_BYTES,
+        .pixels_offset = 2 * (uint64_t)BSHM_REGION_BYTES,
+        .created_wall_ns = bshm_os_wall_ns(),
+        .created_ns = bshm_os_now_ns(),
+        .writer_pid = bshm_os_process_id(),
+        .descriptor_offset = BSHM_DESCRIPTOR_OFFSET,
+    };
+    memcpy(identity->magic, BSHM_MAGIC, sizeof identity->magic);
+    identity->total_bytes = bshm_backed_bytes(identity, slots);
+    int rc = bshm_os_random(identity->generation, sizeof identity->generation);
+    return rc < 0 ? bshm_fail_system(error, rc, "read", "/dev/urandom") : BSHM_OK;
+}
+
+void bshm_identity_seal(bshm_identity *identity)
+{
+    identity->checksum = checksum_of(identity);
+}
+
+bool bshm_has_magic(const bshm_identity *identity)
+{
+    return memcmp(identity->magic, BSHM_MAGIC, sizeof identity->magic) == 0;
+}
+
+uint64_t bshm_backed_bytes(const bshm_identity *identity, uint64_t slots)
+{
+    return identity->pixels_offset + slots * identity->slot_stride;
+}
+
+int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, const char *name, bshm_error *error)
+{
+    if (!bshm_has_magic(identity))
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "'%s' is no billiards_shm segment: it does not begin with \"%s\"; choose another name", name,
+                         BSHM_MAGIC);
+    if (identity->abi_major != BSHM_ABI_MAJOR)
+        return bshm_fail(
+            error, BSHM_E_FORMAT,
+            "segment '%s' has ABI %u.%u, this library reads %u.x; run writer and readers with the same version", name,
+            identity->abi_major, identity->abi_minor, BSHM_ABI_MAJOR);
+    if (identity->byte_order != BSHM_BYTE_ORDER)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has byte order mark 0x%08x, this machine's is 0x%08x",
+                         name, identity->byte_order, BSHM_BYTE_ORDER);
+    if (identity->checksum != checksum_of(identity))
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: header checksum %016llx, computed %016llx",
+                         name, (unsigned long long)identity->checksum, (unsigned long long)checksum_of(identity));
+    if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' claims %u slots: %u to %u are possible", name,
+                         identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
+    /* The checksum keeps accidents out, not forgers: every number is checked as if there were none. */
+    if (identity->base_sequence > BSHM_MAX_SEQUENCE)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' continues after frame %llu: nobody counted so far", name,
+                         (unsigned long long)identity->base_sequence);
+    if (identity->header_bytes != BSHM_REGION_BYTES || identity->descriptor_offset != BSHM_DESCRIPTOR_OFFSET ||
+        identity->control_offset != BSHM_REGION_BYTES || identity->pixels_offset != 2 * (uint64_t)BSHM_REGION_BYTES)
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' has its regions at %u, %llu and %llu, expected %u, %u and %u", name,
+                         identity->descriptor_offset, (unsigned long long)identity->control_offset,
+                         (unsigned long long)identity->pixels_offset, BSHM_DESCRIPTOR_OFFSET, BSHM_REGION_BYTES,
+                         2 * BSHM_REGION_BYTES);
+    if (identity->slot_capacity == 0 || identity->slot_capacity > identity->slot_stride ||
+        identity->slot_stride % BSHM_REGION_BYTES != 0 || identity->slot_stride > UINT64_C(1) << 41)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has slots of %llu bytes, %llu apart: impossible", name,
+                         (unsigned long long)identity->slot_capacity, (unsigned long long)identity->slot_stride);
+    uint64_t needed =
+        bshm_backed_bytes(identity, identity->slot_count); /* < 2^47: no overflow after the checks above */
+    if (identity->total_bytes != needed || object_bytes < needed)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has %llu bytes and claims %llu, but %u slots need %llu",
+                         name, (unsigned long long)object_bytes, (unsigned long long)identity->total_bytes,
+                         identity->slot_count, (unsigned long long)needed);
+    return BSHM_OK;
+}
+
+int bshm_identity_read(bshm_os_file file, const bshm_os_info *info, const char *name, bshm_identity *identity,
+                       bshm_error *error)
+{
+    int rc = bshm_os_read(file, identity, sizeof *identity, 0);
+    if (rc == -ENODATA)
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "'%s' is no billiards_shm segment: it has %llu bytes, a header needs %u; choose another name",
+                         name, (unsigned long long)info->size_bytes, BSHM_REGION_BYTES);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "read", name);
+    return bshm_identity_check(identity, info->size_bytes, name, error);
+}
+
+/* ---------------------------------------------------------------- objects */
+
+int bshm_object_open(const char *path, const char *name, enum bshm_os_access access, const bshm_trusted *trusted,
+                     bshm_os_file *file, bshm_os_info *info, bshm_error *error)
+{
+    const char *kind;
+    /* Looked at before it is opened: opening a device can have effects, opening a FIFO for reading wakes its writer. */
+    int rc = bshm_os_info_at(path, info);
+    if (rc == -ENOENT || rc == -ENOTDIR)
+        return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "look at", path);
+    if (!info->regular)
+        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is %s; choose another name", name,
+                         path, info->symbolic_link ? "a symbolic link" : "not a regular file");
+    rc = bshm_os_open(path, access, file);
+    if (rc == -ENOENT)
+        return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
+    if (rc == -ELOOP)
+        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is a symbolic link", name, path);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "open", path);
+    rc = bshm_os_info_of(*file, info);
+    if (rc < 0)
+        rc = bshm_fail_system(error, rc, "look at", path);
+    else if (!info->regular)
+        rc = bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is not a regular file", name, path);
+    else if (!bshm_trusts(trusted, info->owner_uid))
+        rc = bshm_fail(error, BSHM_E_PERMISSION,
+                       "segment '%s' belongs to user %u, who is neither you (%u) nor root: name that user in "
+                       "trusted_owners if the frames are to be believed",
+                       name, info->owner_uid, bshm_os_user_id());
+    else if (bshm_os_check_file_system(*file, &kind) == -EOPNOTSUPP)
+        rc = bshm_fail(error, BSHM_E_NAME, "'%s' lies on %s, where locks do not die with their process: use tmpfs",
+                       name, kind);
+    if (rc < 0) {
+        bshm_os_close(*file);
+        *file = BSHM_OS_NO_FILE;
+    }
+    return rc;
+}
+
+int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name,
+                    void **address, bshm_error *error)
+{
+    *address = NULL;
+    if (bytes > SIZE_MAX / 2)
+        return bshm_fail(error, BSHM_E_MEMORY, "segment '%s' has parts of %llu bytes: too many for this process", name,
+                         (unsigned long long)bytes);
+    int rc = bshm_os_map(file, offset, (size_t)bytes, flags, address);
+    if (rc < 0)
+        return bshm_fail_system(error, rc, "map", name);
+    if (bshm_os_prefault(*address, (size_t)bytes, flags & BSHM_OS_MAP_WRITE) == 0)
+        return BSHM_OK;
+    bshm_os_unmap(*address, (size_t)bytes);
+    *address = NULL;
+    return bshm_fail(
+        error, BSHM_E_FORMAT,
+        "segment '%s' is corrupt: no memory is behind its %llu bytes at %llu, and there is no room for any", name,
+        (unsigned long long)bytes, (unsigned long long)offset);
+}
+
+/* ---------------------------------------------------------------- frames */
+
+static bool item_exists(uint32_t kind, uint32_t item_size)
+{
+    switch (kind) {
+    case 'b':
+        return item_size == 1;
+    case 'i':
+    case 'u':
+        return item_size == 1 || item_size == 2 || item_size == 4 || item_size == 8;
+    case 'f':
+        return item_size == 2 || item_size == 4 || item_size == 8;
+    case 'c':
+        return item_size == 8 || item_size == 16;
+    default:
+        return false;
+    }
+}
+
+int bshm_info_plan(bshm_frame_info *info, bshm_error *error)
+{
+    if (info->ndim == 2)
+        info->channels = 1;
+    if ((info->ndim != 2 && info->ndim != 3) || info->width == 0 || info->height == 0 || info->channels == 0)
+        return bshm_fail(error, BSHM_E_SHAPE,
+                         "a frame of %u dimensions, height %u, width %u, channels %u: (height, width) or "
+                         "(height, width, channels) without zeros is expected",
+                         info->ndim, info->height, info->width, info->channels);
+    if (!item_exists(info->kind, info->item_size))
+        return bshm_fail(error, BSHM_E_SHAPE,
+                         "items of kind '%c' with %u bytes: bool, int, uint, float or complex of a "
+                         "fixed size is expected",
+                         (int)(info->kind & 127), info->item_size);
+    /* Each factor is below 2^32 and the item below 2^5: two of them cannot overflow, the third is checked. */
+    uint64_t pixel = (uint64_t)info->channels * info->item_size;
+    if (pixel > UINT64_C(1) << 31 || pixel * info->width > UINT64_C(1) << 40 ||
+        pixel * info->width > (UINT64_C(1) << 40) / info->height)
+        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %u x %u x %u items of %u bytes: at most 1 TiB is possible",
+                         info->height, info->width, info->channels, info->item_size);
+    info->row_stride = pixel * info->width;
+    info->payload_bytes = info->row_stride * info->height;
+    return BSHM_OK;
+}
+
+int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error)
+{
+    bshm_frame_info planned = *info;
+    if (bshm_info_plan(&planned, NULL) < 0 || planned.channels != info->channels ||
+        info->row_stride < planned.row_stride || info->row_stride > slot_capacity ||
+        info->row_stride > slot_capacity / info->height || info->payload_bytes > slot_capacity ||
+        info->payload_bytes < info->row_stride * (info->height - 1) + planned.row_stride)
+        return bshm_fail(
+            error, BSHM_E_FORMAT,
+            "segment '%s' is corrupt: it describes a frame of %u x %u x %u items of %u bytes, rows %llu bytes "
+            "apart, %llu bytes in all, in a slot of %llu",
+            name, info->height, info->width, info->channels, info->item_size, (unsigned long long)info->row_stride,
+            (unsigned long long)info->payload_bytes, (unsigned long long)slot_capacity);
+    return BSHM_OK;
+}
+
+/* ---------------------------------------------------------------- statistics */
+
+size_t bshm_text_fit(const char *text, size_t limit)
+{
+    size_t bytes = strlen(text);
+    if (bytes <= limit)
+        return bytes;
+    bytes = limit;
+    while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* a continuation byte: its character began before */
+        bytes--;
+    return bytes;
+}
+
+void bshm_text_store(bshm_shared64 *words, size_t count, const char *text)
+{
+    size_t bytes = bshm_text_fit(text, count * 8);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t word = 0;
+        if (i * 8 < bytes)
+            memcpy(&word, text + i * 8, bytes - i * 8 < 8 ? bytes - i * 8 : 8);
+        bshm_store_relaxed(&words[i], word);
+    }
+}
+
+void bshm_text_load(const bshm_shared64 *words, size_t count, char *text)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t word = bshm_load_relaxed(&words[i]);
+        memcpy(text + i * 8, &word, 8);
+    }
+    text[count * 8] = '\0';
+}
+
+bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
+{
+    *view = (bshm_source_view){
+        .published = bshm_load_relaxed(&statistics->published),
+        .dropped = bshm_load_relaxed(&statistics->dropped),
+        .leases_broken = bshm_load_relaxed(&statistics->leases_broken),
+        .backed_slots = bshm_load_relaxed(&statistics->backed_slots),
+        .heartbeat_ns = (int64_t)bshm_load_relaxed(&statistics->heartbeat_ns),
+        .last_capture_ns = (int64_t)bshm_load_relaxed(&statistics->last_capture_ns),
+        .captured = bshm_load_relaxed(&statistics->captured),
+        .reconnects = bshm_load_relaxed(&statistics->reconnects),
+        .stalls = bshm_load_relaxed(&statistics->stalls),
+        .loops = bshm_load_relaxed(&statistics->loops),
+        .fps_millihertz = bshm_load_relaxed(&statistics->fps_millihertz),
+        .write_ns_total = bshm_load_relaxed(&statistics->write_ns_total),
+        .state = (uint32_t)bshm_load_relaxed(&statistics->source_state),
+    };
+    for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
+        view->write_ns_log2[i] = bshm_load_relaxed(&statistics->write_ns_log2[i]);
+    /* A seqlock: text that changed meanwhile is read again. */
+    for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
+        uint64_t before = bshm_load_acquire(&statistics->text_seq);
+        bshm_text_load(statistics->reason, 16, view->reason);
+        bshm_text_load(statistics->backend, 4, view->backend);
+        bshm_fence_acquire();
+        if (!(before & 1) && bshm_load_relaxed(&statistics->text_seq) == before)
+            return true;
+    }
+    return false;
+}
