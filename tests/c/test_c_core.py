@@ -195,7 +195,9 @@ class Mutation:
 STEPS, SEARCH, RACES = "test_steps", "test_interleavings", "test_races"
 ACQUIRE, RELAXED = "__ATOMIC_ACQUIRE", "__ATOMIC_RELAXED"
 MUTATIONS = [
-    Mutation("W2 ignores pins", "protocol.h", "bshm_step_claim_slot", r"word & BSHM_TOKEN_MASK\(slot_count\)", "0", SEARCH),
+    Mutation(
+        "W2 ignores pins", "protocol.h", "bshm_step_claim_slot", r"word & BSHM_TOKEN_MASK\(slot_count\)", "0", SEARCH
+    ),
     Mutation("W3 relaxed", "ordering.h", "bshm_claim_acquire", ACQUIRE, RELAXED, RACES),
     Mutation("W4 even", "protocol.h", "bshm_step_begin_write", r"2 \* sequence - 1", "2 * sequence", SEARCH),
     Mutation("W8 relaxed", "protocol.h", "bshm_step_end_write", "store_release", "store_relaxed", RACES),
@@ -220,7 +222,12 @@ MUTATIONS = [
     Mutation("R3 left out", "protocol.h", "bshm_step_pin", "& BSHM_PIN_WRITING", "& 0", SEARCH),
     Mutation("R3 leaves its pin", "protocol.h", "bshm_step_pin", r"bshm_clear_release\(.*?\);", ";", SEARCH),
     Mutation(
-        "R4 left out", "protocol.h", "bshm_step_load_descriptor", r"\(\*seq & 1\) \|\| \*seq < 2 \* sequence", "0", SEARCH
+        "R4 left out",
+        "protocol.h",
+        "bshm_step_load_descriptor",
+        r"\(\*seq & 1\) \|\| \*seq < 2 \* sequence",
+        "0",
+        SEARCH,
     ),
     Mutation("R4 takes odd for even", "protocol.h", "bshm_step_load_descriptor", r"\(\*seq & 1\) \|\| ", "", SEARCH),
     Mutation(

@@ -311,7 +311,7 @@ VISITS_READERS = (
     """    move_to_end(writer, slot);
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++)
         if (bshm_load_relaxed(&writer->segment->control->readers[i].pid) != 0)
-            bshm_count_relaxed(&writer->segment->control->readers[i].skipped, 1);
+            bshm_add_relaxed(&writer->segment->control->readers[i].skipped, 1);
     int64_t now""",
 )
 GIVES_UP = (
