@@ -1,9 +1,12 @@
-"""When the next frame of a recording is due, and when to try a lost source again."""
+"""When the next frame of a recording is due, and when a lost source is tried again."""
 
 import random
 from typing import Final
 
-__all__ = ["Backoff", "Pace"]
+__all__ = ["ASSUMED_FILE_FPS", "Backoff", "Pace"]
+
+ASSUMED_FILE_FPS: Final = 25.0
+"""For recordings that do not name a rate, such as numbered images."""
 
 _JITTER: Final = 0.25
 _TOLERATED_LAG_NS: Final = 250_000_000
@@ -13,8 +16,8 @@ _NS_PER_SEC: Final = 1_000_000_000
 class Pace:
     """Deadlines at a steady rate.
 
-    They count from one anchor, so that waiting inexactly adds up to nothing. Who falls behind may catch up a little;
-    who falls far behind starts anew, for frames that are long overdue help nobody.
+    They count from one anchor, so that errors of single waits do not add up. A loop that falls behind a little catches
+    up; one that falls far behind gets a new anchor, because frames that are long overdue are of no use.
 
     Parameters
     ----------
@@ -23,6 +26,7 @@ class Pace:
     """
 
     def __init__(self, fps: float) -> None:
+        self.fps = fps
         self._period_ns = _NS_PER_SEC / fps
         self._tolerated_ns = max(_TOLERATED_LAG_NS, 2 * self._period_ns)
         self._anchor_ns: int | None = None
@@ -38,17 +42,17 @@ class Pace:
         return now_ns
 
     def frame_done(self) -> None:
-        """Go on to the next deadline. An attempt that brought no frame uses none up."""
+        """Go on to the next deadline. An attempt that gave no frame uses none up."""
         self._frames += 1
 
 
 class Backoff:
-    """Growing delays between attempts, with jitter, so that many processes do not try in step.
+    """Growing delays between attempts, with jitter so that many processes do not retry in step.
 
     Parameters
     ----------
     first, longest : float
-        Seconds before the first attempt, and before one at most.
+        Seconds before the first attempt, and the most before any.
     """
 
     def __init__(self, first: float = 0.5, longest: float = 30.0) -> None:
@@ -64,5 +68,5 @@ class Backoff:
         return delay * random.uniform(1, 1 + _JITTER)
 
     def reset(self) -> None:
-        """Begin again with the shortest delay: the source is back."""
+        """Start again from the shortest delay: the source is back."""
         self.attempts = 0

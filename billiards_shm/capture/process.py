@@ -93,10 +93,10 @@ def run_capture(
             frames=frames,
             on_statistics=on_statistics,
             draw_placeholder=draw_placeholder,
-            progress=observer.progress,
+            on_progress=observer.progress,
         )
         loop.statistics.on_written = profile.published if profile is not None else None
-        observer.started(loop.snapshot)
+        observer.started(loop.reporter.snapshot)
         try:
             code, failure = _run(loop)
         finally:
@@ -104,7 +104,7 @@ def run_capture(
         if shutdown.signal_name is not None:
             _log.info("Stopped by %s", shutdown.signal_name)
         if loop.statistics.written:
-            loop.log_statistics()
+            loop.reporter.log_statistics()
         _log_profile(profile)
         observer.ended(failure, finished=code == EXIT_OK and shutdown.signal_name is None)
     # An interpreter that ends looks for garbage among all it has ever imported, which takes most of the time that a

@@ -1,8 +1,8 @@
-"""How old a live source's frames are when they arrive, and which of them to pass over for newer ones.
+"""How old a live source's frames are when they arrive, and which of them are skipped for newer ones.
 
-OpenCV hands out every frame there is, in order: who is held up once sees, from then on, only what is past. A frame's
-own clock tells how late it is. That of V4L2 is CLOCK_MONOTONIC; of a stream's only the differences mean something, so
-its frames are compared with the one that was least late in the last minute.
+OpenCV gives every frame, in order: a loop that was held up once would see only old frames from then on. A frame's
+timestamp tells how late it is. V4L2's is CLOCK_MONOTONIC. Of a stream's clock only differences mean something, so a
+frame is compared with the least late one of the last minute.
 """
 
 import time
@@ -14,11 +14,11 @@ from billiards_shm.sources.protocol import TimedSource
 __all__ = ["StalenessFilter"]
 
 STALE_NS: Final = 100_000_000
-"""Frames that are later than this, and than two frames, are passed over if there is a newer one."""
+"""Frames later than this, and than two frame times, are skipped if a newer one is waiting."""
 LONGEST_SKIP_NS: Final = 250_000_000
-"""How long may be passed over without publishing anything, where decoding alone is too slow."""
+"""How long frames may be skipped without publishing one, where decoding alone is too slow."""
 MEMORY_NS: Final = 60_000_000_000
-"""How long the least late frame is remembered; clocks of sources drift."""
+"""How long the least late frame is remembered; the clocks of sources drift."""
 _BUCKETS: Final = 6
 _BELIEVABLE_NS: Final = 60_000_000_000
 _JUMP_NS: Final = 10_000_000_000
@@ -42,18 +42,18 @@ class StalenessFilter:
         self._last_taken_ns: int | None = None
         self._period_ns = 0
         self._skipping_since_ns: int | None = None
-        self._began_ns = 0
-        self._began_cpu_ns = 0
+        self._started_ns = 0
+        self._started_cpu_ns = 0
         self.lag_ns = 0
         """How late the last frame was."""
 
-    def begin(self, now_ns: int) -> None:
-        """Note that a grab begins."""
-        self._began_ns = now_ns
-        self._began_cpu_ns = time.process_time_ns()
+    def grab_started(self, now_ns: int) -> None:
+        """Note when a grab started."""
+        self._started_ns = now_ns
+        self._started_cpu_ns = time.process_time_ns()
 
     def stale(self, now_ns: int) -> bool:
-        """Judge the frame that was grabbed: True if it is to be passed over, as a newer one is waiting."""
+        """Judge the grabbed frame: True if it is to be skipped, because a newer one is waiting."""
         self.lag_ns = self._lag(self._source.timestamp_ms, now_ns)
         late = self.lag_ns > max(STALE_NS, 2 * self._period_ns)
         if not late or self._waited(now_ns):
@@ -67,12 +67,12 @@ class StalenessFilter:
         return True
 
     def _waited(self, now_ns: int) -> bool:
-        """Whether the frame was waited for, so that there cannot be a newer one.
+        """Whether the grab waited for the frame, so that there cannot be a newer one.
 
-        Decoding takes the processor's time, waiting does not.
+        Decoding takes CPU time, waiting does not.
         """
-        computed = time.process_time_ns() - self._began_cpu_ns
-        return now_ns - self._began_ns - computed > self._period_ns / 2
+        computed = time.process_time_ns() - self._started_cpu_ns
+        return now_ns - self._started_ns - computed > self._period_ns / 2
 
     def _lag(self, timestamp_ms: float | None, now_ns: int) -> int:
         if timestamp_ms is None:
@@ -80,14 +80,14 @@ class StalenessFilter:
         taken_ns = round(timestamp_ms * _NS_PER_MS)
         last, self._last_taken_ns = self._last_taken_ns, taken_ns
         if self._monotonic:
-            self._follow(taken_ns, last)
+            self._update_period(taken_ns, last)
             age = now_ns - taken_ns
             return age if 0 <= age < _BELIEVABLE_NS else 0
         if last is None or not 0 < taken_ns - last < _JUMP_NS:
-            # The stream began anew, or has no clock worth the name.
+            # The stream started again, or its clock is of no use.
             self._least.clear()
         else:
-            self._follow(taken_ns, last)
+            self._update_period(taken_ns, last)
         offset = now_ns - taken_ns
         bucket = now_ns // (MEMORY_NS // _BUCKETS)
         if self._least and self._least[-1][0] == bucket:
@@ -96,7 +96,7 @@ class StalenessFilter:
             self._least.append((bucket, offset))
         return offset - min(least for _, least in self._least)
 
-    def _follow(self, taken_ns: int, last: int | None) -> None:
+    def _update_period(self, taken_ns: int, last: int | None) -> None:
         if last is not None and 0 < taken_ns - last < _JUMP_NS:
             period = taken_ns - last
             self._period_ns = period if not self._period_ns else (7 * self._period_ns + period) // 8

@@ -50,14 +50,14 @@ class SourceStatus:
         self._statistics = statistics
         self._placeholder = placeholder
         self._lock = threading.Lock()
-        self._grab_began_ns: int | None = None
+        self._grab_started_ns: int | None = None
         self.next_report_ns = 0
         self._next_placeholder_ns = 0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._watch, name="billiards-shm-announcer", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="billiards-shm-stalls", daemon=True)
         self._thread.start()
         return self
 
@@ -71,10 +71,10 @@ class SourceStatus:
     @property
     def stalls(self) -> int:
         """Stalls so far, with the one that is just going on."""
-        return self._statistics.stalls + (self.state == "stalled" and self._grab_began_ns is not None)
+        return self._statistics.stalls + (self.state == "stalled" and self._grab_started_ns is not None)
 
-    def say(self, state: str, reason: str = "") -> None:
-        """Tell readers how the source is."""
+    def set_state(self, state: str, reason: str = "") -> None:
+        """Set the state of the source, and tell readers."""
         with self._lock:
             if (state, reason) != (self.state, self.reason):
                 self._next_placeholder_ns = 0
@@ -87,13 +87,13 @@ class SourceStatus:
             with self._lock:
                 self._report(now_ns)
 
-    def grab_begins(self, now_ns: int) -> None:
-        """Note that the loop is about to wait for a frame."""
-        self._grab_began_ns = now_ns
+    def grab_started(self, now_ns: int) -> None:
+        """Note when a grab started."""
+        self._grab_started_ns = now_ns
 
-    def grab_ends(self) -> None:
-        """Note that it no longer waits."""
-        self._grab_began_ns = None
+    def grab_ended(self) -> None:
+        """Note that the grab is over."""
+        self._grab_started_ns = None
 
     def _report(self, now_ns: int) -> None:
         self.next_report_ns = now_ns + REPORT_INTERVAL_NS
@@ -120,7 +120,7 @@ class SourceStatus:
 
     def _look(self, now_ns: int) -> None:
         with self._lock:
-            began_ns = self._grab_began_ns
+            began_ns = self._grab_started_ns
             silent_ns = 0 if began_ns is None else now_ns - began_ns
             if self.state == "streaming" and silent_ns > self._statistics.stall_after_ns:
                 self.state = "stalled"

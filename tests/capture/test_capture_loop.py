@@ -21,10 +21,10 @@ from billiards_shm import (
     WriterExistsError,
     inspect_segment,
 )
-from billiards_shm.capture import loop as loop_module
 from billiards_shm.capture import pace as pace_module
 from billiards_shm.capture import publisher as publisher_module
 from billiards_shm.capture import read_failures as read_failures_module
+from billiards_shm.capture import reporter as reporter_module
 from billiards_shm.capture import stats as stats_module
 from billiards_shm.capture import status as status_module
 from billiards_shm.capture.loop import CaptureLoop
@@ -95,13 +95,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Run:
     """One run of the loop on scripted sources, and a reader that notes every frame there was."""
 
-    def __init__(self, name: str, device_id: str, *openings: Any, frames: int | None = None, **overrides: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        device_id: str,
+        *openings: Any,
+        frames: int | None = None,
+        observers: dict[str, Any] | None = None,
+        **overrides: Any,
+    ) -> None:
         self.openings = list(openings)
         self.opened: list[Script] = []
         self.stop = Stop()
         self.seen: list[tuple[int, int, tuple[int, ...]]] = []
         self.reader = SharedMemoryFrameReader(name)
-        self.loop = CaptureLoop(settings_for(name, device_id, **overrides), self.stop, self._open, frames=frames)
+        settings = settings_for(name, device_id, **overrides)
+        self.loop = CaptureLoop(settings, self.stop, self._open, frames=frames, **(observers or {}))
 
     def _open(self) -> Script:
         if not self.openings:
@@ -160,8 +169,8 @@ def test_the_segment_takes_the_shape_of_the_first_frame_whatever_the_header_says
     lying = Script([image(1, (30, 40, 3)), image(2, (30, 40, 3))], SourceDetails("SCRIPT", 1920, 1080, 0.0))
     run = Run(name, "clip.mp4", lying, playback_fps=0, loop_video=False).run()
     assert [shape for _, _, shape in run.seen] == [(30, 40, 3)] * 2
-    assert run.loop.snapshot().width == 40
-    assert run.loop.snapshot().height == 30
+    assert run.loop.reporter.snapshot().width == 40
+    assert run.loop.reporter.snapshot().height == 30
 
 
 @pytest.mark.parametrize("other", [(24, 32, 3), (96, 128, 3)], ids=["smaller", "larger"])
@@ -258,6 +267,15 @@ def test_a_recording_that_vanishes_while_it_loops_is_waited_for(name: str) -> No
     assert run.loop.statistics.reconnects == 1
 
 
+@pytest.mark.parametrize(("playback_fps", "logged"), [(None, 1), (40, 0), (0, 0)])
+def test_the_rate_that_is_assumed_is_logged_only_if_it_is_used(
+    name: str, caplog: pytest.LogCaptureFixture, playback_fps: float | None, logged: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    Run(name, "clip.mp4", Script([image(1)]), playback_fps=playback_fps, loop_video=False).run()
+    assert caplog.messages.count("clip.mp4 does not name its frame rate: played at 25 fps") == logged
+
+
 # Live sources.
 
 
@@ -287,7 +305,7 @@ def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
     run = Run(name, LIVE, Script([image(1)]), note, refused, note, Script([image(2), note, image(3)]), frames=3).run()
     assert run.values == [1, 2, 3]
     assert states == [
-        ("reconnecting", "end of stream: the server has ended it, or is gone"),
+        ("reconnecting", "end of stream: the server ended it, or is gone"),
         ("reconnecting", "connection refused"),
         ("streaming", ""),
     ]
@@ -357,7 +375,7 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
 
     def wait(seconds: float) -> bool:
         waits.append(seconds)
-        run.stop.requested = len(run.opened) == 1 and run.loop.snapshot().state == "reconnecting"
+        run.stop.requested = len(run.opened) == 1 and run.loop.reporter.snapshot().state == "reconnecting"
         return run.stop.requested
 
     run.stop.wait = wait  # type: ignore[method-assign]
@@ -397,8 +415,8 @@ def test_readers_are_told_of_a_stall_while_the_grab_hangs(name: str) -> None:
     assert found[0].stalls == 1
     # It came back by itself.
     assert run.values == [1, 2, 3]
-    assert run.loop.snapshot().state == "streaming"
-    assert run.loop.snapshot().stalls == 1
+    assert run.loop.reporter.snapshot().state == "streaming"
+    assert run.loop.reporter.snapshot().stalls == 1
     assert run.loop.statistics.reconnects == 0
 
 
@@ -465,7 +483,7 @@ def test_reconnecting_ends_where_the_configuration_says(name: str, options: dict
     with pytest.raises(CameraError, match=rf"^lost {LIVE} (after 2 attempts: busy|and auto_reconnect is off: end of)"):
         run.run()
     assert len(run.openings) == (5 if "auto_reconnect" in options else 3)
-    assert run.loop.snapshot().state == "reconnecting"
+    assert run.loop.reporter.snapshot().state == "reconnecting"
 
 
 def test_attempts_are_counted_anew_once_frames_have_come(name: str) -> None:
@@ -514,7 +532,7 @@ def test_frames_that_have_piled_up_are_passed_over_and_counted(name: str) -> Non
     run.reader.close()
     run.look = lambda: None  # type: ignore[method-assign]
     run.loop.run()
-    snapshot = run.loop.snapshot()
+    snapshot = run.loop.reporter.snapshot()
     run.loop.close()
     assert snapshot.frames_stale > 15
     assert snapshot.frames_captured + snapshot.frames_stale == 40
@@ -550,9 +568,8 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
             seen.append(metadata)
         ages.append(run.reader.last_frame_age)
 
-    settings = settings_for(name, LIVE, placeholder=True, reconnect_delay_sec=0.5, reconnect_max_delay_sec=0.5)
-    run = Run(name, LIVE, frames=2)
-    run.loop = CaptureLoop(settings, run.stop, run._open, frames=2, draw_placeholder=drawn)
+    delays = {"reconnect_delay_sec": 0.5, "reconnect_max_delay_sec": 0.5}
+    run = Run(name, LIVE, frames=2, observers={"draw_placeholder": drawn}, placeholder=True, **delays)
     if away == "stalled":
         run.openings = [Script([image(1), wait, image(2)])]
     else:
@@ -573,11 +590,9 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
 @pytest.mark.usefixtures("soon_stalled")
 def test_nobody_gets_placeholders_that_were_not_asked_for(name: str) -> None:
     DRAWN.clear()
-    run = Run(name, LIVE, frames=2)
-    settings = settings_for(name, LIVE, reconnect_delay_sec=0.3, reconnect_max_delay_sec=0.3)
-    run.loop = CaptureLoop(settings, run.stop, run._open, frames=2, draw_placeholder=drawn)
-    run.openings = [Script([image(1)]), Script([image(2)])]
-    run.run()
+    delays = {"reconnect_delay_sec": 0.3, "reconnect_max_delay_sec": 0.3}
+    openings = [Script([image(1)]), Script([image(2)])]
+    run = Run(name, LIVE, *openings, frames=2, observers={"draw_placeholder": drawn}, **delays).run()
     assert [sequence for sequence, _, _ in run.seen] == [1, 2]
     assert DRAWN == []
 
@@ -597,7 +612,7 @@ def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statisti
     warning = "/dev/video0 was asked for 1920x1080 at 30 fps MJPG and gives 640x480 at 15 fps YUYV"
     assert caplog.messages.count(warning) == 1
     assert caplog.messages.count("/dev/video0: gain: asked for 5, the driver has 3") == 1
-    fields = run.loop.snapshot().fields()
+    fields = run.loop.reporter.snapshot().fields()
     assert fields["requested"] == {"width": 1920, "height": 1080, "fps": 30.0, "fourcc": "MJPG"}
     assert fields["negotiated"] == {"width": 640, "height": 480, "fps": 15.0, "fourcc": "YUYV"}
 
@@ -607,10 +622,7 @@ def test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once(
 ) -> None:
     details = SourceDetails("V4L2", 64, 48, 1000.0, requested=VideoFormat(64, 48, 1000.0))
     steps = [part for value in range(1, 60) for part in (image(value), lambda: time.sleep(0.01))]
-    run = Run(name, "/dev/video0", Script(steps, details), frames=59)
-    run.loop._stats_interval_ns = 100_000_000
-    run.loop._next_stats_ns = 0
-    run.run()
+    Run(name, "/dev/video0", Script(steps, details), frames=59, **{"logging.stats_interval_sec": 0.1}).run()
     told = [message for message in caplog.messages if "though its driver says 1000" in message]
     assert len(told) == 1
     assert "MJPG" in told[0]
@@ -619,8 +631,9 @@ def test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once(
 def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:
     told: list[int] = []
     gone = CameraError("gone")
-    run = Run(name, LIVE, Script([image(1), image(2)]), gone, gone, Script([image(3)]), frames=3)
-    run.loop._progress = lambda: told.append(run.loop.statistics.captured)
+    openings = [Script([image(1), image(2)]), gone, gone, Script([image(3)])]
+    observers = {"on_progress": lambda: told.append(run.loop.statistics.captured)}
+    run = Run(name, LIVE, *openings, frames=3, observers=observers)
     assert run.run().values == [1, 2, 3]
     # Two frames, two attempts in vain, one that was not, and its frame.
     assert told == [1, 2, 2, 2, 2, 3]
@@ -679,7 +692,7 @@ def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
     run.openings[0].steps = [image(1), fill, image(2), free, image(3)]
     run.look = lambda: None  # type: ignore[method-assign]
     run.loop.run()
-    snapshot = run.loop.snapshot()
+    snapshot = run.loop.reporter.snapshot()
     run.loop.close()
     run.reader.close()
     assert (snapshot.frames_captured, snapshot.frames_written, snapshot.frames_dropped) == (3, 2, 1)
@@ -692,7 +705,7 @@ def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
 def test_statistics_are_given_and_logged_while_frames_flow(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 20_000_000)
+    monkeypatch.setattr(reporter_module, "DISPLAY_INTERVAL_NS", 20_000_000)
     caplog.set_level(logging.INFO)
     snapshots: list[StatisticsSnapshot] = []
     settings, _ = load_settings(
@@ -728,7 +741,7 @@ def test_statistics_are_given_and_logged_while_frames_flow(
 
 
 def test_a_display_that_fails_does_not_stop_the_frames(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "DISPLAY_INTERVAL_NS", 0)
+    monkeypatch.setattr(reporter_module, "DISPLAY_INTERVAL_NS", 0)
     monkeypatch.setattr(status_module, "REPORT_INTERVAL_NS", 0)
     calls: list[StatisticsSnapshot] = []
 
@@ -736,9 +749,8 @@ def test_a_display_that_fails_does_not_stop_the_frames(name: str, monkeypatch: p
         calls.append(snapshot)
         raise BrokenPipeError(32, "Broken pipe")
 
-    run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), playback_fps=0, loop_video=False)
-    run.loop._on_statistics = fail
-    run.run()
+    clip = Script([image(value) for value in range(1, 9)])
+    run = Run(name, "clip.mp4", clip, observers={"on_statistics": fail}, playback_fps=0, loop_video=False).run()
     assert run.values == list(range(1, 9))
     assert len(calls) == 1
 
@@ -748,7 +760,7 @@ def test_readers_and_inspect_learn_the_counts(name: str) -> None:
     run = Run(name, "clip.mp4", Script([image(1)]), Script([image(2)]), frames=2, playback_fps=0)
 
     def look_closely() -> None:
-        run.loop._status.say("streaming")
+        run.loop._status.set_state("streaming")
         found.append(inspect_segment(name))
 
     run.openings[1].steps.append(look_closely)

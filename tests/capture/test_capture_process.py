@@ -499,7 +499,7 @@ def test_a_closed_standard_output_does_not_stop_the_frames(capture: Callable[...
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert settled(lambda: "No more live statistics: BrokenPipeError" in one.said())
+        assert settled(lambda: "Live statistics stopped: BrokenPipeError" in one.said())
         assert reader.read_frame(timeout=5)[0] is not None
         process.terminate()
         assert one.wait() == 0

@@ -30,123 +30,123 @@ class Clock:
     timestamp_ms: float | None = None
 
 
-def judge(freshness: StalenessFilter, taken: int | None, ended: int) -> bool:
-    freshness._source.timestamp_ms = None if taken is None else taken / MS
-    return freshness.stale(ended)
+def judge(staleness: StalenessFilter, taken: int | None, ended: int) -> bool:
+    staleness._source.timestamp_ms = None if taken is None else taken / MS
+    return staleness.stale(ended)
 
 
-def grab(freshness: StalenessFilter, taken: int, began: int, ended: int) -> bool:
-    freshness.begin(began)
-    return judge(freshness, taken, ended)
+def grab(staleness: StalenessFilter, taken: int, began: int, ended: int) -> bool:
+    staleness.grab_started(began)
+    return judge(staleness, taken, ended)
 
 
-def steady(freshness: StalenessFilter, frames: int, jitter: Callable[[int], int] = lambda number: 0) -> int:
+def steady(staleness: StalenessFilter, frames: int, jitter: Callable[[int], int] = lambda number: 0) -> int:
     """Frames that come when they are taken, each waited for; gives the number of those called old."""
     old = 0
     for number in range(1, frames + 1):
         arrives = START + number * PERIOD + jitter(number)
-        old += grab(freshness, number * PERIOD, arrives - PERIOD * 3 // 4, arrives)
+        old += grab(staleness, number * PERIOD, arrives - PERIOD * 3 // 4, arrives)
     return old
 
 
 def test_frames_that_come_in_time_are_all_kept(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    assert steady(freshness, 500, lambda number: number * 7919 % 13 * MS) == 0
-    assert freshness.lag_ns < 13 * MS
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    assert steady(staleness, 500, lambda number: number * 7919 % 13 * MS) == 0
+    assert staleness.lag_ns < 13 * MS
 
 
 def test_what_has_piled_up_is_passed_over_until_the_newest(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    steady(freshness, 100)
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    steady(staleness, 100)
     # Held up for two seconds, during which 50 frames came.
     now = START + 150 * PERIOD
     kept = []
     for number in range(101, 151):
-        if not grab(freshness, number * PERIOD, now, now + MS):
+        if not grab(staleness, number * PERIOD, now, now + MS):
             kept.append(number)
         now += MS
     # A tenth of a second is no reason to pass over anything.
     assert kept == [149, 150]
-    assert freshness.lag_ns < 100 * MS
+    assert staleness.lag_ns < 100 * MS
 
 
 def test_a_frame_that_was_waited_for_is_the_newest_however_late(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    steady(freshness, 100)
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    steady(staleness, 100)
     # The network was away for three seconds and brings everything late from now on.
-    assert steady(freshness, 50, lambda number: 100 * PERIOD + 75 * PERIOD) == 0
+    assert steady(staleness, 50, lambda number: 100 * PERIOD + 75 * PERIOD) == 0
 
 
 def test_decoding_is_not_waiting(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    steady(freshness, 100)
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    steady(staleness, 100)
     now = START + 125 * PERIOD
-    freshness.begin(now)
+    staleness.grab_started(now)
     computing(30 * MS)
-    assert judge(freshness, 101 * PERIOD, now + 31 * MS)
+    assert judge(staleness, 101 * PERIOD, now + 31 * MS)
 
 
 def test_where_decoding_alone_is_too_slow_some_frames_are_published_all_the_same(
     computing: Callable[[int], None],
 ) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    steady(freshness, 100)
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    steady(staleness, 100)
     now = START + 125 * PERIOD
     kept = 0
     for number in range(101, 201):
-        freshness.begin(now)
+        staleness.grab_started(now)
         computing(60 * MS)
         now += 60 * MS
-        kept += not judge(freshness, number * PERIOD, now)
+        kept += not judge(staleness, number * PERIOD, now)
     assert 100 * 60 * MS / (LONGEST_SKIP_NS + 120 * MS) - 2 < kept < 40
 
 
 def test_a_clock_that_jumps_is_no_reason_to_pass_over_anything(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    steady(freshness, 100)
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    steady(staleness, 100)
     # The stream begins anew: its clock is back at zero, or an hour ahead, and two frames come in one packet.
     for taken in (0, 3600_000 * MS, 3600_040 * MS):
         now = START + 101 * PERIOD
-        assert not grab(freshness, taken, now, now + MS)
+        assert not grab(staleness, taken, now, now + MS)
 
 
 def test_a_clock_that_drifts_is_followed(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
+    staleness = StalenessFilter(Clock(), monotonic=False)
     # A source that is slow by one part in a thousand is late by seconds after an hour, and not one frame is old.
     frames = 3 * MEMORY_NS // PERIOD
     for number in range(1, frames):
         arrives = START + number * PERIOD * 1001 // 1000
-        freshness.begin(arrives - PERIOD)
-        judge(freshness, number * PERIOD, arrives)
-    assert freshness.lag_ns <= 1.2 * MEMORY_NS / 1000
+        staleness.grab_started(arrives - PERIOD)
+        judge(staleness, number * PERIOD, arrives)
+    assert staleness.lag_ns <= 1.2 * MEMORY_NS / 1000
 
 
 def test_a_source_without_a_clock_is_never_late(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=False)
-    freshness.begin(START)
-    assert not judge(freshness, None, START + MS)
-    assert freshness.lag_ns == 0
+    staleness = StalenessFilter(Clock(), monotonic=False)
+    staleness.grab_started(START)
+    assert not judge(staleness, None, START + MS)
+    assert staleness.lag_ns == 0
 
 
 def test_the_clock_of_v4l2_tells_the_age_outright(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=True)
+    staleness = StalenessFilter(Clock(), monotonic=True)
     now = START
     ages = []
     kept = []
     for number in range(4):
         # Four buffers had filled while the loop was elsewhere for two seconds.
         taken = START - 2000 * MS + number * PERIOD
-        kept.append(not grab(freshness, taken, now, now + MS))
-        ages.append(freshness.lag_ns // MS)
+        kept.append(not grab(staleness, taken, now, now + MS))
+        ages.append(staleness.lag_ns // MS)
         now += MS
     assert ages == [2001, 1962, 1923, 1884]
     # Of the first one nobody knows yet how fast they come.
     assert kept == [True, False, False, False]
-    assert not grab(freshness, now, now - PERIOD, now + 5 * MS)
-    assert freshness.lag_ns == 5 * MS
+    assert not grab(staleness, now, now - PERIOD, now + 5 * MS)
+    assert staleness.lag_ns == 5 * MS
 
 
 def test_a_clock_of_v4l2_that_is_none_is_not_believed(computing: Callable[[int], None]) -> None:
-    freshness = StalenessFilter(Clock(), monotonic=True)
-    assert not grab(freshness, 1000 * MS, START, START + MS)
-    assert freshness.lag_ns == 0
+    staleness = StalenessFilter(Clock(), monotonic=True)
+    assert not grab(staleness, 1000 * MS, START, START + MS)
+    assert staleness.lag_ns == 0

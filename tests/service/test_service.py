@@ -194,7 +194,7 @@ SCRIPT_PYTHON = str(Path(SCRIPT).parent / "python")
 SOURCE_THAT_PAUSES = """
 import select, sys, time
 import numpy as np
-from billiards_shm.capture import loop, process
+from billiards_shm.capture import process
 from billiards_shm.config.load import load_settings
 from billiards_shm.sources.protocol import (SourceDetails)
 from billiards_shm.errors import CameraError
@@ -222,8 +222,8 @@ def open_source(camera):
     return Source()
 
 process.open_source = open_source
-loop.CaptureLoop._rest = lambda self, seconds: self._pause(min(seconds, 0.2))
-settings, _ = load_settings(None, {{"video.shared_memory_name": "{name}", "vision.camera.device_id": 0}}, {{}})
+keys = {{"video.shared_memory_name": "{name}", "vision.camera.reconnect_max_delay_sec": 0.2}}
+settings, _ = load_settings(None, keys, {{}})
 process.run_capture(settings)
 """
 

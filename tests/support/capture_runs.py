@@ -25,12 +25,10 @@ class Stop:
 
 
 def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
-    quickly = {"reconnect_delay_sec": 0.01, "reconnect_max_delay_sec": 0.01}
-    camera = {f"vision.camera.{key}": value for key, value in (quickly | overrides).items()}
-    settings, _ = load_settings(
-        None, {"video.shared_memory_name": name, "vision.camera.device_id": device_id} | camera, {}
-    )
-    return settings
+    """Settings of one source; overrides are keys of `vision.camera`, or dotted."""
+    values = {"reconnect_delay_sec": 0.01, "reconnect_max_delay_sec": 0.01, "device_id": device_id} | overrides
+    keys = {key if "." in key else f"vision.camera.{key}": value for key, value in values.items()}
+    return load_settings(None, {"video.shared_memory_name": name} | keys, {})[0]
 
 
 def published(name: str, settings: Settings, frames: int | None = None) -> list[tuple[int, np.ndarray]]:

@@ -1,0 +1,47 @@
+"""Placeholders: frames that say that the source is away, and why."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from billiards_shm.capture.publisher import Publisher
+from billiards_shm.capture.stats import CaptureStatistics
+from billiards_shm.config.address import SourceAddress
+from billiards_shm.sources.protocol import Image
+
+__all__ = ["PlaceholderPublisher"]
+
+
+class PlaceholderPublisher:
+    """Publishes a placeholder of the last frame's size.
+
+    Parameters
+    ----------
+    publisher : Publisher
+    statistics : CaptureStatistics
+    address : SourceAddress
+        Of the source that is away.
+    draw : callable
+        Writes lines of text into an image.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        statistics: CaptureStatistics,
+        address: SourceAddress,
+        draw: Callable[[Image, list[str]], None],
+    ) -> None:
+        self._publisher = publisher
+        self._statistics = statistics
+        self._address = address
+        self._draw = draw
+
+    def __call__(self, state: str, reason: str) -> None:
+        """Publish one, unless no frame has told the size yet; may be called from another thread."""
+        if self._publisher.shape:
+            image = np.empty(self._publisher.shape, np.uint8)
+            age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
+            self._draw(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
+            self._publisher.publish_placeholder(image)

@@ -1,0 +1,156 @@
+"""What a capture process reports: its source and statistics, to the log, to a display and to readers."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from billiards_shm import SourceState
+from billiards_shm.capture.pace import ASSUMED_FILE_FPS
+from billiards_shm.capture.publisher import Publisher
+from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
+from billiards_shm.capture.status import SourceStatus
+from billiards_shm.config.address import SourceAddress
+from billiards_shm.config.model import Settings
+from billiards_shm.sources.protocol import SourceDetails
+
+__all__ = ["CaptureReporter"]
+
+DISPLAY_INTERVAL_NS: Final = 250_000_000
+SLOW_SHARE: Final = 0.7
+"""A camera below this share of the rate that its driver names is warned of."""
+_NS_PER_SEC: Final = 1_000_000_000
+
+_log = logging.getLogger(__name__)
+
+
+class CaptureReporter:
+    """Reports what is due whenever the loop calls it.
+
+    Parameters
+    ----------
+    settings : Settings
+    statistics : CaptureStatistics
+    publisher : Publisher
+    status : SourceStatus
+        Reports to readers.
+    on_statistics : callable, optional
+        A display, which is called with the statistics about four times a second until it fails.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        statistics: CaptureStatistics,
+        publisher: Publisher,
+        status: SourceStatus,
+        on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
+    ) -> None:
+        self._name = settings.video.shared_memory_name
+        self._camera = settings.vision.camera
+        self._address = SourceAddress.parse(self._camera.device_id)
+        self._statistics = statistics
+        self._publisher = publisher
+        self._status = status
+        self._display = on_statistics
+        self._details: SourceDetails | None = None
+        self._warned_of_slow_camera = False
+        self._log_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
+        now = time.monotonic_ns()
+        self._next_log_ns = now + self._log_interval_ns
+        self._next_display_ns = now
+        self.next_report_ns = now
+        """When something is due next."""
+
+    def report_due(self, now_ns: int) -> None:
+        """Report what is due."""
+        if now_ns < self.next_report_ns:
+            return
+        self._status.report(now_ns)
+        if now_ns >= self._next_log_ns:
+            self._next_log_ns = max(self._next_log_ns, now_ns - self._log_interval_ns) + self._log_interval_ns
+            self.log_statistics()
+            self._warn_of_slow_camera(now_ns)
+        if self._display is not None and now_ns >= self._next_display_ns:
+            self._next_display_ns = now_ns + DISPLAY_INTERVAL_NS
+            self._update_display(self._display)
+        self.next_report_ns = min(self._status.next_report_ns, self._next_log_ns)
+        if self._display is not None:
+            self.next_report_ns = min(self.next_report_ns, self._next_display_ns)
+
+    def source_opened(self, details: SourceDetails) -> None:
+        """Log what an opened source says of itself, unless it said the same before."""
+        if details == self._details:
+            return
+        self._details = details
+        if not self._publisher.begun:
+            _log.info("Camera initialized successfully")
+        _log.info("Source: %s (%s)", self._address, details)
+        if self._address.recorded and not details.fps and self._camera.playback_fps is None:
+            _log.info("%s does not name its frame rate: played at %g fps", self._address, ASSUMED_FILE_FPS)
+        asked, given = details.requested, details.negotiated
+        if asked is not None and given is not None:
+            differs = (asked.width, asked.height) != (given.width, given.height) or abs(asked.fps - given.fps) > 0.1
+            if differs or (asked.fourcc and asked.fourcc != given.fourcc):
+                _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
+        for refusal in details.refused:
+            _log.warning("%s: %s", self._address, refusal)
+
+    def log_statistics(self) -> None:
+        """Log the line of statistics."""
+        snapshot = self.snapshot()
+        _log.info("%s", snapshot.line(), extra=snapshot.fields())
+
+    def snapshot(self) -> StatisticsSnapshot:
+        """The statistics as they are now; may be called from another thread."""
+        now = time.monotonic_ns()
+        counts, shape = self._statistics, self._publisher.shape
+        write_p50, write_p99 = counts.latency_ms(0.50, 0.99)
+        age_p50, age_p99 = counts.age_ms(0.50, 0.99)
+        return StatisticsSnapshot(
+            uptime_s=counts.uptime_s(now),
+            frames_captured=counts.captured,
+            frames_written=counts.written,
+            frames_dropped=counts.dropped,
+            frames_stale=counts.stale,
+            fps=counts.write_rate.rate(now),
+            camera_fps=counts.capture_rate.rate(now),
+            reconnects=counts.reconnects,
+            stalls=self._status.stalls,
+            loops=counts.loops,
+            frame_age_s=counts.frame_age_s(now),
+            write_sequence=self._publisher.sequence,
+            write_p50_ms=write_p50,
+            write_p99_ms=write_p99,
+            age_p50_ms=age_p50,
+            age_p99_ms=age_p99,
+            source=str(self._address),
+            name=self._name,
+            width=shape[1] if shape else 0,
+            height=shape[0] if shape else 0,
+            backed_bytes=self._publisher.backed_bytes,
+            state=self._status.state,
+            reason=self._status.reason,
+            requested=self._details.requested if self._details else None,
+            negotiated=self._details.negotiated if self._details else None,
+        )
+
+    def _warn_of_slow_camera(self, now_ns: int) -> None:
+        details, rate = self._details, self._statistics.capture_rate.rate(now_ns)
+        if self._warned_of_slow_camera or details is None or details.requested is None:
+            return
+        if self._status.state == SourceState.STREAMING and 0 < rate < SLOW_SHARE * details.fps:
+            self._warned_of_slow_camera = True
+            _log.warning(
+                "%s gives %.1f fps, though its driver says %g: too little light, or a format that takes too long to "
+                "transfer; another fourcc, such as MJPG, may help",
+                *(self._address, rate, details.fps),
+            )
+
+    def _update_display(self, display: Callable[[StatisticsSnapshot], None]) -> None:
+        try:
+            display(self.snapshot())
+        except Exception as error:
+            # A display fails when its terminal is gone. Capturing goes on.
+            self._display = None
+            _log.warning("Live statistics stopped: %s: %s", type(error).__name__, error)
