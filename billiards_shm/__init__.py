@@ -12,7 +12,6 @@ from billiards_shm._core import (
     LoanedSlot,
     ReaderStatistics,
     SharedMemoryFrameWriter,
-    WriterStatistics,
 )
 from billiards_shm.consumer import VideoConsumer
 from billiards_shm.errors import (
@@ -32,6 +31,7 @@ from billiards_shm.errors import (
 from billiards_shm.include import get_include
 from billiards_shm.reader import FrameIterator, SharedMemoryFrameReader
 from billiards_shm.segments import ReaderInfo, SegmentInfo, inspect_segment, list_segments, remove_stale_segments
+from billiards_shm.statistics import WriterStatistics
 from billiards_shm.status import SegmentStatus, SourceState
 
 __version__ = "0.1.0"

@@ -56,6 +56,17 @@ cdef extern from "billiards_shm.h" nogil:
         uint32_t writer_pid
         uint64_t series
 
+    ctypedef struct bshm_shared64:
+        uint64_t shared
+
+    ctypedef struct bshm_statistics:  # statistics.py names its words; here, those that are more than a number to show
+        bshm_shared64 backed_slots
+        bshm_shared64 heartbeat_ns
+        bshm_shared64 last_capture_ns
+        bshm_shared64 fps_millihertz
+        bshm_shared64 source_state
+        bshm_shared64 write_ns_log2[40]
+
     ctypedef struct bshm_frame_info:
         uint64_t sequence
         int64_t capture_ns
@@ -98,23 +109,14 @@ cdef extern from "billiards_shm.h" nogil:
 
     ctypedef struct bshm_writer_counters:
         uint64_t sequence
-        uint64_t published
-        uint64_t dropped
-        uint64_t leases_broken
         uint64_t replacements
-        uint64_t backed_slots
         uint64_t backed_bytes
         uint64_t total_bytes
-        uint64_t write_ns_log2[40]
         uint8_t generation[16]
+        bshm_statistics statistics
 
     ctypedef struct bshm_source_report:
-        int64_t captured
-        int64_t reconnects
-        int64_t stalls
-        int64_t loops
-        int64_t fps_millihertz
-        int32_t state
+        bshm_statistics statistics
         const char *reason
         const char *backend
 
@@ -131,26 +133,14 @@ cdef extern from "billiards_shm.h" nogil:
     void bshm_loan_release(bshm_loan *loan)
     int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const void *source,
                           ptrdiff_t source_stride, uint64_t *sequence, bshm_error *error)
+    void bshm_source_report_init(bshm_source_report *report)
     int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error)
     void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters)
     void bshm_writer_close(bshm_writer *writer)
     void bshm_writer_free(bshm_writer *writer)
 
     ctypedef struct bshm_source_view:
-        uint64_t published
-        uint64_t dropped
-        uint64_t leases_broken
-        uint64_t backed_slots
-        int64_t heartbeat_ns
-        int64_t last_capture_ns
-        uint64_t captured
-        uint64_t reconnects
-        uint64_t stalls
-        uint64_t loops
-        uint64_t fps_millihertz
-        uint64_t write_ns_total
-        uint64_t write_ns_log2[40]
-        uint32_t state
+        bshm_statistics statistics
         char reason[129]
         char backend[33]
 

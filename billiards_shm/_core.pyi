@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import disjoint_base
 
+from billiards_shm.statistics import WriterStatistics
 from billiards_shm.status import SegmentStatus, SourceState
 
 ABI_VERSION: Final[tuple[int, int]]
@@ -77,28 +78,6 @@ class LoanedSlot:
     ) -> None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
-@final
-class WriterStatistics:
-    """Counters of one writer, a snapshot."""
-
-    @property
-    def published(self) -> int: ...
-    @property
-    def dropped(self) -> int: ...
-    @property
-    def leases_broken(self) -> int: ...
-    @property
-    def replacements(self) -> int: ...
-    @property
-    def backed_slots(self) -> int: ...
-    @property
-    def backed_bytes(self) -> int: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def write_latency_buckets(self) -> tuple[int, ...]: ...
-    def as_dict(self) -> dict[str, Any]: ...
-
 @disjoint_base
 class SharedMemoryFrameWriter:
     def __init__(
@@ -146,10 +125,7 @@ class SharedMemoryFrameWriter:
         reason: str | None = None,
         backend: str | None = None,
         fps: float | None = None,
-        captured: int | None = None,
-        reconnects: int | None = None,
-        stalls: int | None = None,
-        loops: int | None = None,
+        **counters: int | None,
     ) -> None: ...
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...

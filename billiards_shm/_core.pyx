@@ -11,6 +11,9 @@ import numpy as np
 
 from billiards_shm import errors as _errors
 from billiards_shm.owners import resolve_owners as _resolve_owners
+from billiards_shm.statistics import REPORTED as _REPORTED
+from billiards_shm.statistics import STATISTICS as _STATISTICS
+from billiards_shm.statistics import WriterStatistics as _WriterStatistics
 from billiards_shm.status import SegmentStatus, SourceState
 
 cimport cython
@@ -541,39 +544,12 @@ cdef class LoanedSlot(_PictureBuffer):
 
 # ---------------------------------------------------------------- writer
 
-@cython.final
-cdef class WriterStatistics:
-    """Counters of one writer over all its segments, a snapshot.
-
-    Attributes
-    ----------
-    published, dropped : int
-        Frames; dropped: no memory for another slot.
-    leases_broken : int
-        Pins overridden; not 0 only when somebody forged pins.
-    replacements : int
-        Segments given up for a larger one, or because their name was removed.
-    backed_slots, backed_bytes, total_bytes : int
-        Slots with memory behind them, the bytes of that memory, and what it would be with all slots.
-    write_latency_buckets : tuple of int
-        Item i counts the frames whose writing took less than 2**i nanoseconds and not less than half of that.
-    """
-
-    cdef readonly unsigned long long published, dropped, leases_broken, replacements
-    cdef readonly unsigned long long backed_slots, backed_bytes, total_bytes
-    cdef readonly tuple write_latency_buckets
-
-    def __init__(self):
-        raise TypeError("statistics come from SharedMemoryFrameWriter.statistics")
-
-    def as_dict(self):
-        """All attributes by name."""
-        return {name: getattr(self, name) for name in (
-            "published", "dropped", "leases_broken", "replacements", "backed_slots", "backed_bytes", "total_bytes",
-            "write_latency_buckets")}
-
-    def __repr__(self):
-        return f"WriterStatistics({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
+cdef dict _statistics_of(const _abi.bshm_statistics *copy):
+    """The statistics by name, and the latency buckets, which are no single number."""
+    cdef const _abi.bshm_shared64 *words = <const _abi.bshm_shared64 *> copy
+    found = {name: words[<size_t> row.word].shared for name, row in _STATISTICS.items()}
+    found["write_latency_buckets"] = tuple(copy.write_ns_log2[i].shared for i in range(_abi.BSHM_LATENCY_BUCKETS))
+    return found
 
 
 cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) except -1:
@@ -723,16 +699,9 @@ cdef class SharedMemoryFrameWriter:
     def statistics(self):
         """A `WriterStatistics`."""
         cdef _abi.bshm_writer_counters counters = self._counters()
-        cdef WriterStatistics statistics = WriterStatistics.__new__(WriterStatistics)
-        statistics.published = counters.published
-        statistics.dropped = counters.dropped
-        statistics.leases_broken = counters.leases_broken
-        statistics.replacements = counters.replacements
-        statistics.backed_slots = counters.backed_slots
-        statistics.backed_bytes = counters.backed_bytes
-        statistics.total_bytes = counters.total_bytes
-        statistics.write_latency_buckets = tuple(counters.write_ns_log2[i] for i in range(_abi.BSHM_LATENCY_BUCKETS))
-        return statistics
+        return _WriterStatistics(
+            replacements=counters.replacements, backed_bytes=counters.backed_bytes, total_bytes=counters.total_bytes,
+            **_statistics_of(&counters.statistics))
 
     cdef _abi.bshm_writer_counters _counters(self):
         cdef _abi.bshm_writer_counters counters
@@ -910,9 +879,8 @@ cdef class SharedMemoryFrameWriter:
         slot.describe(&slot.lent.info)
         return slot
 
-    def update_source(self, *, state=None, reason=None, backend=None, fps=None, captured=None, reconnects=None,
-                      stalls=None, loops=None):
-        """Tell readers and ``inspect`` how the source is; what is None stays as it was.
+    def update_source(self, *, state=None, reason=None, backend=None, fps=None, **counters):
+        """Tell readers and ``inspect`` how the source is; what is None or missing stays as it was.
 
         Parameters
         ----------
@@ -922,23 +890,26 @@ cdef class SharedMemoryFrameWriter:
             Text; at most 128 and 32 bytes of it are kept.
         fps
             Measured frames a second.
-        captured, reconnects, stalls, loops
-            Totals so far.
+        **counters
+            Totals so far: ``captured``, ``reconnects``, ``stalls``, ``loops``; see `SegmentInfo`.
         """
         cdef _abi.bshm_source_report report
         cdef _abi.bshm_error error
         cdef bytes reason_bytes
         cdef bytes backend_bytes
         cdef int rc
+        cdef _abi.bshm_shared64 *words = <_abi.bshm_shared64 *> &report.statistics
         self._check_made()
-        report.captured = -1 if captured is None else captured
-        report.reconnects = -1 if reconnects is None else reconnects
-        report.stalls = -1 if stalls is None else stalls
-        report.loops = -1 if loops is None else loops
-        report.fps_millihertz = -1 if fps is None else round(fps * 1000)
-        report.state = -1 if state is None else _SOURCE_STATES.index(SourceState(state))
-        report.reason = NULL
-        report.backend = NULL
+        _abi.bshm_source_report_init(&report)
+        for name, total in counters.items():
+            if name not in _REPORTED:
+                raise TypeError(f"update_source() has no argument {name!r}: {', '.join(_REPORTED)} are counted there")
+            if total is not None:
+                words[<size_t> _REPORTED[name].word].shared = total
+        if fps is not None:
+            report.statistics.fps_millihertz.shared = round(fps * 1000)
+        if state is not None:
+            report.statistics.source_state.shared = _SOURCE_STATES.index(SourceState(state))
         if reason is not None:
             reason_bytes = reason.replace("\0", " ").encode("utf-8", "replace")
             report.reason = reason_bytes
@@ -1026,6 +997,11 @@ cdef int64_t _deadline_of(object timeout) except? -1:
     return _abi.bshm_now_ns() + <int64_t> min(timeout * 1e9, 2.0**61)
 
 
+cdef object _source_state_of(const _abi.bshm_statistics *statistics):
+    cdef uint64_t state = statistics.source_state.shared
+    return _SOURCE_STATES[state] if state < <size_t> len(_SOURCE_STATES) else SourceState.UNKNOWN
+
+
 cdef object _age(int64_t then_ns):
     """Seconds since; None for never. In floating point: what a segment claims may lie anywhere."""
     return max(0.0, (<double> _abi.bshm_now_ns() - <double> then_ns) / 1e9) if then_ns else None
@@ -1093,9 +1069,7 @@ cdef class SegmentReader:
     def source_state(self):
         """What the capture process says of its source: a `SourceState`."""
         cdef _abi.bshm_source_view view
-        if not self._source(&view) or view.state >= len(_SOURCE_STATES):
-            return SourceState.UNKNOWN
-        return _SOURCE_STATES[view.state]
+        return _source_state_of(&view.statistics) if self._source(&view) else SourceState.UNKNOWN
 
     @property
     def source_reason(self):
@@ -1107,7 +1081,7 @@ cdef class SegmentReader:
     def last_frame_age(self):
         """Seconds since the last captured frame (placeholders do not count), or None if there was none."""
         cdef _abi.bshm_source_view view
-        return _age(view.last_capture_ns) if self._source(&view) else None
+        return _age(<int64_t> view.statistics.last_capture_ns.shared) if self._source(&view) else None
 
     @property
     def statistics(self):
@@ -1340,6 +1314,7 @@ def inspect(name, trusted_owners=None):
 
 cdef dict _inspection(str name, const _abi.bshm_inspection *found):
     cdef const _abi.bshm_source_view *source = &found.source
+    cdef const _abi.bshm_statistics *statistics = &source.statistics
     cdef const _abi.bshm_frame_info *frame = &found.frame
     cdef const _abi.bshm_reader_view *reader
     readers = []
@@ -1365,24 +1340,16 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "owner": found.owner_uid,
         "mode": found.mode,
         "total_bytes": found.identity.total_bytes,
-        "backed_bytes": found.identity.pixels_offset + source.backed_slots * found.identity.slot_stride,
+        "backed_bytes": found.identity.pixels_offset + statistics.backed_slots.shared * found.identity.slot_stride,
         "allocated_bytes": found.allocated_bytes,
         "slots": found.identity.slot_count,
-        "backed_slots": source.backed_slots,
         "slot_capacity": found.identity.slot_capacity,
         "created_wall_ns": found.identity.created_wall_ns,
         "sequence": found.latest_sequence,
-        "published": source.published,
-        "dropped": source.dropped,
-        "leases_broken": source.leases_broken,
-        "captured": source.captured,
-        "reconnects": source.reconnects,
-        "stalls": source.stalls,
-        "loops": source.loops,
-        "fps": source.fps_millihertz / 1000,
-        "last_frame_age": _age(source.last_capture_ns),
-        "heartbeat_age": _age(source.heartbeat_ns),
-        "source_state": _SOURCE_STATES[source.state] if source.state < len(_SOURCE_STATES) else SourceState.UNKNOWN,
+        "fps": statistics.fps_millihertz.shared / 1000,
+        "last_frame_age": _age(<int64_t> statistics.last_capture_ns.shared),
+        "heartbeat_age": _age(<int64_t> statistics.heartbeat_ns.shared),
+        "source_state": _source_state_of(statistics),
         "source_reason": _text(source.reason),
         "backend": _text(source.backend),
         "width": frame.width if found.has_frame else None,
@@ -1390,9 +1357,8 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "channels": frame.channels if found.has_frame else None,
         "dtype": _dtype_of(frame) if found.has_frame else None,
         "pixel_format": _PIXEL_FORMAT_OF_CODE.get(frame.fourcc, "RAW") if found.has_frame else None,
-        "write_latency_buckets": tuple(source.write_ns_log2[i] for i in range(_abi.BSHM_LATENCY_BUCKETS)),
         "readers": tuple(readers),
-    }
+    } | _statistics_of(statistics)
 
 
 def remove_stale(name, trusted_owners=None):

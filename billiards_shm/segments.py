@@ -9,6 +9,7 @@ import numpy as np
 
 from billiards_shm import _core
 from billiards_shm.errors import BilliardsShmError, SegmentNotFoundError
+from billiards_shm.statistics import SegmentStatistics, documented
 from billiards_shm.status import SegmentStatus, SourceState
 
 __all__ = ["ReaderInfo", "SegmentInfo", "inspect_segment", "list_segments", "remove_stale_segments"]
@@ -40,8 +41,9 @@ class ReaderInfo:
     """Slots it holds pinned now."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SegmentInfo:
+@documented
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentInfo(SegmentStatistics):
     """What can be known of a segment without attaching to it."""
 
     name: str
@@ -68,28 +70,12 @@ class SegmentInfo:
     """As the file system counts."""
     slots: int
     """Frames that it can hold."""
-    backed_slots: int
-    """Those that have memory."""
     slot_capacity: int
     """Bytes of the largest frame."""
     created_wall_ns: int
     """Nanoseconds since 1970."""
     sequence: int
     """Of the newest frame; 0: none yet."""
-    published: int
-    """Frames, since the segment was made."""
-    dropped: int
-    """Frames that there was no memory for."""
-    leases_broken: int
-    """Frames taken from readers that forged pins."""
-    captured: int
-    """Frames that came from the source, without placeholders."""
-    reconnects: int
-    """Times that the source was opened anew."""
-    stalls: int
-    """Times that the source stood still."""
-    loops: int
-    """Times that a file began again."""
     fps: float
     """As the capture process measured it last; 0 when no frame came for two seconds."""
     last_frame_age: float | None
@@ -119,11 +105,15 @@ class SegmentInfo:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""
-        return dataclasses.asdict(self) | {
-            "status": str(self.status),
-            "source_state": str(self.source_state),
-            "dtype": None if self.dtype is None else self.dtype.name,
-        }
+        return (
+            {"name": self.name, "path": self.path}
+            | dataclasses.asdict(self)
+            | {
+                "status": str(self.status),
+                "source_state": str(self.source_state),
+                "dtype": None if self.dtype is None else self.dtype.name,
+            }
+        )
 
 
 # A rate that was measured before the frames stopped says nothing about now.

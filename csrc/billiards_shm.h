@@ -118,10 +118,10 @@ extern "C" {
 #define BSHM_LATEST_SLOT(word)     ((uint32_t)((word) & 63u))
 
 /* A word that processes share. A struct, so that no plain read or write of one compiles by accident. */
-typedef struct {
+typedef struct bshm_shared64 {
     uint64_t shared;
 } bshm_shared64;
-typedef struct {
+typedef struct bshm_shared32 {
     uint32_t shared;
 } bshm_shared32;
 
@@ -168,7 +168,9 @@ enum bshm_source_state {
     BSHM_SOURCE_ENDED = 5
 };
 
-/* Every word relaxed, written by the writer alone. Text is guarded by `text_seq` (odd: being written). */
+/* Every word relaxed, written by the writer alone. Text is guarded by `text_seq` (odd: being written). Functions that
+ * take or give statistics use this structure too, as a private copy: read its words as `copy.published.shared`.
+ * billiards_shm/statistics.py is the table of what is counted here: names, help texts, and how they are shown. */
 typedef struct bshm_statistics {
     bshm_shared64 published;
     bshm_shared64 dropped;
@@ -187,10 +189,12 @@ typedef struct bshm_statistics {
     bshm_shared64 text_seq;
     bshm_shared64 reason[16]; /* UTF-8, NUL-padded */
     bshm_shared64 backend[4]; /* UTF-8, NUL-padded */
-    uint8_t reserved[80];
+    bshm_shared64 reserved[10];
     bshm_shared64
         write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
 } bshm_statistics;
+
+#define BSHM_STATISTICS_WORDS 84u
 
 enum bshm_frame_flags { BSHM_FRAME_PLACEHOLDER = 1 };
 
@@ -327,28 +331,20 @@ typedef struct bshm_writer_options {
     bshm_owners trusted;
 } bshm_writer_options;
 
-/* Counters of one writer over all its generations. */
 typedef struct bshm_writer_counters {
     uint64_t sequence;
-    uint64_t published;
-    uint64_t dropped;
-    uint64_t leases_broken;
     uint64_t replacements;
-    uint64_t backed_slots;
     uint64_t backed_bytes;
     uint64_t total_bytes;
-    uint64_t write_ns_log2[BSHM_LATENCY_BUCKETS];
     uint8_t generation[16];
+    bshm_statistics statistics; /* what the writer counts: summed over all its generations */
 } bshm_writer_counters;
 
-/* What the process that feeds the writer says of its source. A negative number, or a null pointer, leaves a value. */
+/* What the process that feeds the writer says of its source: `captured`, `reconnects`, `stalls`, `loops`,
+ * `fps_millihertz` and `source_state` of the statistics, and two texts. Begin with bshm_source_report_init: a word of
+ * all ones, or a null pointer, leaves a value as it was. */
 typedef struct bshm_source_report {
-    int64_t captured;
-    int64_t reconnects;
-    int64_t stalls;
-    int64_t loops;
-    int64_t fps_millihertz;
-    int32_t state; /* enum bshm_source_state */
+    bshm_statistics statistics;
     const char *reason;
     const char *backend;
 } bshm_source_report;
@@ -379,6 +375,8 @@ void bshm_loan_release(bshm_loan *loan);
 int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const void *source, ptrdiff_t source_stride,
                       uint64_t *sequence, bshm_error *error);
 
+/* A report that leaves every value as it was. */
+void bshm_source_report_init(bshm_source_report *report);
 int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error);
 void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters);
 
@@ -389,22 +387,9 @@ void bshm_writer_free(bshm_writer *writer);
 
 /* ---------------------------------------------------------------- reader */
 
-/* The statistics of a segment, copied out. */
+/* The statistics of a segment, copied out, with their texts as C has them. */
 typedef struct bshm_source_view {
-    uint64_t published;
-    uint64_t dropped;
-    uint64_t leases_broken;
-    uint64_t backed_slots;
-    int64_t heartbeat_ns;
-    int64_t last_capture_ns;
-    uint64_t captured;
-    uint64_t reconnects;
-    uint64_t stalls;
-    uint64_t loops;
-    uint64_t fps_millihertz;
-    uint64_t write_ns_total;
-    uint64_t write_ns_log2[BSHM_LATENCY_BUCKETS];
-    uint32_t state; /* enum bshm_source_state */
+    bshm_statistics statistics;
     char reason[129];
     char backend[33];
 } bshm_source_view;

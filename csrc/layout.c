@@ -27,6 +27,7 @@ _Static_assert(sizeof(bshm_frame_info) == 8 * BSHM_INFO_WORDS, "a frame_info is 
 _Static_assert(sizeof(bshm_descriptor) == 128, "a descriptor: two cache lines");
 _Static_assert(offsetof(bshm_statistics, reason) == 112 && offsetof(bshm_statistics, write_ns_log2) == 352,
                "statistics");
+_Static_assert(sizeof(bshm_statistics) == 8 * BSHM_STATISTICS_WORDS, "statistics are copied word by word");
 _Static_assert(offsetof(bshm_header, publication) == BSHM_PUBLICATION_OFFSET, "header");
 _Static_assert(offsetof(bshm_header, statistics) == BSHM_STATISTICS_OFFSET, "header");
 _Static_assert(offsetof(bshm_header, descriptors) == BSHM_DESCRIPTOR_OFFSET, "header");
@@ -334,25 +335,17 @@ void bshm_text_load(const bshm_shared64 *words, size_t count, char *text)
     text[count * 8] = '\0';
 }
 
+void bshm_statistics_copy(bshm_statistics *copy, const bshm_statistics *statistics)
+{
+    bshm_shared64 *words_of_copy = (bshm_shared64 *)copy;
+    const bshm_shared64 *words = (const bshm_shared64 *)statistics;
+    for (size_t i = 0; i < BSHM_STATISTICS_WORDS; i++)
+        words_of_copy[i].shared = bshm_load_relaxed(&words[i]);
+}
+
 bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
 {
-    *view = (bshm_source_view){
-        .published = bshm_load_relaxed(&statistics->published),
-        .dropped = bshm_load_relaxed(&statistics->dropped),
-        .leases_broken = bshm_load_relaxed(&statistics->leases_broken),
-        .backed_slots = bshm_load_relaxed(&statistics->backed_slots),
-        .heartbeat_ns = (int64_t)bshm_load_relaxed(&statistics->heartbeat_ns),
-        .last_capture_ns = (int64_t)bshm_load_relaxed(&statistics->last_capture_ns),
-        .captured = bshm_load_relaxed(&statistics->captured),
-        .reconnects = bshm_load_relaxed(&statistics->reconnects),
-        .stalls = bshm_load_relaxed(&statistics->stalls),
-        .loops = bshm_load_relaxed(&statistics->loops),
-        .fps_millihertz = bshm_load_relaxed(&statistics->fps_millihertz),
-        .write_ns_total = bshm_load_relaxed(&statistics->write_ns_total),
-        .state = (uint32_t)bshm_load_relaxed(&statistics->source_state),
-    };
-    for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
-        view->write_ns_log2[i] = bshm_load_relaxed(&statistics->write_ns_log2[i]);
+    bshm_statistics_copy(&view->statistics, statistics);
     /* A seqlock: text that changed meanwhile is read again. */
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
         uint64_t before = bshm_load_acquire(&statistics->text_seq);

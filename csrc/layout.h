@@ -45,6 +45,8 @@ int bshm_identity_read(bshm_os_file file, const bshm_os_info *info, const char *
 int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name,
                     void **address, bshm_error *error);
 
+/* Word by word, while the writer may be changing them: the copy's texts may be half of one and half of the next. */
+void bshm_statistics_copy(bshm_statistics *copy, const bshm_statistics *statistics);
 /* False: the text was being written all the while and may be half of one and half of the next. A writer that lives will
  * be done in a moment: BSHM_TEXT_RETRIES looks, BSHM_TEXT_RETRY_NS apart, outlast one that has lost the processor. */
 bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);

@@ -9,6 +9,7 @@
 #define NAME_CHECK_NS   (INT64_C(1000) * BSHM_NS_PER_MS) /* how often a writer sees whether its name is still its own */
 #define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
 #define NO_SLOT         UINT32_MAX
+#define UNCHANGED       UINT64_MAX /* a word of a report that leaves the value as it was */
 
 struct bshm_writer {
     bshm_os_mutex mutex;   /* the protocol has one writer thread; this makes many callers into one */
@@ -33,20 +34,18 @@ struct bshm_writer {
 
 /* ---------------------------------------------------------------- generations */
 
+static void report_words(bshm_statistics *statistics, const bshm_source_report *report)
+{
+    const bshm_shared64 *reported = (const bshm_shared64 *)&report->statistics;
+    bshm_shared64 *words = (bshm_shared64 *)statistics;
+    for (size_t i = 0; i < BSHM_STATISTICS_WORDS; i++)
+        if (reported[i].shared != UNCHANGED)
+            bshm_store_relaxed(&words[i], reported[i].shared);
+}
+
 static void report_into(bshm_statistics *statistics, const bshm_source_report *report)
 {
-    if (report->captured >= 0)
-        bshm_store_relaxed(&statistics->captured, (uint64_t)report->captured);
-    if (report->reconnects >= 0)
-        bshm_store_relaxed(&statistics->reconnects, (uint64_t)report->reconnects);
-    if (report->stalls >= 0)
-        bshm_store_relaxed(&statistics->stalls, (uint64_t)report->stalls);
-    if (report->loops >= 0)
-        bshm_store_relaxed(&statistics->loops, (uint64_t)report->loops);
-    if (report->fps_millihertz >= 0)
-        bshm_store_relaxed(&statistics->fps_millihertz, (uint64_t)report->fps_millihertz);
-    if (report->state >= 0)
-        bshm_store_relaxed(&statistics->source_state, (uint64_t)report->state);
+    report_words(statistics, report);
     if (!report->reason && !report->backend)
         return;
     uint64_t seq = bshm_load_relaxed(&statistics->text_seq);
@@ -71,16 +70,28 @@ static void use_segment(bshm_writer *writer, bshm_segment *segment)
     bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
 }
 
-/* Adds this generation's counters, and states its sizes. */
+/* The words that the writer counts itself, from zero in each generation, beside the latency buckets. */
+static const size_t own_counters[] = {
+    offsetof(bshm_statistics, published),
+    offsetof(bshm_statistics, dropped),
+    offsetof(bshm_statistics, leases_broken),
+    offsetof(bshm_statistics, write_ns_total),
+};
+
+static void add_word(bshm_statistics *sums, const bshm_statistics *statistics, size_t offset)
+{
+    ((bshm_shared64 *)sums)[offset / 8].shared += ((const bshm_shared64 *)statistics)[offset / 8].shared;
+}
+
+/* Adds this generation's counters; its sizes, and what was reported of the source, take the place of earlier ones. */
 static void add_counters(const bshm_segment *segment, bshm_writer_counters *counters)
 {
-    const bshm_statistics *statistics = &segment->header->statistics;
-    counters->published += bshm_load_relaxed(&statistics->published);
-    counters->dropped += bshm_load_relaxed(&statistics->dropped);
-    counters->leases_broken += bshm_load_relaxed(&statistics->leases_broken);
+    bshm_statistics earlier = counters->statistics;
+    bshm_statistics_copy(&counters->statistics, &segment->header->statistics);
+    for (size_t i = 0; i < sizeof own_counters / sizeof own_counters[0]; i++)
+        add_word(&counters->statistics, &earlier, own_counters[i]);
     for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
-        counters->write_ns_log2[i] += bshm_load_relaxed(&statistics->write_ns_log2[i]);
-    counters->backed_slots = segment->backed;
+        add_word(&counters->statistics, &earlier, offsetof(bshm_statistics, write_ns_log2) + 8 * i);
     counters->backed_bytes = bshm_backed_bytes(&segment->identity, segment->backed);
     counters->total_bytes = segment->identity.total_bytes;
     memcpy(counters->generation, segment->identity.generation, sizeof counters->generation);
@@ -115,7 +126,7 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
     writer->lent = NO_SLOT;
     writer->process_epoch = bshm_os_process_epoch();
     writer->options = *options;
-    writer->source = (bshm_source_report){-1, -1, -1, -1, -1, -1, NULL, NULL};
+    bshm_source_report_init(&writer->source);
     int rc = bshm_object_path(name, writer->path, sizeof writer->path, error);
     if (rc == BSHM_OK)
         rc = bshm_trusted_copy(&writer->trusted, &options->trusted, error);
@@ -425,21 +436,22 @@ static void copy_text(char *kept, const char *text, size_t bytes)
 /* What is told once is kept for the generations to come. */
 static void keep_report(bshm_writer *writer, const bshm_source_report *report)
 {
-    bshm_source_report *kept = &writer->source;
-    kept->captured = report->captured >= 0 ? report->captured : kept->captured;
-    kept->reconnects = report->reconnects >= 0 ? report->reconnects : kept->reconnects;
-    kept->stalls = report->stalls >= 0 ? report->stalls : kept->stalls;
-    kept->loops = report->loops >= 0 ? report->loops : kept->loops;
-    kept->fps_millihertz = report->fps_millihertz >= 0 ? report->fps_millihertz : kept->fps_millihertz;
-    kept->state = report->state >= 0 ? report->state : kept->state;
+    report_words(&writer->source.statistics, report);
     if (report->reason) {
         copy_text(writer->reason, report->reason, sizeof writer->reason);
-        kept->reason = writer->reason;
+        writer->source.reason = writer->reason;
     }
     if (report->backend) {
         copy_text(writer->backend, report->backend, sizeof writer->backend);
-        kept->backend = writer->backend;
+        writer->source.backend = writer->backend;
     }
+}
+
+void bshm_source_report_init(bshm_source_report *report)
+{
+    memset(&report->statistics, 0xFF, sizeof report->statistics);
+    report->reason = NULL;
+    report->backend = NULL;
 }
 
 int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error)

@@ -322,7 +322,7 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
     CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, every_backed_slot_held, writes, &all, &error), BSHM_DROPPED);
     CHECK_EQUAL(error.code, BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "65536");
-    CHECK_EQUAL(counters_of(all.writer).dropped, 1);
+    CHECK_EQUAL(counters_of(all.writer).statistics.dropped.shared, 1);
     CHECK_EQUAL(counters_of(all.writer).sequence, 3);
     bshm_loan loan;
     bshm_frame_info info = picture(HEIGHT);
@@ -330,11 +330,11 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
                 1); /* not tried again so soon, the answer is the same */
     CHECK_EQUAL(error.code, BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "65536");
-    CHECK_EQUAL(counters_of(all.writer).dropped, 2);
+    CHECK_EQUAL(counters_of(all.writer).statistics.dropped.shared, 2);
     bshm_frame_release(&all.held[--all.held_count]);
     bshm_frame_release(&all.held[--all.held_count]);
     CHECK_EQUAL(put(all.writer), 4); /* a slot is free again, and no number was used up */
-    CHECK_EQUAL(counters_of(all.writer).backed_slots, 3);
+    CHECK_EQUAL(counters_of(all.writer).statistics.backed_slots.shared, 3);
     end(&all);
 }
 

@@ -24,7 +24,7 @@ static void what_the_writer_made_is_what_is_found(void)
     CHECK_EQUAL(found.identity.writer_pid, bshm_os_process_id());
     CHECK_EQUAL(found.mode, 0600);
     CHECK_EQUAL(found.owner_uid, bshm_os_user_id());
-    CHECK_EQUAL(found.source.backed_slots, 3);
+    CHECK_EQUAL(found.source.statistics.backed_slots.shared, 3);
     CHECK(found.allocated_bytes >= 5 * (uint64_t)BSHM_REGION_BYTES); /* header, control, three slots */
     CHECK_EQUAL(found.latest_sequence, 0);
     CHECK_EQUAL(found.has_frame, 0);
@@ -35,11 +35,11 @@ static void what_the_writer_made_is_what_is_found(void)
     CHECK_EQUAL(found.latest_sequence, 4);
     CHECK_EQUAL(found.has_frame, 1);
     CHECK(found.frame.width == WIDTH && found.frame.height == HEIGHT);
-    CHECK_EQUAL(found.source.published, 4);
-    CHECK_EQUAL(found.source.last_capture_ns, 1);
+    CHECK_EQUAL(found.source.statistics.published.shared, 4);
+    CHECK_EQUAL(found.source.statistics.last_capture_ns.shared, 1);
     uint64_t written = 0;
     for (uint32_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
-        written += found.source.write_ns_log2[i];
+        written += found.source.statistics.write_ns_log2[i].shared;
     CHECK_EQUAL(written, 4);
     bshm_writer_free(writer);
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, &fixture_error), BSHM_E_NOT_FOUND);

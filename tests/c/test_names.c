@@ -407,9 +407,10 @@ static void a_writer_whose_name_was_removed_takes_it_again(void)
 {
     bshm_writer *writer = new_writer(3);
     bshm_reader *reader = new_reader(1);
-    bshm_source_report report = {-1, -1, -1, -1, -1, -1, NULL, NULL};
+    bshm_source_report report;
     bshm_os_info found;
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    bshm_source_report_init(&report);
     (void)put(writer);
     bshm_frame frame = newest(reader);
     bshm_frame_release(&frame);

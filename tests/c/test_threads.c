@@ -234,7 +234,7 @@ static void run_for_a_round(uint32_t line_count)
     for (size_t i = 0; i < 4; i++)
         (void)pthread_join(reading[i], NULL);
     bshm_writer_counters counters = counters_of(writer);
-    printf("    %llu frames of %u KiB written\n", (unsigned long long)counters.published,
+    printf("    %llu frames of %u KiB written\n", (unsigned long long)counters.statistics.published.shared,
            line_count * LINE_BYTES / 1024);
     for (size_t i = 0; i < 4; i++) {
         printf("    reader %zu: %llu leased, %llu copied (%llu without a pin), %llu torn, %llu skipped, %llu retries\n",
@@ -242,9 +242,9 @@ static void run_for_a_round(uint32_t line_count)
                (unsigned long long)shifts[i].unpinned, (unsigned long long)shifts[i].torn,
                (unsigned long long)shifts[i].counters.skipped, (unsigned long long)shifts[i].counters.retries);
     }
-    CHECK(counters.published > 0);
-    CHECK_EQUAL(counters.dropped, 0);
-    CHECK_EQUAL(counters.leases_broken, 0);
+    CHECK(counters.statistics.published.shared > 0);
+    CHECK_EQUAL(counters.statistics.dropped.shared, 0);
+    CHECK_EQUAL(counters.statistics.leases_broken.shared, 0);
     window shared = open_window();
     CHECK_EQUAL(pinned_slots(&shared, SLOTS), 0);
     check_invariants(&shared, SLOTS);

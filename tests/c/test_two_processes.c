@@ -133,7 +133,7 @@ static void a_killed_readers_token_is_there_for_the_next(void)
         if (pinned)
             break;
     } while (in_time(began));
-    CHECK_EQUAL(counters_of(writer).leases_broken, 0);
+    CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
     check_invariants(&shared, 3);
     close_window(&shared);
     bshm_reader_free(reader);

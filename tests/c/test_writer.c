@@ -19,8 +19,8 @@ static void a_writer_alone_goes_round_three_slots(void)
     window shared = open_window();
     for (uint32_t i = 0; i < 10; i++)
         CHECK_EQUAL(slot_of_next(writer, &shared, 8), i % 3);
-    CHECK_EQUAL(counters_of(writer).backed_slots, 3);
-    CHECK_EQUAL(counters_of(writer).published, 10);
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
+    CHECK_EQUAL(counters_of(writer).statistics.published.shared, 10);
     CHECK_EQUAL(counters_of(writer).sequence, 10);
     close_window(&shared);
     bshm_writer_free(writer);
@@ -42,7 +42,7 @@ static void a_held_slot_is_passed_over_and_is_the_next_once_it_is_free(void)
     bshm_frame_release(&held);
     CHECK_EQUAL(slot_of_next(writer, &shared, 8), 0); /* the least recently published */
     CHECK_EQUAL(slot_of_next(writer, &shared, 8), 1);
-    CHECK_EQUAL(counters_of(writer).backed_slots, 3);
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -59,12 +59,12 @@ static void another_slot_is_backed_only_when_leases_leave_no_other(void)
         (void)put(writer);
         held[i] = newest(reader);
         CHECK(held[i].pinned);
-        CHECK_EQUAL(counters_of(writer).backed_slots, 3);
+        CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
     }
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 3); /* slots 0, 1 and 2 are held */
-    CHECK_EQUAL(counters_of(writer).backed_slots, 4);
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 4);
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 4); /* and 3 is the newest */
-    CHECK_EQUAL(counters_of(writer).backed_slots, 5);
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 5);
     CHECK_EQUAL(counters_of(writer).backed_bytes, before + 2 * (uint64_t)BSHM_REGION_BYTES);
     CHECK_EQUAL(counters_of(writer).backed_bytes, counters_of(writer).total_bytes);
     for (uint32_t i = 0; i < 6; i++)
@@ -77,7 +77,7 @@ static void another_slot_is_backed_only_when_leases_leave_no_other(void)
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 1);
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 2);
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 3);
-    CHECK_EQUAL(counters_of(writer).leases_broken, 0);
+    CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -98,7 +98,7 @@ static void the_strict_triple_buffer_never_waits_and_never_breaks_a_lease(void)
         CHECK(is_whole(&held) && bshm_frame_intact(&held));
         bshm_frame_release(&held);
     }
-    CHECK_EQUAL(counters_of(writer).leases_broken, 0);
+    CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -243,7 +243,7 @@ static void a_loan_of_a_larger_frame_comes_from_a_larger_segment_and_the_old_fra
     bshm_loan_release(&loan);
     CHECK_EQUAL(sequence, 4);
     CHECK_EQUAL(counters_of(writer).replacements, 1);
-    CHECK_EQUAL(counters_of(writer).published, 4);
+    CHECK_EQUAL(counters_of(writer).statistics.published.shared, 4);
     CHECK(is_whole(&before) && bshm_frame_intact(&before));
     bshm_frame after = next_frame(reader);
     CHECK_EQUAL(after.info.sequence, 4);
@@ -275,9 +275,9 @@ static void forged_pins_cost_memory_and_then_leases_but_no_frame(void)
         CHECK_EQUAL(seq_of(&shared, latest_slot(&shared)), 2 * i);
         CHECK_EQUAL(pin_of(&shared, latest_slot(&shared)) & BSHM_PIN_WRITING, 0);
     }
-    CHECK_EQUAL(counters_of(writer).backed_slots, 5);
-    CHECK_EQUAL(counters_of(writer).dropped, 0);
-    CHECK(counters_of(writer).leases_broken >=
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 5);
+    CHECK_EQUAL(counters_of(writer).statistics.dropped.shared, 0);
+    CHECK(counters_of(writer).statistics.leases_broken.shared >=
           7); /* 11 frames, of which two backed a slot and two found one not yet published */
     CHECK(!bshm_frame_intact(&held));
     uint8_t copy[FRAME_BYTES];
@@ -285,10 +285,10 @@ static void forged_pins_cost_memory_and_then_leases_but_no_frame(void)
     bshm_frame_release(&held);
     for (uint32_t slot = 0; slot < 5; slot++)
         bshm_store_relaxed(&shared.control->pins[slot].word, 0);
-    uint64_t broken = counters_of(writer).leases_broken;
+    uint64_t broken = counters_of(writer).statistics.leases_broken.shared;
     for (uint32_t i = 0; i < 5; i++)
         (void)slot_of_next(writer, &shared, 5);
-    CHECK_EQUAL(counters_of(writer).leases_broken, broken);
+    CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, broken);
     bshm_frame again = newest(reader);
     CHECK(again.pinned && is_whole(&again));
     bshm_frame_release(&again);
@@ -324,8 +324,8 @@ static void bits_that_are_no_token_and_a_writing_bit_left_behind_keep_no_slot(vo
         CHECK_EQUAL(put(writer), i + 1);
         CHECK_EQUAL(latest_slot(&shared), i % 3);
     }
-    CHECK_EQUAL(counters_of(writer).leases_broken, 0);
-    CHECK_EQUAL(counters_of(writer).backed_slots, 3);
+    CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
+    CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
     close_window(&shared);
     bshm_writer_free(writer);
 }
@@ -427,23 +427,33 @@ static void reports_reach_the_readers_and_the_next_generation(void)
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(2);
     bshm_source_view view;
-    bshm_source_report report = {5, 4, 3, 2, 29970, BSHM_SOURCE_STREAMING, "all is well", "a camera"};
+    bshm_source_report report;
+    bshm_source_report_init(&report);
+    report.statistics.captured.shared = 5;
+    report.statistics.reconnects.shared = 4;
+    report.statistics.stalls.shared = 3;
+    report.statistics.loops.shared = 2;
+    report.statistics.fps_millihertz.shared = 29970;
+    report.statistics.source_state.shared = BSHM_SOURCE_STREAMING;
+    report.reason = "all is well";
+    report.backend = "a camera";
     CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_OK);
-    report = (bshm_source_report){-1, 6, -1, -1, -1, -1, NULL, NULL};
+    bshm_source_report_init(&report);
+    report.statistics.reconnects.shared = 6;
     CHECK_EQUAL(bshm_writer_report(writer, &report, NULL), BSHM_OK);
     (void)put(writer);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
     for (int generation = 0; generation < 2; generation++) {
         CHECK_EQUAL(bshm_reader_source(reader, &view), BSHM_ATTACHED);
-        CHECK_EQUAL(view.captured, 5);
-        CHECK_EQUAL(view.reconnects, 6);
-        CHECK_EQUAL(view.stalls, 3);
-        CHECK_EQUAL(view.loops, 2);
-        CHECK_EQUAL(view.fps_millihertz, 29970);
-        CHECK_EQUAL(view.state, BSHM_SOURCE_STREAMING);
+        CHECK_EQUAL(view.statistics.captured.shared, 5);
+        CHECK_EQUAL(view.statistics.reconnects.shared, 6);
+        CHECK_EQUAL(view.statistics.stalls.shared, 3);
+        CHECK_EQUAL(view.statistics.loops.shared, 2);
+        CHECK_EQUAL(view.statistics.fps_millihertz.shared, 29970);
+        CHECK_EQUAL(view.statistics.source_state.shared, BSHM_SOURCE_STREAMING);
         CHECK(strcmp(view.reason, "all is well") == 0 && strcmp(view.backend, "a camera") == 0);
-        CHECK_EQUAL(view.last_capture_ns, 1);
-        CHECK(view.heartbeat_ns > 0);
+        CHECK_EQUAL(view.statistics.last_capture_ns.shared, 1);
+        CHECK(view.statistics.heartbeat_ns.shared > 0);
         bshm_frame_info info = picture(100 * HEIGHT);
         bshm_loan loan;
         REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK); /* replaces the segment */
@@ -452,6 +462,9 @@ static void reports_reach_the_readers_and_the_next_generation(void)
         bshm_reader_free(reader);
         reader = new_reader(2);
         CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
+        /* What the writer counts is summed over its generations, what it was told is not. */
+        CHECK_EQUAL(counters_of(writer).statistics.published.shared, 1);
+        CHECK_EQUAL(counters_of(writer).statistics.captured.shared, 5);
     }
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -462,10 +475,11 @@ static void a_closed_writer_says_so_and_its_name_is_free(void)
     bshm_writer *writer = new_writer(4);
     window shared = open_window();
     bshm_frame_info info = picture(HEIGHT);
-    bshm_source_report report = {-1, -1, -1, -1, -1, -1, NULL, NULL};
+    bshm_source_report report;
     uint8_t pixels[FRAME_BYTES] = {0};
     uint64_t sequence = 0;
     bshm_os_info found;
+    bshm_source_report_init(&report);
     (void)put(writer);
     bshm_writer_close(writer);
     bshm_writer_close(writer);
@@ -474,7 +488,7 @@ static void a_closed_writer_says_so_and_its_name_is_free(void)
     CHECK_EQUAL(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error), BSHM_E_CLOSED);
     CHECK_CONTAINS(fixture_error.message, "closed");
     CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_E_CLOSED);
-    CHECK_EQUAL(counters_of(writer).published, 1);
+    CHECK_EQUAL(counters_of(writer).statistics.published.shared, 1);
     CHECK_EQUAL(counters_of(writer).sequence, 1);
     bshm_writer *next = new_writer(4);
     CHECK_EQUAL(put(next), 1); /* after a clean close numbers begin anew */

@@ -19,6 +19,7 @@ from segment_layout import SegmentObject, fnv1a, opened, stride_of
 from segments_under_test import LARGER, SHAPE, new_frame, path_of, picture
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, _core
+from billiards_shm.statistics import STATISTICS
 
 HEADER = CSRC / "billiards_shm.h"
 MIRROR = ROOT / "billiards_shm" / "_abi.pxd"
@@ -502,6 +503,23 @@ def test_the_header_declares_these_very_fields_in_this_order(name: str, table: l
     assert fields == list(table)
     assert found_size == size
     assert all(struct.calcsize("=" + form) + at <= size for _, at, form in table)
+
+
+def test_every_word_of_the_statistics_is_in_the_table_that_shows_them_or_more_than_a_number() -> None:
+    words = {field: at // 8 for field, at, _ in structure("bshm_statistics")[0]}
+    assert {name: row.word for name, row in STATISTICS.items()} == {name: words.get(name) for name in STATISTICS}
+    assert words.keys() - STATISTICS.keys() == {
+        "heartbeat_ns",
+        "last_capture_ns",
+        "fps_millihertz",
+        "source_state",
+        "write_ns_total",
+        "write_ns_log2",
+        "text_seq",
+        "reason",
+        "backend",
+        "reserved",
+    }
 
 
 def test_the_numbers_of_the_header_are_those_of_these_tests() -> None:

@@ -121,7 +121,16 @@ static void loan(void)
 
 static void report(void)
 {
-    bshm_source_report said = {1, 2, 3, 4, 5, BSHM_SOURCE_STREAMING, "a reason of some length", "a backend"};
+    bshm_source_report said;
+    bshm_source_report_init(&said);
+    said.statistics.captured.shared = 1;
+    said.statistics.reconnects.shared = 2;
+    said.statistics.stalls.shared = 3;
+    said.statistics.loops.shared = 4;
+    said.statistics.fps_millihertz.shared = 5;
+    said.statistics.source_state.shared = BSHM_SOURCE_STREAMING;
+    said.reason = "a reason of some length";
+    said.backend = "a backend";
     for (int i = 0; i < 2; i++)
         need(bshm_writer_report(writer, &said, &error) == BSHM_OK, "report");
 }

@@ -614,8 +614,9 @@ static void check_tokens(uint32_t slots)
     bshm_reader_free(greedy);
     bshm_writer_counters counters;
     bshm_writer_get_counters(writer, &counters);
-    EXPECT(counters.leases_broken == 0 && counters.dropped == 0, "%llu leases broken, %llu frames dropped",
-           (unsigned long long)counters.leases_broken, (unsigned long long)counters.dropped);
+    EXPECT(counters.statistics.leases_broken.shared == 0 && counters.statistics.dropped.shared == 0,
+           "%llu leases broken, %llu frames dropped", (unsigned long long)counters.statistics.leases_broken.shared,
+           (unsigned long long)counters.statistics.dropped.shared);
 }
 
 /* ---------------------------------------------------------------- aftermath */

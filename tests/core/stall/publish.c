@@ -93,8 +93,9 @@ int main(int argc, char **argv)
     }
     bshm_writer_counters counters;
     bshm_writer_get_counters(writer, &counters);
-    (void)printf("%llu %llu %llu\n", (unsigned long long)counters.published, (unsigned long long)counters.dropped,
-                 (unsigned long long)counters.leases_broken);
+    (void)printf("%llu %llu %llu\n", (unsigned long long)counters.statistics.published.shared,
+                 (unsigned long long)counters.statistics.dropped.shared,
+                 (unsigned long long)counters.statistics.leases_broken.shared);
     bshm_writer_free(writer);
     return 0;
 }

@@ -1,0 +1,134 @@
+"""The statistics of a segment: one table, and everything that shows them follows from it.
+
+To add one, give it a word of ``bshm_statistics`` (``csrc/billiards_shm.h``), count it, in ``csrc/writer.c`` or in the
+capture process, and add a field to `SegmentStatistics`. Inspection, metrics, the command line, the page, health and the
+reference then have it.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, TypeVar
+
+__all__ = [
+    "REPORTED",
+    "STATISTICS",
+    "SegmentStatistics",
+    "Statistic",
+    "WriterStatistics",
+    "documented",
+    "statistics_of",
+]
+
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One row of the table: where a statistic is stored and how it is shown."""
+
+    word: int
+    """Its place in ``bshm_statistics``, in words of 8 bytes."""
+    metric: str
+    """Name in Prometheus, without ``billiards_shm_`` before it and ``_total`` after it."""
+    description: str
+    """For the reference, the help text of the metric, and the tooltip on the page."""
+    kind: Literal["counter", "gauge"] = "counter"
+    unit: Literal["", "bytes"] = ""
+    line: str = ""
+    """The line of ``inspect`` and ``watch`` that has it; "warning": one of its own, if it is not 0; empty: none."""
+    label: str = ""
+    """What it is called in that line and on the page; empty: as its field."""
+    prominent: bool = False
+    """Whether the page and each plain line of ``watch`` have it."""
+    reported: bool = False
+    """Whether the capture process counts it and `update_source` takes it; otherwise the writer counts it."""
+
+
+def _row(row: Statistic) -> int:
+    return field(default=0, metadata={"row": row})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentStatistics:
+    """The table: what is counted in each segment."""
+
+    captured: int = _row(
+        Statistic(
+            6, "frames_captured", "Frames that the source gave, without placeholders", line="frames", reported=True
+        )
+    )
+    published: int = _row(
+        Statistic(0, "frames_published", "Frames published into shared memory, placeholders included", line="frames")
+    )
+    dropped: int = _row(
+        Statistic(
+            1,
+            "frames_dropped",
+            "Frames not published because there was no shared memory for them",
+            line="frames",
+            prominent=True,
+        )
+    )
+    reconnects: int = _row(
+        Statistic(
+            7, "reconnects", "Times that a lost source came back", line="incidents", prominent=True, reported=True
+        )
+    )
+    stalls: int = _row(
+        Statistic(
+            8,
+            "stalls",
+            "Times that the source delivered nothing for too long",
+            line="incidents",
+            prominent=True,
+            reported=True,
+        )
+    )
+    loops: int = _row(Statistic(9, "loops", "Times that a recording started over", line="incidents", reported=True))
+    leases_broken: int = _row(
+        Statistic(
+            2,
+            "leases_broken",
+            "Frames overwritten although a reader held them; not 0 only if something forged pins",
+            line="warning",
+            label="leases broken: something writes into the control region",
+        )
+    )
+    backed_slots: int = _row(Statistic(3, "backed_slots", "Slots with memory behind them", kind="gauge"))
+
+
+STATISTICS: Final[dict[str, Statistic]] = {each.name: each.metadata["row"] for each in fields(SegmentStatistics)}
+"""The rows by name, in the order in which they are shown."""
+
+REPORTED: Final = {name: row for name, row in STATISTICS.items() if row.reported}
+"""Those that the capture process counts."""
+
+
+def statistics_of(record: SegmentStatistics) -> dict[str, int]:
+    """The statistics of a record that has more than these, by name."""
+    return {name: getattr(record, name) for name in STATISTICS}
+
+
+def documented(record: type[_Record]) -> type[_Record]:
+    """Add the statistics to the docstring of a class that inherits them."""
+    attributes = "".join(f"\n    {name} : int\n        {row.description}." for name, row in STATISTICS.items())
+    record.__doc__ = f"{record.__doc__}\n\n    Attributes\n    ----------{attributes}\n    "
+    return record
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterStatistics(SegmentStatistics):
+    """Counters of one writer over all its segments, a snapshot."""
+
+    replacements: int
+    """Segments replaced by a larger one, or because their name was removed."""
+    backed_bytes: int
+    """Bytes of the segment that have memory behind them."""
+    total_bytes: int
+    """What that would be with all slots."""
+    write_latency_buckets: tuple[int, ...]
+    """Item i counts the writes that took less than 2**i ns, and not less than half of that."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All attributes by name."""
+        return asdict(self)
