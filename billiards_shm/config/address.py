@@ -6,10 +6,12 @@ from enum import StrEnum
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["SourceAddress", "SourceKind", "without_password"]
+__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind", "without_password"]
+
+IMAGE_NUMBER: Final = re.compile(r"%(0[0-9]{1,2}|[1-9])?d|%%")
+"""What stands for a number in the names of images, as in C; or for a percent sign, which is no number."""
 
 _URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_NUMBERED: Final = re.compile(r"%0?\d*d")
 _USER_INFO: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
 
 
@@ -58,7 +60,7 @@ class SourceAddress:
             return cls(SourceKind.PIPELINE, device_id)
         if device_id.startswith("/dev/") and not device_id.startswith("/dev/shm/"):
             return cls(SourceKind.DEVICE, device_id)
-        if _NUMBERED.search(device_id):
+        if any(token[0] != "%%" for token in IMAGE_NUMBER.finditer(device_id)):
             return cls(SourceKind.IMAGES, device_id)
         return cls(SourceKind.FILE, device_id)
 

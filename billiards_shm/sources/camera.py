@@ -1,4 +1,4 @@
-"""OpenCV's sources: cameras, files, image sequences, URLs and pipelines. The only part of capturing that knows cv2."""
+"""OpenCV's `VideoCapture` as a source: cameras, files, URLs and pipelines."""
 
 import logging
 import math
@@ -8,11 +8,6 @@ import sys
 import time
 from pathlib import Path
 from typing import Final
-
-# Read when cv2 is imported, and when FFmpeg is first used: what they print is no use to who runs a camera, for it says
-# neither which source nor what to do. Whoever wants to read it sets the variables.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 import cv2
 
@@ -26,7 +21,6 @@ from billiards_shm.sources.diagnosis import (
     reason_for_file,
     reason_for_missing_device,
     reason_for_url,
-    system_reason,
 )
 from billiards_shm.sources.protocol import Image, Reason, SourceDetails, VideoFormat
 
@@ -39,7 +33,6 @@ _BACKENDS: Final = {
     "avfoundation": cv2.CAP_AVFOUNDATION,
     "gstreamer": cv2.CAP_GSTREAMER,
     "ffmpeg": cv2.CAP_FFMPEG,
-    "images": cv2.CAP_IMAGES,
 }
 _REMEDIES: Final = {
     "v4l2": "Linux has it: its wheels from PyPI, and builds with WITH_V4L",
@@ -48,7 +41,6 @@ _REMEDIES: Final = {
     "avfoundation": "only macOS has AVFoundation",
     "gstreamer": "Debian's python3-opencv and builds with WITH_GSTREAMER have it, wheels from PyPI do not",
     "ffmpeg": "wheels from PyPI have it, and builds with WITH_FFMPEG",
-    "images": "every build with image codecs has it",
 }
 _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "msmf"}
 
@@ -180,8 +172,7 @@ class Camera:
         size = (said.width, said.height)
         count = self._property(cv2.CAP_PROP_FRAME_COUNT)
         counted = not self._address.live and 0 < count < _BELIEVABLE_FRAMES
-        # Images have no rate; OpenCV 4.9 and 4.10 say 1.
-        believable = backend != "CV_IMAGES" and math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS
+        believable = math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS
         return SourceDetails(
             backend,
             *(self._picture.size(*size) if all(size) else size),
@@ -211,8 +202,9 @@ def _check_place(address: SourceAddress) -> int | str:
         reason = reason_for_file(Path(str(address.place)))
         if reason is not None:
             raise _refuse(address, reason)
-    elif address.kind is SourceKind.IMAGES:
-        return str(_first_image(address, Path(str(address.place))))
+    elif address.kind is SourceKind.IMAGES and "%" in str(address.place):
+        # FFmpeg would begin at 0 to 4 only, and end at the first number that is missing.
+        raise _refuse(address, Reason.UNREADABLE.because("numbered images are for the backends images and auto"))
     device = _device_path(address)
     if device is None:
         return address.place
@@ -233,20 +225,6 @@ def _device_path(address: SourceAddress) -> Path | None:
     if address.kind is SourceKind.CAMERA and sys.platform == "linux":
         return Path(f"/dev/video{address.place}")
     return None
-
-
-def _first_image(address: SourceAddress, pattern: Path) -> Path:
-    """Find where a numbered sequence begins; OpenCV itself only looks from 0 to 4."""
-    parts = re.split(r"%0?\d*d", pattern.name)
-    matching = re.compile(r"(\d+)".join(re.escape(part) for part in parts))
-    try:
-        names = [path.name for path in pattern.parent.iterdir()]
-    except OSError as error:
-        raise _refuse(address, system_reason(error)) from None
-    numbered = [(int(found[1]), name) for name in names if (found := matching.fullmatch(name))]
-    if not numbered:
-        raise _refuse(address, Reason.NOT_FOUND.because("no file has such a name"))
-    return pattern.with_name(min(numbered)[1])
 
 
 def _format_of_pipeline(pipeline: str) -> str:
@@ -309,8 +287,6 @@ def _backends_for(address: SourceAddress) -> list[int]:
         case SourceKind.PIPELINE:
             names = ["gstreamer"]
             _check_backend("gstreamer")
-        case SourceKind.IMAGES:
-            names = ["images"]
         case _:
             names = ["ffmpeg", "gstreamer", "msmf", "avfoundation"]
     has = available_backends()

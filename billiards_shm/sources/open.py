@@ -19,7 +19,8 @@ def open_source(camera: CameraConfig) -> FrameSource:
     CameraError
         If that is not possible, OpenCV missing included.
     """
-    if SourceAddress.parse(camera.device_id).kind is SourceKind.DEMO:
+    kind = SourceAddress.parse(camera.device_id).kind
+    if kind is SourceKind.DEMO:
         from billiards_shm.sources.demo.table import DemoTable
 
         return DemoTable(*camera.resolution, camera.fps)
@@ -27,8 +28,11 @@ def open_source(camera: CameraConfig) -> FrameSource:
         # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
         from billiards_shm.sources.camera import Camera
+        from billiards_shm.sources.images import ImageSequence
     except ImportError as error:
         raise CameraError(
             f"OpenCV cannot be imported ({error}): pip install 'billiards-shm[headless]', which needs no other library"
         ) from error
+    if camera.backend == "images" or (camera.backend == "auto" and kind is SourceKind.IMAGES):
+        return ImageSequence(camera)
     return Camera(camera)
