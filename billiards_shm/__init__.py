@@ -6,13 +6,20 @@
 ...         print(metadata.sequence, frame.shape)
 """
 
-from billiards_shm._core import (
-    Frame,
-    FrameMetadata,
-    LoanedSlot,
-    ReaderStatistics,
-    SharedMemoryFrameWriter,
-)
+try:
+    from billiards_shm._core import (
+        Frame,
+        FrameMetadata,
+        LoanedSlot,
+        ReaderStatistics,
+        SharedMemoryFrameWriter,
+    )
+except ModuleNotFoundError as error:
+    if error.name != "billiards_shm._core":
+        raise
+    raise ImportError(
+        f"{__path__[0]} was not built: run `pip install -e .` beside its setup.py, or start Python in another directory"
+    ) from None
 from billiards_shm.consumer import VideoConsumer
 from billiards_shm.errors import (
     BilliardsShmError,

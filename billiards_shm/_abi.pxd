@@ -19,6 +19,11 @@ cdef extern from "billiards_shm.h" nogil:
 
     enum bshm_code:
         BSHM_OK
+        BSHM_NOTHING
+        BSHM_FOUND
+        BSHM_ATTACHED
+        BSHM_DROPPED
+        BSHM_REMOVED
         BSHM_E_NAME
         BSHM_E_NOT_FOUND
         BSHM_E_FORMAT
@@ -32,13 +37,6 @@ cdef extern from "billiards_shm.h" nogil:
         BSHM_E_MEMORY
         BSHM_E_SYSTEM
         BSHM_E_TORN
-
-    enum bshm_result:
-        BSHM_NOTHING
-        BSHM_FOUND
-        BSHM_ATTACHED
-        BSHM_DROPPED
-        BSHM_REMOVED
 
     ctypedef struct bshm_identity:
         uint16_t abi_major

@@ -269,10 +269,16 @@ typedef struct bshm_control {
     bshm_reader_entry readers[BSHM_MAX_READERS];
 } bshm_control;
 
-/* ---------------------------------------------------------------- errors */
+/* ---------------------------------------------------------------- results and errors */
 
+/* What a function returns. Where a function that did not fail has more to say than BSHM_OK, it is one of the next five. */
 enum bshm_code {
     BSHM_OK = 0,
+    BSHM_NOTHING = 0,  /* nothing new, nothing there, nothing to remove */
+    BSHM_FOUND = 1,    /* bshm_reader_acquire: *frame holds a frame */
+    BSHM_ATTACHED = 1, /* bshm_reader_source: *view is filled */
+    BSHM_DROPPED = 1,  /* bshm_writer_loan, bshm_writer_write: no memory for another slot, the frame is dropped */
+    BSHM_REMOVED = 1,  /* bshm_remove_stale, bshm_remove_stale_temporary */
     BSHM_E_NAME = -1,
     BSHM_E_NOT_FOUND = -2,
     BSHM_E_FORMAT = -3,
@@ -288,15 +294,6 @@ enum bshm_code {
     BSHM_E_TORN = -13 /* a copy met a newer frame: give the frame back and acquire again */
 };
 #define BSHM_CODE_COUNT 14
-
-/* What a function that did not fail returns, where it has more than BSHM_OK to say. */
-enum bshm_result {
-    BSHM_NOTHING = 0,  /* nothing new, nothing there, nothing to remove */
-    BSHM_FOUND = 1,    /* bshm_reader_acquire: *frame holds a frame */
-    BSHM_ATTACHED = 1, /* bshm_reader_source: *view is filled */
-    BSHM_DROPPED = 1,  /* bshm_writer_loan, bshm_writer_write: no memory for another slot, the frame is dropped */
-    BSHM_REMOVED = 1   /* bshm_remove_stale, bshm_remove_stale_temporary */
-};
 
 /* Filled by every function that fails: what was found, what was expected, what to do. */
 typedef struct bshm_error {

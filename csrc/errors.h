@@ -4,11 +4,9 @@
 
 #include "billiards_shm.h"
 
-/* Results that functions of the core have for each other, beside those of enum bshm_result. */
-enum bshm_internal_result {
-    BSHM_AGAIN = 1, /* the name or the object changed hands meanwhile: begin again */
-    BSHM_NO_PIN = 2 /* no token was free, or the slot was being written at every attempt: copy without a pin */
-};
+/* Two results that functions inside the core have beside those of enum bshm_code. */
+#define BSHM_AGAIN  1 /* the name or the object changed hands meanwhile: begin again */
+#define BSHM_NO_PIN 2 /* no token was free, or the slot was being written at every attempt: copy without a pin */
 
 /* Both return the code. `error` may be null. */
 #if defined(__GNUC__)

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -192,3 +194,15 @@ def test_importing_the_package_starts_nothing_and_touches_no_file_of_shared_memo
 
 def test_importing_never_fails_for_lack_of_a_home_or_a_terminal() -> None:
     run("import os\nos.environ.clear()\nimport billiards_shm", prelude=IMPORT_ONLY)
+
+
+def test_a_source_tree_that_was_not_built_says_so_in_one_line(tmp_path: Path) -> None:
+    shutil.copytree(PACKAGE, tmp_path / "billiards_shm", ignore=shutil.ignore_patterns("_core*.so", "__pycache__"))
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import billiards_shm"
+    failed = subprocess.run(
+        [sys.executable, "-S", "-P", "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert failed.returncode == 1
+    *_, said = failed.stderr.splitlines()
+    assert said.startswith(f"ImportError: {tmp_path}/billiards_shm was not built: run `pip install")
+    assert "During handling" not in failed.stderr
