@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("bench-report"), help="directory for report.md, .json and .png"
     )
-    parser.add_argument("--readme", action="store_true", help="also rewrite README's section and the plots it shows")
+    parser.add_argument("--docs", action="store_true", help="also rewrite the figures and plots of docs/ and README")
     parser.add_argument("--from-json", type=Path, help="do not measure: take these results, of an earlier run")
     return parser.parse_args(arguments)
 
@@ -44,14 +46,20 @@ def write_files(results: dict[str, Any], directory: Path) -> None:
     plots.draw_all(results, directory)
 
 
+def write_docs(results: dict[str, Any], docs: Path) -> None:
+    """The plots and figures of the documentation, and its tables of them."""
+    (docs / "plots").mkdir(exist_ok=True)
+    plots.draw_all(results, docs / "plots")
+    (docs / "figures.json").write_text(json.dumps(document.summary(results), indent=1) + "\n")
+    subprocess.run([sys.executable, docs / "generate.py"], check=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """All of it."""
     options, console = options_of(arguments), Console()
     results = json.loads(options.from_json.read_text()) if options.from_json else measure(options.quick, console)
     write_files(results, options.out)
-    if options.readme:
-        document.PLOTS.mkdir(exist_ok=True)
-        plots.draw_all(results, document.PLOTS)
-        document.rewrite_readme(document.readme_block(results))
+    if options.docs:
+        write_docs(results, document.DOCS)
     console.print(Markdown(f"{document.caveats(results)}\n\n{table.as_markdown(table.rows(results))}"))
     console.print(f"written: {options.out}/report.md, report.json, {plots.LATENCY}, {plots.WRITE}, {plots.READERS}")

@@ -1,18 +1,16 @@
-"""The report in Markdown, and its shorter form in README.md."""
+"""The report in Markdown, and the summary that the documentation shows."""
 
-import re
+import dataclasses
 from pathlib import Path
 
-from bench import table, writes
+from bench import calls, table, writes
 from bench.calls import COPY, ICEORYX2_NEW, ICEORYX2_SEND
 from bench.contestants import CONTESTANTS
 from bench.plots import LATENCY, READERS, WRITE
 from bench.sizes import SIZES, TITLES
 from bench.suite import Results
 
-README = Path(__file__).parents[1] / "README.md"
-PLOTS = Path(__file__).parent / "plots"
-_BLOCK = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- /benchmark -->)", re.DOTALL)
+DOCS = Path(__file__).parents[1] / "docs"
 US, MS = 1e3, 1e6
 FROM_PROCESS_TO_PROCESS = (
     "*In hand*: from just before the frame can be seen to an array in the reader, which slept. *From array to array*"
@@ -20,14 +18,18 @@ FROM_PROCESS_TO_PROCESS = (
 )
 
 
+def place(machine: Results) -> str:
+    """What the cores belong to."""
+    return f"{machine['cores']} cores of {'a virtual machine' if machine['virtual'] else 'a machine'}"
+
+
 def caveats(results: Results) -> str:
     """Before any figure."""
     machine = results["machine"]
-    where = f"{machine['cores']} cores of {'a virtual machine' if machine['virtual'] else 'a machine'}"
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     what = f"{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, {machine['compiler']}"
     when = f"{machine['time']}, load average before it {machine['load_average'][0]:.2f}"
-    lines = [f"First the caveats. One run on {where} ({what}; {versions}), {when}."]
+    lines = [f"First the caveats. One run on {place(machine)} ({what}; {versions}), {when}."]
     if machine["cores"] < 3:
         lines.append("With so few cores publisher, reader and the system's own work disturb one another.")
     if results["quick"]:
@@ -99,7 +101,7 @@ def report(results: Results) -> str:
         "## Targets",
         table.as_markdown(table.rows(results)),
         "## Writing",
-        f"Nobody waits. Kernels copy into the very slots that `write_frame` writes to.\n\n![write]({WRITE})",
+        f"No reader waits. Kernels copy into the same slots that `write_frame` writes to.\n\n![write]({WRITE})",
         write_table(results["writes"], everywhere),
         "## Calls",
         f"The clock's own cost is taken off. `{COPY}` copies; {ICEORYX2_SEND}, {ICEORYX2_NEW}: without its event.",
@@ -133,27 +135,25 @@ def attached_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def readme_block(results: Results) -> str:
-    """Caveats, targets, latencies, and the plots."""
-    plots = PLOTS.relative_to(README.parent)
-    parts = [
-        caveats(results),
-        table.as_markdown(table.rows(results)),
-        f"![share of frames in hand within a time, by contestant]({plots / LATENCY})",
-        latency_table(results["latency"], "pixels", "array to all pixels read in another process", ("1080p", "4k")),
-        f"![time to write a frame over its size]({plots / WRITE})",
-        f"![time to publish over readers attached]({plots / READERS})",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def rewrite_readme(block: str, readme: Path = README) -> None:
-    """Replace what stands between the two comments. LookupError: they are not there."""
-    text = readme.read_text()
-    if not _BLOCK.search(text):
-        raise LookupError(
-            f"{readme} has no <!-- benchmark --> ... <!-- /benchmark -->: put both lines where it belongs"
-        )
-    written = readme.with_suffix(".new")
-    written.write_text(_BLOCK.sub(lambda _: block, text))
-    written.replace(readme)
+def summary(results: Results) -> Results:
+    """What `docs/generate.py` makes the tables of the documentation from."""
+    machine, sizes = results["machine"], ("1080p", "4k")
+    kernel, python = (".".join(machine[name].split(".")[:2]) for name in ("kernel", "python"))
+    pixels = {
+        contestant.title: {size: results["latency"][size]["contestants"][contestant.key]["pixels"] for size in sizes}
+        for contestant in CONTESTANTS
+        if all("pixels" in results["latency"][size]["contestants"].get(contestant.key, {}) for size in sizes)
+    }
+    keep = ("p50", "p99", "p99_9", "max", "count")
+    return {
+        "machine": f"{place(machine)} ({machine['cpu']}), Linux {kernel}, Python {python}, {machine['time'][:10]}",
+        "caveats": caveats(results),
+        "targets": [dataclasses.asdict(row) for row in table.rows(results)],
+        "write_ns": {size: results["writes"][size][writes.WRITE_FRAME]["p50"] for size in sizes},
+        "copy_ns": {size: table.fastest_kernel(results["writes"][size])[1]["p50"] for size in sizes},
+        "read_ns": {size: results["calls"][size][calls.NEW]["p50"] for size in sizes},
+        "pixels_ns": {
+            size: {title: {name: by_size[size][name] for name in keep} for title, by_size in pixels.items()}
+            for size in sizes
+        },
+    }

@@ -1,4 +1,4 @@
-"""Every benchmark, with one command: ``python -m bench.report [--quick] [--out DIR] [--readme]``.
+"""Every benchmark, with one command: ``python -m bench.report [--quick] [--out DIR] [--docs]``.
 
 Imports nothing before it has to: the processes that it measures with import this module, too.
 """

@@ -1,6 +1,8 @@
 """The report, made of the shortest possible run: everything is in it, and what is missing is named."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +64,9 @@ def test_every_contestant_was_measured_or_is_named_as_missing(results: Any) -> N
 
 
 def test_the_caveats_come_before_any_figure_and_say_that_few_samples_were_taken(results: Any) -> None:
-    for text in (document.report(results), document.readme_block(results)):
-        assert text.index("First the caveats") < text.index("| what | target | measured |")
-        assert "**A quick run**" in text
+    text = document.report(results)
+    assert text.index("First the caveats") < text.index("| what | target | measured |")
+    assert "**A quick run**" in text
 
 
 def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_as_before(results: Any, tmp_path: Path) -> None:
@@ -106,19 +108,25 @@ def test_files_and_plots_are_written(results: Any, tmp_path: Path) -> None:
         assert f"({name})" in (tmp_path / "report.md").read_text()
 
 
-def test_readme_gets_a_new_section_and_keeps_everything_else(results: Any, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    before = document.README.read_text()
-    readme.write_text(before)
-    document.rewrite_readme("new figures\n", readme)
-    head, _, rest = before.partition("<!-- benchmark -->\n")
-    tail = rest.partition("<!-- /benchmark -->")[2]
-    assert readme.read_text() == f"{head}<!-- benchmark -->\nnew figures\n<!-- /benchmark -->{tail}"
+def test_the_documentation_gets_the_figures_and_keeps_everything_else(results: Any, tmp_path: Path) -> None:
+    root = tmp_path / "repository"
+    shutil.copytree(document.DOCS, root / "docs")
+    shutil.copy(document.DOCS.parent / "README.md", root)
+    before = (root / "docs" / "figures.md").read_text()
+    command.write_docs(results, root / "docs")
+    after = (root / "docs" / "figures.md").read_text()
+    for row in table.rows(results):
+        assert row.as_markdown() in after
+    assert "**A quick run**" in after
+    assert before.partition("<!-- figures -->")[0] == after.partition("<!-- figures -->")[0]
+    assert before.partition("<!-- /figures -->")[2] == after.partition("<!-- /figures -->")[2]
+    assert results["machine"]["time"][:10] in (root / "README.md").read_text()
 
 
-def test_a_readme_without_the_section_is_left_alone(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here\n")
-    with pytest.raises(LookupError, match="benchmark"):
-        document.rewrite_readme("new figures\n", readme)
-    assert readme.read_text() == "nothing here\n"
+def test_a_page_without_a_place_for_the_figures_is_left_alone(results: Any, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(document.DOCS, docs)
+    (docs / "figures.md").write_text("nothing here\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        command.write_docs(results, docs)
+    assert (docs / "figures.md").read_text() == "nothing here\n"

@@ -1,8 +1,8 @@
 """Encode one frame of any pixel format as PNG or JPEG.
 
-JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg contains it too, was no faster (README
-has figures, ``bench/serve.py --encoders`` takes them anew) and would be one more dependency; PyTurboJPEG 2 needs a
-libjpeg-turbo 3 of the system's, which Debian 12 has not.
+JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg contains it too, is no faster
+(docs/figures.md; ``bench/serve.py --encoders`` measures it), and would be one more dependency. PyTurboJPEG 2 needs
+libjpeg-turbo 3 in the system; Debian 12 has version 2.
 """
 
 from typing import Any, Final

@@ -29,7 +29,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit code, as README lists them.
+        The exit code, one of those in docs/command-line.md.
     """
     common = CommonOptions()
     try:

@@ -281,7 +281,7 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         # A whole section, such as an entry of `video.sources` that is no object.
         return (
             f"{_place(location, given)}: {_dotted(location)} is {_shown(_at(nested, location))}; "
-            "allowed: an object with the keys of README's table"
+            "allowed: an object with the keys that docs/configuration.md lists"
         )
     if kind == "missing" and isinstance(location[-1], str):
         return f"{_place(location, given)}: {_dotted(location)} is missing; allowed: {key.allowed}"

@@ -230,7 +230,7 @@ def fps_key(device_id: int | str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationKey:
-    """One key of the configuration, as README's table and error messages show it."""
+    """One key of the configuration, as docs/configuration.md and error messages show it."""
 
     path: str
     default: Any

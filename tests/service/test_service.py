@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from command_line import SCRIPT, end_started, environment, start
-from readme import code_blocks
+from documentation import in_language
 from segments_under_test import wait_until
 from supervised_runs import DEMO, SupervisedRun, published, send, writer_of
 
@@ -269,7 +269,7 @@ def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_pat
 
 
 def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
-    (unit,) = code_blocks("ini")
+    unit = in_language("ini")[0].code
     assert "Type=notify" in unit
     assert "WatchdogSec=" in unit
     command = [line for line in unit.splitlines() if line.startswith("ExecStart=")]

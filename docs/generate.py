@@ -1,0 +1,143 @@
+"""Writes the tables of the documentation that follow from something else: configuration, memory and figures.
+
+    python docs/generate.py
+
+Run it after a change of the configuration model. `python -m bench.report --docs` runs it after writing `figures.json`.
+Each table stands between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from billiards_shm.config.model import configuration_keys
+
+DOCS = Path(__file__).parent
+FIGURES = DOCS / "figures.json"
+SIZES = {"1080p": "1920x1080", "4k": "3840x2160"}
+VERDICTS = {True: "met", False: "**missed**", None: "not known"}
+# Of the README's table: each rival's title in `figures.json`.
+RIVALS = ("iceoryx2", "pyzmq, ipc", "multiprocessing.Queue")
+REGION_BYTES = 65536
+
+
+def configuration() -> str:
+    """Every key of the model, a table for each section."""
+    sections: dict[str, list[tuple[str, ...]]] = {}
+    for key in configuration_keys():
+        section, _, name = key.path.rpartition(".")
+        row = (f"`{name}`", f"`{json.dumps(key.default)}`", key.description, key.allowed)
+        sections.setdefault(section, []).append(row)
+    head = ("key", "default", "what it is", "allowed")
+    return "\n".join(f"### `{section}`\n\n{table(head, rows)}" for section, rows in sections.items())
+
+
+def memory() -> str:
+    """Bytes of segments of usual sizes; all slots have eight bits a channel, three channels a pixel."""
+    rows = []
+    for width, height in ((640, 480), (1280, 720), (1920, 1080), (3840, 2160)):
+        three, eight, nine = (segment_bytes(slots, width * height * 3) for slots in (3, 8, 9))
+        rows.append((f"{width}x{height} BGR", *(f"{count / 1e6:.1f} MB" for count in (three, eight, nine - eight))))
+    return table(("frame", "three slots", "eight slots", "each further one"), rows)
+
+
+def segment_bytes(slots: int, frame_bytes: int) -> int:
+    """Header, control region, and slots that begin on 64 KiB boundaries."""
+    return 2 * REGION_BYTES + slots * (-(-frame_bytes // REGION_BYTES) * REGION_BYTES)
+
+
+def figures() -> str:
+    """What the benchmarks measured last: the caveats first."""
+    found = measured()
+    targets = [(one["what"], one["target"], one["measured"], VERDICTS[one["met"]]) for one in found["targets"]]
+    titles = list(found["pixels_ns"]["1080p"])
+    rows = [(title, *(percentiles(found["pixels_ns"][size][title]) for size in SIZES)) for title in titles]
+    head = "array to all pixels read in another process, p50 / p99 / p99.9 / max in us"
+    parts = (
+        found["caveats"],
+        table(("what", "target", "measured", ""), targets),
+        "![share of frames in hand within a time, by contestant](plots/latency.png)",
+        table((head, *SIZES.values()), rows),
+        "![time to write a frame over its size](plots/write.png)",
+        "![time to publish over readers attached](plots/readers.png)",
+    )
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def readme_figures() -> str:
+    """A few of them."""
+    found = measured()
+
+    def row(what: str, by_size: dict[str, float], unit: str, nanoseconds: float) -> tuple[str, ...]:
+        return (what, *(f"{by_size[size] / nanoseconds:.2f} {unit}" for size in SIZES))
+
+    def pixels(title: str) -> dict[str, float]:
+        return {size: found["pixels_ns"][size][title]["p50"] for size in SIZES}
+
+    rows = [
+        row("`write_frame`: one copy, published", found["write_ns"], "ms", 1e6),
+        row("the fastest bare copy of the same bytes", found["copy_ns"], "ms", 1e6),
+        row("`read_frame`: the newest frame as an array", found["read_ns"], "us", 1e3),
+        row("from an array to all pixels read in another process", pixels("billiards_shm"), "ms", 1e6),
+        *(
+            row(f"the same with {name}", pixels(name), "ms", 1e6)
+            for name in RIVALS
+            if name in found["pixels_ns"]["1080p"]
+        ),
+    ]
+    return table((f"p50 on {found['machine']}", *SIZES.values()), rows)
+
+
+def measured() -> dict[str, Any]:
+    """The figures of the last full run that was written down."""
+    found: dict[str, Any] = json.loads(FIGURES.read_text())
+    return found
+
+
+def percentiles(one: dict[str, float]) -> str:
+    """Four figures; the number of samples says how far to believe the last two."""
+    values = " / ".join(f"{one[name] / 1e3:.0f}" for name in ("p50", "p99", "p99_9", "max"))
+    return f"{values} ({one['count']})"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """In Markdown."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]]) + "\n"
+
+
+TABLES: dict[tuple[Path, str], Callable[[], str]] = {
+    (DOCS / "configuration.md", "configuration"): configuration,
+    (DOCS / "memory.md", "memory"): memory,
+    (DOCS / "figures.md", "figures"): figures,
+    (DOCS.parent / "README.md", "figures"): readme_figures,
+}
+
+
+def between(label: str) -> re.Pattern[str]:
+    """What stands between the two comments of a table."""
+    return re.compile(rf"(?<=<!-- {label} -->\n).*?(?=<!-- /{label} -->)", re.DOTALL)
+
+
+def current(page: Path, label: str) -> str:
+    """What stands there now. LookupError: the comments are not there."""
+    found = between(label).search(page.read_text())
+    if found is None:
+        raise LookupError(
+            f"{page} has no <!-- {label} --> ... <!-- /{label} -->: put both lines where the table belongs"
+        )
+    return found[0]
+
+
+def write() -> None:
+    """Every table, where it belongs."""
+    for (page, label), generate in TABLES.items():
+        current(page, label)
+        text = generate()
+        page.write_text(between(label).sub(lambda _, text=text: text, page.read_text(), count=1))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,266 @@
+"""Every code block of README, CONTRIBUTING and docs/ is run or checked, and what is generated is up to date.
+
+Blocks that need more than the extras `headless` and `test` are run by test_integrations.py.
+"""
+
+import gc
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+import documentation
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from documentation import BLOCKS, DOCS, README, Block
+from repository import ROOT
+from serving import Address, served
+
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
+from billiards_shm.cli.main import command_line
+from billiards_shm.config.load import load_settings
+
+GENERATED = runpy.run_path(str(DOCS / "generate.py"))
+PYTHON = [block for block in documentation.in_language("python") if not block.needs]
+SHELL = [block for block in documentation.in_language("sh") if block.label not in ("run", "test")]
+CONFIGURATIONS = documentation.labelled("configuration file")
+# A test of its own reads these.
+ELSEWHERE = {"ini": "service/test_service.py"}
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name under which `capture demo` publishes, small and quick."""
+    name = f"test-documentation-{tmp_path_factory.getbasetemp().name}-{id(tmp_path_factory)}"
+    command = [sys.executable, "-m", "billiards_shm", "capture", "demo", "--name", name, "--resolution", "320x240"]
+    folder = tmp_path_factory.mktemp("capture")
+    with subprocess.Popen([*command, "--fps", "60"], stderr=subprocess.DEVNULL, cwd=folder) as process:
+        try:
+            with SharedMemoryFrameReader(name) as reader:
+                reader.attach(timeout=20)
+                assert reader.read_frame(timeout=20)[0] is not None
+            yield name
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with the file that blocks read."""
+    monkeypatch.chdir(tmp_path)
+    video = cv2.VideoWriter("match.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 30, (320, 180))
+    for number in range(3):
+        video.write(np.full((180, 320, 3), number, np.uint8))
+    video.release()
+    return tmp_path
+
+
+# Blocks of code.
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_each_python_block_runs_as_written(block: Block, captured: str, folder: Path) -> None:
+    documentation.run_python(block.under(captured))
+    gc.collect()
+    assert inspect_segment(captured).readers == (), "a reader is left open"
+
+
+def test_a_line_that_is_to_fail_has_to_fail() -> None:
+    block = Block("page.md", 1, "", "python", "for x in (1,):\n    float('x')  # ERROR  ValueError: no number\n")
+    documentation.run_python(block)
+    with pytest.raises(AssertionError, match=r"float\('1'\): no ValueError"):
+        documentation.run_python(Block("page.md", 1, "", "python", block.code.replace("'x'", "'1'")))
+
+
+def fastapi_apps() -> dict[str, Block]:
+    return {block.page: block for block in documentation.labelled("fastapi")}
+
+
+@pytest.fixture
+def application(captured: str, request: pytest.FixtureRequest) -> Iterator[Address]:
+    """The server of the FastAPI block of one page."""
+    with served(documentation.run_python(fastapi_apps()[request.param].under(captured))["app"]) as server:
+        yield server
+
+
+@pytest.mark.parametrize("application", ["docs/serving.md"], indirect=True)
+def test_the_mounted_application_serves_the_pictures_and_its_own_endpoint(application: Address, captured: str) -> None:
+    assert application.get(f"/video/health/{captured}").status == 200
+    assert application.get(f"/video/snapshot/{captured}.jpg").image.shape == (240, 320, 3)
+    assert len(application.get("/brightness").json) == 3
+
+
+@pytest.mark.parametrize("application", ["docs/integrations.md"], indirect=True)
+def test_the_endpoint_of_ones_own_gives_the_newest_picture(application: Address, captured: str) -> None:
+    answer = application.get("/table.jpg")
+    assert answer.image.shape == (240, 320, 3)
+    assert 0 < int(answer.headers["x-sequence"]) <= inspect_segment(captured).sequence
+
+
+@pytest.mark.parametrize("block", CONFIGURATIONS, ids=str)
+def test_each_configuration_file_is_valid(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(block.code)
+    load_settings(file, overrides={}, environ={})
+
+
+# Commands.
+
+
+def commands(block: Block) -> list[list[str]]:
+    """The words of each command of a block, without variables before it and redirections after it."""
+    found = []
+    for line in re.split(r"\n|&&|(?<!&)&(?!&)", block.code):
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            del words[0]
+        if words:
+            found.append(words)
+    return found
+
+
+COMMANDS = [(block, words) for block in SHELL for words in commands(block)]
+# Those that end by themselves are run; of the others the command line is only parsed.
+ENDING = (["list"], ["inspect"], ["snapshot"])
+
+
+def given_to(program: str) -> list[Any]:
+    return [
+        pytest.param(block, words[1:], id=f"{block} {shlex.join(words)}")
+        for block, words in COMMANDS
+        if Path(words[0]).name == program
+    ]
+
+
+@pytest.mark.parametrize(("block", "arguments"), given_to("billiards-shm"))
+def test_each_command_is_one_that_the_command_line_takes(
+    block: Block, arguments: list[str], captured: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tables.json").write_text("{}")
+    arguments = [captured if word == "billiards_video" else word for word in arguments]
+    if arguments[:1] not in ENDING:
+        monkeypatch.setattr("billiards_shm.cli.main.capture_configured", lambda *_: 0)
+        for command in command_line.commands.values():
+            monkeypatch.setattr(command, "callback", lambda **_: 0)
+    done = CliRunner().invoke(command_line, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(("block", "arguments"), given_to("pip"))
+def test_what_is_installed_are_extras_of_this_package(block: Block, arguments: list[str]) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.fullmatch(r"\.\[([\w,]+)\]", arguments[-1])
+    assert arguments[0] == "install"
+    assert asked is not None
+    assert {*asked[1].split(",")} <= extras.keys()
+
+
+@pytest.mark.parametrize(("block", "arguments"), [*given_to("python"), *given_to("python3")])
+def test_each_program_of_python_is_there(block: Block, arguments: list[str]) -> None:
+    if arguments[0] == "-m":
+        name = arguments[1]
+        where = ROOT.joinpath(*name.split("."))
+        assert where.with_suffix(".py").exists() or find_spec(name) is not None
+        arguments = arguments[2:]
+    else:
+        where = (ROOT / arguments[0]).with_suffix("")
+        arguments = arguments[1:]
+    for option in (word for word in arguments if word.startswith("--")):
+        sources = [where.with_suffix(".py"), *(ROOT / "bench").glob("command.py")]
+        assert any(f'"{option}"' in source.read_text() for source in sources), option
+
+
+# Programs of others. Each of their commands stands here, so that a new one is looked at by its author.
+FOREIGN = {
+    ".": {". .venv/bin/activate"},
+    "docker": {"docker compose up --build"},
+    "eval": {"eval $(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"},
+    "cc": {"cc -O2 -I$include examples/reader.c $include/*.c -pthread -o reader"},  # test_examples.py builds it so
+}
+
+
+def test_every_other_command_is_known() -> None:
+    checked = {"billiards-shm", "pip", "python", "python3"}
+    others = [words for _, words in COMMANDS if Path(words[0]).name not in checked]
+    others = [words for words in others if not words[0].startswith("include=")]  # for cc
+    assert {" ".join(words) for words in others} == set().union(*FOREIGN.values())
+
+
+def test_every_block_is_one_that_some_test_reads() -> None:
+    read = [*PYTHON, *SHELL, *CONFIGURATIONS, *documentation.labelled("run"), *documentation.labelled("test")]
+    left = [block for block in BLOCKS if block not in read and not block.needs]
+    assert Counter(block.language for block in left if block.language in ELSEWHERE) == {"ini": 1}
+    # Pictures made of letters; and what Sphinx is told.
+    rest = [block for block in left if block.language not in ELSEWHERE]
+    assert [str(block) for block in rest if block.language and not block.language.startswith("{")] == []
+    for language, test in ELSEWHERE.items():
+        assert f'in_language("{language}")' in (ROOT / "tests" / test).read_text()
+
+
+# README.
+
+
+def test_readme_is_read_in_three_minutes() -> None:
+    text = README.read_text()
+    assert text.count("\n") <= 150
+    assert len(re.findall(r"\w+", re.sub(r"```.*?```", "", text, flags=re.DOTALL))) < 900
+
+
+def test_both_commands_stand_on_one_line_each() -> None:
+    ((run,), (test,)) = ([block.code.strip() for block in documentation.labelled(label)] for label in ("run", "test"))
+    assert run.endswith("billiards-shm capture demo --frames 300")
+    assert test.split()[-1].endswith("pytest")
+    assert "\n" not in run + test
+
+
+def test_readme_shows_the_page_and_the_picture_is_not_too_large() -> None:
+    assert "](docs/preview.png)" in README.read_text()
+    assert 20_000 < (DOCS / "preview.png").stat().st_size < 350_000
+
+
+@pytest.mark.parametrize("page", documentation.PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+# What is generated.
+
+
+@pytest.mark.parametrize(
+    ("page", "label"), GENERATED["TABLES"], ids=[f"{page.name} {label}" for page, label in GENERATED["TABLES"]]
+)
+def test_a_table_is_what_generates_it(page: Path, label: str) -> None:
+    assert GENERATED["current"](page, label) == GENERATED["TABLES"][page, label](), "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 720), (3840, 2160)])
+def test_the_table_of_memory_is_what_segments_take(width: int, height: int, segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (height, width, 3)):
+        found = inspect_segment(segment_name)
+    segment_bytes, frame = GENERATED["segment_bytes"], width * height * 3
+    assert (found.backed_bytes, found.total_bytes) == (segment_bytes(3, frame), segment_bytes(8, frame))
+
+
+def test_the_figures_name_the_targets_that_are_missed() -> None:
+    missed = [one["what"] for one in json.loads((DOCS / "figures.json").read_text())["targets"] if not one["met"]]
+    assert (DOCS / "figures.md").read_text().count("**missed**") == len(missed)
+
+
+def test_the_ranges_begin_where_those_of_the_package_do() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["headless"]]
+    oldest = dict(line.split(">=") for line in declared if ">=" in line)
+    text = (DOCS / "platforms.md").read_text()
+    assert f"| numpy | {oldest['numpy']} " in text
+    assert f"| OpenCV | {oldest['opencv-python-headless']} " in text

@@ -1,0 +1,92 @@
+"""README.md, CONTRIBUTING.md and the pages of docs/ as the tests see them: code blocks, and how code is run."""
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repository import ROOT
+
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+PAGES = (README, *sorted(ROOT.glob("CONTRIBUTING.md")), *sorted(DOCS.glob("*.md")))
+_BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_ERROR = re.compile(r"# ERROR\s+(\w+)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    """Of its first line of code."""
+    label: str
+    """The comment right above it, as in ``<!-- needs: torch -->``; empty: there is none."""
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def needs(self) -> str:
+        """What has to be installed for it, besides the extras `headless` and `test`."""
+        return self.label.removeprefix("needs: ") if self.label.startswith("needs: ") else ""
+
+    def under(self, name: str) -> "Block":
+        """The same with a segment name of a test's own, so that it disturbs no other test and no capture process."""
+        code = self.code.replace("billiards_video", name).replace("my_frames", f"{name}-mine")
+        return Block(self.page, self.line, self.label, self.language, code)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Every fenced block of a page, in order."""
+    text = page.read_text()
+    return [
+        Block(str(page.relative_to(ROOT)), text.count("\n", 0, found.start(3)) + 1, found[1] or "", found[2], found[3])
+        for found in _BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = tuple(block for page in PAGES for block in blocks_of(page))
+
+
+def in_language(language: str) -> list[Block]:
+    """The blocks of one language."""
+    return [block for block in BLOCKS if block.language == language]
+
+
+def labelled(label: str) -> list[Block]:
+    """The blocks below a comment of these words."""
+    return [block for block in BLOCKS if block.label == label]
+
+
+def run_python(block: Block, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run a block here; give what it has defined. A line with ``# ERROR  ValueError`` has to raise that."""
+    tree = _ErrorLines(block.code).visit(ast.parse(block.code))
+    namespace: dict[str, Any] = {"__name__": "__main__", **(given or {})}
+    exec("from billiards_shm import *", namespace)  # the names of errors
+    exec(compile(ast.fix_missing_locations(tree), str(block), "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+class _ErrorLines(ast.NodeTransformer):
+    """Wraps every statement that is marked as an error, so that it fails if the error does not come."""
+
+    def __init__(self, code: str) -> None:
+        self._lines = code.splitlines()
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if not isinstance(node, ast.stmt) or hasattr(node, "body"):
+            return super().generic_visit(node)
+        found = _ERROR.search(self._lines[(node.end_lineno or node.lineno) - 1])
+        if found is None:
+            return node
+        missing = f"raise AssertionError({ast.unparse(node)!r} + ': no {found[1]}')"
+        frame = ast.parse(f"try:\n    pass\nexcept {found[1]}:\n    pass\nelse:\n    {missing}").body[0]
+        assert isinstance(frame, ast.Try)
+        frame.body = [node]
+        return frame
