@@ -8,8 +8,6 @@ import json
 import re
 import runpy
 import shlex
-import subprocess
-import sys
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from documentation import BLOCKS, DOCS, README, Block
 from repository import ROOT
 from serving import Address, served
 
-from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
+from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.cli.main import command_line
 from billiards_shm.config.load import load_settings
 
@@ -40,18 +38,9 @@ ELSEWHERE = {"ini": "service/test_service.py"}
 
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name under which `capture demo` publishes, small and quick."""
-    name = f"test-documentation-{tmp_path_factory.getbasetemp().name}-{id(tmp_path_factory)}"
-    command = [sys.executable, "-m", "billiards_shm", "capture", "demo", "--name", name, "--resolution", "320x240"]
-    folder = tmp_path_factory.mktemp("capture")
-    with subprocess.Popen([*command, "--fps", "60"], stderr=subprocess.DEVNULL, cwd=folder) as process:
-        try:
-            with SharedMemoryFrameReader(name) as reader:
-                reader.attach(timeout=20)
-                assert reader.read_frame(timeout=20)[0] is not None
-            yield name
-        finally:
-            process.terminate()
+    """The name under which `capture demo` publishes."""
+    with documentation.capturing(tmp_path_factory.mktemp("capture")) as name:
+        yield name
 
 
 @pytest.fixture

@@ -2,12 +2,17 @@
 
 import ast
 import re
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repository import ROOT
+
+from billiards_shm import SharedMemoryFrameReader
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -71,6 +76,21 @@ def run_python(block: Block, given: Mapping[str, Any] | None = None) -> dict[str
     exec("from billiards_shm import *", namespace)  # the names of errors
     exec(compile(ast.fix_missing_locations(tree), str(block), "exec", dont_inherit=True), namespace)
     return namespace
+
+
+@contextmanager
+def capturing(folder: Path) -> Iterator[str]:
+    """The name under which `capture demo` publishes, small and quick, while the block runs."""
+    name = f"documentation-{folder.parent.name}-{folder.name}"
+    command = [sys.executable, "-m", "billiards_shm", "capture", "demo", "--name", name, "--resolution", "320x240"]
+    with subprocess.Popen([*command, "--fps", "60"], stderr=subprocess.DEVNULL, cwd=folder) as process:
+        try:
+            with SharedMemoryFrameReader(name) as reader:
+                reader.attach(timeout=20)
+                assert reader.read_frame(timeout=20)[0] is not None
+            yield name
+        finally:
+            process.terminate()
 
 
 class _ErrorLines(ast.NodeTransformer):

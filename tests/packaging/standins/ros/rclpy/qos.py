@@ -1,0 +1,3 @@
+"""A profile, by name."""
+
+qos_profile_sensor_data = "sensor data"
