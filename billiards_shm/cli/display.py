@@ -11,6 +11,7 @@ import click
 
 from billiards_shm import ReaderInfo, SegmentInfo, SegmentStatus, SourceState
 from billiards_shm.monitor.rates import latency_bound
+from billiards_shm.statistics import STATISTICS, Statistic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -140,11 +141,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
         ("sequence", str(info.sequence)),
         ("fps", format_fps(measured_fps(info) if fps is None else fps)),
         ("frame age", format_seconds(info.last_frame_age)),
-        (
-            "frames",
-            f"{info.captured} captured, {info.published} published, {info.dropped} dropped",
-        ),
-        ("incidents", f"{info.reconnects} reconnects, {info.stalls} stalls, {info.loops} loops"),
+        *_statistics_lines(info),
         (
             "write time",
             "-" if tail is None else f"p50 < {format_seconds(median)}, p99 < {format_seconds(tail)}",
@@ -161,10 +158,31 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
         ("generation", f"{info.generation}, abi {'.'.join(map(str, info.abi))}"),
         ("path", str(info.path)),
     ]
-    if info.leases_broken:
-        rows.append(("warning", f"{info.leases_broken} leases broken: something writes into the control region"))
+    rows += _warnings(info)
     rows += [("reader", _reader_text(reader)) for reader in info.readers]
     return [(label, printable(text)) for label, text in rows]
+
+
+def _statistics_lines(info: SegmentInfo) -> Rows:
+    """The lines that the table of statistics names, such as "frames", each with all its statistics."""
+    lines: dict[str, list[str]] = {}
+    for name, row in STATISTICS.items():
+        if row.line and row.line != "warning":
+            lines.setdefault(row.line, []).append(f"{_format_statistic(info, name, row)} {row.label or name}")
+    return [(line, ", ".join(texts)) for line, texts in lines.items()]
+
+
+def _warnings(info: SegmentInfo) -> Rows:
+    return [
+        ("warning", f"{getattr(info, name)} {row.label}")
+        for name, row in STATISTICS.items()
+        if row.line == "warning" and getattr(info, name)
+    ]
+
+
+def _format_statistic(info: SegmentInfo, name: str, row: Statistic) -> str:
+    value = getattr(info, name)
+    return format_bytes(value) if row.unit == "bytes" else str(value)
 
 
 def _reader_text(reader: ReaderInfo) -> str:
@@ -198,8 +216,11 @@ def watch_line(name: str, info: SegmentInfo | None, fps: float | None) -> str:
     line = (
         f"{now} {name} {status_text(info)} {format_frame(info)} sequence={info.sequence} "
         f"fps={format_fps(measured_fps(info) if fps is None else fps)} "
-        f"age={format_seconds(info.last_frame_age)} dropped={info.dropped} readers={len(info.readers)}"
+        f"age={format_seconds(info.last_frame_age)} readers={len(info.readers)}"
     )
+    for name, row in STATISTICS.items():
+        if row.prominent:
+            line += f" {row.label or name}={_format_statistic(info, name, row)}"
     return printable(f"{line} reason: {info.source_reason}" if _has_trouble(info) and info.source_reason else line)
 
 

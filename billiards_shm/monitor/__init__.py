@@ -1,1 +1,1 @@
-"""What is said of a segment: rates, metrics and health, for the command line, the server and the capture process."""
+"""Rates, metrics and health of segments, for the command line, the server and the capture process."""

@@ -1,70 +1,88 @@
-"""The segments that a server watches, as they come and go, and whether each is well."""
+"""Watched segments as they come and go, and whether each is healthy."""
 
 import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Final
 
-from billiards_shm import (
-    BilliardsShmError,
-    SegmentInfo,
-    SegmentNotFoundError,
-    SegmentStatus,
-    inspect_segment,
-    list_segments,
-)
+from billiards_shm.errors import BilliardsShmError, SegmentNotFoundError
 from billiards_shm.monitor.rates import RateMeter, latency_bound
+from billiards_shm.segments import SegmentInfo, inspect_segment, list_segments
+from billiards_shm.statistics import SegmentStatistics, statistics_of
+from billiards_shm.status import SegmentStatus, SourceState
 
-__all__ = ["LOOK_INTERVAL_S", "HealthMonitor", "SegmentHealth", "judge"]
+__all__ = ["REFRESH_INTERVAL_S", "HealthMonitor", "HealthState", "SegmentHealth", "evaluate_health"]
 
-LOOK_INTERVAL_S: Final = 0.2
-"""A look is good for so long; who asks sooner gets the same one."""
+REFRESH_INTERVAL_S: Final = 0.2
+"""Segments are inspected at most this often; calls in between get the last result."""
 
 REMEMBERED_S: Final = 600.0
-"""A segment that nobody named and that is gone is spoken of for so long."""
+"""How long a segment is still reported after it is gone, unless it was named."""
 
 REMEMBERED_NAMES: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentHealth:
-    """One watched segment at one moment."""
+class HealthState(StrEnum):
+    """Health of one segment."""
+
+    LIVE = "live"
+    """The only healthy state: a writer lives, and its newest captured frame is new enough."""
+    WAITING = "waiting"
+    """There is no frame yet."""
+    STALLED = "stalled"
+    """The newest captured frame is too old."""
+    DEAD = "dead"
+    """The writer died."""
+    CLOSED = "closed"
+    """The writer closed the segment."""
+    GONE = "gone"
+    """There is no segment."""
+    UNREADABLE = "unreadable"
+    """The object under the name cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentHealth(SegmentStatistics):
+    """One watched segment at one moment. The defaults are those of a segment that is gone."""
 
     name: str
-    state: str
-    """live, waiting (no frame yet), stalled, dead, closed, gone or unreadable."""
-    healthy: bool
+    state: HealthState
     reason: str
     """Why, in a sentence."""
-    status: SegmentStatus
-    source_state: str
-    source_reason: str
-    backend: str
-    width: int | None
-    height: int | None
-    pixel_format: str | None
-    fps: float
-    """Frames published per second over the last seconds."""
-    last_frame_age: float | None
+    status: SegmentStatus = SegmentStatus.DETACHED
+    source_state: SourceState = SourceState.UNKNOWN
+    source_reason: str = ""
+    backend: str = ""
+    width: int | None = None
+    height: int | None = None
+    pixel_format: str | None = None
+    fps: float = 0.0
+    """Frames published per second, over the last seconds."""
+    last_frame_age: float | None = None
     """Seconds since the newest captured frame."""
-    write_p50_ms: float | None
-    write_p99_ms: float | None
-    sequence: int
-    captured: int
-    published: int
-    dropped: int
-    reconnects: int
-    stalls: int
-    loops: int
-    readers: int
-    shared_memory_bytes: int
-    """That have memory behind them now."""
+    write_p50_ms: float | None = None
+    write_p99_ms: float | None = None
+    sequence: int = 0
+    readers: int = 0
+    shared_memory_bytes: int = 0
+    """Bytes with memory behind them."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the segment is live."""
+        return self.state is HealthState.LIVE
+
+    def as_dict(self) -> dict[str, Any]:
+        """All attributes by name, for JSON."""
+        first = {"name": self.name, "state": self.state, "healthy": self.healthy, "reason": self.reason}
+        return first | asdict(self)
 
 
-def judge(info: SegmentInfo | None, max_frame_age: float, trouble: str = "") -> tuple[str, bool, str]:
-    """Say whether a segment is well: by its writer's status and the age of the newest captured frame.
+def evaluate_health(info: SegmentInfo | None, max_frame_age: float, error: str = "") -> tuple[HealthState, str]:
+    """Tell whether a segment is healthy, from its writer's status and the age of the newest captured frame.
 
     Parameters
     ----------
@@ -72,45 +90,43 @@ def judge(info: SegmentInfo | None, max_frame_age: float, trouble: str = "") -> 
         None: there is no segment, or it cannot be read.
     max_frame_age : float
         Seconds.
-    trouble : str
-        Why it cannot be read.
+    error : str
+        Why the segment cannot be read.
 
     Returns
     -------
-    state : str
-        As in `SegmentHealth`.
-    healthy : bool
+    state : HealthState
     reason : str
     """
     if info is None:
-        return ("unreadable", False, trouble) if trouble else ("gone", False, "there is no segment of this name")
+        return (HealthState.UNREADABLE, error) if error else (HealthState.GONE, "there is no segment of this name")
     age = info.last_frame_age
-    newest = "it never had a frame" if age is None else f"its newest frame is {_seconds(age)} old"
+    newest = "it never had a frame" if age is None else f"its newest frame is {_duration(age)} old"
     if info.status is SegmentStatus.DEAD:
-        return "dead", False, f"the writer died without closing it; {newest}"
+        return HealthState.DEAD, f"the writer died without closing it; {newest}"
     if info.status is not SegmentStatus.LIVE:
-        return "closed", False, f"the writer closed it; {newest}"
-    source = f"; the source is {info.source_state}" if info.source_state != "unknown" else ""
+        return HealthState.CLOSED, f"the writer closed it; {newest}"
+    source = "" if info.source_state is SourceState.UNKNOWN else f"; the source is {info.source_state}"
     if source and info.source_reason:
         source += f": {info.source_reason}"
     if age is None:
-        return "waiting", False, f"no frame yet{source}"
+        return HealthState.WAITING, f"no frame yet{source}"
     if age > max_frame_age:
-        return "stalled", False, f"{newest}, more than the {max_frame_age:g} s allowed{source}"
-    return "live", True, f"{newest}{source}"
+        return HealthState.STALLED, f"{newest}, more than the {max_frame_age:g} s allowed{source}"
+    return HealthState.LIVE, f"{newest}{source}"
 
 
-def _seconds(age: float) -> str:
-    return f"{age * 1e3:.0f} ms" if age < 1 else f"{age:.1f} s"
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 class HealthMonitor:
-    """Looks at the watched segments when asked to; may be asked by several threads.
+    """Inspects the watched segments on demand. Threads may share it.
 
     Parameters
     ----------
     names : sequence of str or None
-        Names or paths; None: every segment of this machine, also those that appear later.
+        Names or paths; None: every segment of this machine, including those that appear later.
     max_frame_age : float
         Seconds that the newest captured frame may be old.
     trusted_owners : iterable, optional
@@ -127,84 +143,84 @@ class HealthMonitor:
         self._max_frame_age = max_frame_age
         self._owners = None if trusted_owners is None else tuple(trusted_owners)
         self._lock = threading.Lock()
-        self._looked_at = -math.inf
+        self._refreshed_at = -math.inf
         self._infos: dict[str, SegmentInfo | None] = {}
-        self._observations: dict[str, SegmentHealth] = {}
+        self._health: dict[str, SegmentHealth] = {}
         self._rates: dict[str, RateMeter] = {}
         self._last_seen: dict[str, float] = {}
 
-    def look(self) -> dict[str, SegmentHealth]:
-        """Observe every watched segment, those that are gone included; by name."""
+    def health(self) -> dict[str, SegmentHealth]:
+        """Health of every watched segment by name, including those that are gone."""
         with self._lock:
             self._refresh()
-            return self._observations
+            return self._health
 
     def infos(self) -> dict[str, SegmentInfo | None]:
-        """Inspect every watched segment that is there, or was named."""
+        """Every watched segment that exists, by name; None for one that was named and does not exist."""
         with self._lock:
             self._refresh()
             return self._infos
 
-    def watches(self, name: str) -> bool:
-        """Whether `name` is one of the watched segments. No name gets as far as the file system before."""
-        return name in self.names if self.names is not None else name in self.look()
+    def is_watched(self, name: str) -> bool:
+        """Whether `name` is one of the watched segments. Check this before any use of a name from outside."""
+        return name in self.names if self.names is not None else name in self.health()
 
     @property
     def ready(self) -> bool:
-        """Whether all is well: every named segment, or every one there is, and there is one."""
-        observations = self.look().values()
-        present = [one for one in observations if self.names is not None or one.state != "gone"]
-        return bool(present) and all(one.healthy for one in present)
+        """Whether all named segments are healthy; without names: all that exist, and at least one does."""
+        expected = [
+            health
+            for health in self.health().values()
+            if self.names is not None or health.state is not HealthState.GONE
+        ]
+        return bool(expected) and all(health.healthy for health in expected)
 
     def _refresh(self) -> None:
         now = time.monotonic()
-        if now - self._looked_at < LOOK_INTERVAL_S:
+        if now - self._refreshed_at < REFRESH_INTERVAL_S:
             return
-        self._looked_at = now
-        troubles: dict[str, str] = {}
+        self._refreshed_at = now
+        errors: dict[str, str] = {}
         if self.names is None:
             found: dict[str, SegmentInfo | None] = {
                 info.name: info for info in list_segments(trusted_owners=self._owners)
             }
             self._remember(found, now)
         else:
-            found = {name: self._inspect(name, troubles) for name in self.names}
+            found = {name: self._inspect(name, errors) for name in self.names}
         self._infos = found
         names = self._last_seen if self.names is None else found
-        self._observations = {
-            name: self._observe(name, found.get(name), troubles.get(name, "")) for name in sorted(names)
-        }
+        self._health = {name: self._evaluate(name, found.get(name), errors.get(name, "")) for name in sorted(names)}
 
-    def _inspect(self, name: str, troubles: dict[str, str]) -> SegmentInfo | None:
+    def _inspect(self, name: str, errors: dict[str, str]) -> SegmentInfo | None:
         try:
             return inspect_segment(name, trusted_owners=self._owners)
         except SegmentNotFoundError:
             return None
         except BilliardsShmError as error:
-            troubles[name] = str(error)
+            errors[name] = str(error)
             return None
 
     def _remember(self, found: Iterable[str], now: float) -> None:
-        """Keep names of segments that are gone for a while, so that it can be said that they are."""
+        """Keep the names of segments for a while after they are gone, so that they are reported as gone."""
         self._last_seen.update(dict.fromkeys(found, now))
         recent = sorted(self._last_seen.items(), key=lambda item: item[1])[-REMEMBERED_NAMES:]
         self._last_seen = {name: seen for name, seen in recent if now - seen < REMEMBERED_S}
         self._rates = {name: rate for name, rate in self._rates.items() if name in self._last_seen}
 
-    def _observe(self, name: str, info: SegmentInfo | None, trouble: str) -> SegmentHealth:
-        state, healthy, reason = judge(info, self._max_frame_age, trouble)
+    def _evaluate(self, name: str, info: SegmentInfo | None, error: str) -> SegmentHealth:
+        state, reason = evaluate_health(info, self._max_frame_age, error)
         if info is None:
             self._rates.pop(name, None)
-            return SegmentHealth(name, state, healthy, reason, SegmentStatus.DETACHED, **_NOTHING)
+            return SegmentHealth(name=name, state=state, reason=reason)
         rate = self._rates.setdefault(name, RateMeter()).update(info)
         median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
         return SegmentHealth(
-            name,
-            state,
-            healthy,
-            reason,
-            info.status,
-            source_state=str(info.source_state),
+            name=name,
+            state=state,
+            reason=reason,
+            status=info.status,
+            source_state=info.source_state,
             source_reason=info.source_reason,
             backend=info.backend,
             width=info.width,
@@ -215,20 +231,7 @@ class HealthMonitor:
             write_p50_ms=None if median is None else median * 1e3,
             write_p99_ms=None if tail is None else tail * 1e3,
             sequence=info.sequence,
-            captured=info.captured,
-            published=info.published,
-            dropped=info.dropped,
-            reconnects=info.reconnects,
-            stalls=info.stalls,
-            loops=info.loops,
             readers=len(info.readers),
             shared_memory_bytes=info.backed_bytes,
+            **statistics_of(info),
         )
-
-
-_NOTHING: Final[dict[str, Any]] = (
-    dict.fromkeys(("width", "height", "pixel_format", "last_frame_age", "write_p50_ms", "write_p99_ms"))
-    | dict.fromkeys(("source_state", "source_reason", "backend"), "")
-    | dict.fromkeys(("sequence", "captured", "published", "dropped", "reconnects", "stalls", "loops", "readers"), 0)
-    | {"fps": 0.0, "shared_memory_bytes": 0}
-)

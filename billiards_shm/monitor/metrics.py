@@ -1,4 +1,4 @@
-"""Segments as Prometheus sees them; for the server and for the capture process."""
+"""Metrics of segments for Prometheus, used by the server and by the capture process."""
 
 import logging
 import threading
@@ -18,79 +18,71 @@ from prometheus_client.registry import Collector
 
 from billiards_shm.errors import BilliardsShmError
 from billiards_shm.segments import SegmentInfo, inspect_segment
-from billiards_shm.status import SegmentStatus
+from billiards_shm.statistics import STATISTICS
+from billiards_shm.status import SegmentStatus, SourceState
 
 __all__ = ["SegmentCollector", "metrics_server"]
 
 _log = logging.getLogger(__name__)
 
 _LABELS: Final = ("name",)
-_COUNTERS: Final = {
-    "frames_captured": ("captured", "Frames that the source gave"),
-    "frames_published": ("published", "Frames published into shared memory"),
-    "frames_dropped": ("dropped", "Frames not published, for want of shared memory"),
-    "reconnects": ("reconnects", "Times that a lost source came back"),
-    "stalls": ("stalls", "Times that the source brought nothing for too long"),
-    "loops": ("loops", "Times that a recording began again"),
-}
+_FAMILIES: Final = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+# Metrics that are no statistic of the table: name, help text, value.
+_DERIVED: Final[tuple[tuple[str, str, Callable[[SegmentInfo], float]], ...]] = (
+    ("up", "1 if the segment has a living writer", lambda info: info.status is SegmentStatus.LIVE),
+    (
+        "last_frame_age_seconds",
+        "Since the newest captured frame; 0 before the first",
+        lambda info: info.last_frame_age or 0.0,
+    ),
+    ("fps", "Frames per second, as the capture process last measured", lambda info: info.fps),
+    ("shared_memory_bytes", "Shared memory in use", lambda info: info.backed_bytes),
+    ("readers", "Readers attached to the segment", lambda info: len(info.readers)),
+)
 # Upper bounds of the segment's own buckets, 2**10 ns (a microsecond) to 2**30 ns (a second).
 _EXPONENTS: Final = range(10, 31)
 
 
 class SegmentCollector(Collector):
-    """Makes metrics of what segments say of themselves, at each scrape.
+    """Collects the metrics of segments at each scrape.
 
     Parameters
     ----------
     infos : callable
-        Gives the segments by name; None for one that is not there yet, whose figures are zeros.
+        Returns the segments by name; None for one that does not exist yet: its values are 0.
     """
 
     def __init__(self, infos: Callable[[], Mapping[str, SegmentInfo | None]]) -> None:
         self._infos = infos
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metrics without looking at segments, which registering need not do."""
+        """Name the metrics without inspecting segments, which registration does not need."""
         return _families({})
 
     def collect(self) -> Iterable[Metric]:
-        """Look at the segments now."""
+        """Inspect the segments now."""
         return _families(self._infos())
 
 
 def _families(infos: Mapping[str, SegmentInfo | None]) -> list[Metric]:
     families: list[Metric] = []
-    for metric, (attribute, text) in _COUNTERS.items():
-        counter = CounterMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
+    for attribute, row in STATISTICS.items():
+        family = _FAMILIES[row.kind](f"billiards_shm_{row.metric}", row.description, labels=_LABELS)
         for name, info in infos.items():
-            counter.add_metric([name], getattr(info, attribute, 0))
-        families.append(counter)
-    up = _gauge(infos, "up", "1 if the segment has a living writer", lambda info: info.status is SegmentStatus.LIVE)
-    age = _gauge(
-        infos,
-        "last_frame_age_seconds",
-        "Since the newest captured frame; 0 before the first",
-        lambda info: info.last_frame_age or 0.0,
-    )
-    fps = _gauge(infos, "fps", "Frames per second, as the capture process measured it last", lambda info: info.fps)
-    memory = _gauge(infos, "shared_memory_bytes", "Shared memory in use", lambda info: info.backed_bytes)
-    readers = _gauge(infos, "readers", "Readers attached to the segment", lambda info: len(info.readers))
-    return [*families, up, age, fps, memory, readers, _latency(infos), _description(infos)]
-
-
-def _gauge(
-    infos: Mapping[str, SegmentInfo | None], metric: str, text: str, value: Callable[[SegmentInfo], float]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
-    for name, info in infos.items():
-        family.add_metric([name], 0.0 if info is None else float(value(info)))
-    return family
+            family.add_metric([name], getattr(info, attribute, 0))
+        families.append(family)
+    for metric, text, value in _DERIVED:
+        gauge = GaugeMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
+        for name, info in infos.items():
+            gauge.add_metric([name], 0.0 if info is None else float(value(info)))
+        families.append(gauge)
+    return [*families, _latency(infos), _description(infos)]
 
 
 def _latency(infos: Mapping[str, SegmentInfo | None]) -> HistogramMetricFamily:
     family = HistogramMetricFamily(
         "billiards_shm_write_latency_seconds",
-        "To write one frame into shared memory; the sum is estimated from the buckets",
+        "Time to write one frame into shared memory; the sum is estimated from the buckets",
         labels=_LABELS,
     )
     for name, info in infos.items():
@@ -105,16 +97,16 @@ def _latency(infos: Mapping[str, SegmentInfo | None]) -> HistogramMetricFamily:
 def _description(infos: Mapping[str, SegmentInfo | None]) -> InfoMetricFamily:
     family = InfoMetricFamily("billiards_shm_segment", "What the segment holds and where it comes from", labels=_LABELS)
     for name, info in infos.items():
-        described = {"backend": "", "format": "", "resolution": "", "source_state": "", "status": "detached"}
-        if info is not None:
-            described |= {
-                "backend": info.backend,
-                "format": info.pixel_format or "",
-                "resolution": f"{info.width}x{info.height}" if info.width else "",
-                "source_state": str(info.source_state),
-                "status": str(info.status),
-            }
-        family.add_metric([name], described)
+        family.add_metric(
+            [name],
+            {
+                "backend": info.backend if info else "",
+                "format": info.pixel_format or "" if info else "",
+                "resolution": f"{info.width}x{info.height}" if info and info.width else "",
+                "source_state": str(info.source_state if info else SourceState.UNKNOWN),
+                "status": str(info.status if info else SegmentStatus.DETACHED),
+            },
+        )
     return family
 
 
@@ -125,7 +117,7 @@ def metrics_server(name: str, host: str, port: int) -> Iterator[int]:
     Parameters
     ----------
     name : str
-        The segment, which need not be there yet.
+        The segment, which need not exist yet.
     host : str
         Address to listen at.
     port : int
@@ -139,20 +131,20 @@ def metrics_server(name: str, host: str, port: int) -> Iterator[int]:
     Raises
     ------
     OSError
-        If that port cannot be listened at.
+        The port cannot be opened.
     """
 
-    def look() -> Mapping[str, SegmentInfo | None]:
+    def inspect() -> Mapping[str, SegmentInfo | None]:
         try:
             return {name: inspect_segment(name)}
         except BilliardsShmError:
             return {name: None}
 
     registry = CollectorRegistry()
-    registry.register(SegmentCollector(look))
+    registry.register(SegmentCollector(inspect))
     server, _ = start_http_server(port, addr=host, registry=registry)
 
-    def end() -> None:
+    def stop() -> None:
         server.shutdown()
         server.server_close()
 
@@ -160,5 +152,5 @@ def metrics_server(name: str, host: str, port: int) -> Iterator[int]:
         _log.info("Metrics at http://%s:%d/metrics", host, server.server_port)
         yield server.server_port
     finally:
-        # It takes up to half a second to notice, and a process that stops is not to wait for that.
-        threading.Thread(target=end, daemon=True).start()
+        # The server takes up to half a second to stop; the process does not wait for it.
+        threading.Thread(target=stop, daemon=True).start()

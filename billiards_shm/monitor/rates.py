@@ -1,4 +1,4 @@
-"""Figures computed from what segments say: rates from counts seen now and then, bounds from histograms."""
+"""Rates from sequence numbers, and percentiles from latency buckets."""
 
 import time
 from collections import deque
@@ -10,7 +10,7 @@ __all__ = ["RateMeter", "latency_bound"]
 
 
 def latency_bound(buckets: Sequence[int], share: float) -> float | None:
-    """Give the time, in seconds, that `share` of the writes stayed below.
+    """Return the time, in seconds, that `share` of the writes stayed below; None: there was no write.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def latency_bound(buckets: Sequence[int], share: float) -> float | None:
 
 
 class RateMeter:
-    """Frames per second over the last seconds, from sequence numbers seen now and then."""
+    """Frames per second over the last seconds, from successive sequence numbers."""
 
     def __init__(self, window_s: float = 5.0) -> None:
         self._window_s = window_s
@@ -39,9 +39,9 @@ class RateMeter:
         self._generation = ""
 
     def update(self, info: SegmentInfo, now: float | None = None) -> float | None:
-        """Take in what a segment says; give the rate, or None while there is one sample only."""
+        """Add a sample; return the rate, or None while there is only one sample."""
         now = time.monotonic() if now is None else now
-        # After a clean close the numbers begin at 1 again: a difference across that means nothing.
+        # After a clean close the numbers start at 1 again: a difference across that is no rate.
         if info.generation != self._generation and self._samples and info.sequence < self._samples[-1][1]:
             self._samples.clear()
         self._generation = info.generation

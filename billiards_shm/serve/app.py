@@ -1,13 +1,14 @@
-"""The application: which address gives what."""
+"""The application: what each address answers."""
 
 import asyncio
-import dataclasses
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from html import escape
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -16,12 +17,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from billiards_shm import BilliardsShmError, SegmentNotFoundError, SharedMemoryFrameReader, inspect_segment
 from billiards_shm.images import encode_image, encode_preview
-from billiards_shm.monitor.health import LOOK_INTERVAL_S, HealthMonitor, SegmentHealth
+from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
 from billiards_shm.serve.access import Access, Guard
 from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.feed import Feed, PreviewFormat, capture_wall_ns
 from billiards_shm.serve.metrics import ServerMetrics
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
+from billiards_shm.statistics import STATISTICS
 
 __all__ = ["create_app"]
 
@@ -36,14 +38,14 @@ _ASSETS: Final = {
 
 _Result = TypeVar("_Result")
 
-Name = Annotated[str, Path(description="Of the segment", max_length=4096)]
+Name = Annotated[str, Path(description="Name or path of the segment", max_length=4096)]
 Fps = Annotated[
-    float | None, Query(gt=0, le=240, allow_inf_nan=False, description="At most so many frames a second; else all")
+    float | None, Query(gt=0, le=240, allow_inf_nan=False, description="Frames a second at most; without it: all")
 ]
-Quality = Annotated[int, Query(ge=1, le=95, description="Of the JPEG")]
-Width = Annotated[int | None, Query(ge=16, le=7680, description="Made smaller if wider than so many pixels")]
+Quality = Annotated[int, Query(ge=1, le=95, description="JPEG quality")]
+Width = Annotated[int | None, Query(ge=16, le=7680, description="Wider frames are scaled down to this many pixels")]
 Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
-Window = Annotated[int, Query(ge=1, le=16, description="Frames sent ahead of the client's answers")]
+Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
 
 
 def create_app(
@@ -55,28 +57,28 @@ def create_app(
     allowed_hosts: Iterable[str] | None = None,
     trusted_owners: Iterable[int | str] | None = None,
 ) -> FastAPI:
-    """Make the application, to be served by itself or mounted in another.
+    """Create the application, to be served by itself or mounted in another.
 
     Parameters
     ----------
     names : sequence of str, optional
-        Segments to show, by name or path; None: every one of this machine, also those that appear later.
+        Segments to show, by name or path; None: every segment of this machine, including those that appear later.
     token : str, optional
-        What a client has to know for everything but ``/healthz``.
+        Secret that clients must send for everything but ``/healthz``.
     max_clients : int
         Streams, WebSockets and event streams at a time.
     max_frame_age : float
-        Seconds; a segment whose newest captured frame is older is not well.
+        Seconds; a segment whose newest captured frame is older is unhealthy.
     allowed_hosts : iterable of str, optional
-        Names that requests may be addressed to, besides addresses, `localhost` and the machine's own; None: any, which
-        is for applications that see to it themselves. With a token it does not matter.
+        Host names that requests may be addressed to, besides addresses, `localhost` and the machine's own name; None:
+        any, for applications that check the host themselves. With a token it does not matter.
     trusted_owners : iterable, optional
         As for a reader.
 
     Returns
     -------
     fastapi.FastAPI
-        Needs no lifespan, which mounted applications do not get: it reads a segment while somebody watches.
+        Needs no lifespan, which mounted applications do not get: it reads a segment only while it has viewers.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def create_app(
     _add_pages(app, access)
     _add_health(app, server)
     _add_statistics(app, server)
-    _add_pictures(app, server)
+    _add_images(app, server)
     return app
 
 
@@ -113,46 +115,42 @@ class _AppState:
         max_frame_age: float,
         owners: tuple[int | str, ...] | None,
     ) -> None:
-        self.observer = HealthMonitor(names, max_frame_age, owners)
+        self.monitor = HealthMonitor(names, max_frame_age, owners)
         self.clients = Clients(max_clients)
-        self.metrics = ServerMetrics(self.observer, self.clients)
+        self.metrics = ServerMetrics(self.monitor, self.clients)
         self.owners = owners
-        # Both start their threads with the first piece of work. Snapshots may be slow, and are not to delay streams.
+        # Both start their threads with the first piece of work. Snapshots may be slow and must not delay streams.
         self._encoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) - 1), "billiards-shm-encode")
         self._snapshots = ThreadPoolExecutor(1, "billiards-shm-snapshot")
         self._waiting_snapshots = 0
         self._feeds: dict[str, Feed] = {}
 
     async def feed(self, name: str) -> Feed:
-        """The feed of a watched segment; 404 for any other."""
-        await self.check(name)
+        """Return the feed of a watched segment; 404 for any other."""
+        await self.require_watched(name)
         if name not in self._feeds:
             self._feeds[name] = Feed(name, self._encoders, partial(self.metrics.encoded, name), self.owners)
         return self._feeds[name]
 
-    async def check(self, name: str) -> None:
-        """See that a segment is watched, before anything is done under its name."""
-        for pause in (LOOK_INTERVAL_S, 0):
-            if await asyncio.to_thread(self.observer.watches, name):
+    async def require_watched(self, name: str) -> None:
+        """Answer 404 if a segment is not watched. Call this before any use of a name from a request."""
+        for pause in (REFRESH_INTERVAL_S, 0):
+            if await asyncio.to_thread(self.monitor.is_watched, name):
                 return
-            if self.observer.names is None:
-                await asyncio.sleep(pause)  # it may have appeared since the last look
+            if self.monitor.names is None:
+                await asyncio.sleep(pause)  # it may have appeared since the last refresh
         raise HTTPException(404, f"no segment {name!r} is shown here: /api/segments lists them")
 
-    async def observe(self) -> list[dict[str, Any]]:
-        """Every watched segment as JSON has it."""
-        observations = await asyncio.to_thread(self.observer.look)
-        return [self.described(one) for one in observations.values()]
-
-    def described(self, one: SegmentHealth) -> dict[str, Any]:
-        """One segment as JSON has it."""
-        watching = sum(client.name == one.name for client in self.clients)
-        return dataclasses.asdict(one) | {"clients": watching}
+    async def describe_segments(self) -> list[dict[str, Any]]:
+        """Return health and statistics of every watched segment, for JSON."""
+        health = await asyncio.to_thread(self.monitor.health)
+        viewers = Counter(client.name for client in self.clients)
+        return [segment.as_dict() | {"clients": viewers[segment.name]} for segment in health.values()]
 
     async def in_snapshot_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Do what may take long, one at a time, and refuse when too many wait."""
+        """Run slow work, one piece at a time, and answer 503 when too many wait."""
         if self._waiting_snapshots >= _WAITING_SNAPSHOTS:
-            raise HTTPException(503, "too many snapshots are asked for at once", {"Retry-After": "1"})
+            raise HTTPException(503, "too many snapshots at once", {"Retry-After": "1"})
         self._waiting_snapshots += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._snapshots, work)
@@ -163,6 +161,7 @@ class _AppState:
 def _add_pages(app: FastAPI, access: Access) -> None:
     directory = files("billiards_shm.serve") / "page"
     assets = {name: (directory / name).read_bytes() for name in (*_ASSETS, "index.html", "login.html")}
+    assets["index.html"] = assets["index.html"].replace(b"<!-- statistics -->", _statistics_html().encode())
 
     def asset(name: str, media_type: str, request: Request) -> Response:
         tag = f'"{hashlib.sha256(assets[name]).hexdigest()[:16]}"'
@@ -190,44 +189,54 @@ def _add_pages(app: FastAPI, access: Access) -> None:
         return await access.log_in(request)
 
 
+def _statistics_html() -> str:
+    """The prominent statistics, as each card of the page has them."""
+    return "\n      ".join(
+        f'<div><dt title="{escape(row.description)}">{escape(row.label or name)}</dt>'
+        f'<dd data-statistic="{name}" data-unit="{row.unit}"></dd></div>'
+        for name, row in STATISTICS.items()
+        if row.prominent
+    )
+
+
 def _add_health(app: FastAPI, server: _AppState) -> None:
     @app.get("/healthz", tags=["health"])
     async def process_health() -> dict[str, str]:
-        """Say that this process answers, which says nothing of any picture."""
+        """Answer 200 while this process runs, whatever the state of the segments."""
         return {"status": "ok"}
 
-    @app.get("/readyz", tags=["health"], responses={503: {"description": "One of the segments is not well"}})
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "A segment is unhealthy"}})
     async def readiness() -> Response:
-        """Say whether every watched segment is well, by the age of its newest captured frame."""
-        ready = await asyncio.to_thread(lambda: server.observer.ready)
-        segments = {one.name: _health(one) for one in server.observer.look().values()}
+        """Answer 200 if every watched segment is healthy: a writer lives, and its newest captured frame is new."""
+        ready = await asyncio.to_thread(lambda: server.monitor.ready)
+        segments = {name: _brief(health) for name, health in server.monitor.health().items()}
         body: dict[str, Any] = {"ready": ready, "segments": segments}
         if not segments:
             body["reason"] = "there is no segment"
         return JSONResponse(body, 200 if ready else 503)
 
-    @app.get("/health/{name:path}", tags=["health"], responses={503: {"description": "It is not well; says why"}})
+    @app.get("/health/{name:path}", tags=["health"], responses={503: {"description": "Unhealthy; `reason` says why"}})
     async def health(name: Name) -> Response:
-        """Say whether one segment is well, by its writer's status and the age of its newest captured frame."""
-        await server.check(name)
-        one = server.observer.look().get(name)
-        if one is None:
+        """Answer 200 if one segment is healthy: its writer lives, and its newest captured frame is new."""
+        await server.require_watched(name)
+        found = server.monitor.health().get(name)
+        if found is None:
             raise HTTPException(404, f"{name!r} is gone")
-        return JSONResponse({"name": name, **_health(one)}, 200 if one.healthy else 503)
+        return JSONResponse({"name": name, **_brief(found)}, 200 if found.healthy else 503)
 
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
-        """Give the metrics for Prometheus."""
+        """Return the metrics for Prometheus."""
         text, content_type = await asyncio.to_thread(server.metrics.text, request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
 
-def _health(one: SegmentHealth) -> dict[str, Any]:
-    age = one.last_frame_age
+def _brief(health: SegmentHealth) -> dict[str, Any]:
+    age = health.last_frame_age
     return {
-        "healthy": one.healthy,
-        "state": one.state,
-        "reason": one.reason,
+        "healthy": health.healthy,
+        "state": health.state,
+        "reason": health.reason,
         "last_frame_age": None if age is None else round(age, 4),
     }
 
@@ -235,14 +244,14 @@ def _health(one: SegmentHealth) -> dict[str, Any]:
 def _add_statistics(app: FastAPI, server: _AppState) -> None:
     @app.get("/api/segments", tags=["statistics"])
     async def segments() -> list[dict[str, Any]]:
-        """List the watched segments with their state and figures."""
-        return await server.observe()
+        """List the watched segments with their health and statistics."""
+        return await server.describe_segments()
 
     @app.get("/api/segments/{name:path}", tags=["statistics"])
     async def segment(name: Name) -> dict[str, Any]:
-        """Give everything about one segment; `segment` is what ``billiards-shm inspect --json`` shows."""
-        await server.check(name)
-        described = {one["name"]: one for one in await server.observe()}
+        """Return everything about one segment; `segment` is what ``billiards-shm inspect --json`` shows."""
+        await server.require_watched(name)
+        described = {segment["name"]: segment for segment in await server.describe_segments()}
         if name not in described:
             raise HTTPException(404, f"{name!r} is gone")
         try:
@@ -253,18 +262,18 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
 
     @app.get("/api/events", tags=["statistics"])
     async def events(interval: Interval = 1.0) -> Response:
-        """Send what ``/api/segments`` gives again and again, as server-sent events named `segments`."""
-        return EventStream(server.observe, interval, server.clients)
+        """Send what ``/api/segments`` returns once per interval, as server-sent events named `segments`."""
+        return EventStream(server.describe_segments, interval, server.clients)
 
     @app.get("/api/clients", tags=["statistics"])
     async def clients() -> list[dict[str, Any]]:
-        """List who is connected, with frames sent and skipped."""
+        """List the connected clients, with frames sent and skipped."""
         return [client.as_dict() for client in server.clients]
 
 
-def _add_pictures(app: FastAPI, server: _AppState) -> None:
+def _add_images(app: FastAPI, server: _AppState) -> None:
     @app.head("/stream/{name:path}.mjpg", include_in_schema=False)
-    @app.get("/stream/{name:path}.mjpg", tags=["pictures"])
+    @app.get("/stream/{name:path}.mjpg", tags=["images"])
     async def mjpeg(name: Name, fps: Fps = None, quality: Quality = DEFAULT_QUALITY, width: Width = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
         return MjpegStream(await server.feed(name), PreviewFormat(width, quality), fps, server.clients)
@@ -286,15 +295,15 @@ def _add_pictures(app: FastAPI, server: _AppState) -> None:
             return
         await send_over_websocket(socket, feed, PreviewFormat(width, quality), fps, window, server.clients)
 
-    @app.get("/snapshot/{name:path}.{extension}", tags=["pictures"])
+    @app.get("/snapshot/{name:path}.{extension}", tags=["images"])
     async def snapshot(
         name: Name,
         extension: Literal["jpg", "png"],
         quality: Annotated[int, Query(ge=1, le=100)] = 90,
         width: Width = None,
     ) -> Response:
-        """Give the newest frame, with its number, capture time and age in headers. PNG keeps every bit."""
-        await server.check(name)
+        """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
+        await server.require_watched(name)
         return await server.in_snapshot_thread(partial(_snapshot, name, extension, quality, width, server.owners))
 
 
@@ -315,7 +324,7 @@ def _snapshot(
             if extension == "jpg":
                 image = encode_preview(frame, metadata.pixel_format, width, quality)
             elif width is not None:
-                raise HTTPException(422, "width is for JPEG: a PNG is the frame as it is")
+                raise HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
             else:
                 image = encode_image(frame, metadata.pixel_format, ".png")
         except ValueError as error:

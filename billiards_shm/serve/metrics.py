@@ -1,4 +1,4 @@
-"""What the server counts of itself, next to the metrics of the segments."""
+"""The metrics of one application: those of its segments, and those of its own clients."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -17,70 +17,70 @@ __all__ = ["ServerMetrics"]
 _LABELS: Final = ("kind", "name")
 _TOTALS: Final = {
     "frames": ("client_frames", "Frames sent to clients"),
-    "skipped": ("client_frames_skipped", "Frames that clients were not sent, by their own wish or for being slow"),
+    "skipped": ("client_frames_skipped", "Frames that clients were not sent: they asked for fewer, or were too slow"),
     "bytes": ("client_bytes", "Bytes of pictures and events sent to clients"),
 }
 
 
 class ServerMetrics:
-    """The registry of one application.
+    """Prometheus metrics of one application.
 
     Parameters
     ----------
-    observer : HealthMonitor
+    monitor : HealthMonitor
     clients : Clients
     """
 
-    def __init__(self, observer: HealthMonitor, clients: Clients) -> None:
-        self._observer = observer
+    def __init__(self, monitor: HealthMonitor, clients: Clients) -> None:
+        self._monitor = monitor
         self._registry = CollectorRegistry()
-        self._registry.register(SegmentCollector(observer.infos))
-        self._registry.register(_ClientCollector(observer, clients))
+        self._registry.register(SegmentCollector(monitor.infos))
+        self._registry.register(_ClientCollector(monitor, clients))
         self._encode = Histogram(
             "billiards_shm_encode_seconds",
-            "To encode one frame as a JPEG, scaling included",
+            "Time to encode one frame as a JPEG, including scaling",
             ["name"],
             buckets=(0.001, 0.002, 0.004, 0.006, 0.008, 0.012, 0.016, 0.024, 0.033, 0.05, 0.1, 0.25),
             registry=self._registry,
         )
 
     def encoded(self, name: str, seconds: float) -> None:
-        """Note how long an encoding took; from any thread."""
+        """Record how long an encoding took. Any thread may call this."""
         self._encode.labels(name).observe(seconds)
 
     def text(self, accept: str) -> tuple[bytes, str]:
-        """Give the metrics as a scraper that sent `accept` wants them, and their content type."""
-        for name in self._observer.look():
-            self._encode.labels(name)  # shows zeros for what nobody has watched yet
+        """Return the metrics in the format that the `Accept` header asks for, and their content type."""
+        for name in self._monitor.health():
+            self._encode.labels(name)  # segments without a viewer so far show zeros
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _ClientCollector(Collector):
-    def __init__(self, observer: HealthMonitor, clients: Clients) -> None:
-        self._observer = observer
+    def __init__(self, monitor: HealthMonitor, clients: Clients) -> None:
+        self._monitor = monitor
         self._clients = clients
 
     def describe(self) -> Iterable[Metric]:
         return self._families({})
 
     def collect(self) -> Iterable[Metric]:
-        return self._families(self._observer.look())
+        return self._families(self._monitor.health())
 
-    def _families(self, observations: Mapping[str, SegmentHealth]) -> list[Metric]:
-        healthy = GaugeMetricFamily("billiards_shm_healthy", "1 if /health/NAME says 200", labels=["name"])
-        for name, observation in observations.items():
-            healthy.add_metric([name], float(observation.healthy))
-        here = GaugeMetricFamily("billiards_shm_clients", "Clients connected now", labels=_LABELS)
+    def _families(self, segments: Mapping[str, SegmentHealth]) -> list[Metric]:
+        healthy = GaugeMetricFamily("billiards_shm_healthy", "1 if /health/NAME answers 200", labels=["name"])
+        for name, health in segments.items():
+            healthy.add_metric([name], float(health.healthy))
+        connected = GaugeMetricFamily("billiards_shm_clients", "Clients connected now", labels=_LABELS)
         totals = self._clients.totals()
         keys = {(kind, name) for _, kind, name in totals} | {("events", "")}
-        keys |= {(kind, name) for kind in ("mjpeg", "websocket") for name in observations}
+        keys |= {(kind, name) for kind in ("mjpeg", "websocket") for name in segments}
         for key in sorted(keys):
-            here.add_metric(key, sum((client.kind, client.name) == key for client in self._clients))
-        families: list[Metric] = [healthy, here]
-        for what, (metric, text) in _TOTALS.items():
+            connected.add_metric(key, sum((client.kind, client.name) == key for client in self._clients))
+        families: list[Metric] = [healthy, connected]
+        for total, (metric, text) in _TOTALS.items():
             family = CounterMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
             for key in sorted(keys):
-                family.add_metric(key, totals[(what, *key)])
+                family.add_metric(key, totals[(total, *key)])
             families.append(family)
         return families

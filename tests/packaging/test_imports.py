@@ -31,12 +31,12 @@ ARROWS: dict[str, set[str]] = {
     # The rooms of the capture process and the server, from the bottom up.
     "config": {"errors"},
     "service": {"errors"},
-    "monitor": {"__init__", "errors", "segments", "status"},
+    "monitor": {"errors", "segments", "statistics", "status"},
     "sources": {"config", "errors"},
     "capture": {"__init__", "config", "errors", "monitor", "service", "sources"},
     "supervise": {"__init__", "_core", "capture", "config", "errors", "service"},
-    "serve": {"__init__", "images", "monitor"},
-    "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "supervise"},
+    "serve": {"__init__", "images", "monitor", "statistics"},
+    "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "statistics", "supervise"},
     "__main__": {"cli"},
 }
 

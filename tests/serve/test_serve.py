@@ -239,7 +239,7 @@ def test_a_segment_may_be_a_file_whose_path_is_as_odd_as_paths_are(tmp_path: Pat
 def test_no_name_leads_anywhere_but_to_watched_segments(
     watched: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billiards_shm.serve.app.LOOK_INTERVAL_S", 0.01)  # it looks twice for each
+    monkeypatch.setattr("billiards_shm.serve.app.REFRESH_INTERVAL_S", 0.01)  # it looks twice for each
     with served(create_app(watched)) as server:
         for path in ("/snapshot/{}.jpg", "/stream/{}.mjpg", "/health/{}", "/api/segments/{}", "/static/{}"):
             for name in (

@@ -25,6 +25,11 @@ function seconds(value) {
   return value < 120 ? `${value.toFixed(1)} s` : `${Math.round(value / 60)} min`;
 }
 
+function quantity(value, unit) {
+  if (unit !== "bytes") return String(value);
+  return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`;
+}
+
 function veil(element, one) {
   element.hidden = one.healthy;
   if (one.healthy || element.dataset.state === one.state) return;
@@ -88,10 +93,11 @@ class Card {
     this.figure("age", seconds(one.last_frame_age));
     this.figure("latency", latency === null ? "–" : `${Math.round(latency)} ms`);
     this.figure("size", one.width ? `${one.width}×${one.height}` : "–");
-    this.figure("dropped", String(one.dropped));
     this.figure("readers", String(one.readers));
     this.figure("clients", String(one.clients));
-    this.figure("incidents", `${one.stalls} / ${one.reconnects}`);
+    for (const cell of this.root.querySelectorAll("[data-statistic]")) {
+      setText(cell, quantity(one[cell.dataset.statistic], cell.dataset.unit));
+    }
     this.plot("fps", one.status === "live" ? one.fps : null, "fps");
     this.plot("latency", latency, "ms");
   }
