@@ -1,8 +1,8 @@
-"""Writes the tables of the documentation that follow from something else: configuration, memory and figures.
+"""Writes the tables of the documentation that follow from something else: configuration, statistics, memory, figures.
 
     python docs/generate.py
 
-Run it after a change of the configuration model. `python -m bench.report --docs` runs it after writing `figures.json`.
+Run it after a change of the configuration model or of the statistics. `python -m bench.report --docs` runs it after writing `figures.json`.
 Each table stands between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from billiards_shm.config.model import configuration_keys
+from billiards_shm.statistics import STATISTICS
 
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures.json"
@@ -32,6 +33,16 @@ def configuration() -> str:
         sections.setdefault(section, []).append(row)
     head = ("key", "default", "what it is", "allowed")
     return "\n".join(f"### `{section}`\n\n{table(head, rows)}" for section, rows in sections.items())
+
+
+def statistics() -> str:
+    """What is counted in each segment."""
+    suffix = {"counter": "_total", "gauge": ""}
+    rows = [
+        (f"`{name}`", f"`billiards_shm_{row.metric}{suffix[row.kind]}`", row.description)
+        for name, row in STATISTICS.items()
+    ]
+    return table(("statistic", "metric", "what it is"), rows)
 
 
 def memory() -> str:
@@ -110,6 +121,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 TABLES: dict[tuple[Path, str], Callable[[], str]] = {
     (DOCS / "configuration.md", "configuration"): configuration,
+    (DOCS / "serving.md", "statistics"): statistics,
     (DOCS / "memory.md", "memory"): memory,
     (DOCS / "figures.md", "figures"): figures,
     (DOCS.parent / "README.md", "figures"): readme_figures,
