@@ -15,6 +15,11 @@ from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 sys.path.append(str(Path(__file__).parents[1]))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """None: what is measured has the machine to itself."""
+    return 0
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Say what was measured on: figures mean nothing without it."""
     machine_info |= machine.describe()

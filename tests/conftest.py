@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,21 +20,46 @@ collect_ignore = (
 )
 
 SHARED_MEMORY = Path("/dev/shm")
+TEMPORARIES = pytest.StashKey[set[str]]()
 PREFIX = f"test-{os.getpid()}-"
 _numbers = itertools.count(1)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Two workers a processor: most tests wait for other processes most of their time."""
+    return min(2 * (os.cpu_count() or 1), 16)
 
 
 def _temporaries() -> set[str]:
     return {path.name for path in SHARED_MEMORY.glob(".bshm-*~")}
 
 
-def _left(before: set[str]) -> set[str]:
-    return {path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")} | (_temporaries() - before)
+def _gone(left: Callable[[], Collection[str]]) -> Collection[str]:
+    """What is still there after a while; processes that were killed go in their own time."""
+    deadline = time.monotonic() + 10
+    while (found := left()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[TEMPORARIES] = _temporaries()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """See that no creation of a segment left its temporary file. At the end: one test cannot tell whose a file is."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    remove_stale_segments([])
+    if left := _gone(lambda: _temporaries() - session.config.stash[TEMPORARIES]):
+        print(f"\nleft in shared memory: {', '.join(sorted(left))}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture
 def segment_name() -> str:
-    """A name that nobody else uses. What is left under it at the end of the test is an error of the test."""
+    """A name that no other test uses. What is left under it at the end of the test is an error of the test."""
     return f"{PREFIX}{next(_numbers)}"
 
 
@@ -59,11 +84,8 @@ def reader(segment_name: str, writer: SharedMemoryFrameWriter) -> Iterator[Share
 
 @pytest.fixture(autouse=True)
 def nothing_stays_in_shared_memory() -> Iterator[None]:
-    before = _temporaries()
     yield
-    deadline = time.monotonic() + 2  # processes that were killed, and temporaries of others, go in their own time
-    while (left := _left(before)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    left = _gone(lambda: [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")])
     for name in left:
         (SHARED_MEMORY / name).unlink(missing_ok=True)
     assert not left, f"left in shared memory: {', '.join(sorted(left))}"

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,19 +28,22 @@ WITHOUT_SEGMENT = ("test_copy", "test_interleavings", "test_races", "test_steps"
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
-COMMON = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-O1", "-g1", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
+# -O0: half the time to build, and nothing undefined is optimized away before it is seen.
+COMMON = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-O0", "-g1", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
 FLAVOURS = {
     "plain": [],
-    # -O0: half the time to build, and nothing undefined is optimized away before it is seen.
-    "address": ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
     # GCC's ThreadSanitizer says that it does not model fences; why that is sound here stands in test_races.c.
-    "thread": ["-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],
+    "thread": ["-O1", "-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],
 }
-CASES = [(name, flavour) for flavour in FLAVOURS for name in (THREADED if flavour == "thread" else PROGRAMS)]
-
-pytestmark = [
-    pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason="no C compiler"),
-    pytest.mark.skipif(sys.platform != "linux", reason="the platform layer of this system has no C tests yet"),
+CASES = [
+    pytest.param(
+        name,
+        flavour,
+        marks=[pytest.mark.xdist_group(f"c {flavour}"), *([pytest.mark.slow] if FLAVOURS[flavour] else [])],
+    )
+    for flavour in FLAVOURS
+    for name in (THREADED if flavour == "thread" else PROGRAMS)
 ]
 
 
@@ -58,15 +60,15 @@ def run(command: Iterable[str | Path], timeout: float = 60.0) -> subprocess.Comp
 
 
 @cache
-def flags_of(flavour: str) -> tuple[str, ...] | None:
-    """The flavour's own flags, or None where the compiler or its libraries cannot do it."""
+def flags_of(flavour: str) -> tuple[str, ...]:
+    """The flavour's own flags."""
     flags = list(FLAVOURS[flavour])
     for attempt in (flags, [flag for flag in flags if flag != "-Wno-tsan"]):  # Clang does not know that one
         command = [*COMPILER, "-Werror", *attempt, "-x", "c", "-", "-o", "/dev/null"]
         built = subprocess.run(command, input="int main(void){return 0;}", text=True, capture_output=True, check=False)
         if built.returncode == 0:
             return tuple(attempt)
-    return None
+    pytest.fail(f"{shlex.join(COMPILER)} does not do {' '.join(flags)}: {built.stderr}")
 
 
 def wrapped_by(source: Path) -> list[str]:
@@ -84,11 +86,8 @@ class Build:
         self._flavours: dict[str, dict[str, subprocess.CompletedProcess[str]]] = {}
 
     def program(self, name: str, flavour: str) -> Path:
-        flags = flags_of(flavour)
-        if flags is None:
-            pytest.skip(f"{shlex.join(COMPILER)} does not do {' '.join(FLAVOURS[flavour])}")
         if flavour not in self._flavours:
-            self._flavours[flavour] = self._build_flavour(flavour, flags)
+            self._flavours[flavour] = self._build_flavour(flavour, flags_of(flavour))
         built = self._flavours[flavour][name]
         assert built.returncode == 0, built.stdout
         return self.directory / flavour / name
@@ -97,7 +96,7 @@ class Build:
         directory = self.directory / flavour
         directory.mkdir()
         core = sorted(CSRC.rglob("*.c"))  # those of other systems come out empty
-        names = [name for name, of in CASES if of == flavour]
+        names = THREADED if flavour == "thread" else PROGRAMS
         compile_only = [*COMPILER, *COMMON, *WARNINGS, *flags, "-c", "-o"]
         sources = [*core, *(PROGRAMS_DIRECTORY / f"{name}.c" for name in names)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -137,8 +136,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     finished = run([program, *arguments])
     if "unexpected memory mapping" in finished.stdout:  # an older ThreadSanitizer and a newer kernel's randomization
-        if shutil.which("setarch") is None:
-            pytest.skip("ThreadSanitizer does not start with this kernel's address randomization")
         finished = run(["setarch", "-R", program, *arguments])
     return finished
 
@@ -273,17 +270,16 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, mutation in enumerate(MUTATIONS):
             flags = flags_of("thread" if mutation.caught_by == RACES else "plain")
-            if flags is not None:
-                futures[mutation.says] = pool.submit(run_mutant, mutation, directory / str(number), flags)
+            futures[mutation.says] = pool.submit(run_mutant, mutation, directory / str(number), flags)
         yield futures
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("c mutants")
 @pytest.mark.parametrize("says", [mutation.says for mutation in MUTATIONS])
 def test_a_protocol_with_a_step_broken_does_not_pass(
     says: str, mutants: dict[str, Future[subprocess.CompletedProcess[str]]]
 ) -> None:
-    if says not in mutants:
-        pytest.skip("no ThreadSanitizer")
     finished = mutants[says].result()
     assert finished.returncode != 0, finished.stdout
     assert "data race" in finished.stdout or "0 failed" not in finished.stdout

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -26,8 +27,6 @@ from billiards_shm import (
     list_segments,
     remove_stale_segments,
 )
-
-pytest.importorskip("click")
 
 COMMANDS = ("capture", "list", "inspect", "watch", "snapshot", "clean")
 SHAPE = (48, 64, 3)
@@ -422,7 +421,6 @@ def gradient() -> npt.NDArray[Any]:
 
 
 def test_snapshot_as_png_is_exact(writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any]) -> None:
-    cv2 = pytest.importorskip("cv2")
     writer.write_frame(gradient)
     result = run("snapshot", name, "table.png")
     assert result.returncode == 0
@@ -436,7 +434,6 @@ def test_snapshot_as_png_is_exact(writer: SharedMemoryFrameWriter, name: str, gr
 def test_snapshot_as_jpeg_is_close(
     writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any], file: str
 ) -> None:
-    cv2 = pytest.importorskip("cv2")
     smooth = gradient.copy()
     smooth[..., 2] = 100
     writer.write_frame(smooth)
@@ -455,14 +452,12 @@ def test_a_lower_quality_makes_a_smaller_jpeg(
 
 
 def test_snapshot_works_on_a_dead_writers_segment(name: str) -> None:
-    cv2 = pytest.importorskip("cv2")
     leave_dead_segment(name, value=9)
     assert run("snapshot", name, "last.png").returncode == 0
     assert (cv2.imread("last.png") == 9).all()
 
 
 def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any]) -> None:
-    cv2 = pytest.importorskip("cv2")
     with SharedMemoryFrameWriter(name, SHAPE) as writer:
         process = start("snapshot", name, "first.png", "--timeout", "30")
         wait_until(lambda: inspect_segment(name).readers, 30, "a reader")
@@ -473,7 +468,6 @@ def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any])
 
 
 def test_snapshot_gives_up_when_no_frame_comes(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
     with SharedMemoryFrameWriter(name, SHAPE):
         assert_fails(run("snapshot", name, "x.png", "--timeout", "0.1"), 1, name, "0.1 s")
     assert list(tmp_path.iterdir()) == []
@@ -481,19 +475,16 @@ def test_snapshot_gives_up_when_no_frame_comes(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("file", ["table.gif", "table", ".png"])
 def test_snapshot_refuses_other_extensions(writer: SharedMemoryFrameWriter, name: str, file: str) -> None:
-    pytest.importorskip("cv2")
     assert_fails(run("snapshot", name, file), 2, file, ".png", ".jpg", ".jpeg")
 
 
 def test_snapshot_needs_a_directory_that_exists(writer: SharedMemoryFrameWriter, name: str, tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
     assert_fails(run("snapshot", name, "missing/table.png"), 2, "missing")
     (tmp_path / "directory.png").mkdir()
     assert_fails(run("snapshot", name, "directory.png"), 2, "directory.png")
 
 
 def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
     (tmp_path / "table.png").write_bytes(b"old")
     with SharedMemoryFrameWriter(name, (48, 64, 5), pixel_format="RAW") as writer:
         writer.write_frame(np.zeros((48, 64, 5), np.uint8))
@@ -503,7 +494,6 @@ def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) ->
 
 
 def test_a_snapshot_has_the_permissions_of_any_new_file(writer: SharedMemoryFrameWriter, name: str) -> None:
-    pytest.importorskip("cv2")
     before = os.umask(0o027)
     try:
         assert run("snapshot", name, "table.png").returncode == 0
@@ -524,7 +514,6 @@ def encoded(frame: npt.NDArray[Any], pixel_format: str, extension: str = ".png")
 
 
 def test_every_lossless_format_comes_out_of_a_png_as_it_was(gradient: npt.NDArray[Any]) -> None:
-    pytest.importorskip("cv2")
     gray = gradient[..., 2]
     deep = gray.astype(np.uint16) * 257 + 3
     with_alpha = np.dstack([gradient, gray])
@@ -538,7 +527,6 @@ def test_every_lossless_format_comes_out_of_a_png_as_it_was(gradient: npt.NDArra
 
 
 def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
-    pytest.importorskip("cv2")
     # BT.601, studio range: Y 81, U 90, V 240 is pure red.
     luma, u, v = 81, 90, 240
     yuyv = np.empty((48, 64, 2), np.uint8)
@@ -554,7 +542,6 @@ def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
 
 
 def test_a_jpeg_frame_is_passed_on_or_decoded(gradient: npt.NDArray[Any]) -> None:
-    cv2 = pytest.importorskip("cv2")
     from billiards_shm.images import encode_image
 
     data = cv2.imencode(".jpg", gradient)[1].reshape(1, -1)
@@ -563,7 +550,6 @@ def test_a_jpeg_frame_is_passed_on_or_decoded(gradient: npt.NDArray[Any]) -> Non
 
 
 def test_a_jpeg_frame_without_its_tables_becomes_a_file_with_them(gradient: npt.NDArray[Any]) -> None:
-    cv2 = pytest.importorskip("cv2")
     data: bytes = cv2.imencode(".jpg", gradient)[1].tobytes()
     bare = bytearray()
     rest = data
@@ -589,7 +575,6 @@ def test_a_jpeg_frame_without_its_tables_becomes_a_file_with_them(gradient: npt.
     ],
 )
 def test_what_cannot_be_encoded_says_why(frame: npt.NDArray[Any], pixel_format: str, words: str) -> None:
-    pytest.importorskip("cv2")
     from billiards_shm.images import encode_image
 
     with pytest.raises(ValueError, match=words):
@@ -601,6 +586,7 @@ def test_what_cannot_be_encoded_says_why(frame: npt.NDArray[Any], pixel_format: 
 
 CLEAN_ALL = """
 import os, signal, subprocess, sys
+import cv2
 import numpy as np
 from billiards_shm import SharedMemoryFrameWriter, list_segments
 
@@ -616,12 +602,11 @@ with SharedMemoryFrameWriter(name, (48, 64, 3)):
 """
 
 
+@pytest.mark.slow
 def test_clean_removes_what_dead_writers_left_and_nothing_else(name: str) -> None:
-    command = [sys.executable, "-c", CLEAN_ALL, name, SCRIPT]
-    # Where that is possible with a /dev/shm of its own: whatever else lies there is not ours to clean.
+    # With a /dev/shm of its own: other tests have dead writers too.
     private = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
-    if shutil.which("unshare") and subprocess.run([*private, "true"], capture_output=True, check=False).returncode == 0:
-        command = [*private, *command]
+    command = [*private, sys.executable, "-c", CLEAN_ALL, name, SCRIPT]
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
     assert (result.returncode, result.stderr) == (0, "")
     removed, left = result.stdout.splitlines()[-2:]
@@ -719,8 +704,6 @@ def test_the_completion_script_is_printed(shell: str) -> None:
 
 
 def test_completion_works_in_bash(writer: SharedMemoryFrameWriter, name: str) -> None:
-    if shutil.which("bash") is None:
-        pytest.skip("no bash")
     script = (
         'eval "$(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"\n'
         'COMP_WORDS=(billiards-shm inspect "$1"); COMP_CWORD=2\n'

@@ -19,10 +19,6 @@ from billiards_shm import (
     inspect_segment,
 )
 
-pytest.importorskip("click")
-pytest.importorskip("pydantic")
-pytest.importorskip("cv2")
-
 SMALL = ("--resolution", "64x48", "--fps", "100")
 
 

@@ -5,7 +5,6 @@ everybody else goes on. Both run on a library built here from csrc, or from a co
 """
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -17,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 from repository import CSRC
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("kill")]
 
 HARNESS = Path(__file__).parent / "kill"
 LIBRARY = "libbshm-to-be-killed.so"
@@ -54,19 +55,8 @@ class Outcome(NamedTuple):
     failures: int
 
 
-def miss(what: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(what)
-    pytest.skip(what)
-
-
 def compile_with(*arguments: object) -> None:
-    compiler = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
-    if compiler is None:
-        miss("a C compiler is needed")
-    if platform.machine() != "x86_64" or platform.system() != "Linux":
-        pytest.skip("breakpoints are set on Linux on x86-64 only")
-    subprocess.run([*map(str, (compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread", *arguments))], check=True)
+    subprocess.run([*map(str, ("cc", "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread", *arguments))], check=True)
 
 
 def build_library(sources: Path, into: Path) -> Path:
@@ -90,8 +80,6 @@ def run_killer(programs: Path, library: Path, *arguments: object) -> Outcome:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
     printed = done.stdout + done.stderr
     found = re.search(r"^(\d+) (?:kills|rivals), (\d+) failures$", printed, re.MULTILINE)
-    if "driver: trace" in printed or (found is None and "Operation not permitted" in printed):
-        miss(f"processes may not be traced here: {printed}")
     assert found is not None, f"the killer did not come to its end ({done.returncode}): {printed}"
     return Outcome(printed, int(found[1]), int(found[2]))
 
@@ -133,13 +121,6 @@ def plant(where: Path, old: str, new: str) -> Path:
     return build_library(where / "csrc", where)
 
 
-def test_a_sample_of_kills_harms_nobody(built: Path) -> None:
-    outcomes = run_phases(built, (("--every", 41, phase) for phase in PHASES))
-    assert sum(outcome.stops for outcome in outcomes) > 300
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_kill_at_any_instruction_or_system_call_harms_nobody(built: Path) -> None:
     outcomes = run_phases(built, ((phase,) for phase in PHASES))
     for phase, outcome in zip(PHASES, outcomes, strict=True):
@@ -152,13 +133,6 @@ def test_a_kill_at_any_instruction_or_system_call_harms_nobody(built: Path) -> N
         assert reached >= boundaries - 4 or phase not in CALLS_MATTER, f"{phase}: {outcome.printed}"
 
 
-def test_a_rival_at_a_sample_of_instructions_never_shares_a_name_nor_loses_it(built: Path) -> None:
-    outcomes = run_phases(built, (("--rivals", "--every", 97, phase) for phase in NAMING_PHASES), 2 * WORKERS)
-    assert sum(outcome.stops for outcome in outcomes) > 30
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_rival_at_every_third_instruction_never_shares_a_name_nor_loses_it(built: Path) -> None:
     parts = [("--rivals", "--every", 3, "--part", f"{part}/3", phase) for phase in NAMING_PHASES for part in range(3)]
     outcomes = run_phases(built, parts, 2 * WORKERS)
@@ -187,8 +161,6 @@ BUGS = {
         "a rival had the name and lost it",
         ("--rivals", "--every", 5),
     ),
-}
-MORE_BUGS = {
     "the writer ignores pins": Bug(
         "publish",
         "if (word & BSHM_TOKEN_MASK(slot_count))",
@@ -229,19 +201,9 @@ MORE_BUGS = {
 }
 
 
-def check_bug_is_found(bug: Bug, programs: Path, mutated: Path) -> None:
-    library = plant(mutated, bug.old, bug.new)
-    outcome = run_killer(programs, library, *bug.what, "--enough", 3, bug.phase)
+@pytest.mark.parametrize("says", BUGS)
+def test_the_killer_finds_a_planted_bug(says: str, built: Path, mutated: Path) -> None:
+    bug = BUGS[says]
+    outcome = run_killer(built, plant(mutated, bug.old, bug.new), *bug.what, "--enough", 3, bug.phase)
     assert outcome.failures > 0
     assert bug.expected in outcome.printed
-
-
-@pytest.mark.parametrize("bug", BUGS)
-def test_the_killer_finds_a_planted_bug(bug: str, built: Path, mutated: Path) -> None:
-    check_bug_is_found(BUGS[bug], built, mutated)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("bug", MORE_BUGS)
-def test_the_killer_finds_more_planted_bugs(bug: str, built: Path, mutated: Path) -> None:
-    check_bug_is_found(MORE_BUGS[bug], built, mutated)

@@ -10,7 +10,6 @@ The number of states of each run is printed: ``pytest -rP tests/core/test_model.
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tools import needs
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("models")]
 
 MODELS = Path(__file__).parent / "model"
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
@@ -184,9 +184,7 @@ Results = dict[Run, Future[str]]
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[Results]:
     """The searches of all tests that were asked for, on all processors at once."""
-    for tool in ("spin", COMPILER[0]):
-        if shutil.which(tool) is None:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{tool} is not installed")
+    needs("spin", COMPILER[0])
     wanted: set[Run] = set()
     for item in request.session.items:
         if isinstance(item, pytest.Function) and item.module is request.module and hasattr(item, "callspec"):

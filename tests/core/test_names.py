@@ -306,7 +306,7 @@ def test_a_foreign_object_is_found_before_any_memory_is_taken(segment_name: str)
     path_of(segment_name).unlink()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+@pytest.mark.slow  # only root can give a file to another user
 def test_a_segment_of_a_user_who_is_not_trusted_is_refused_and_both_users_are_named(
     segment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

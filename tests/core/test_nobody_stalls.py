@@ -17,6 +17,7 @@ import pytest
 from child_processes import Child
 from repository import CSRC
 from segments_under_test import SHAPE, new_frame, picture, sees, wait_until
+from tools import needs
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 
@@ -220,15 +221,6 @@ def published(process: subprocess.Popen[str]) -> tuple[int, int, int]:
     return done, dropped, broken
 
 
-def valgrind() -> str:
-    found = shutil.which("valgrind")
-    if not found and os.environ.get("CI"):
-        pytest.fail("valgrind is missing: apt-get install valgrind")
-    if not found:
-        pytest.skip("valgrind is missing: apt-get install valgrind")
-    return found
-
-
 COUNTED = 6
 
 
@@ -246,10 +238,11 @@ def instructions(
 
     The least of the last few frames, for once a second a writer also sees whether its name is still its own.
     """
+    needs("valgrind")
     out = directory / f"{readers}-{manner}-{slots}-{forge}-{program.parent.name}"
     rounds = slots + COUNTED
     callgrind = (
-        valgrind(), "--quiet", "--tool=callgrind", "--toggle-collect=publish_frames", "--dump-after=publish_frames",
+        "valgrind", "--quiet", "--tool=callgrind", "--toggle-collect=publish_frames", "--dump-after=publish_frames",
         f"--callgrind-out-file={out}",
     )  # fmt: skip
     with (
@@ -279,6 +272,8 @@ def total_of(dump: Path) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("instructions")
 def test_publishing_takes_the_same_instructions_with_no_reader_and_with_fifty(
     segment_name: str, tmp_path: Path, build: Build
 ) -> None:
@@ -288,6 +283,8 @@ def test_publishing_takes_the_same_instructions_with_no_reader_and_with_fifty(
     assert counts[0] > 500, "something was counted"
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("instructions")
 def test_pins_that_are_held_or_forged_cost_a_bounded_number_of_instructions(
     segment_name: str, tmp_path: Path, build: Build
 ) -> None:
@@ -324,18 +321,24 @@ TRIES_LONG = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("instructions")
 def test_a_writer_that_visits_its_readers_is_found(segment_name: str, tmp_path: Path, build: Build) -> None:
     program = build(VISITS_READERS)
     few, many = (instructions(program, segment_name, tmp_path, readers) for readers in (1, 10))
     assert many > few
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("instructions")
 def test_a_writer_that_is_patient_with_forged_pins_is_found(segment_name: str, tmp_path: Path, build: Build) -> None:
     alone, right = (instructions(build(), segment_name, tmp_path, 0, forge=forge) for forge in (False, True))
     wrong = instructions(build(TRIES_LONG), segment_name, tmp_path, 0, forge=True)
     assert right <= alone + LOOK * 8 * 8 < wrong
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("instructions")
 def test_a_writer_that_gives_up_on_forged_pins_is_found(segment_name: str, build: Build) -> None:
     with driver(build(), segment_name, 8, 100, 1, "forge") as process:
         done, dropped, broken = published(process)

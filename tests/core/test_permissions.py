@@ -17,10 +17,13 @@ from segments_under_test import path_of
 OWNER, MEMBER, STRANGER = 61001, 61002, 65534
 GROUP = 61000
 
-if os.geteuid() != 0:
-    if os.environ.get("CI"):
-        pytest.fail("permissions are checked as several users, and only root can become them: run this as root")
-    pytest.skip("only root can become several users", allow_module_level=True)
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def root() -> None:
+    assert os.geteuid() == 0, "only root can become several users"
+
 
 AS_USER = (
     PRELUDE

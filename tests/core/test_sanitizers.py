@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from repository import ROOT
+from tools import needs
 
 FLAGS = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g")
 
@@ -29,21 +30,15 @@ SUITE = (
 # no list of suppressions.
 OPTIONS = "detect_leaks=0:halt_on_error=1:abort_on_error=1:print_stacktrace=1:detect_stack_use_after_return=1"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("sanitizers")]
 
 
 def library(name: str) -> str:
-    """Where the compiler has a library; the test is skipped, or fails in CI, where it has none."""
-    gcc = shutil.which("gcc")
-    found = (
-        subprocess.run([gcc, f"-print-file-name={name}"], capture_output=True, text=True, check=True) if gcc else None
-    )
-    if found and "/" in found.stdout:
-        return found.stdout.strip()
-    missing = f"gcc with {name} is missing: apt-get install gcc libasan8 libubsan1"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
+    """Where the compiler has a library."""
+    needs("gcc")
+    found = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+    assert "/" in found, f"gcc with {name} is missing: apt-get install gcc libasan8 libubsan1"
+    return found.strip()
 
 
 class Build:
@@ -78,7 +73,7 @@ class Build:
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Nothing is captured: UBSan knows of no log file, and what it says must not die with the process.
-        ended = self.python("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--timeout=300", *arguments)
+        ended = self.python("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-n0", "--timeout=300", *arguments)
         print(ended.stdout[-6000:], ended.stderr[-3000:], sep="\n")
         return ended
 
@@ -92,7 +87,6 @@ class Build:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the sources with the objects of a sanitized build, which lies in `installed`."""
-    library("libasan.so")
     directory = tmp_path_factory.mktemp("sanitized") / "sources"
     directory.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):

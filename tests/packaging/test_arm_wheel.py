@@ -32,7 +32,7 @@ from wheels import (
 
 from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("arm wheel")]
 
 # The oldest glibc of pyproject.toml's images of manylinux.
 COMPILER = f"{Path(ziglang.__file__).parent / 'zig'} cc -target aarch64-linux-gnu.2.28"
@@ -81,7 +81,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def python(root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter for ARM64 in a virtual environment with the wheel, numpy and what the tests need."""
-    requirements = [f"{wheel}[cli]", "pytest", "pytest-timeout", "hypothesis", "psutil"]
+    requirements = [f"{wheel}[cli]", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil"]
     return environment(tmp_path_factory.mktemp("arm") / "venv", emulated(root), requirements)
 
 

@@ -28,6 +28,8 @@ from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.cli.main import command_line
 from billiards_shm.config.load import load_settings
 
+pytestmark = pytest.mark.xdist_group("documentation")
+
 GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 PYTHON = [block for block in documentation.in_language("python") if not block.needs]
 SHELL = [block for block in documentation.in_language("sh") if block.label not in ("run", "test")]

@@ -15,6 +15,8 @@ from repository import ROOT
 
 from billiards_shm import SharedMemoryFrameWriter, get_include, inspect_segment
 
+pytestmark = pytest.mark.xdist_group("examples in C")
+
 EXAMPLES = ROOT / "examples"
 SHAPE = (60, 80, 3)
 C_COMPILER = shlex.split(os.environ.get("CC", "cc"))
@@ -27,7 +29,7 @@ def build(command: list[str | Path], **options: Any) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-@pytest.fixture(scope="module", params=["reader.c", "reader.cpp"])
+@pytest.fixture(scope="module", params=["reader.c", pytest.param("reader.cpp", marks=pytest.mark.slow)])
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, built by the commands that it says it is built by."""
     directory = tmp_path_factory.mktemp("example")
@@ -45,7 +47,7 @@ def test_a_strict_c_compiler_takes_every_source(source: Path) -> None:
     build([*C_COMPILER, "-std=c11", "-O1", "-fsyntax-only", *WARNINGS, source])
 
 
-@pytest.mark.parametrize("example", ["reader.c", "reader.cpp"])
+@pytest.mark.parametrize("example", ["reader.c", pytest.param("reader.cpp", marks=pytest.mark.slow)])
 def test_a_strict_compiler_takes_the_example(example: str) -> None:
     compiler = [*C_COMPILER, "-std=c11"] if example.endswith(".c") else [*CXX_COMPILER, "-std=c++17"]
     build([*compiler, "-O1", "-fsyntax-only", *WARNINGS, f"-I{get_include()}", EXAMPLES / example])
@@ -64,6 +66,7 @@ def test_the_package_ships_header_and_sources() -> None:
     assert systems <= {path.name for path in include.glob("platform/*.c")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standard", ["c++11", "c++20"])
 def test_any_cxx_compiler_takes_the_header(standard: str, tmp_path: Path) -> None:
     source = tmp_path / "only.cpp"

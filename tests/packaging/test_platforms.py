@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from repository import CSRC, TESTS
+from tools import needs
 
 PROGRAMS_DIRECTORY = TESTS / "c"
 # test_failures puts itself in front of functions with GNU ld, test_old_kernel filters system calls of the kernel here.
@@ -78,21 +78,14 @@ RUNS = [
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("platforms"),
     pytest.mark.timeout(900),  # zig builds each system's C library once for each user: minutes on a busy machine
-    pytest.mark.skipif(sys.platform != "linux", reason="builds for other systems on Linux"),
 ]
 
 
-def require(there: object, what: str) -> None:
-    if not there:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{what} is not installed")
-
-
 def zig() -> list[str]:
-    try:
-        import ziglang
-    except ImportError:
-        require(there=False, what="ziglang")
+    import ziglang  # of the extra `dev`
+
     return [str(Path(ziglang.__file__).parent / "zig")]
 
 
@@ -163,7 +156,7 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Target, Fu
 
 @pytest.fixture(scope="module")
 def wine_prefix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    require(WINE, "wine64")
+    assert WINE, "install wine64"
     prefix = str(tmp_path_factory.mktemp("wine") / "prefix")
     run(["/usr/lib/wine/wine64", "wineboot", "--init"], WINEPREFIX=prefix, WINEDEBUG="-all", WINEDLLOVERRIDES="mshtml=")
     yield prefix
@@ -198,7 +191,7 @@ def test_every_check_of_the_program_holds_there(
     if target.system == "windows":
         environment = {"WINEPREFIX": request.getfixturevalue("wine_prefix"), "WINEDEBUG": "-all"}
     elif target.runner:
-        require(shutil.which(target.runner[0]), target.runner[0])
+        needs(target.runner[0])
     finished = run([*(target.runner or ()), built.directory / f"{name}{target.suffix}", segment_name], **environment)
     print(finished.stdout)
     assert finished.returncode == 0, finished.stdout

@@ -18,7 +18,7 @@ from wheels import (
     shipped_tests,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("wheel")]
 
 # Quick, and through what differs between versions: the buffer protocol, numpy, OpenCV.
 SUBSET = ["tests/core/test_lifetime.py", "tests/core/test_consumer.py", "tests/sources/test_camera.py"]

@@ -21,7 +21,7 @@ from billiards_shm.sources.demo.table import DemoTable
 PATIENCE_S = 40.0
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
 @pytest.fixture(autouse=True)

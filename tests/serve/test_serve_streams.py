@@ -135,6 +135,7 @@ def test_head_tells_the_type_without_a_picture(server: Address, segment_name: st
     assert answer.headers["content-type"].startswith("multipart/x-mixed-replace")
 
 
+@pytest.mark.slow
 def test_curl_and_ffmpeg_are_clients(server: Address, filming: Filming, tmp_path: Path) -> None:
     url = server.url(f"/stream/{filming.name}.mjpg")
     curl = subprocess.run(["curl", "-s", "-m", "1", url], capture_output=True, timeout=30, check=False)

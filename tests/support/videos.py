@@ -4,10 +4,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from repository import TESTS
 
 from billiards_shm.sources.demo.table import DemoTable
 
 SIZE = (160, 120)
+# H.264 with B-frames and sound; 66 frames that are 40 and 80 ms apart in turns, as phones record. Made from
+# `make_clip(path, 100, (320, 180))` by `ffmpeg -i PATH -f lavfi -i sine=sample_rate=8000 -shortest
+# -vf select='mod(n,3)',settb=1/1000 -vsync vfr -c:v libx264 -preset slow -crf 26 -pix_fmt yuv420p -c:a aac -b:a 16k`.
+RECORDING = TESTS / "sources" / "recording.mp4"
 FPS = 25.0
 _IDENTITY = [1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30]
 _ROTATIONS = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
