@@ -66,11 +66,11 @@ class CameraConfig(Section):
         json_schema_extra={"option": "SOURCE", "allowed": DEVICE_ALLOWED},
     )
     backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "images"] = Field(
-        default="auto", description="What OpenCV opens the source with; `auto` chooses by the kind of source"
+        default="auto", description="What OpenCV opens the source with; `auto` picks by the kind of source"
     )
     resolution: Annotated[tuple[Dimension, Dimension], BeforeValidator(_size_from_text)] = Field(
         default=(1920, 1080),
-        description="Width and height asked of a camera, and those of the demo; files have their own",
+        description="Width and height to ask a camera for; size of the demo. Files have their own",
         json_schema_extra={"allowed": RESOLUTION_ALLOWED},
     )
     fps: float = Field(
@@ -79,25 +79,25 @@ class CameraConfig(Section):
         gt=0,
         le=1000,
         allow_inf_nan=False,
-        description="Frames per second asked of a camera, and those of the demo",
+        description="Frames per second to ask a camera for; rate of the demo",
     )
     playback_fps: Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Frames per second that a file is played at; null: its own, 0: as fast as they can be read",
+        description="Frames per second to play a file at; null: its own rate, 0: as fast as possible",
     )
     loop_video: bool = Field(
         default=True,
         strict=True,
-        description="Whether a file begins again at its end, or the process ends",
+        description="Whether a file starts again at its end; false: the process ends",
         json_schema_extra={"option": "--loop"},
     )
     fourcc: Annotated[str, Field(strict=True, min_length=4, max_length=4)] | None = Field(
         default=None,
-        description="Format asked of a camera, such as `MJPG` (what many need for their full rate), `YUYV` or `NV12`",
+        description="Format to ask a camera for, such as `MJPG` (many need it for their full rate), `YUYV` or `NV12`",
         json_schema_extra={"allowed": "four characters or null"},
     )
     buffer_size: Annotated[int, Field(strict=True, ge=1, le=64)] | None = Field(
-        default=None, description="Frames that the driver may hold back; fewer are newer"
+        default=None, description="Frames that the driver may buffer; with fewer, frames are newer"
     )
     exposure: Level = Field(default=None, description="Exposure, in the driver's own unit")
     auto_exposure: Switch = Field(default=None, description="Whether the camera chooses the exposure")
@@ -105,29 +105,29 @@ class CameraConfig(Section):
     brightness: Level = Field(default=None, description="Brightness, in the driver's own unit")
     contrast: Level = Field(default=None, description="Contrast, in the driver's own unit")
     saturation: Level = Field(default=None, description="Saturation, in the driver's own unit")
-    white_balance: Level = Field(default=None, description="White balance, mostly in kelvin")
+    white_balance: Level = Field(default=None, description="White balance, usually in kelvin")
     auto_white_balance: Switch = Field(default=None, description="Whether the camera chooses the white balance")
     focus: Level = Field(default=None, description="Focus, in the driver's own unit")
     autofocus: Switch = Field(default=None, description="Whether the camera chooses the focus")
     rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_truth)] = Field(
-        default=0, description="Degrees by which frames are turned, clockwise"
+        default=0, description="Degrees to turn frames by, clockwise"
     )
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
-        default="none", description="How frames are mirrored, after they were turned"
+        default="none", description="How to mirror frames, after turning them"
     )
     crop: Annotated[tuple[Offset, Offset, Dimension, Dimension], BeforeValidator(_crop_from_text)] | None = Field(
         default=None,
-        description="What is kept of the turned and mirrored frames: left, top, width, height",
+        description="Part of the turned and mirrored frame to keep: left, top, width, height",
         json_schema_extra={"allowed": CROP_ALLOWED},
     )
     convert_rgb: bool = Field(
         default=True,
         strict=True,
-        description="Whether OpenCV's driver makes BGR of a camera's format; false: this package does, from YUYV, "
-        "UYVY, NV12, NV21, I420, YV12 or MJPG straight into shared memory",
+        description="Whether OpenCV converts a camera's format to BGR; false: this package converts YUYV, UYVY, "
+        "NV12, NV21, I420, YV12 or MJPG, straight into shared memory",
     )
     hardware_acceleration: Literal["none", "any", "d3d11", "vaapi", "mfx"] = Field(
-        default="none", description="What decodes files and streams, if this OpenCV and this machine have it"
+        default="none", description="Hardware decoder for files and streams, if OpenCV and the machine have it"
     )
     open_timeout_sec: float = Field(
         default=5.0,
@@ -143,15 +143,15 @@ class CameraConfig(Section):
         ge=0.1,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that a camera or stream may take to bring a frame before it is opened anew",
+        description="Seconds without a frame after which a camera or stream is opened again",
     )
     frozen_timeout_sec: Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Seconds of identical frames after which the source is opened anew; "
+        description="Seconds of identical frames after which the source is opened again; "
         "null: 10 for cameras and streams, never for files and the demo; 0: never",
     )
     auto_reconnect: bool = Field(
-        default=True, strict=True, description="Whether a source that was lost is opened again, or the process ends"
+        default=True, strict=True, description="Whether a lost source is opened again; false: the process ends"
     )
     reconnect_delay_sec: float = Field(
         default=0.5,
@@ -167,15 +167,15 @@ class CameraConfig(Section):
         ge=0.01,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds that an attempt waits at most",
+        description="Longest wait between two attempts, in seconds",
     )
     reconnect_attempts: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = Field(
-        default=None, description="Attempts in vain after which the process ends; null: never"
+        default=None, description="Failed attempts after which the process ends; null: never"
     )
     placeholder: bool = Field(
         default=False,
         strict=True,
-        description="Whether a frame a second that says so is published while the source is away",
+        description="Whether to publish a placeholder once a second while the source is away",
     )
 
     @property

@@ -72,7 +72,7 @@ class ProcessConfig(Section):
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that a stop waits for a source that does not return",
+        description="Seconds that a stop waits for a source that is stuck",
     )
     main_loop_sleep: float = Field(
         default=0.001,
@@ -80,7 +80,7 @@ class ProcessConfig(Section):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="Seconds to pause after a grab that brought nothing",
+        description="Seconds to pause after a grab that gave no frame",
     )
     hang_timeout: float = Field(
         default=30.0,
@@ -88,17 +88,17 @@ class ProcessConfig(Section):
         ge=0.5,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` start "
-        "a capture process anew",
+        description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` "
+        "restart a capture process",
     )
     metrics_port: Annotated[int, Field(strict=True, ge=0, le=65535)] | None = Field(
-        default=None, description="Port of Prometheus metrics; 0: any that is free, null: none"
+        default=None, description="Port for Prometheus metrics; 0: any free port, null: no metrics"
     )
     metrics_host: str = Field(
         default="127.0.0.1",
         strict=True,
         min_length=1,
-        description="Address that metrics are served at",
+        description="Address to serve metrics at",
         json_schema_extra={"allowed": HOST_ALLOWED},
     )
 
@@ -120,7 +120,7 @@ class VideoConfig(Section):
 
     shared_memory_name: SegmentName = Field(
         default="billiards_video",
-        description="Name of the segment, or its path if it has a slash",
+        description="Name of the segment; with a slash, the path of its file",
         json_schema_extra={"option": "--name", "allowed": NAME_ALLOWED},
     )
     shared_memory_attach_timeout_sec: float = Field(
@@ -137,7 +137,7 @@ class VideoConfig(Section):
         strict=True,
         ge=3,
         le=62,
-        description="Frames the segment can hold; three are backed by memory, more only while readers hold frames",
+        description="Frames the segment can hold; three have memory from the start, more when readers hold that many",
     )
     process: ProcessConfig = Field(default=ProcessConfig())
     sources: Annotated[tuple[SourceConfig, ...], AfterValidator(_names_once)] = Field(
@@ -157,7 +157,7 @@ class LoggingConfig(Section):
     """What the process says."""
 
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
-        default="INFO", description="How much is logged", json_schema_extra={"option": "--log-level"}
+        default="INFO", description="How much to log", json_schema_extra={"option": "--log-level"}
     )
     # A field cannot be called `json`: pydantic's models have a method of that name.
     as_json: bool = Field(
@@ -173,7 +173,7 @@ class LoggingConfig(Section):
         ge=0.1,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds between two lines of statistics",
+        description="Seconds between two lines of statistics in the log",
         json_schema_extra={"option": "--stats-interval"},
     )
 
@@ -188,14 +188,14 @@ class ServeConfig(Section):
         description="Address to listen at",
         json_schema_extra={"allowed": HOST_ALLOWED},
     )
-    port: int = Field(default=8000, strict=True, ge=0, le=65535, description="Port to listen at; 0: any that is free")
+    port: int = Field(default=8000, strict=True, ge=0, le=65535, description="Port to listen at; 0: any free port")
     token: Annotated[str, Field(strict=True, min_length=1)] | None = Field(
         default=None,
-        description="What clients have to know for everything but `/healthz`; null: nothing",
-        json_schema_extra={"allowed": "a text that nobody guesses, or null", "textual": True},
+        description="Secret that clients need for every address but `/healthz`; null: no secret",
+        json_schema_extra={"allowed": "a text that is hard to guess, or null", "textual": True},
     )
     max_clients: int = Field(
-        default=64, strict=True, ge=1, le=10000, description="Streams and event streams that there may be at a time"
+        default=64, strict=True, ge=1, le=10000, description="How many streams and event streams may be open at a time"
     )
     max_frame_age: float = Field(
         default=3.0,
@@ -203,12 +203,12 @@ class ServeConfig(Section):
         gt=0,
         le=86400,
         allow_inf_nan=False,
-        description="Seconds that the newest captured frame may be old before its segment is called unhealthy",
+        description="Age in seconds of the newest captured frame above which a segment is unhealthy",
     )
     allowed_hosts: str = Field(
         default="",
         strict=True,
-        description="Names of this server that requests may be addressed to, besides addresses and its own name",
+        description="Host names the server answers to, besides IP addresses and the machine's own name",
         json_schema_extra={"allowed": "host names with commas between"},
     )
 
