@@ -122,7 +122,7 @@ class CaptureLoop:
                 return
             if not self._publisher.begun:
                 raise CameraError(f"cannot open {self._address}: it gave no frame ({end.reason})")
-            if end.kind is Ending.EXHAUSTED and not self._camera.loop_video:
+            if end.kind is Ending.EXHAUSTED and not (self._camera.loop_video and self._address.repeats):
                 self._status.set_state(SourceState.ENDED)
                 _log.info("End of %s", self._address)
                 return

@@ -27,9 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["capture_command", "capture_configured"]
 
 
+class _CaptureCommand(ConfiguredCommand):
+    """Takes a file whose name begins with a dash for the source, not for options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give such a file a name that no option has."""
+        options = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        files = [arg for arg in args if arg.startswith("-") and arg not in options and Path(arg).is_file()]
+        return super().parse_args(ctx, [f"./{arg}" if arg in files else arg for arg in args])
+
+
 @click.command(
     "capture",
-    cls=ConfiguredCommand,
+    cls=_CaptureCommand,
     sections=("video.", "vision.", "logging."),
     short_help="Capture a source into shared memory.",
     epilog="""\b

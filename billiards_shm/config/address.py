@@ -1,17 +1,26 @@
 """What a source is called: a camera's number, a device, a file, a URL, a pipeline; told apart in one place."""
 
+import os
 import re
+import stat
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 __all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind", "without_password"]
 
 IMAGE_NUMBER: Final = re.compile(r"%(0[0-9]{1,2}|[1-9])?d|%%")
 """What stands for a number in the names of images, as in C; or for a percent sign, which is no number."""
 
-_URL: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CAMERA_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_FILE_URL: Final = re.compile(r"file:(?P<host>//[^/]*(?=/))?(?P<path>.+)", re.IGNORECASE | re.DOTALL)
+_LOCAL_HOSTS: Final = (None, "//", "//localhost")
+_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)(?P<rest>://.*)", re.DOTALL)
+_DRIVE: Final = re.compile(r"/[A-Za-z]:")
+_DESCRIPTOR: Final = re.compile(r"/dev/stdin|(?:/dev/fd|/proc/self/fd)/(?P<number>[0-9]+)")
+_PICTURE: Final = re.compile(r"\.(?:avif|bmp|dib|exr|hdr|jp2|jpe|jpe?g|p[bgnp]m|png|ras|tiff?|webp)", re.IGNORECASE)
 _USER_INFO: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
 
 
@@ -22,13 +31,16 @@ class SourceKind(StrEnum):
     CAMERA = "camera"
     DEVICE = "device"
     FILE = "file"
+    PIPE = "pipe"
+    """A named pipe, or what a shell connected: read once, from its beginning to its end."""
     IMAGES = "images"
+    """One image, or those that a pattern names."""
     URL = "url"
     PIPELINE = "pipeline"
 
 
 _LIVE: Final = frozenset({SourceKind.CAMERA, SourceKind.DEVICE, SourceKind.URL, SourceKind.PIPELINE})
-_RECORDED: Final = frozenset({SourceKind.FILE, SourceKind.IMAGES})
+_RECORDED: Final = frozenset({SourceKind.FILE, SourceKind.PIPE, SourceKind.IMAGES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +54,42 @@ class SourceAddress:
     def parse(cls, device_id: int | str) -> Self:
         """Tell camera numbers, devices, files, URLs and pipelines apart.
 
+        What exists under the very name is a file, a pipe or a device, whatever the name looks like; only ``demo`` is
+        never a file.
+
         Parameters
         ----------
         device_id : int or str
             As in the configuration: ``0``, ``"/dev/video0"``, ``"table.mp4"``, ``"frames/%04d.png"``,
             ``"rtsp://..."``, ``"v4l2src ! ... ! appsink"`` or ``"demo"``.
         """
-        if isinstance(device_id, int) or device_id.isdecimal():
-            return cls(SourceKind.CAMERA, int(device_id))
+        if isinstance(device_id, int):
+            return cls(SourceKind.CAMERA, device_id)
         if device_id == "demo":
             return cls(SourceKind.DEMO, device_id)
-        if device_id.startswith("file://"):
-            return cls.parse(unquote(urlsplit(device_id).path))
-        if _URL.match(device_id):
-            return cls(SourceKind.URL, device_id)
+        kind = _kind_of_existing(device_id)
+        if kind is not None:
+            return cls(kind, device_id)
+        if _CAMERA_NUMBER.fullmatch(device_id):
+            return cls(SourceKind.CAMERA, int(device_id))
+        if found := _FILE_URL.fullmatch(device_id):
+            return cls._of_paths(*_paths_of_url(found["host"], found["path"]))
+        if found := _URL.fullmatch(device_id):
+            # FFmpeg knows its protocols in small letters only.
+            return cls(SourceKind.URL, found["scheme"].lower() + found["rest"])
         if " ! " in device_id:
             return cls(SourceKind.PIPELINE, device_id)
-        if device_id.startswith("/dev/") and not device_id.startswith("/dev/shm/"):
-            return cls(SourceKind.DEVICE, device_id)
-        if any(token[0] != "%%" for token in IMAGE_NUMBER.finditer(device_id)):
-            return cls(SourceKind.IMAGES, device_id)
-        return cls(SourceKind.FILE, device_id)
+        return cls._of_paths(device_id)
+
+    @classmethod
+    def _of_paths(cls, *paths: str) -> Self:
+        """The path that exists, or names images; else the first."""
+        for kind_of in (_kind_of_existing, _kind_of_missing):
+            for path in paths:
+                kind = kind_of(path)
+                if kind is not None:
+                    return cls(kind, path)
+        return cls(SourceKind.FILE, paths[0])
 
     @property
     def live(self) -> bool:
@@ -74,8 +101,67 @@ class SourceAddress:
         """Whether it is a recording, which has an end and a frame rate of its own."""
         return self.kind in _RECORDED
 
+    @property
+    def repeats(self) -> bool:
+        """Whether it can be read again from its beginning."""
+        return self.kind is not SourceKind.PIPE
+
+    @property
+    def descriptor(self) -> int | None:
+        """Number of this process's descriptor that it names, such as 0 for ``/dev/stdin``; None if it names none."""
+        found = _DESCRIPTOR.fullmatch(str(self.place))
+        return None if found is None else int(found["number"] or 0)
+
     def __str__(self) -> str:
-        return f"camera {self.place}" if self.kind is SourceKind.CAMERA else without_password(str(self.place))
+        if self.kind is SourceKind.CAMERA:
+            return f"camera {self.place}"
+        text = str(self.place)
+        if self.kind is SourceKind.FILE and _CAMERA_NUMBER.fullmatch(text):
+            return f"./{text}"
+        return _printable(without_password(text))
+
+
+def _kind_of_existing(path: str) -> SourceKind | None:
+    """What there is at a path; None if there is nothing, or a folder."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(mode):
+        return None
+    if stat.S_ISCHR(mode):
+        return SourceKind.DEVICE
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        return SourceKind.PIPE
+    return SourceKind.IMAGES if _PICTURE.fullmatch(Path(path).suffix) else SourceKind.FILE
+
+
+def _kind_of_missing(path: str) -> SourceKind | None:
+    """What a path says of itself: a camera that is away, or numbered images."""
+    if path.startswith("/dev/") and not path.startswith("/dev/shm/") and not _DESCRIPTOR.fullmatch(path):
+        return SourceKind.DEVICE
+    numbered = any(token[0] != "%%" for token in IMAGE_NUMBER.finditer(path))
+    return SourceKind.IMAGES if numbered else None
+
+
+def _paths_of_url(host: str | None, path: str) -> tuple[str, ...]:
+    """What a URL of a file may mean: the name without its percent signs, or with them."""
+    if host is not None and host.lower() not in _LOCAL_HOSTS:
+        path = host + path
+    elif os.name == "nt" and _DRIVE.match(path):
+        path = path[1:]
+    return unquote(path, errors="surrogateescape"), path
+
+
+def _printable(text: str) -> str:
+    """Escape what no terminal and no JSON should get: control characters, and bytes of names that are not UTF-8."""
+
+    def escape(character: str) -> str:
+        if "\udc80" <= character <= "\udcff":
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+    return "".join(map(escape, text))
 
 
 def without_password(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from billiards_shm.config.address import SourceAddress
+from billiards_shm.config.address import SourceAddress, SourceKind
 
 __all__ = ["CameraConfig", "Section"]
 
@@ -15,8 +15,14 @@ FROZEN_SEC: Final = 10.0
 """How long a camera's or stream's frames may be identical to the last bit: a living sensor's never are."""
 
 
-def _digits_to_number(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+def _source(value: Any) -> int | str:
+    """Take a camera's number or a text; unlike pydantic, also the name of a file that is not UTF-8."""
+    if isinstance(value, str) and value and "\0" not in value:
+        address = SourceAddress.parse(value)
+        return address.place if address.kind is SourceKind.CAMERA else value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(DEVICE_ALLOWED)
 
 
 def _size_from_text(value: Any) -> Any:
@@ -57,10 +63,7 @@ class Section(BaseModel):
 class CameraConfig(Section):
     """One source of frames."""
 
-    device_id: Annotated[
-        Annotated[int, Field(strict=True, ge=0)] | Annotated[str, Field(strict=True, min_length=1)],
-        BeforeValidator(_digits_to_number),
-    ] = Field(
+    device_id: Annotated[int | str, PlainValidator(_source), WithJsonSchema({"type": ["integer", "string"]})] = Field(
         default=0,
         description="Camera number, device path, file, URL, GStreamer pipeline, or `demo`",
         json_schema_extra={"option": "SOURCE", "allowed": DEVICE_ALLOWED},

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import cv2
 
@@ -22,6 +22,7 @@ from billiards_shm.sources.diagnosis import (
     reason_for_missing_device,
     reason_for_url,
 )
+from billiards_shm.sources.names import ffmpeg_name
 from billiards_shm.sources.protocol import Image, Reason, SourceDetails, VideoFormat
 
 __all__ = ["Camera", "available_backends"]
@@ -207,7 +208,7 @@ def _check_place(address: SourceAddress) -> int | str:
         raise _refuse(address, Reason.UNREADABLE.because("numbered images are for the backends images and auto"))
     device = _device_path(address)
     if device is None:
-        return address.place
+        return ffmpeg_name(address)
     reason = reason_for_missing_device(device)
     if reason is not None:
         raise _refuse(address, reason)
@@ -241,26 +242,30 @@ def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tup
     started = time.monotonic()
     for number in tried:
         # A driver that cannot accelerate refuses to open at all.
-        for parameters in dict.fromkeys((_parameters(config, number, accelerated=True), _parameters(config, number))):
+        for parameters in _parameters(config, number, address):
             capture = _open_with(place, number, parameters)
             if capture is not None:
                 return capture, capture.getBackendName()
     raise _refuse(address, _why(address, time.monotonic() - started, config.open_timeout_sec))
 
 
-def _parameters(config: CameraConfig, backend: int, *, accelerated: bool = False) -> tuple[int, ...]:
-    """What OpenCV takes at opening only, and only with the backend named."""
+def _parameters(config: CameraConfig, backend: int, address: SourceAddress) -> list[tuple[int, ...]]:
+    """What OpenCV takes at opening only, and only with the backend named; each is tried in turn."""
     if backend != cv2.CAP_FFMPEG:
-        return ()
-    parameters = [
+        return [()]
+    # Who writes into a pipe may take any time.
+    patient = address.kind is SourceKind.PIPE
+    timeouts = (
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-        round(config.open_timeout_sec * 1000),
+        0 if patient else round(config.open_timeout_sec * 1000),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-        round(config.read_timeout_sec * 1000),
-    ]
-    if accelerated and config.hardware_acceleration != "none":
-        parameters += [cv2.CAP_PROP_HW_ACCELERATION, ACCELERATIONS[config.hardware_acceleration]]
-    return tuple(parameters)
+        0 if patient else round(config.read_timeout_sec * 1000),
+    )
+    if config.hardware_acceleration == "none":
+        return [timeouts]
+    # A driver that cannot accelerate refuses to open at all; of a pipe the beginning is gone then.
+    accelerated = (*timeouts, cv2.CAP_PROP_HW_ACCELERATION, ACCELERATIONS[config.hardware_acceleration])
+    return [timeouts] if patient else [accelerated, timeouts]
 
 
 def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> cv2.VideoCapture | None:
@@ -269,7 +274,8 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
         if isinstance(place, int):
             capture = cv2.VideoCapture(place, backend, parameters)
         else:
-            capture = cv2.VideoCapture(place, backend, parameters)
+            # It crashes on text that is not UTF-8, and takes bytes, though it does not say so.
+            capture = cv2.VideoCapture(cast("str", os.fsencode(place)), backend, parameters)
     except cv2.error as error:
         _log.debug("OpenCV: %s", " ".join(str(error).split()))
         return None
@@ -303,5 +309,10 @@ def _why(address: SourceAddress, seconds: float, timeout: float) -> str:
             return reason_for_url(str(address.place), timeout)
         case SourceKind.PIPELINE:
             return Reason.UNREADABLE.because("GStreamer cannot run this pipeline")
+        case SourceKind.PIPE:
+            words = (
+                "what came is no video that OpenCV can read in one go, as an MP4 whose index is its last part is none"
+            )
+            return Reason.UNREADABLE.because(words)
         case _:
             return Reason.UNREADABLE.because("not a video that OpenCV can read")

@@ -329,6 +329,13 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
                 for each in (earlier, index)
             )
             problems.append(f"{both}, which is one segment; each source needs one of its own")
+    for source in sources:
+        address = SourceAddress.parse(source.camera.device_id)
+        if address.descriptor is not None:
+            problems.append(
+                f"{source.name}: {address} belongs to this process, and each source gets a process of its own: "
+                "use a named pipe (mkfifo), or `capture` without --supervise"
+            )
     if problems:
         raise ConfigurationError("\n".join(problems))
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from billiards_shm import ConfigurationError
-from billiards_shm.config.address import SourceAddress, SourceKind, without_password
 from billiards_shm.config.load import configuration_keys, fps_key, load_settings
 
 WriteConfig = Callable[[Any], Path]
@@ -548,34 +547,7 @@ def test_two_sources_of_one_name_are_an_error_that_names_both(write_config: Writ
     assert line.endswith("each name once; [0] and [2] are both called 'a', of camera 0 and of demo")
 
 
-# What a source is.
-
-
-@pytest.mark.parametrize(
-    ("device_id", "kind", "place"),
-    [
-        (0, SourceKind.CAMERA, 0),
-        ("2", SourceKind.CAMERA, 2),
-        ("/dev/video0", SourceKind.DEVICE, "/dev/video0"),
-        ("/dev/v4l/by-id/usb-Acme-video-index0", SourceKind.DEVICE, "/dev/v4l/by-id/usb-Acme-video-index0"),
-        ("/dev/shm/clip.mp4", SourceKind.FILE, "/dev/shm/clip.mp4"),
-        ("clip.mp4", SourceKind.FILE, "clip.mp4"),
-        ("file:///clips/a%20b.mp4", SourceKind.FILE, "/clips/a b.mp4"),
-        ("C:\\clips\\a.mp4", SourceKind.FILE, "C:\\clips\\a.mp4"),
-        ("frames/%04d.png", SourceKind.IMAGES, "frames/%04d.png"),
-        ("rtsp://host/%2fstream", SourceKind.URL, "rtsp://host/%2fstream"),
-        ("v4l2src ! videoconvert ! appsink", SourceKind.PIPELINE, "v4l2src ! videoconvert ! appsink"),
-        ("demo", SourceKind.DEMO, "demo"),
-        ("./demo", SourceKind.FILE, "./demo"),
-    ],
-)
-def test_a_source_is_known_by_how_it_is_written(device_id: int | str, kind: SourceKind, place: int | str) -> None:
-    assert SourceAddress.parse(device_id) == SourceAddress(kind, place)
-
-
-def test_passwords_in_urls_are_masked() -> None:
-    assert str(SourceAddress.parse("rtsp://me:secret@host/path")) == "rtsp://me:***@host/path"
-    assert without_password("http://host/a:b@c") == "http://host/a:b@c"
+# The rate.
 
 
 @pytest.mark.parametrize(

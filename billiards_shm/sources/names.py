@@ -1,0 +1,21 @@
+"""By what name FFmpeg opens a source."""
+
+from pathlib import Path
+
+from billiards_shm.config.address import SourceAddress, SourceKind
+
+__all__ = ["ffmpeg_name"]
+
+
+def ffmpeg_name(address: SourceAddress) -> str:
+    """Name a file so that FFmpeg takes it for nothing else; give anything else as it is.
+
+    A path that begins with a dot and a slash is never a protocol, as ``a:b.mp4`` would be. What a shell connected may
+    be a socket, which cannot be opened by its name: FFmpeg reads the descriptor itself.
+    """
+    place = str(address.place)
+    if address.kind is SourceKind.PIPE and address.descriptor is not None:
+        return f"pipe:{address.descriptor}"
+    if address.kind in (SourceKind.FILE, SourceKind.PIPE, SourceKind.IMAGES) and not Path(place).is_absolute():
+        return f"./{place}"
+    return place
