@@ -28,7 +28,7 @@ from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.cli.main import command_line
 from billiards_shm.config.load import load_settings
 
-pytestmark = pytest.mark.xdist_group("documentation")
+pytestmark = pytest.mark.xdist_group("documentation")  # one capture process for all
 
 GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 PYTHON = [block for block in documentation.in_language("python") if not block.needs]

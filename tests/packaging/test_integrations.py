@@ -19,7 +19,7 @@ from repository import TESTS
 
 import billiards_shm
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("integrations")]
 
 STANDINS = TESTS / "packaging" / "standins"
 PACKAGE = Path(billiards_shm.__file__).parent

@@ -12,7 +12,7 @@ from sphinx.util.inventory import InventoryFile
 
 import billiards_shm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reference")]  # one build of the pages for all
 
 NAMES = [*billiards_shm.__all__]
 HEADER = (CSRC / "billiards_shm.h").read_text()

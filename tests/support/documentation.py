@@ -1,6 +1,7 @@
 """README.md, CONTRIBUTING.md and the pages of docs/ as the tests see them: code blocks, and how code is run."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def run_python(block: Block, given: Mapping[str, Any] | None = None) -> dict[str
 @contextmanager
 def capturing(folder: Path) -> Iterator[str]:
     """The name under which `capture demo` publishes, small and quick, while the block runs."""
-    name = f"documentation-{folder.parent.name}-{folder.name}"
+    name = f"documentation-{os.getpid()}-{folder.name}"
     command = [sys.executable, "-m", "billiards_shm", "capture", "demo", "--name", name, "--resolution", "320x240"]
     with subprocess.Popen([*command, "--fps", "60"], stderr=subprocess.DEVNULL, cwd=folder) as process:
         try:
