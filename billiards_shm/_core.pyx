@@ -180,25 +180,25 @@ cdef class FrameMetadata:
     Attributes
     ----------
     sequence : int
-        Number of the frame, from 1; goes on rising over replaced segments and dead writers.
+        Number of the frame, from 1. It keeps rising when the segment is replaced or a new writer takes over.
     skipped : int
-        Frames published between the reader's previous one and this.
+        Frames that this reader missed since the one before.
     capture_time_ns, publish_time_ns : int
-        When it was taken and when it was published, CLOCK_MONOTONIC (``time.monotonic_ns()``), nanoseconds.
+        When it was captured and when it was published, in nanoseconds of CLOCK_MONOTONIC (``time.monotonic_ns()``).
     wall_time_ns : int
-        When it was published, by the wall clock (``time.time_ns()``).
+        When it was published, in nanoseconds of the wall clock (``time.time_ns()``).
     position_ms : float or None
         Position in the source, milliseconds.
     width, height, channels : int
-        Pixels, pixels, items a pixel.
+        Size in pixels, and items per pixel.
     dtype : numpy.dtype
-        Of the array.
+        Of the array's items.
     pixel_format : str
         BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW.
     generation : str
         Which segment it came from: 32 hexadecimal digits, random.
     zero_copy : bool
-        True: the array lies in shared memory; False: it is the caller's own copy.
+        True: the array lies in shared memory. False: it is a copy that belongs to you.
     online : bool
         False: a placeholder, published while the source is away.
     """
@@ -363,9 +363,9 @@ cdef class _PictureBuffer:
 cdef class Frame(_PictureBuffer):
     """One pinned frame: the object behind a zero-copy view, ``view.base.obj``.
 
-    **Lifetime.** The pixels stay as they are until the last view of them is gone, also after the reader and the
-    writer were closed; the view holds this object, and this object holds the pin, the mapping and the lock that makes
-    the pin count. Not to be used in a forked child.
+    **Lifetime.** The pixels stay as they are until the last view of them is gone, even after reader and writer are
+    closed. The view holds this object; this object holds the pin, the mapping, and the lock that makes the pin count.
+    Do not use it in a forked child.
     """
 
     cdef _abi.bshm_frame frame
@@ -378,7 +378,7 @@ cdef class Frame(_PictureBuffer):
 
     @property
     def intact(self):
-        """False only if somebody overrode the pin: an attack, or a bug worth reporting."""
+        """False only if another process overrode the pin: an attack, or a bug worth reporting."""
         return bool(_abi.bshm_frame_intact(&self.frame))
 
     def __getbuffer__(self, Py_buffer *view, int flags):
@@ -449,10 +449,10 @@ cdef class _PreparedFrame:
 @cython.no_gc_clear  # a slot found in a garbage cycle still needs its writer, to be given back
 @cython.final
 cdef class LoanedSlot(_PictureBuffer):
-    """A slot lent for writing; leaving its ``with`` block publishes it, an exception or `cancel` does not.
+    """A slot lent for writing. Leaving its ``with`` block publishes it; an exception or `cancel` does not.
 
-    **Lifetime.** `array` may be written until the slot is published or cancelled. It is made read-only then; a slice
-    of it taken earlier is not, and writing into one afterwards changes a picture that others are looking at.
+    **Lifetime.** You may write to `array` until the slot is published or cancelled. Then it becomes read-only. A slice
+    that you took earlier does not; writing into it would change a picture that others are looking at.
     """
 
     cdef _abi.bshm_loan lent
@@ -481,18 +481,18 @@ cdef class LoanedSlot(_PictureBuffer):
 
     @property
     def sequence(self):
-        """Number the frame was published under; 0 before that, or if it was not."""
+        """The frame's sequence number; 0 until it is published."""
         return self._sequence
 
     def publish(self, *, capture_time_ns=None, position_ms=None, online=None):
-        """Publish now, optionally with times that were not known when the slot was lent. Returns the sequence number.
+        """Publish now, and return the sequence number. Takes times that were not known when the slot was lent.
 
         Raises
         ------
         LoanError
             It was published or cancelled already.
         ValueError
-            The writer was closed meanwhile.
+            The writer was closed in the meantime.
         """
         cdef _abi.bshm_error error
         cdef uint64_t sequence = 0
@@ -508,7 +508,7 @@ cdef class LoanedSlot(_PictureBuffer):
         return self._sequence
 
     def cancel(self):
-        """Give the slot back unpublished; no number is used up. Again, or after publishing: nothing happens."""
+        """Give the slot back unpublished; it uses no sequence number. May be called again, and after publishing."""
         if self.lent.open:
             with nogil:
                 _abi.bshm_writer_cancel(self.writer._writer, &self.lent)
@@ -594,40 +594,40 @@ def _close_writers():
 
 
 cdef class SharedMemoryFrameWriter:
-    """Publishes frames under a name; the only writer of that name.
+    """Publishes frames under a name. A name has one writer.
 
     Parameters
     ----------
     name
-        Letters, digits, ``.``, ``_``, ``-``, at most 64: POSIX shared memory. With a slash: a file, best on a tmpfs.
+        Letters, digits, ``.``, ``_``, ``-``, at most 64. A name with a slash is the path of a file, best on a tmpfs.
     shape
-        (height, width) or (height, width, channels) of the largest frame expected. Smaller ones and other dtypes may
-        follow; a larger one replaces the segment, and readers follow by themselves.
+        (height, width) or (height, width, channels) of the largest frame you expect. Smaller frames and other dtypes
+        may follow. A larger frame replaces the segment, and readers follow by themselves.
     dtype
-        Of the items; any bool, integer, floating or complex type of a fixed size.
+        Type of the items: any bool, integer, floating or complex type of a fixed size.
     pixel_format
-        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW. A frame that cannot have it (another number of
-        channels, another dtype) is labelled by its shape instead.
+        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW. A frame that cannot have it, because of
+        its channels or dtype, is labelled by its shape instead.
     slots
-        3 to 62. Three are backed by memory at once, further ones when readers hold that many frames. ``slots - 2``
-        frames can be held in all, more readers get copies.
+        3 to 62. Three have memory from the start, further ones when readers hold that many frames. All readers
+        together can hold ``slots - 2`` frames; beyond that they get copies.
     mode
-        Permission bits of the object; 0o640 lets the group read (and copy), 0o660 lease.
+        Permission bits of the file. 0o640 lets the group read, with copies; 0o660 lets it hold leases, too.
     trusted_owners
-        Users, besides oneself and root, whose dead segment may be taken over. None: as the environment variable
+        Owners to trust besides you and root: their dead segments may be taken over. None: as the environment variable
         BILLIARDS_SHM_TRUSTED_OWNERS says.
 
     Raises
     ------
     SegmentNameError, WriterExistsError, SegmentFormatError, SegmentPermissionError, FrameShapeError
-        Nothing that was there is touched.
+        Nothing that exists is touched.
     SharedMemoryFullError
         The message names the bytes needed; nothing is left behind.
 
     Notes
     -----
-    May be used from several threads, one frame at a time. A forked child cannot use its parent's writer: `ValueError`.
-    An interpreter that ends closes its writers.
+    Several threads may use a writer, one frame at a time. A forked child cannot use its parent's writer: `ValueError`.
+    The interpreter closes its writers when it exits.
     """
 
     cdef _abi.bshm_writer *_writer
@@ -681,12 +681,12 @@ cdef class SharedMemoryFrameWriter:
 
     @property
     def sequence(self):
-        """Number of the last frame published; 0 before the first, unless a dead writer's count is continued."""
+        """Number of the last frame published; 0 before the first, unless it continues a dead writer's count."""
         return self._counters().sequence
 
     @property
     def generation(self):
-        """Which segment is written to now: 32 hexadecimal digits."""
+        """The segment that is written to now: 32 hexadecimal digits."""
         cdef _abi.bshm_writer_counters counters = self._counters()
         return _hex(counters.generation)
 
@@ -717,34 +717,34 @@ cdef class SharedMemoryFrameWriter:
         return 0
 
     def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True):
-        """Copy `frame` into shared memory and publish it; the GIL is released meanwhile.
+        """Copy `frame` into shared memory and publish it, without the GIL.
 
         Parameters
         ----------
         frame
-            Array of shape (height, width) or (height, width, channels). Rows may lie apart (a crop) or upside down;
-            what is strided otherwise, or of foreign byte order, is made contiguous first.
+            Array of shape (height, width) or (height, width, channels). Rows may lie apart (a crop) or upside down.
+            Other strides, and a foreign byte order, are made contiguous and native first.
         capture_time_ns
-            When it was taken, CLOCK_MONOTONIC nanoseconds; None: now.
+            When it was captured, in nanoseconds of CLOCK_MONOTONIC; None: now.
         position_ms
-            Position in the source, milliseconds.
+            Position in the source, in milliseconds.
         online
             False marks a placeholder.
 
         Returns
         -------
         int
-            The sequence number, from 1; 0 if the frame was dropped because there was no memory for another slot
-            (`statistics.dropped` counts, the first one warns).
+            The sequence number, from 1. 0: the frame was dropped, because there was no memory for another slot
+            (`statistics.dropped` counts these, and the first one warns).
 
         Raises
         ------
         FrameShapeError
-            Not a picture: the message has its shape and the writer's.
+            Not a picture. The message has its shape and the writer's.
         LoanError
             A slot is lent.
         SharedMemoryFullError
-            It is larger than the segment, and there is no room for a larger one.
+            The frame is larger than the segment allows, and there is no room for a larger segment.
         ValueError
             The writer is closed, or belongs to the parent process.
         """
@@ -837,14 +837,14 @@ cdef class SharedMemoryFrameWriter:
             warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=1)
 
     def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True):
-        """Lend a slot to draw into, without any copy.
+        """Lend a slot to draw into, without a copy.
 
         Parameters
         ----------
         shape, dtype
-            Of the frame; None: as the writer was made for.
+            Of the frame; None: those of the writer.
         capture_time_ns, position_ms, online
-            As in `write_frame`; the first two can still be given to `LoanedSlot.publish`.
+            As in `write_frame`. `LoanedSlot.publish` takes them, too.
 
         Returns
         -------
@@ -856,7 +856,7 @@ cdef class SharedMemoryFrameWriter:
         LoanError
             A slot is lent already.
         SharedMemoryFullError
-            No memory for another slot (the frame counts as dropped), or no room for a larger segment.
+            There is no memory for another slot (the frame counts as dropped), or no room for a larger segment.
         FrameShapeError, ValueError
             As in `write_frame`.
         """
@@ -880,16 +880,16 @@ cdef class SharedMemoryFrameWriter:
         return slot
 
     def update_source(self, *, state=None, reason=None, backend=None, fps=None, **counters):
-        """Tell readers and ``inspect`` how the source is; what is None or missing stays as it was.
+        """Tell readers and ``inspect`` how the source is. What is None or missing stays as it was.
 
         Parameters
         ----------
         state
             A `SourceState`.
         reason, backend
-            Text; at most 128 and 32 bytes of it are kept.
+            Text; the first 128 and 32 bytes are kept.
         fps
-            Measured frames a second.
+            Measured frames per second.
         **counters
             Totals so far: ``captured``, ``reconnects``, ``stalls``, ``loops``; see `SegmentInfo`.
         """
@@ -922,7 +922,7 @@ cdef class SharedMemoryFrameWriter:
             raise _exception(&error)
 
     def close(self):
-        """Say so to the readers and remove the name. Frames that are held stay. Again: nothing happens."""
+        """Tell readers that this was the end, and remove the name. Frames they hold stay. May be called again."""
         if self._writer != NULL:
             with nogil:
                 _abi.bshm_writer_close(self._writer)
@@ -964,11 +964,11 @@ cdef class ReaderStatistics:
     frames : int
         Frames returned.
     skipped : int
-        Frames published meanwhile that it did not see.
+        Frames that were published and that it did not see.
     copies : int
-        Frames returned as copies, asked for or for want of a lease.
+        Frames returned as copies, because you asked or because no lease was free.
     retries : int
-        Attempts begun again because a newer frame came in between.
+        Attempts that were repeated because a newer frame came in between.
     """
 
     cdef readonly unsigned long long frames, skipped, copies, retries
@@ -1008,7 +1008,7 @@ cdef object _age(int64_t then_ns):
 
 
 cdef class SegmentReader:
-    """Reads the newest frame under a name; everything of `billiards_shm.SharedMemoryFrameReader` but iteration."""
+    """Reads the newest frame under a name: `billiards_shm.SharedMemoryFrameReader` without iteration."""
 
     cdef _abi.bshm_reader *_reader
     cdef readonly str name
@@ -1067,7 +1067,7 @@ cdef class SegmentReader:
 
     @property
     def source_state(self):
-        """What the capture process says of its source: a `SourceState`."""
+        """What the capture process says about its source: a `SourceState`."""
         cdef _abi.bshm_source_view view
         return _source_state_of(&view.statistics) if self._source(&view) else SourceState.UNKNOWN
 
@@ -1107,14 +1107,14 @@ cdef class SegmentReader:
         Parameters
         ----------
         timeout
-            Seconds; None: as long as it takes.
+            Seconds to wait; None: no limit.
 
         Raises
         ------
         SegmentNotFoundError
             The time is up.
         SegmentFormatError, SegmentPermissionError
-            What has the name cannot be read.
+            The object under the name cannot be read.
         ValueError
             The reader is closed.
         """
@@ -1141,10 +1141,9 @@ cdef class SegmentReader:
         Parameters
         ----------
         timeout
-            Seconds to wait for one; 0: do not wait; None: until there is one, also for a segment to appear.
+            Seconds to wait for one. 0: do not wait. None: wait until there is one, even if there is no segment yet.
         copy
-            True: an array of the caller's own, writable; False: zero-copy if a lease is free; None: as the reader was
-            made.
+            True: a writable array of your own. False: zero-copy if a lease is free. None: as the reader was made.
 
         Returns
         -------
@@ -1156,15 +1155,15 @@ cdef class SegmentReader:
         Raises
         ------
         SegmentFormatError, SegmentPermissionError
-            What has the name now cannot be read.
+            The object under the name cannot be read.
         ValueError
             The reader is closed.
 
         Notes
         -----
-        **Lifetime.** A zero-copy frame never changes: it is pinned until the last view of it is gone, whatever becomes
-        of reader and writer. At most `max_leases` frames are pinned at a time; while that many are held, further ones
-        come as copies.
+        **Lifetime.** A zero-copy frame never changes. It is pinned until the last view of it is gone, whatever happens
+        to reader and writer. A reader pins at most `max_leases` frames; while you hold that many, further ones come as
+        copies.
         """
         cdef int64_t deadline
         cdef int64_t left
@@ -1188,7 +1187,7 @@ cdef class SegmentReader:
                 return found
 
     def latest_frame(self, *, copy=None):
-        """The newest frame, also if this reader has seen it; never waits.
+        """The newest frame, even if this reader has seen it. Never waits.
 
         Parameters, returns, raises and lifetime as in `read_frame`.
         """
@@ -1280,7 +1279,7 @@ cdef class SegmentReader:
         return None
 
     def close(self):
-        """Detach. Frames that are held stay as they are. Again: nothing happens."""
+        """Detach. Frames that you hold stay as they are. May be called again."""
         if self._reader != NULL:
             _abi.bshm_reader_close(self._reader)
         self._forget_prepared()

@@ -46,30 +46,29 @@ _log = logging.getLogger(__name__)
 class VideoConsumer:
     """Read shared frames as if they came from ``cv2.VideoCapture``.
 
-    ``cv2.VideoCapture(0)`` becomes ``VideoConsumer("billiards_video")``; the rest of the program stays. Like
-    its model it reports failure by its return values, not by exceptions; the reason goes to the
-    ``billiards_shm.consumer`` log.
+    ``cv2.VideoCapture(0)`` becomes ``VideoConsumer("billiards_video")``; the rest of the program stays as it is. Like
+    OpenCV's class it reports failure by return values, not exceptions. The reason goes to the logger
+    ``billiards_shm.consumer``.
 
     Parameters
     ----------
     name : str, optional
-        Name or path of the segment. Without one nothing is opened, as with ``cv2.VideoCapture()``.
+        Name or path of the segment. Without it nothing is opened, as with ``cv2.VideoCapture()``.
     timeout : float or None
-        Seconds that opening waits for the segment, and `read` and `grab` for a frame; None waits for ever.
+        Seconds that opening waits for the segment, and `read` and `grab` for a frame. None: no limit.
     copy : bool
-        True: every frame is an array of the caller's own, to draw into. False: frames are read-only views of
-        shared memory.
+        True: every frame is an array of your own, to draw into. False: frames are read-only views of shared memory.
 
     Notes
     -----
-    What differs from a camera of one's own: `read` gives the newest frame, so a slow loop skips frames
-    instead of falling behind. A writer that ends and returns is followed; until then `read` takes `timeout`
-    seconds to give ``(False, None)``, and `isOpened` stays True. Pixels come as they were published
-    (`get(CAP_PROP_FOURCC)` names the format); ``billiards-shm capture`` publishes BGR, as OpenCV does.
+    Two things differ from a camera. `read` gives the newest frame, so a slow loop skips frames instead of falling
+    behind. And when the writer ends, `isOpened` stays True: `read` returns ``(False, None)`` after `timeout` seconds
+    until the next writer comes. Pixels come as they were published (``get(CAP_PROP_FOURCC)`` names the format);
+    ``billiards-shm capture`` publishes BGR, as OpenCV does.
 
-    **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone;
-    its pixels do not change before that. In either mode `grab` and `read` pin their frame, which `retrieve` may
-    be asked for again, until the next `grab`, `read` or `release`.
+    **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone, and its
+    pixels do not change before that. In either mode `grab` and `read` pin their frame until the next `grab`, `read` or
+    `release`, so that `retrieve` can give it again.
 
     Examples
     --------
@@ -100,7 +99,7 @@ class VideoConsumer:
         name : str
             Name or path of the segment.
         apiPreference, params
-            Taken because ``cv2.VideoCapture.open`` takes them; without effect.
+            Ignored; ``cv2.VideoCapture.open`` takes them.
 
         Returns
         -------
@@ -146,15 +145,15 @@ class VideoConsumer:
         return True
 
     def retrieve(self, image: npt.NDArray[Any] | None = None, flag: int = 0) -> tuple[bool, npt.NDArray[Any] | None]:
-        """Give the frame that was grabbed last; again and again the same one until the next `grab`.
+        """Give the frame that was grabbed last: the same one until the next `grab`.
 
         Parameters
         ----------
         image : numpy.ndarray, optional
-            Where to put the frame. As in OpenCV it is used if shape and dtype fit, else a new array is
-            returned: test ``result is image``.
+            Where to put the frame. As in OpenCV it is used if shape and dtype fit; else you get a new array. Test
+            ``result is image``.
         flag : int
-            Taken because ``cv2.VideoCapture.retrieve`` takes it; without effect.
+            Ignored; ``cv2.VideoCapture.retrieve`` takes it.
 
         Returns
         -------
@@ -197,7 +196,7 @@ class VideoConsumer:
         Returns
         -------
         float
-            The value; 0 for what is not known, as ``FRAME_COUNT`` of a stream that has no end.
+            The value; 0 for what is not known, such as ``FRAME_COUNT`` of a stream without an end.
         """
         if self._reader is None:
             return 0.0
@@ -205,12 +204,12 @@ class VideoConsumer:
         return 0.0 if getter is None else float(getter(self))
 
     def set(self, propId: int, value: float) -> bool:  # noqa: N803 - OpenCV's name
-        """Set a property by OpenCV's number; only the two timeouts can be changed, in milliseconds.
+        """Set a property by OpenCV's number. Only the two timeouts can be changed, in milliseconds.
 
         Returns
         -------
         bool
-            False: the property is the camera's, which belongs to the capture process.
+            False: the property belongs to the camera, and so to the capture process.
         """
         if self._reader is None:
             return False
@@ -225,7 +224,7 @@ class VideoConsumer:
         return True
 
     def release(self) -> None:
-        """Let go of the segment; everything but `open` fails from now on. Frames handed out stay valid."""
+        """Let go of the segment. Everything but `open` fails from now on. Frames you have stay valid."""
         self._grabbed = None
         self._metadata = None
         if self._reader is not None:

@@ -1,7 +1,7 @@
 """The exceptions of billiards_shm.
 
-Every error the package raises on purpose is a `BilliardsShmError`; each also inherits the builtin that a caller who
-never heard of this package would catch. The message says what was found, what was expected and what to do about it.
+Every error that the package raises on purpose is a `BilliardsShmError`. Each also inherits the builtin exception that
+fits. The message says what was found, what was expected, and what to do about it.
 """
 
 __all__ = [
@@ -33,7 +33,7 @@ class SegmentNotFoundError(BilliardsShmError, FileNotFoundError):
 
 
 class SegmentFormatError(BilliardsShmError, ValueError):
-    """The object under the name is no segment of this version: foreign, corrupt, too short, or another ABI."""
+    """The object under the name is not a segment of this version: foreign, corrupt, too short, or another ABI."""
 
 
 class WriterExistsError(BilliardsShmError, FileExistsError):
@@ -45,7 +45,7 @@ class SharedMemoryFullError(BilliardsShmError, OSError):
 
 
 class SegmentPermissionError(BilliardsShmError, PermissionError):
-    """The object may not be opened, or belongs to a user who is not trusted."""
+    """You may not open the object, or its owner is not trusted."""
 
 
 class SegmentSystemError(BilliardsShmError, OSError):
@@ -53,7 +53,7 @@ class SegmentSystemError(BilliardsShmError, OSError):
 
 
 class FrameShapeError(BilliardsShmError, ValueError):
-    """The frame, or the slot asked for, has a shape or dtype that cannot be published."""
+    """The frame or slot has a shape or dtype that cannot be published."""
 
 
 class LoanError(BilliardsShmError, RuntimeError):

@@ -1,6 +1,6 @@
-"""Whose segments are believed: one's own and root's, and those of users named explicitly.
+"""Owners to trust: you, root, and the users you name.
 
-Anyone may create names in shared memory, so the name alone proves nothing about who draws the pictures.
+Anyone may create a name in shared memory, so the name alone proves nothing about where the pictures come from.
 """
 
 import os

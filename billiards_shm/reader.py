@@ -28,32 +28,31 @@ class SharedMemoryFrameReader(SegmentReader):
     Parameters
     ----------
     name
-        As the writer's.
+        Name of the segment, or the path of its file.
     max_leases
-        Zero-copy frames that may be held at a time; while that many are held, further ones come as copies.
+        Zero-copy frames that you can hold at a time. While you hold that many, further ones come as copies.
     copy
-        True: every frame is an array of the caller's own, writable.
+        True: every frame is a writable array of your own.
     trusted_owners
-        Users, besides oneself and root, whose frames are believed. None: as the environment variable
-        BILLIARDS_SHM_TRUSTED_OWNERS says.
+        Owners to trust besides you and root. None: as the environment variable BILLIARDS_SHM_TRUSTED_OWNERS says.
 
     Raises
     ------
     SegmentNameError
-        The name is impossible. Nothing else can fail here: the constructor touches no segment.
+        The name cannot name a segment. Nothing else can fail here: the constructor touches no segment.
 
     Notes
     -----
-    May be shared by threads, each frame goes to one of them; and used in a forked child, which attaches anew.
+    Threads may share a reader; each frame goes to one of them. A forked child may use it; it attaches again there.
 
-    **Lifetime.** ``frame`` is pinned until its last view is gone, whatever becomes of reader and writer::
+    **Lifetime.** A frame is pinned until its last view is gone, whatever happens to reader and writer::
 
         frame, metadata = reader.read_frame(timeout=1.0)
         crop = frame[10:20]
         del frame; reader.close()
         crop.mean()              # OK: the crop holds the pin
         crop[0] = 0              # ERROR: ValueError, read-only
-        crop = crop.copy()       # OK: from here on your own memory, and the slot is free
+        crop = crop.copy()       # OK: your own memory, and the slot is free again
     """
 
     def frames(self, *, follow: bool = False, timeout: float | None = None) -> "FrameIterator":
@@ -62,19 +61,19 @@ class SharedMemoryFrameReader(SegmentReader):
         Parameters
         ----------
         follow
-            False: ends when the writer closes cleanly. True: goes on with the next writer of the name.
+            False: the iteration ends when the writer closes cleanly. True: it waits for the next writer of the name.
         timeout
-            Seconds to wait for each frame; None: as long as it takes.
+            Seconds to wait for each frame; None: no limit.
 
         Returns
         -------
         FrameIterator
-            Of ``(frame, metadata)``. Waits for a segment, moves to its successors, outlasts dead writers.
+            Gives ``(frame, metadata)``. It waits for a segment, moves to its successors, and survives dead writers.
 
         Raises
         ------
         TimeoutError
-            From the iteration: no frame came within `timeout`.
+            Raised by the iteration: no frame came within `timeout`.
         """
         return FrameIterator(self, follow=follow, timeout=timeout)
 

@@ -22,89 +22,89 @@ class ReaderInfo:
     """One reader that is attached now."""
 
     pid: int | None
-    """As the reader gave it, in its own container; None for an observer."""
+    """Process number in the reader's own container; None for an observer."""
     name: str
-    """Of its process."""
+    """Name of its process."""
     kind: str
     """"lease", or "observer" (may read the object, but not lock it)."""
     frames: int
-    """Read so far."""
+    """Frames it has read."""
     skipped: int
-    """Published, and not looked at."""
+    """Frames that were published and that it did not read."""
     copies: int
-    """Of the frames read, those that it copied."""
+    """How many of the frames it read were copies."""
     last_sequence: int
-    """Number of the frame that it read last."""
+    """Number of the last frame it read."""
     attached_wall_ns: int
-    """Nanoseconds since 1970."""
+    """When it attached, in nanoseconds since 1970."""
     leases: int
-    """Slots it holds pinned now."""
+    """Slots that it holds pinned now."""
 
 
 @documented
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInfo(SegmentStatistics):
-    """What can be known of a segment without attaching to it."""
+    """What is known about a segment without attaching to it."""
 
     name: str
-    """As the writer was given it."""
+    """Name of the segment, or the path that it was asked for by."""
     path: str
-    """Of the file, which for a name lies in the directory of shared memory."""
+    """Path of the file; a name's file lies in the directory of shared memory."""
     status: SegmentStatus
-    """Whether its writer lives, asked of the kernel."""
+    """Whether its writer lives, as the kernel says."""
     generation: str
-    """32 hexadecimal digits that no other segment has."""
+    """32 hexadecimal digits, unique to this segment."""
     abi: tuple[int, int]
     """Major and minor version of the layout."""
     writer_pid: int
-    """As the writer gave it, in its own container."""
+    """Process number in the writer's own container."""
     owner: int
     """User id."""
     mode: int
     """Permissions of the file."""
     total_bytes: int
-    """With every slot backed."""
+    """Size with memory for every slot."""
     backed_bytes: int
-    """With the slots that are backed now."""
+    """Size with the slots that have memory now."""
     allocated_bytes: int
-    """As the file system counts."""
+    """Memory in use, as the file system counts it."""
     slots: int
     """Frames that it can hold."""
     slot_capacity: int
-    """Bytes of the largest frame."""
+    """Bytes of the largest possible frame."""
     created_wall_ns: int
-    """Nanoseconds since 1970."""
+    """When it was created, in nanoseconds since 1970."""
     sequence: int
-    """Of the newest frame; 0: none yet."""
+    """Number of the newest frame; 0: none yet."""
     fps: float
-    """As the capture process measured it last; 0 when no frame came for two seconds."""
+    """Frames per second, as measured by the capture process; 0 when no frame came for two seconds."""
     last_frame_age: float | None
     """Seconds since the last captured frame."""
     heartbeat_age: float | None
     """Seconds since the writer last did anything."""
     source_state: SourceState
-    """What the capture process says of its source."""
+    """What the capture process says about its source."""
     source_reason: str
-    """Why, if that is not all well."""
+    """Why the source is in that state; empty if all is well."""
     backend: str
-    """What the source is read with."""
+    """The backend that reads the source."""
     width: int | None
-    """Pixels, of the newest frame; None: there is none yet."""
+    """Width of the newest frame in pixels; None: there is no frame yet."""
     height: int | None
-    """Pixels, likewise."""
+    """Height of the newest frame in pixels."""
     channels: int | None
-    """Likewise."""
+    """Items per pixel of the newest frame."""
     dtype: np.dtype[Any] | None
-    """Likewise."""
+    """Type of the newest frame's items."""
     pixel_format: str | None
-    """Likewise."""
+    """Pixel format of the newest frame."""
     write_latency_buckets: tuple[int, ...]
-    """Item i counts the writes that took less than 2**i ns, and not less than half of that."""
+    """Item i counts the writes that took less than 2**i ns, and at least half of that."""
     readers: tuple[ReaderInfo, ...]
-    """Those that are attached now."""
+    """The readers that are attached now."""
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in types that JSON knows."""
+        """All of it, in types that JSON has."""
         return (
             {"name": self.name, "path": self.path}
             | dataclasses.asdict(self)
@@ -133,7 +133,7 @@ def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = N
     Raises
     ------
     SegmentNotFoundError, SegmentFormatError, SegmentPermissionError, SegmentNameError
-        There is none, or it cannot be read.
+        There is no such segment, or it cannot be read.
     """
     found = _core.inspect(name, trusted_owners)
     found["readers"] = tuple(ReaderInfo(**reader) for reader in found["readers"])
@@ -144,9 +144,9 @@ def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = N
 
 
 def list_segments(paths: Iterable[str] = (), *, trusted_owners: Iterable[int | str] | None = None) -> list[SegmentInfo]:
-    """All segments of this machine's shared memory that may be read, by name, then those of `paths`.
+    """List the segments in this machine's shared memory by name, then those at `paths`.
 
-    Files that are no segments, and segments of other users, are left out.
+    Files that are not segments, and segments that you may not read or do not trust, are left out.
     """
     names = [*sorted(_candidate_names()), *_several(paths)]
     found = []
@@ -172,12 +172,12 @@ def _candidate_names() -> list[str]:
 def remove_stale_segments(
     names: Iterable[str] | None = None, *, trusted_owners: Iterable[int | str] | None = None
 ) -> list[str]:
-    """Remove segments whose writer is dead, and what creators that died left behind.
+    """Remove segments whose writer is dead, and temporary files of writers that died while creating one.
 
     Parameters
     ----------
     names
-        Names or paths; None: every segment of this machine's shared memory. The living are spared either way.
+        Names or paths; None: every segment in this machine's shared memory. Segments of living writers always stay.
     trusted_owners
         As for a reader.
 
@@ -189,7 +189,7 @@ def remove_stale_segments(
     Raises
     ------
     SegmentFormatError, SegmentPermissionError, SegmentNameError
-        One of `names` is not to be removed. Without `names` what is not ours is passed over.
+        One of `names` cannot be removed. Without `names`, such segments are left alone.
     """
     removed = []
     directories = {Path(_core.object_directory())}

@@ -1,4 +1,4 @@
-"""What a segment and its source can be."""
+"""The states of a segment and of its source."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ __all__ = ["SegmentStatus", "SourceState"]
 
 
 class SegmentStatus(StrEnum):
-    """Of a segment, as the kernel's locks and the segment's own state tell it."""
+    """State of a segment, as told by the kernel's locks and the segment itself."""
 
     LIVE = "live"
     """Its writer lives."""
@@ -19,17 +19,17 @@ class SegmentStatus(StrEnum):
 
 
 class SourceState(StrEnum):
-    """Of the source that feeds a segment, as the capture process tells it."""
+    """State of the source that feeds a segment, as reported by the capture process."""
 
     UNKNOWN = "unknown"
-    """The writer says nothing of a source."""
+    """The writer says nothing about a source."""
     OPENING = "opening"
-    """Nothing came from the source yet."""
+    """No frame has come from the source yet."""
     STREAMING = "streaming"
     """Frames come."""
     STALLED = "stalled"
-    """The source is open and brings nothing."""
+    """The source is open and gives no frames."""
     RECONNECTING = "reconnecting"
-    """The source was lost and is opened anew."""
+    """The source was lost and is being opened again."""
     ENDED = "ended"
-    """The source came to its end."""
+    """The source has ended."""

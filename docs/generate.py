@@ -2,7 +2,8 @@
 
     python docs/generate.py
 
-Run it after a change of the configuration model or of the statistics. `python -m bench.report --docs` runs it after writing `figures.json`.
+Run it after a change of the configuration model or of the statistics. `python -m bench.report --docs` writes
+`figures.json` and runs it.
 Each table stands between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
 
