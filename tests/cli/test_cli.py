@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from command_line import SCRIPT, Terminal, end_started, environment, run, run_python, start
-from segments_under_test import wait_until
+from segment_layout import opened
+from segments_under_test import path_of, wait_until
 
 from billiards_shm import (
     SharedMemoryFrameReader,
@@ -27,6 +28,7 @@ from billiards_shm import (
     list_segments,
     remove_stale_segments,
 )
+from billiards_shm.statistics import STATISTICS
 
 COMMANDS = ("capture", "list", "inspect", "watch", "snapshot", "clean")
 SHAPE = (48, 64, 3)
@@ -278,6 +280,20 @@ def test_inspect_shows_everything(writer: SharedMemoryFrameWriter, name: str) ->
     assert f"pid {os.getpid()}" in shown["writer"]
     assert f"pid {os.getpid()}" in shown["reader"]
     assert "1 frames" in shown["reader"]
+
+
+def test_inspect_and_watch_show_a_statistic_where_the_table_says(writer: SharedMemoryFrameWriter, name: str) -> None:
+    values = {statistic: 1_000_000 * number for number, statistic in enumerate(STATISTICS, 1)}
+    with opened(path_of(name)) as segment:
+        for statistic, value in values.items():
+            segment.statistics[statistic] = value
+    shown = dict(re.split("  +", line.strip(), maxsplit=1) for line in run("inspect", name).stdout.splitlines()[1:])
+    watched = run("watch", name, "--count", "1").stdout
+    for statistic, row in STATISTICS.items():
+        text = str(values[statistic]) if row.unit != "bytes" else f"{values[statistic] / 1e6:.1f} MB"
+        label = row.label or statistic
+        assert not row.line or f"{text} {label}" in shown[row.line], statistic
+        assert (f" {label}={text}" in watched) == row.prominent, statistic
 
 
 def test_inspect_as_json_is_one_object(writer: SharedMemoryFrameWriter, name: str) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from child_processes import Child
 from prometheus_client.parser import text_string_to_metric_families
-from segments_under_test import picture, wait_until
+from segment_layout import opened
+from segments_under_test import path_of, picture, wait_until
 from serving import Address, served
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -24,6 +25,7 @@ from websockets.sync.client import connect
 from billiards_shm import SharedMemoryFrameWriter
 from billiards_shm.serve import create_app
 from billiards_shm.serve.access import Access
+from billiards_shm.statistics import STATISTICS
 
 SHAPE = (24, 32, 3)
 
@@ -411,6 +413,23 @@ def test_the_page_is_served_and_kept_by_browsers_while_it_is_the_same() -> None:
             found = server.get(f"/{link}")
             assert found.status == 200
             assert server.get(f"/{link}", If_None_Match=found.headers["etag"]).status == 304
+
+
+def test_a_statistic_is_in_metrics_and_json_and_if_prominent_on_the_page(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    values = {name: 1000 + number for number, name in enumerate(STATISTICS)}
+    with opened(path_of(segment_name)) as segment:
+        for name, value in values.items():
+            segment.statistics[name] = value
+    with served(create_app([segment_name])) as server:
+        found = samples(server.get("/metrics").body.decode())
+        described = names_at(server)[segment_name]
+        page = server.get("/").body.decode()
+    for name, row in STATISTICS.items():
+        metric = f"billiards_shm_{row.metric}{'_total' if row.kind == 'counter' else ''}"
+        assert found[metric, segment_name] == described[name] == values[name], name
+        assert (f'data-statistic="{name}"' in page) == row.prominent, name
 
 
 def test_everything_public_is_in_the_openapi_description() -> None:
