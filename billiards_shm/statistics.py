@@ -68,6 +68,17 @@ class SegmentStatistics:
             prominent=True,
         )
     )
+    bytes_written: int = _row(
+        Statistic(
+            34,
+            "bytes_written",
+            "Bytes of pixels published into shared memory",
+            unit="bytes",
+            line="frames",
+            label="written",
+            prominent=True,
+        )
+    )
     reconnects: int = _row(
         Statistic(
             7, "reconnects", "Times that a lost source came back", line="incidents", prominent=True, reported=True

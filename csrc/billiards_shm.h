@@ -187,9 +187,10 @@ typedef struct bshm_statistics {
     bshm_shared64 source_state;   /* enum bshm_source_state */
     bshm_shared64 write_ns_total;
     bshm_shared64 text_seq;
-    bshm_shared64 reason[16]; /* UTF-8, NUL-padded */
-    bshm_shared64 backend[4]; /* UTF-8, NUL-padded */
-    bshm_shared64 reserved[10];
+    bshm_shared64 reason[16];    /* UTF-8, NUL-padded */
+    bshm_shared64 backend[4];    /* UTF-8, NUL-padded */
+    bshm_shared64 bytes_written; /* payload bytes published */
+    bshm_shared64 reserved[9];
     bshm_shared64
         write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
 } bshm_statistics;

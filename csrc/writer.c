@@ -72,10 +72,9 @@ static void use_segment(bshm_writer *writer, bshm_segment *segment)
 
 /* The words that the writer counts itself, from zero in each generation, beside the latency buckets. */
 static const size_t own_counters[] = {
-    offsetof(bshm_statistics, published),
-    offsetof(bshm_statistics, dropped),
-    offsetof(bshm_statistics, leases_broken),
-    offsetof(bshm_statistics, write_ns_total),
+    offsetof(bshm_statistics, published),     offsetof(bshm_statistics, dropped),
+    offsetof(bshm_statistics, leases_broken), offsetof(bshm_statistics, write_ns_total),
+    offsetof(bshm_statistics, bytes_written),
 };
 
 static void add_word(bshm_statistics *sums, const bshm_statistics *statistics, size_t offset)
@@ -301,6 +300,7 @@ static void count_frame(bshm_writer *writer, const bshm_frame_info *info, int64_
     bshm_statistics *statistics = &writer->segment->header->statistics;
     uint64_t spent = spent_ns > 0 ? (uint64_t)spent_ns : 0;
     bshm_add_relaxed(&statistics->published, 1);
+    bshm_add_relaxed(&statistics->bytes_written, info->payload_bytes);
     bshm_add_relaxed(&statistics->write_ns_total, spent);
     bshm_add_relaxed(&statistics->write_ns_log2[log2_bucket(spent)], 1);
     bshm_store_relaxed(&statistics->heartbeat_ns, (uint64_t)now);

@@ -379,7 +379,8 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
         "source_state": 3,
         "reason": "unplugged é".encode().ljust(128, b"\0"),
         "backend": b"V4L2".ljust(32, b"\0"),
-        "reserved": bytes(80),
+        "bytes_written": 4 * math.prod(SHAPE),
+        "reserved": bytes(72),
     }
 
 

@@ -98,6 +98,7 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "sequence": 1,
         "published": 1,
         "dropped": 0,
+        "bytes_written": 24 * 32 * 3,
         "leases_broken": 0,
         "captured": 3,
         "reconnects": 4,

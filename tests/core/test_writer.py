@@ -670,6 +670,7 @@ def test_a_larger_frame_replaces_the_segment_and_the_numbers_go_on(
     assert (metadata.sequence, metadata.skipped, metadata.generation) == (2, 0, writer.generation)
     assert writer.statistics.replacements == 1
     assert writer.statistics.published == 2
+    assert writer.statistics.bytes_written == picture(1).nbytes + picture(2, LARGER).nbytes
 
 
 def test_the_last_frame_before_a_replacement_is_not_lost(

@@ -68,7 +68,8 @@ STATISTICS: Table = (
     ("text_seq", 104, "Q"),
     ("reason", 112, "128s"),
     ("backend", 240, "32s"),
-    ("reserved", 272, "80s"),
+    ("bytes_written", 272, "Q"),
+    ("reserved", 280, "72s"),
     ("write_ns_log2", 352, "40Q"),
 )
 STATISTICS_BYTES = 672
