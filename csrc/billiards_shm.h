@@ -1,84 +1,252 @@
 /* billiards_shm.h - one writer, many readers, frames in shared memory.
  *
- * This header is the specification: the segment layout, the protocol (steps W1..W12 and R0..R6, which the code cites),
- * and the functions. Plain fixed-width types only, so that C++ and other languages can take it as it is; the words
- * that processes share are touched through csrc/ordering.h alone.
+ * This header is the whole specification: the layout of a segment, the protocol (steps W1..W12 and R0..R6, which the
+ * code cites), and the functions. You can write another implementation from it alone. It uses plain fixed-width types,
+ * so that C++ and other languages can take it as it is.
  *
- * What users may rely on:
- *   1. a view never changes            4. SIGKILL of anybody leaves everybody else working
+ * Promises:
+ *   1. a view never changes            4. SIGKILL of any process leaves all others working
  *   2. no reader stalls the writer     5. memory is bounded, and missing memory is an error, never SIGBUS
  *   3. a reader never crashes          6. a late reader gets the newest frame at once
+ *
+ * "Load", "store", "fence" and the orders (relaxed, acquire, release, seq_cst) are those of C11. "Object" is the file
+ * behind a segment, "owner" a process that holds a kernel lock.
+ *
+ *
+ * NAMES AND PATHS
+ *
+ *   A name has 1 to 64 characters: letters, digits, '.', '_', '-'; not "." and "..". It leads to the file
+ *   <directory>/<name>. The directory is /dev/shm on Linux, `getconf DARWIN_USER_TEMP_DIR`billiards_shm on macOS, and
+ *   %LOCALAPPDATA%\Temp\billiards_shm on Windows. A name with a slash in it is the path of the file itself; a slash as
+ *   the only separator, in front ("/name"), is refused. Where locks do not die with their process (NFS, SMB, FUSE, 9p)
+ *   no segment is created or opened.
  *
  *
  * ONE OBJECT
  *
- *   offset 0          header region    64 KiB   immutable identity; publication line; statistics; slot descriptors
- *   control_offset    control region   64 KiB   one pin word per slot; diagnostic table of readers
+ *   offset 0          header region    64 KiB   identity; publication; statistics; slot descriptors
+ *   control_offset    control region   64 KiB   one pin word per slot; table of readers
  *   pixels_offset     slots            slot_count * slot_stride
  *
- * Readers map the header and the pixels read-only and the control region read-write. One that may open the object
- * only read-only is an *observer*: it maps no control region and always copies. Regions and slots start on 64 KiB
- * boundaries because 16 and 64 KiB pages exist. Every integer is in the byte order of the machine (`byte_order`).
+ *   Regions and slots start on 64 KiB boundaries because pages of 16 and 64 KiB exist. Integers are in the byte order
+ *   of the machine (`byte_order`). Bytes that no field has are zero. The object has its full size from the start, but
+ *   memory lies behind header, control and the slots 0 to backed_slots - 1 only: 3 at first, then one more at a time,
+ *   always the lowest, before it is claimed for the first time (W1). A slot that has memory keeps it while its writer
+ *   lives. Slot s starts at pixels_offset + s * slot_stride. Touch a slot only after `latest` has named it: on a full
+ *   tmpfs, touching a hole is SIGBUS.
+ *
+ *   Readers map the header and the pixels read-only and the control region read-write. A reader that may open the
+ *   object only for reading is an *observer*: it maps no control region, takes no token, and always copies.
+ *
+ *
+ * LOCKS
+ *
+ *   Locks are on single bytes far beyond the end of the object, taken without waiting. They are the kernel's and go
+ *   with their process, so liveness is asked of them, never of a pid or a heartbeat. On Linux and macOS they are
+ *   locks of open file descriptions (F_OFD_SETLK, F_OFD_GETLK), on Windows LockFileEx.
+ *
+ *   BSHM_WRITER_BYTE            write lock: the writer, from before the object has its name until it closes
+ *   BSHM_TOKEN_BYTE + t         write lock: the owner of token t
+ *   BSHM_READER_BYTE + i        read lock: the reader of entry readers[i], i < 256. It takes a write lock, fills the
+ *                               entry, then turns it into a read lock. All 256 taken: it reads without an entry
+ *   BSHM_READER_BYTE + 256 + i  read lock: an observer, i < 256; a byte that F_OFD_GETLK says is free
+ *
+ *   A byte is owned only by a *write* lock: ask with F_OFD_GETLK for a read lock (l_type comes back as F_UNLCK: no
+ *   owner). A process that may only read the object can put read locks anywhere, so they prove nothing. A description
+ *   never asks for a lock that it has already.
+ *
+ *   A lock dies with the last descriptor *and mapping* of its open file description, so also a forked child keeps it
+ *   alive. Hence lock through a description of its own; open it with O_CLOEXEC; map what is mapped through it
+ *   (writer: header and control; reader: control) with MADV_DONTFORK; close it in a forked child first of all,
+ *   without unlocking, which would unlock the parent's. Map the pixels, and a reader's header, through a second
+ *   description without locks.
  *
  *
  * SLOTS, PINS, TOKENS
  *
  *   There are S slots and L = S - 2 lease tokens. Token t is bit t of every slot's pin word; bit 63 is WRITING. A token
  *   pins at most one slot, so at most S - 2 slots are pinned, one is `latest`, and one is always free for the writer.
- *   A token belongs to whoever holds the kernel's write lock on byte BSHM_TOKEN_BYTE + t (Linux: open file description
- *   locks, which die with their process). A new owner first clears the token's bit in every slot: that is the whole
- *   reclaim of what a killed reader left behind.
- *   The writer owns BSHM_WRITER_BYTE likewise. Whether it lives is asked of the lock, never of a pid or a heartbeat.
- *   Readers show their presence by a read lock on a byte of their own from BSHM_READER_BYTE on.
+ *   A new owner of a token first clears the token's bit in every slot: that reclaims all that a killed reader left.
  *
  *
  * WRITER, one thread at a time
  *
- *   W1   candidates: backed slots, least recently published first, never `latest`'s nor a lent one; then one unbacked
- *   W2   w = load(pin[s], relaxed); any token bit set: next candidate    (bits that are no token are nobody's)
+ *   W1   candidates: slots with memory, least recently published first, never `latest`'s; then one more slot, which is
+ *        given memory (refused: the frame is dropped)
+ *   W2   w = load(pin[s], relaxed); any token bit set: next candidate; bits that are no token do not count
  *   W3   strong CAS(pin[s], w -> WRITING, acquire / relaxed); failed: next candidate
  *   W4   store(seq[s], 2n-1, relaxed)                                    odd: being written
  *   W5   fence(seq_cst)                                                  W4 before every pixel
- *   W6   descriptor by relaxed stores; the pixels
- *   W7   fence(seq_cst)                                                  also orders non-temporal stores of the caller
+ *   W6   the pixels; the descriptor by relaxed stores
+ *   W7   fence(seq_cst)                                                  also orders non-temporal stores
  *   W8   store(seq[s], 2n, release)                                      even: frame n complete
  *   W9   fetch_and(pin[s], ~WRITING, release)                            before W10: who sees n finds no WRITING
  *   W10  store(latest, n << 6 | s, release)
  *   W11  fence(seq_cst)                                                  pairs with R0
  *   W12  store(notify, notify + 1, release); futex wake of all
  *
- *   A cancelled loan leaves seq odd, clears WRITING and does not use n up. After S passes without a slot (only forged
- *   pins can cause that) the writer takes the least recently published one, and counts `leases_broken`.
+ *   n is the number of the last frame + 1; the first is base_sequence + 1. A cancelled loan leaves seq odd, clears
+ *   WRITING and does not use n up. When all slots have memory and S passes over them found none free (only forged pins
+ *   do that), the writer exchanges the pin of the least recently published one for WRITING, and counts `leases_broken`.
  *
- * READER WITH A LEASE, under a mutex of its own
  *
- *        a plain look at `latest` first: nothing new, return; nothing is pinned by it
- *   R0   own a token, cleared and unpinned; fence(seq_cst)               pairs with W11
- *   R1   L = load(latest, acquire); n = L >> 6, s = L & 63; bounds-check s; n <= seen: nothing new
- *   R2   p = fetch_or(pin[s], token, acq_rel)
+ * READER WITH A LEASE, one thread at a time
+ *
+ *        load(latest, acquire) first: nothing new, return; nothing is pinned by it
+ *   R0   own a token that pins nothing: one that was kept, or a new one (lock its byte, then
+ *        fetch_and(pin[i], ~token, release) for every slot i); fence(seq_cst)   pairs with W11
+ *   R1   L = load(latest, acquire); n = L >> 6, s = L & 63; n <= seen: nothing new; check s
+ *   R2   fetch_or(pin[s], token, acq_rel); p = load(pin[s], acquire)
  *   R3   p has WRITING: fetch_and(pin[s], ~token, release), again from R0, at most BSHM_READ_ATTEMPTS times, then copy
- *   R4   q = load(seq[s], acquire); odd or < 2n: unpin as in R3. Else copy the descriptor (relaxed), validate the copy
+ *        without a lease
+ *   R4   q = load(seq[s], acquire); odd or < 2n: unpin and try again as in R3. Else copy the descriptor (relaxed
+ *        loads) and validate the copy. q > 2n: the slot was published again since R1. The frame's number is q/2,
+ *        whatever R1 and the descriptor say, and `seen` becomes q/2
  *   R5   intact(view): fence(acquire); load(seq[s], relaxed) == q        false only under attack, or after a bug
  *   R6   last view gone: fetch_and(pin[s], ~token, release)
  *
+ *   A frame that this reader has pinned already needs no second token: R1; its slot is s and q == 2n: one more view on
+ *   that pin.
+ *
+ *
  * READER WITHOUT A LEASE
  *
- *        R1; q = load(seq, acquire), odd or < 2n: retry; copy the descriptor by relaxed loads, the pixels by pread;
- *        fence(acquire); seq unchanged, else retry, at most BSHM_READ_ATTEMPTS times. By pread, because what nobody pins
- *        may be punched out of the object by a takeover, or cut off, and touching it in a mapping then is SIGBUS.
- *        Only an observer reads like this, or who finds every token taken: any other copy takes a token, pins for the
+ *        R1; q = load(seq[s], acquire), odd or < 2n: retry; copy the descriptor by relaxed loads; fence(acquire); seq
+ *        unchanged, else retry, at most BSHM_READ_ATTEMPTS times. Validate the copy. Then the pixels by pread;
+ *        fence(acquire); seq unchanged, else begin again. By pread, because a slot that is not pinned may be punched
+ *        out of the object (see PUNCHING) or cut off, and touching it in a mapping then is SIGBUS.
+ *
+ *        Observers read like this, and readers that find every token taken. Any other copy takes a token, pins for the
  *        length of the copy, and gives the token up.
+ *
  *
  * WAITING
  *
- *        load(notify, acquire) before `latest`; nothing new: futex wait on `notify`, at most 100 ms at a time. Every
- *        change of `state` also bumps `notify` and wakes.
+ *        v = load(notify, acquire), before `latest`; nothing new: FUTEX_WAIT on `notify` while it is v, then look
+ *        again. The futex is a shared one (no FUTEX_PRIVATE_FLAG): the word is in another process's mapping too.
+ *        Every change of `state` also bumps `notify` and wakes. A killed writer wakes none, so wait 100 ms at most,
+ *        then look whether the segment was replaced (ATTACHING AND MOVING ON). Wait so only while the state is LIVE:
+ *        for a successor, sleep.
+ *
+ *
+ * FENCES AND ORDERS, with the outcome that each excludes
+ *
+ *   W3 acquire, R6 release    the writer's new pixels are seen by a view that was let go before the claim
+ *   R0 release of the clear   the same, for a view that an earlier owner of the token had
+ *   W5, R5's fence            a copy has a new pixel in it, yet both of its loads of seq gave the old even number
+ *   W7, W8 release, R4        a reader sees 2n, but not all of frame n's descriptor and pixels
+ *   W9 release, R2 acquire    a reader finds WRITING gone, but not all that the writer did while it was there
+ *   W10 release, R1 acquire   a reader knows n from `latest`, but finds seq older than 2n, or n's WRITING
+ *   W11, R0 fence             a reader loads `latest` from before W10, and the next claim loads pins from before R0:
+ *                             the token could then block two candidates of one claim, and the writer find no free slot
+ *   W12 release, waiter       a waiter has the new `notify`, but the old `latest`, and sleeps over the frame
+ *
+ *
+ * FRAMES
+ *
+ *   Geometry is per frame; any that fits slot_capacity may follow any other. Row y starts at y * row_stride; a row
+ *   has width * channels * item_size bytes, without gaps between pixels; what row_stride adds is padding with no
+ *   meaning. payload_bytes is what the frame takes in its slot, (height - 1) * row_stride + a row at least; padding
+ *   after the last row may count or not. The writer here has no padding: payload_bytes = height * row_stride.
+ *   `fourcc` is V4L2's code of the layout, little-endian; a reader takes a code that it does not know for RAW:
+ *
+ *     name    fourcc   array of                       name    fourcc   array of
+ *     BGR24   'BGR3'   (h, w, 3) bytes                YUYV    'YUYV'   (h, w, 2) bytes
+ *     RGB24   'RGB3'   (h, w, 3) bytes                NV12    'NV12'   (h * 3 / 2, w) bytes: Y, then U and V in turn
+ *     BGRA32  'AR24'   (h, w, 4) bytes                MJPG    'MJPG'   (1, n) bytes: one JPEG
+ *     GRAY8   'GREY'   (h, w) or (h, w, 1) bytes      RAW     'RAW '   anything else
+ *     GRAY16  'Y16 '   (h, w) or (h, w, 1) of uint16
+ *
+ *
+ * CREATION AND TAKE-OVER
+ *
+ *   A name is replaced or removed only by a process that holds BSHM_WRITER_BYTE of the object the name leads to.
+ *
+ *   1. Look at the name, as in 5, and let the object go again: a foreign file (no magic) or a living writer is an
+ *      error.
+ *   2. Create "<directory of the object>/.bshm-<16 hex digits, random>~" with O_EXCL, mode 0600; lock its
+ *      BSHM_WRITER_BYTE (taken: a cleaner has it, begin again with another); open it a second time for the pixels
+ *      (gone: begin again); then set the mode that was asked for.
+ *   3. ftruncate to total_bytes; fallocate header, control and 3 slots. No room: take the predecessor as in 5, punch
+ *      what it has (PUNCHING), and try once more. Set backed_slots, state LIVE, notify 1.
+ *   4. Write the identity and rename without replacing (RENAME_NOREPLACE). If the name was free, done: base_sequence is
+ *      then the number of this writer's own last frame (a new writer: 0), `series` its own (a new writer: random).
+ *   5. EEXIST: open the object that has the name (checks as in ATTACHING) and lock its BSHM_WRITER_BYTE; still locked
+ *      after 200 ms: a living writer. Then the name must still lead to it (device and inode), else open again. Skip
+ *      this for a segment of your own that you replace. The dead writer's count is the highest of its base_sequence,
+ *      `latest` >> 6 and (seq + 1) / 2 of every slot, where values above BSHM_MAX_SEQUENCE are ignored. If it is
+ *      above your own, go on from there: it becomes base_sequence, and `series` is kept. An object with a magic but
+ *      no valid identity, or without memory behind its header, has no count. Write the identity and rename over the
+ *      name. The new object is now visible, complete and locked.
+ *   6. In the predecessor, if its identity is valid: state RETIRED, W11, W12; only then unlock and close it.
+ *
+ *   To close: state CLOSED, W11, W12; unlink if the name still leads to the object; unlock. To clean up after a dead
+ *   writer: lock as in 5 but without waiting, unlink, unlock. A temporary is removed only by its owner or root, if it
+ *   was last written more than 10 s ago, and after its BSHM_WRITER_BYTE was locked.
+ *
+ *
+ * ATTACHING AND MOVING ON
+ *
+ *   Attach: lstat, open for reading (no symbolic link, a regular file, an owner who is you, root or trusted), pread and
+ *   validate the identity, open again for reading and writing (refused or gone: an observer), compare device and inode
+ *   of both (differ: begin again), map, show presence (LOCKS).
+ *
+ *   `seen` is the number of the last frame read here. In an object with another `generation` it starts at 0, and
+ *   numbers are above base_sequence. As long as `series` is the same one count goes on: between the frames `last` and
+ *   n, of this object or an earlier one, n - last - 1 were missed. With another series n - 1 were.
+ *
+ *   When nothing is new, look at the name (lstat): while the state is LIVE once in 100 ms, else once in 5 ms. If it
+ *   leads to another object or to none, load `latest` once more: the last frame may have come since, and is read
+ *   first. Then attach to what the name leads to. If it leads nowhere, stay, and look again.
+ *
+ *   The status is asked of the kernel, after moving on if no unseen frame is left:
+ *
+ *     state     writer's byte   name leads                 status
+ *     LIVE      locked          anywhere                   LIVE
+ *     LIVE      free            anywhere                   DEAD: it was killed; a successor may come
+ *     CLOSED    either          anywhere                   CLOSED
+ *     RETIRED   either          nowhere                    CLOSED: the successor was closed, which removed the name
+ *     RETIRED   either          to another object          LIVE if that one is valid and its byte locked, else DEAD
+ *     no object was attached                               DETACHED
+ *
+ *
+ * VALIDATION
+ *
+ *   The checksum keeps accidents out, not forgers: check every number as if there were none. A check that fails is
+ *   BSHM_E_FORMAT.
+ *
+ *   Object     regular file, at least total_bytes long; memory behind each range before it is touched
+ *              (MADV_POPULATE_READ says EFAULT where there is none).
+ *   Identity   taken by pread, into private memory, once. magic; abi_major == 1 (any abi_minor); byte_order;
+ *              checksum; 3 <= slot_count <= 62; base_sequence <= BSHM_MAX_SEQUENCE; header_bytes == 65536,
+ *              descriptor_offset == 4096, control_offset == 65536, pixels_offset == 131072; 1 <= slot_capacity <=
+ *              slot_stride <= 2^41, slot_stride a multiple of 65536; total_bytes == pixels_offset + slot_count *
+ *              slot_stride.
+ *   `latest`   slot < slot_count.
+ *   Frame      the private copy of the descriptor. ndim 2 (channels 1) or 3; width, height, channels >= 1; kind and
+ *              item_size one of 'b' 1, 'i' and 'u' 1 2 4 8, 'f' 2 4 8, 'c' 8 16; channels * item_size <= 2^31;
+ *              row = width * channels * item_size <= 2^40; row * height <= 2^40; row <= row_stride <= slot_capacity;
+ *              row_stride <= slot_capacity / height (rounded down);
+ *              (height - 1) * row_stride + row <= payload_bytes <= slot_capacity.
+ *
+ *   `sequence` of the descriptor is not believed (R4), times are what the writer says, `fourcc` and `flags` are open
+ *   sets. Statistics and the table of readers are for display: nothing depends on them. Texts need not be valid
+ *   UTF-8.
+ *
+ *
+ * PUNCHING
+ *
+ *   Memory of slots may be given back (fallocate FALLOC_FL_PUNCH_HOLE) by the owner of a *dead* writer's byte only,
+ *   slot by slot: not `latest`'s slot; claim it (W2, W3; failed: it is pinned, leave it); an even seq 2n > 0 becomes
+ *   2n - 1, then fence(seq_cst) (W4, W5); punch. WRITING stays. So no pinned view loses memory, the newest frame
+ *   stays readable, and an unpinned copy that meets zeros finds seq changed.
  *
  *
  * CAVEATS
  *
- *   - Whoever may write the object can truncate it, and touching it then is SIGBUS. Modes are the defence.
- *   - Frames are not to be used in a forked child. A reader itself is: it attaches anew.
+ *   - A process that may write the object can truncate it, and touching it then is SIGBUS. Modes are the defence.
+ *   - A process that may read it can hold up a take-over and deny leases, by locks of its own.
+ *   - Do not use frames in a forked child. A reader works there: it attaches again.
  *   - A file on a disk (not tmpfs) makes the writer wait for write-back.
  */
 #ifndef BILLIARDS_SHM_H
@@ -88,8 +256,13 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#define BSHM_STATIC_ASSERT(holds, text) static_assert(holds, text)
 extern "C" {
+#else
+#define BSHM_STATIC_ASSERT(holds, text) _Static_assert(holds, text)
 #endif
+#define BSHM_SIZE(type, bytes)       BSHM_STATIC_ASSERT(sizeof(type) == (bytes), #type " has " #bytes " bytes")
+#define BSHM_OFFSET(type, field, at) BSHM_STATIC_ASSERT(offsetof(type, field) == (at), #type "." #field " is at " #at)
 
 /* ---------------------------------------------------------------- layout */
 
@@ -124,9 +297,12 @@ typedef struct bshm_shared64 {
 typedef struct bshm_shared32 {
     uint32_t shared;
 } bshm_shared32;
+BSHM_SIZE(bshm_shared64, 8);
+BSHM_SIZE(bshm_shared32, 4);
+BSHM_STATIC_ASSERT(BSHM_MAX_SLOTS - 2 < 63 && BSHM_MAX_SLOTS < 64, "tokens leave bit 63 alone, a slot fits 6 bits");
 
-/* Identity: written before the name becomes visible, never changed. Readers take it by pread, validate that copy
- * against fstat and do not look again. `magic`, `abi_major`, `abi_minor` keep their places in every version. */
+/* Written before the object has its name, then never changed. Readers copy it by pread, validate the copy, and do not
+ * read it again. `magic`, `abi_major`, `abi_minor` keep their places in every version. */
 typedef struct bshm_identity {
     uint8_t magic[8];
     uint16_t abi_major;
@@ -134,7 +310,7 @@ typedef struct bshm_identity {
     uint32_t header_bytes;
     uint32_t byte_order;
     uint32_t slot_count;
-    uint8_t generation[16]; /* random */
+    uint8_t generation[16]; /* random: which object this is */
     uint64_t total_bytes;
     uint64_t slot_stride;   /* from slot to slot, a multiple of BSHM_REGION_BYTES */
     uint64_t slot_capacity; /* payload bytes a slot can hold */
@@ -145,22 +321,46 @@ typedef struct bshm_identity {
     int64_t created_ns;  /* CLOCK_MONOTONIC */
     uint32_t writer_pid; /* for messages only */
     uint32_t descriptor_offset;
-    uint64_t series;   /* random; kept by take-over and replacement: as long as it is the same, one count goes on */
-    uint64_t checksum; /* FNV-1a 64 of everything above */
+    uint64_t series;   /* random; kept by take-over and replacement: while it is the same, one count goes on */
+    uint64_t checksum; /* FNV-1a, 64 bit (0xcbf29ce484222325, 0x100000001b3), of the bytes above */
 } bshm_identity;
+BSHM_SIZE(bshm_identity, 128);
+BSHM_OFFSET(bshm_identity, magic, 0);
+BSHM_OFFSET(bshm_identity, abi_major, 8);
+BSHM_OFFSET(bshm_identity, abi_minor, 10);
+BSHM_OFFSET(bshm_identity, header_bytes, 12);
+BSHM_OFFSET(bshm_identity, byte_order, 16);
+BSHM_OFFSET(bshm_identity, slot_count, 20);
+BSHM_OFFSET(bshm_identity, generation, 24);
+BSHM_OFFSET(bshm_identity, total_bytes, 40);
+BSHM_OFFSET(bshm_identity, slot_stride, 48);
+BSHM_OFFSET(bshm_identity, slot_capacity, 56);
+BSHM_OFFSET(bshm_identity, control_offset, 64);
+BSHM_OFFSET(bshm_identity, pixels_offset, 72);
+BSHM_OFFSET(bshm_identity, base_sequence, 80);
+BSHM_OFFSET(bshm_identity, created_wall_ns, 88);
+BSHM_OFFSET(bshm_identity, created_ns, 96);
+BSHM_OFFSET(bshm_identity, writer_pid, 104);
+BSHM_OFFSET(bshm_identity, descriptor_offset, 108);
+BSHM_OFFSET(bshm_identity, series, 112);
+BSHM_OFFSET(bshm_identity, checksum, 120);
 
 enum bshm_state { BSHM_STATE_LIVE = 1, BSHM_STATE_RETIRED = 2, BSHM_STATE_CLOSED = 3 };
 
-/* What readers look at: one cache line. */
+/* What readers load: one cache line. The writer writes it, and its successor `state` and `notify`. */
 typedef struct bshm_publication {
     bshm_shared64 latest; /* n << 6 | slot; 0: no frame yet */
     bshm_shared32 notify; /* futex word */
     bshm_shared32 state;  /* enum bshm_state */
     uint8_t reserved[48];
 } bshm_publication;
+BSHM_SIZE(bshm_publication, 64);
+BSHM_OFFSET(bshm_publication, latest, 0);
+BSHM_OFFSET(bshm_publication, notify, 8);
+BSHM_OFFSET(bshm_publication, state, 12);
 
 enum bshm_source_state {
-    BSHM_SOURCE_UNKNOWN = 0, /* a writer that does not tell */
+    BSHM_SOURCE_UNKNOWN = 0, /* the writer does not report its source */
     BSHM_SOURCE_OPENING = 1,
     BSHM_SOURCE_STREAMING = 2,
     BSHM_SOURCE_STALLED = 3,
@@ -168,9 +368,12 @@ enum bshm_source_state {
     BSHM_SOURCE_ENDED = 5
 };
 
-/* Every word relaxed, written by the writer alone. Text is guarded by `text_seq` (odd: being written). Functions that
- * take or give statistics use this structure too, as a private copy: read its words as `copy.published.shared`.
- * billiards_shm/statistics.py is the table of what is counted here: names, help texts, and how they are shown. */
+/* Relaxed loads and stores; only the writer writes. The texts are a seqlock: store(text_seq, odd, relaxed),
+ * fence(seq_cst), the words, store(text_seq, even, release); a reader loads text_seq (acquire) before them and, after
+ * fence(acquire), once more, and reads again if it was odd or has changed.
+ * Functions that take or give statistics use this structure too, as a private copy: read its words as
+ * `copy.published.shared`. billiards_shm/statistics.py is the table of what is counted here: names, help texts, and how
+ * they are shown. */
 typedef struct bshm_statistics {
     bshm_shared64 published;
     bshm_shared64 dropped;
@@ -194,8 +397,26 @@ typedef struct bshm_statistics {
     bshm_shared64
         write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
 } bshm_statistics;
+BSHM_OFFSET(bshm_statistics, published, 0);
+BSHM_OFFSET(bshm_statistics, dropped, 8);
+BSHM_OFFSET(bshm_statistics, leases_broken, 16);
+BSHM_OFFSET(bshm_statistics, backed_slots, 24);
+BSHM_OFFSET(bshm_statistics, heartbeat_ns, 32);
+BSHM_OFFSET(bshm_statistics, last_capture_ns, 40);
+BSHM_OFFSET(bshm_statistics, captured, 48);
+BSHM_OFFSET(bshm_statistics, reconnects, 56);
+BSHM_OFFSET(bshm_statistics, stalls, 64);
+BSHM_OFFSET(bshm_statistics, loops, 72);
+BSHM_OFFSET(bshm_statistics, fps_millihertz, 80);
+BSHM_OFFSET(bshm_statistics, source_state, 88);
+BSHM_OFFSET(bshm_statistics, write_ns_total, 96);
+BSHM_OFFSET(bshm_statistics, text_seq, 104);
+BSHM_OFFSET(bshm_statistics, reason, 112);
+BSHM_OFFSET(bshm_statistics, backend, 240);
+BSHM_OFFSET(bshm_statistics, write_ns_log2, 352);
 
 #define BSHM_STATISTICS_WORDS 84u
+BSHM_SIZE(bshm_statistics, 8 * BSHM_STATISTICS_WORDS);
 
 enum bshm_frame_flags { BSHM_FRAME_PLACEHOLDER = 1 };
 
@@ -207,17 +428,33 @@ typedef struct bshm_frame_info {
     int64_t wall_ns;    /* CLOCK_REALTIME at publication */
     double position_ms; /* in the source; NaN: unknown */
     uint64_t payload_bytes;
-    uint64_t row_stride; /* bytes */
+    uint64_t row_stride; /* bytes from row to row */
     uint32_t width;
     uint32_t height;
     uint32_t channels;  /* 1 when ndim is 2 */
     uint32_t item_size; /* bytes */
     uint32_t ndim;      /* 2: (height, width), 3: (height, width, channels) */
     uint32_t kind;      /* 'b' bool, 'i' signed, 'u' unsigned, 'f' floating, 'c' complex */
-    uint32_t fourcc;    /* pixel format */
+    uint32_t fourcc;    /* pixel format: FRAMES */
     uint32_t flags;     /* enum bshm_frame_flags */
     uint64_t reserved[4];
 } bshm_frame_info;
+BSHM_SIZE(bshm_frame_info, 120);
+BSHM_OFFSET(bshm_frame_info, sequence, 0);
+BSHM_OFFSET(bshm_frame_info, capture_ns, 8);
+BSHM_OFFSET(bshm_frame_info, publish_ns, 16);
+BSHM_OFFSET(bshm_frame_info, wall_ns, 24);
+BSHM_OFFSET(bshm_frame_info, position_ms, 32);
+BSHM_OFFSET(bshm_frame_info, payload_bytes, 40);
+BSHM_OFFSET(bshm_frame_info, row_stride, 48);
+BSHM_OFFSET(bshm_frame_info, width, 56);
+BSHM_OFFSET(bshm_frame_info, height, 60);
+BSHM_OFFSET(bshm_frame_info, channels, 64);
+BSHM_OFFSET(bshm_frame_info, item_size, 68);
+BSHM_OFFSET(bshm_frame_info, ndim, 72);
+BSHM_OFFSET(bshm_frame_info, kind, 76);
+BSHM_OFFSET(bshm_frame_info, fourcc, 80);
+BSHM_OFFSET(bshm_frame_info, flags, 84);
 
 #define BSHM_INFO_WORDS 15u
 
@@ -225,6 +462,9 @@ typedef struct bshm_descriptor {
     bshm_shared64 seq;                   /* 2n: frame n complete; 2n-1: being written */
     bshm_shared64 info[BSHM_INFO_WORDS]; /* a bshm_frame_info, word by word */
 } bshm_descriptor;
+BSHM_SIZE(bshm_descriptor, 128);
+BSHM_OFFSET(bshm_descriptor, seq, 0);
+BSHM_OFFSET(bshm_descriptor, info, 8);
 
 #define BSHM_PUBLICATION_OFFSET 256u
 #define BSHM_STATISTICS_OFFSET  512u
@@ -239,28 +479,44 @@ typedef struct bshm_header {
     uint8_t padding2[BSHM_DESCRIPTOR_OFFSET - BSHM_STATISTICS_OFFSET - sizeof(bshm_statistics)];
     bshm_descriptor descriptors[BSHM_MAX_SLOTS];
 } bshm_header;
+BSHM_OFFSET(bshm_header, publication, BSHM_PUBLICATION_OFFSET);
+BSHM_OFFSET(bshm_header, statistics, BSHM_STATISTICS_OFFSET);
+BSHM_OFFSET(bshm_header, descriptors, BSHM_DESCRIPTOR_OFFSET);
+BSHM_STATIC_ASSERT(sizeof(bshm_header) <= BSHM_REGION_BYTES, "the header fits its region");
 
 /* A pin word each on 128 bytes: two cache lines on x86 (its prefetcher fetches pairs), one on Apple's cores. */
 typedef struct bshm_pin {
     bshm_shared64 word;
     uint8_t reserved[120];
 } bshm_pin;
+BSHM_SIZE(bshm_pin, 128);
+BSHM_OFFSET(bshm_pin, word, 0);
 
 enum bshm_reader_kind { BSHM_READER_LEASE = 1, BSHM_READER_OBSERVER = 2 };
 
-/* For `inspect`, and for nothing else: nobody decides anything by it. */
+/* For display alone: no decision depends on it. Its reader writes it, by relaxed stores. */
 typedef struct bshm_reader_entry {
-    bshm_shared64 pid;
+    bshm_shared64 pid;  /* 0 after it has detached; after a kill it stays: ask for the lock */
     bshm_shared64 kind; /* enum bshm_reader_kind */
     bshm_shared64 attached_wall_ns;
     bshm_shared64 frames;
     bshm_shared64 skipped;
     bshm_shared64 copies;
     bshm_shared64 last_sequence;
-    bshm_shared64 tokens; /* bit t: token t is its own */
+    bshm_shared64 tokens; /* bit t: it owns token t */
     bshm_shared64 process_name[4];
     uint8_t reserved[32];
 } bshm_reader_entry;
+BSHM_SIZE(bshm_reader_entry, 128);
+BSHM_OFFSET(bshm_reader_entry, pid, 0);
+BSHM_OFFSET(bshm_reader_entry, kind, 8);
+BSHM_OFFSET(bshm_reader_entry, attached_wall_ns, 16);
+BSHM_OFFSET(bshm_reader_entry, frames, 24);
+BSHM_OFFSET(bshm_reader_entry, skipped, 32);
+BSHM_OFFSET(bshm_reader_entry, copies, 40);
+BSHM_OFFSET(bshm_reader_entry, last_sequence, 48);
+BSHM_OFFSET(bshm_reader_entry, tokens, 56);
+BSHM_OFFSET(bshm_reader_entry, process_name, 64);
 
 #define BSHM_READER_TABLE_OFFSET 16384u
 
@@ -269,34 +525,36 @@ typedef struct bshm_control {
     uint8_t padding[BSHM_READER_TABLE_OFFSET - BSHM_MAX_SLOTS * sizeof(bshm_pin)];
     bshm_reader_entry readers[BSHM_MAX_READERS];
 } bshm_control;
+BSHM_OFFSET(bshm_control, readers, BSHM_READER_TABLE_OFFSET);
+BSHM_STATIC_ASSERT(sizeof(bshm_control) <= BSHM_REGION_BYTES, "the control region fits its region");
 
 /* ---------------------------------------------------------------- results and errors */
 
-/* What a function returns. Where a function that did not fail has more to say than BSHM_OK, it is one of the next five. */
+/* What a function returns. Where one that did not fail has more to say than BSHM_OK, it is one of the next five. */
 enum bshm_code {
     BSHM_OK = 0,
-    BSHM_NOTHING = 0,  /* nothing new, nothing there, nothing to remove */
-    BSHM_FOUND = 1,    /* bshm_reader_acquire: *frame holds a frame */
-    BSHM_ATTACHED = 1, /* bshm_reader_source: *view is filled */
-    BSHM_DROPPED = 1,  /* bshm_writer_loan, bshm_writer_write: no memory for another slot, the frame is dropped */
-    BSHM_REMOVED = 1,  /* bshm_remove_stale, bshm_remove_stale_temporary */
-    BSHM_E_NAME = -1,
-    BSHM_E_NOT_FOUND = -2,
-    BSHM_E_FORMAT = -3,
-    BSHM_E_EXISTS = -4,
-    BSHM_E_FULL = -5,
-    BSHM_E_PERMISSION = -6,
-    BSHM_E_SHAPE = -7,
-    BSHM_E_LOAN = -8,
-    BSHM_E_CLOSED = -9,
-    BSHM_E_ARGUMENT = -10,
-    BSHM_E_MEMORY = -11,
-    BSHM_E_SYSTEM = -12,
-    BSHM_E_TORN = -13 /* a copy met a newer frame: give the frame back and acquire again */
+    BSHM_NOTHING = 0,       /* nothing new, nothing there, nothing to remove */
+    BSHM_FOUND = 1,         /* bshm_reader_acquire: *frame holds a frame */
+    BSHM_ATTACHED = 1,      /* bshm_reader_source: *view is filled */
+    BSHM_DROPPED = 1,       /* bshm_writer_loan, bshm_writer_write: no memory for another slot, the frame is dropped */
+    BSHM_REMOVED = 1,       /* bshm_remove_stale, bshm_remove_stale_temporary */
+    BSHM_E_NAME = -1,       /* not a name, or a path on a file system whose locks do not die with their process */
+    BSHM_E_NOT_FOUND = -2,  /* no such segment; for a new one: no such directory */
+    BSHM_E_FORMAT = -3,     /* a file that is no segment, another ABI, or a corrupt segment (VALIDATION) */
+    BSHM_E_EXISTS = -4,     /* the name belongs to a living writer */
+    BSHM_E_FULL = -5,       /* no memory, or no inode, for a segment or a larger one */
+    BSHM_E_PERMISSION = -6, /* the system refused, or the owner is not trusted */
+    BSHM_E_SHAPE = -7,      /* no geometry of a frame, or too large for the buffer, the loan, or 1 TiB */
+    BSHM_E_LOAN = -8,       /* a slot is lent already, or this one is not lent any more */
+    BSHM_E_CLOSED = -9,     /* the writer or reader is closed; or the writer belongs to the parent of a forked child */
+    BSHM_E_ARGUMENT = -10,  /* `slots`, or the number of trusted owners, is out of range */
+    BSHM_E_MEMORY = -11,    /* malloc or mmap failed */
+    BSHM_E_SYSTEM = -12,    /* another system call failed: bshm_error.system_errno */
+    BSHM_E_TORN = -13       /* a copy met a newer frame: bshm_reader_give_back, then acquire again */
 };
 #define BSHM_CODE_COUNT 14
 
-/* Filled by every function that fails: what was found, what was expected, what to do. */
+/* Filled by every function that fails: what was found, what was expected, what to do. Every `error` may be null. */
 typedef struct bshm_error {
     int32_t code;
     int32_t system_errno; /* 0 when no system call was to blame */
@@ -307,7 +565,7 @@ const char *bshm_code_name(int code);
 
 /* ---------------------------------------------------------------- common */
 
-/* Users other than oneself and root whose objects are accepted. */
+/* Owners to trust besides you and root, at most 16: objects of other users are BSHM_E_PERMISSION. */
 typedef struct bshm_owners {
     const uint32_t *uids;
     size_t count;
@@ -315,18 +573,22 @@ typedef struct bshm_owners {
 
 int64_t bshm_now_ns(void); /* CLOCK_MONOTONIC */
 
-/* 0, or BSHM_E_NAME. Writes the path of the object that `name` leads to. */
+/* Writes the path of the object that `name` leads to. BSHM_E_NAME. */
 int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error *error);
+/* The directory that names without a slash lie in. */
+const char *bshm_object_directory(void);
 
 /* ---------------------------------------------------------------- writer */
 
+/* Functions of one writer may be called from any thread; they wait for one another. A forked child cannot use its
+ * parent's writer: BSHM_E_CLOSED. */
 typedef struct bshm_writer bshm_writer;
 
 typedef struct bshm_writer_options {
-    uint64_t slot_capacity; /* bytes of the largest frame; a larger one replaces the segment */
-    uint32_t slots;
-    uint32_t mode; /* of the object, as chmod takes it */
-    bshm_owners trusted;
+    uint64_t slot_capacity; /* bytes of the largest frame, 1 to 2^40; a larger frame replaces the segment */
+    uint32_t slots;         /* BSHM_MIN_SLOTS to BSHM_MAX_SLOTS */
+    uint32_t mode;          /* of the object, as chmod takes it */
+    bshm_owners trusted;    /* whose dead segment may be taken over */
 } bshm_writer_options;
 
 typedef struct bshm_writer_counters {
@@ -338,17 +600,17 @@ typedef struct bshm_writer_counters {
     bshm_statistics statistics; /* what the writer counts: summed over all its generations */
 } bshm_writer_counters;
 
-/* What the process that feeds the writer says of its source: `captured`, `reconnects`, `stalls`, `loops`,
+/* What the process that feeds the writer reports of its source: `captured`, `reconnects`, `stalls`, `loops`,
  * `fps_millihertz` and `source_state` of the statistics, and two texts. Begin with bshm_source_report_init: a word of
  * all ones, or a null pointer, leaves a value as it was. */
 typedef struct bshm_source_report {
     bshm_statistics statistics;
-    const char *reason;
-    const char *backend;
+    const char *reason;  /* UTF-8; 128 bytes are kept */
+    const char *backend; /* UTF-8; 32 bytes are kept */
 } bshm_source_report;
 
-/* A slot lent for writing. It keeps the memory at `pixels` mapped until bshm_loan_release, whatever becomes of the
- * writer; but what is written there after publish or cancel is written into somebody's frame: do not. */
+/* A slot lent for writing. The memory at `pixels` stays mapped until bshm_loan_release, also when the writer is closed
+ * before. Do not write there after publish or cancel: readers may be looking at it. */
 typedef struct bshm_segment bshm_segment;
 typedef struct bshm_loan {
     bshm_frame_info info; /* may be changed until publish, within the payload bytes lent */
@@ -359,28 +621,36 @@ typedef struct bshm_loan {
     uint32_t open; /* neither published nor cancelled yet */
 } bshm_loan;
 
+/* CREATION AND TAKE-OVER. BSHM_E_NAME, _ARGUMENT, _SHAPE (slot_capacity), _EXISTS, _FORMAT (a file that is no segment
+ * has the name), _PERMISSION, _NOT_FOUND (no directory), _FULL, _MEMORY, _SYSTEM. Nothing is left behind. */
 int bshm_writer_create(bshm_writer **writer, const char *name, const bshm_writer_options *options, bshm_error *error);
 
 /* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns and position_ms of `info`; computes its
- * row_stride and payload_bytes. One loan at a time, else BSHM_E_LOAN. BSHM_DROPPED: no memory to back another slot, the frame is
- * counted as dropped and `error` says how much was missing. BSHM_E_FULL: a larger segment was needed, and no room. */
+ * row_stride and payload_bytes. A frame above slot_capacity replaces the segment; so does a name that leads elsewhere,
+ * which is looked at once a second. BSHM_DROPPED: `error` says how much memory was missing; try the next frame.
+ * BSHM_E_CLOSED, _LOAN (one at a time), _SHAPE; and, of a replacement, all that bshm_writer_create has. */
 int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan *loan, bshm_error *error);
+/* BSHM_E_CLOSED, _LOAN, _SHAPE (more payload than was lent): the loan stays open after _SHAPE. */
 int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error);
+/* No frame, no number used up. Does nothing to a loan that is not open. */
 void bshm_writer_cancel(bshm_writer *writer, bshm_loan *loan);
 void bshm_loan_release(bshm_loan *loan);
 
-/* Loan, copy of `height` rows that begin `source_stride` bytes apart, publish. Returns as bshm_writer_loan does. */
+/* Loan, copy of `height` rows that begin `source_stride` bytes apart (may be negative), publish. Returns as
+ * bshm_writer_loan does. */
 int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const void *source, ptrdiff_t source_stride,
                       uint64_t *sequence, bshm_error *error);
 
 /* A report that leaves every value as it was. */
 void bshm_source_report_init(bshm_source_report *report);
+/* BSHM_E_CLOSED. */
 int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error);
+/* Also of a closed writer. */
 void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters);
 
-/* CLOSED, wake, unlink. May be called again and from any thread; an open loan is cancelled. */
+/* CLOSED, wake, unlink. An open loan is cancelled. A second call does nothing. */
 void bshm_writer_close(bshm_writer *writer);
-/* Closes and frees. The caller sees to it that nobody else is inside a call. */
+/* Closes and frees. No other thread may be inside a call. */
 void bshm_writer_free(bshm_writer *writer);
 
 /* ---------------------------------------------------------------- reader */
@@ -392,23 +662,25 @@ typedef struct bshm_source_view {
     char backend[33];
 } bshm_source_view;
 
+/* Functions of one reader may be called from any thread; they wait for one another, but for bshm_reader_wait, which
+ * lets others in. A forked child may use its parent's reader: it attaches again. */
 typedef struct bshm_reader bshm_reader;
 typedef struct bshm_attachment bshm_attachment;
 
 enum bshm_status { BSHM_STATUS_DETACHED = 0, BSHM_STATUS_LIVE = 1, BSHM_STATUS_CLOSED = 2, BSHM_STATUS_DEAD = 3 };
 
 typedef struct bshm_reader_options {
-    uint32_t max_leases;
-    bshm_owners trusted;
+    uint32_t max_leases; /* frames that may be held; further ones come to be copied */
+    bshm_owners trusted; /* whose segments are read */
 } bshm_reader_options;
 
-/* A frame held: read it in place until bshm_frame_release; unless `to_copy`: then it is pinned for the length of a copy
- * only, or not at all (`pixels` is null), and bshm_frame_copy takes it out. Owns a reference on the mapping it lies in, so
- * it outlives reader, writer and name. */
+/* A frame held: read it in place until bshm_frame_release. If `to_copy` is set, it is pinned for the length of a copy
+ * only, or not at all (`pixels` is null): take it out by bshm_frame_copy. A frame keeps its mapping, so it outlives
+ * reader, writer and name. */
 typedef struct bshm_frame {
     bshm_frame_info info;
     uint8_t generation[16];
-    uint64_t skipped;
+    uint64_t skipped; /* frames between this reader's last one and this */
     const void *pixels;
     bshm_attachment *attachment;
     uint64_t seq;
@@ -433,16 +705,17 @@ typedef struct bshm_reader_counters {
     uint64_t retries;
 } bshm_reader_counters;
 
-/* Touches no segment. */
+/* Touches no segment. BSHM_E_NAME, _ARGUMENT, _MEMORY. */
 int bshm_reader_create(bshm_reader **reader, const char *name, const bshm_reader_options *options, bshm_error *error);
-/* One try; BSHM_OK when attached already. */
+/* One try; BSHM_OK when attached already. BSHM_E_CLOSED, _NOT_FOUND, _FORMAT, _PERMISSION, _NAME, _MEMORY, _SYSTEM. */
 int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
-/* BSHM_FOUND: *frame holds the newest frame, from now on seen; BSHM_NOTHING: nothing new, or no segment; negative: an error. Moves on to a
- * successor segment by itself. */
+/* BSHM_FOUND: *frame is the newest frame, from now on seen. BSHM_NOTHING: nothing new, or no segment. Attaches, and
+ * moves on to a successor, by itself. Errors of bshm_reader_attach but _NOT_FOUND; _FORMAT also for a corrupt
+ * descriptor. An error leaves the reader as it was: call again. */
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame);
-/* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. Interrupted by signals. */
+/* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. A signal ends it. */
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns);
 /* enum bshm_status, asked of the kernel now. */
 int bshm_reader_status(bshm_reader *reader);
@@ -451,17 +724,20 @@ int bshm_reader_ended(bshm_reader *reader);
 /* BSHM_ATTACHED and *view filled, or BSHM_NOTHING when detached. */
 int bshm_reader_source(bshm_reader *reader, bshm_source_view *view);
 void bshm_reader_get_counters(bshm_reader *reader, bshm_reader_counters *counters);
+/* Detaches. Frames that are held stay. A second call does nothing. */
 void bshm_reader_close(bshm_reader *reader);
+/* Closes and frees. No other thread may be inside a call. */
 void bshm_reader_free(bshm_reader *reader);
 
 /* R5: 1 as long as the pixels are those of `frame`. */
 int bshm_frame_intact(const bshm_frame *frame);
-/* Rows without padding to `destination` (info.height * width * channels * item_size bytes). BSHM_E_TORN: acquire again. */
+/* Rows without padding to `destination` (info.height * width * channels * item_size bytes). BSHM_E_SHAPE: too few bytes
+ * there. BSHM_E_TORN: a newer frame came in between, which cannot happen to a pinned one. */
 int bshm_frame_copy(const bshm_frame *frame, void *destination, uint64_t destination_bytes);
-/* R6. Also in a forked child, where it only forgets. */
+/* R6. Also in a forked child, where the pin stays its parent's. */
 void bshm_frame_release(bshm_frame *frame);
 
-/* ---------------------------------------------------------------- looking from outside */
+/* ---------------------------------------------------------------- inspection and cleaning */
 
 typedef struct bshm_reader_view {
     uint32_t pid; /* 0: an observer, which has no entry */
@@ -489,14 +765,12 @@ typedef struct bshm_inspection {
     bshm_reader_view readers[BSHM_MAX_READERS];
 } bshm_inspection;
 
-/* Reads the object without mapping it. */
+/* Reads the object without mapping it. BSHM_E_NAME, _ARGUMENT, _NOT_FOUND, _FORMAT, _PERMISSION, _MEMORY, _SYSTEM. */
 int bshm_inspect(const char *name, const bshm_owners *trusted, bshm_inspection *inspection, bshm_error *error);
-/* BSHM_REMOVED, or BSHM_NOTHING (no such name, or its writer lives); negative: an error. */
+/* BSHM_REMOVED, or BSHM_NOTHING (no such name, or its writer lives). Errors of bshm_inspect but _NOT_FOUND. */
 int bshm_remove_stale(const char *name, const bshm_owners *trusted, bshm_error *error);
-/* The same for a temporary that a creator left behind, at `path`; spares those younger than 10 s. */
+/* The same for a temporary that a creator left behind, at `path`. BSHM_E_NAME: not the name of a temporary. */
 int bshm_remove_stale_temporary(const char *path, bshm_error *error);
-/* The directory that names without a slash lie in. */
-const char *bshm_object_directory(void);
 
 #ifdef __cplusplus
 }

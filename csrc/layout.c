@@ -6,37 +6,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* The layout of billiards_shm.h, held to the numbers that tests/core/test_layout.py derives on its own. */
-_Static_assert(sizeof(bshm_identity) == 128, "identity: two cache lines, no hidden padding");
-_Static_assert(offsetof(bshm_identity, abi_major) == 8 && offsetof(bshm_identity, abi_minor) == 10, "fixed for ever");
-_Static_assert(offsetof(bshm_identity, header_bytes) == 12 && offsetof(bshm_identity, byte_order) == 16, "identity");
-_Static_assert(offsetof(bshm_identity, slot_count) == 20 && offsetof(bshm_identity, generation) == 24, "identity");
-_Static_assert(offsetof(bshm_identity, total_bytes) == 40 && offsetof(bshm_identity, slot_stride) == 48, "identity");
-_Static_assert(offsetof(bshm_identity, slot_capacity) == 56, "identity");
-_Static_assert(offsetof(bshm_identity, control_offset) == 64 && offsetof(bshm_identity, pixels_offset) == 72,
-               "identity");
-_Static_assert(offsetof(bshm_identity, base_sequence) == 80, "identity");
-_Static_assert(offsetof(bshm_identity, created_wall_ns) == 88 && offsetof(bshm_identity, created_ns) == 96, "identity");
-_Static_assert(offsetof(bshm_identity, writer_pid) == 104, "identity");
-_Static_assert(offsetof(bshm_identity, descriptor_offset) == 108, "identity");
-_Static_assert(offsetof(bshm_identity, series) == 112 && offsetof(bshm_identity, checksum) == 120, "identity");
-_Static_assert(sizeof(bshm_publication) == 64, "one cache line");
-_Static_assert(offsetof(bshm_publication, latest) == 0 && offsetof(bshm_publication, notify) == 8, "publication");
-_Static_assert(offsetof(bshm_publication, state) == 12, "publication");
-_Static_assert(sizeof(bshm_frame_info) == 8 * BSHM_INFO_WORDS, "a frame_info is copied word by word");
-_Static_assert(sizeof(bshm_descriptor) == 128, "a descriptor: two cache lines");
-_Static_assert(offsetof(bshm_statistics, reason) == 112 && offsetof(bshm_statistics, write_ns_log2) == 352,
-               "statistics");
-_Static_assert(sizeof(bshm_statistics) == 8 * BSHM_STATISTICS_WORDS, "statistics are copied word by word");
-_Static_assert(offsetof(bshm_header, publication) == BSHM_PUBLICATION_OFFSET, "header");
-_Static_assert(offsetof(bshm_header, statistics) == BSHM_STATISTICS_OFFSET, "header");
-_Static_assert(offsetof(bshm_header, descriptors) == BSHM_DESCRIPTOR_OFFSET, "header");
-_Static_assert(sizeof(bshm_header) <= BSHM_REGION_BYTES, "the header fits its region");
-_Static_assert(sizeof(bshm_pin) == 128 && offsetof(bshm_control, readers) == BSHM_READER_TABLE_OFFSET, "control");
-_Static_assert(sizeof(bshm_reader_entry) == 128, "reader entry");
-_Static_assert(sizeof(bshm_control) <= BSHM_REGION_BYTES, "the control region fits its region");
-_Static_assert(BSHM_MAX_SLOTS - 2 < 63 && BSHM_MAX_SLOTS < 64, "tokens leave bit 63 alone, a slot number fits 6 bits");
-
 /* ---------------------------------------------------------------- owners */
 
 int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error)

@@ -208,6 +208,11 @@ def test_pixel_formats_are_the_four_characters_that_v4l2_gives_them(
             assert newest(segment)["fourcc"].to_bytes(4, "little") == fourcc
 
 
+def test_the_header_lists_every_pixel_format_and_its_code() -> None:
+    listed = dict(re.findall(r"\b([A-Z]+\d*) +'(.{4})' ", HEADER.read_text()))
+    assert {name: code.encode() for name, code in listed.items()} == _core._FOURCC
+
+
 def test_the_pixels_lie_row_by_row_at_the_beginning_of_their_slot(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, opened(path_of(segment_name)) as segment:
         for number in range(1, 8):
