@@ -1,8 +1,8 @@
-"""Looks at frames with numpy: mean brightness and how much has changed since the frame before.
+"""Looks at frames with numpy: mean brightness, and how much changed since the frame before.
 
     python examples/numpy_statistics.py [NAME] [--frames N]
 
-Nothing is copied: `frame` is a read-only view of the shared memory, valid for as long as somebody holds it.
+Nothing is copied: `frame` is a read-only view of shared memory, valid for as long as you hold it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def statistics(reader: SharedMemoryFrameReader) -> Iterator[tuple[int, float, fl
 
 
 def main() -> None:
-    """Print a line a frame."""
+    """Print a line per frame."""
     parser = argparse.ArgumentParser(description="Mean and change of each frame")
     parser.add_argument("name", nargs="?", default="billiards_video")
     parser.add_argument("--frames", type=int, default=100)

@@ -1,4 +1,4 @@
-"""A program written for ``cv2.VideoCapture``, which now shares the camera: one line of it is different.
+"""A program written for ``cv2.VideoCapture`` that now shares the camera: one line is different.
 
 python examples/opencv_consumer.py [NAME] [--frames N]
 """

@@ -1,4 +1,4 @@
-"""Publishes pictures of its own: a gradient that moves, drawn straight into shared memory.
+"""Publishes pictures of its own: a moving gradient, drawn straight into shared memory.
 
 python examples/publish.py [NAME] [--frames N] [--fps FPS]
 """
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 480, 640
 
 
 def main() -> None:
-    """Draw and publish until the frames are used up."""
+    """Draw and publish that many frames."""
     parser = argparse.ArgumentParser(description="Publish a gradient that moves")
     parser.add_argument("name", nargs="?", default="gradient")
     parser.add_argument("--frames", type=int, default=300)

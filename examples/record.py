@@ -1,8 +1,8 @@
-"""Records what is captured to a file; the capture process does not notice, however slow the disk is.
+"""Records a source to a video file. However slow the disk is, the capture process does not notice.
 
     python examples/record.py NAME FILE [--frames N]
 
-FILE ends in .avi or .mp4. Frames that came while one was being encoded are counted, not waited for.
+FILE ends in .avi or .mp4. Frames that come while one is being encoded are missed, and counted.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from billiards_shm import SharedMemoryFrameReader, inspect_segment
 
 
 def record(name: str, file: str, frames: int) -> tuple[int, int]:
-    """Write `frames` frames; give how many were written and how many were missed."""
+    """Write `frames` frames; return how many were written and how many were missed."""
     fourcc = cv2.VideoWriter.fourcc(*("MJPG" if file.endswith(".avi") else "mp4v"))
     written = missed = 0
     with SharedMemoryFrameReader(name) as reader:
@@ -22,7 +22,7 @@ def record(name: str, file: str, frames: int) -> tuple[int, int]:
         try:
             for frame, metadata in reader:
                 if metadata.pixel_format != "BGR24":
-                    raise SystemExit(f"{name} is {metadata.pixel_format}, BGR24 is expected: convert it first")
+                    raise SystemExit(f"{name} is {metadata.pixel_format}, but BGR24 is expected: convert it first")
                 if output is None:
                     rate = inspect_segment(name).fps or 30.0
                     output = cv2.VideoWriter(file, fourcc, rate, (metadata.width, metadata.height))
@@ -40,7 +40,7 @@ def record(name: str, file: str, frames: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    """Record, and say how it went."""
+    """Record, and print the result."""
     parser = argparse.ArgumentParser(description="Record a source to a file")
     parser.add_argument("name")
     parser.add_argument("file")

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.xdist_group("documentation")  # one capture process for
 
 GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 PYTHON = [block for block in documentation.in_language("python") if not block.needs]
-SHELL = [block for block in documentation.in_language("sh") if block.label not in ("run", "test")]
+SHELL = [block for block in documentation.in_language("sh") if block.label not in ("run", "test") and not block.needs]
 CONFIGURATIONS = documentation.labelled("configuration file")
 # A test of its own reads these.
 ELSEWHERE = {"ini": "service/test_service.py"}
@@ -176,14 +176,12 @@ FOREIGN = {
     ".": {". .venv/bin/activate"},
     "docker": {"docker compose up --build"},
     "eval": {"eval $(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"},
-    "cc": {"cc -O2 -I$include examples/reader.c $include/*.c -pthread -o reader"},  # test_examples.py builds it so
 }
 
 
 def test_every_other_command_is_known() -> None:
     checked = {"billiards-shm", "pip", "python", "python3"}
     others = [words for _, words in COMMANDS if Path(words[0]).name not in checked]
-    others = [words for words in others if not words[0].startswith("include=")]  # for cc
     assert {" ".join(words) for words in others} == set().union(*FOREIGN.values())
 
 

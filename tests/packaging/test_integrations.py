@@ -15,7 +15,7 @@ import cv2
 import documentation
 import pytest
 from documentation import BLOCKS, Block
-from repository import TESTS
+from repository import ROOT, TESTS
 
 import billiards_shm
 
@@ -149,6 +149,15 @@ def test_gstreamer_encodes_what_appsrc_is_given(captured: str, tmp_path: Path) -
     image = cv2.imread(str(tmp_path / "table.jpg"))
     assert image is not None
     assert image.shape == (240, 320, 3)
+
+
+def test_a_program_in_c_is_built_and_reads(captured: str, tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    command = ["bash", "-e", "-c", needing("cc").code]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PATH": path}, check=True)
+    read = subprocess.run([tmp_path / "reader", captured, "3"], capture_output=True, text=True, check=True)
+    assert [line.split(": ")[1].partition(",")[0] for line in read.stdout.splitlines()] == ["320 x 240 x 3"] * 3
 
 
 def test_every_block_that_needs_a_library_is_run_here() -> None:
