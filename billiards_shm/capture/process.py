@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
@@ -14,12 +15,18 @@ from billiards_shm.capture.stats import StatisticsSnapshot
 from billiards_shm.config.model import CameraConfig, Settings
 from billiards_shm.errors import BilliardsShmError, ConfigurationError
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
-from billiards_shm.service.shutdown import Shutdown
+from billiards_shm.service.logs import log_without_waiting
+from billiards_shm.service.signals import StopRequest
 from billiards_shm.service.systemd import ServiceNotifier
 from billiards_shm.sources.open import open_source
 from billiards_shm.sources.protocol import FrameSource, Image
 
 __all__ = ["run_capture"]
+
+CLOSE_AFTER_SEC: Final = 0.05
+"""How long a loop may take to end by itself, after a stop was requested, before the segment is closed without it."""
+END_AFTER_SEC: Final = 0.1
+"""How long it may take after that, before the process ends without it."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,24 +40,25 @@ def run_capture(
     profile: FrameProfile | None = None,
     observer: CaptureObserver | None = None,
 ) -> int:
-    """Capture one source until it ends or a signal comes.
+    """Capture one source until it ends or a signal requests a stop.
 
-    To be called from the main thread, which alone can receive signals. A source that cannot be interrupted, and a
-    second signal, end the process from within.
+    Call it from the main thread, because only that can set signal handlers. After a stop was requested, a source that
+    does not return within 0.15 s ends the process from within, with exit code 0, and so does a second signal, with
+    128 + its number.
 
     Parameters
     ----------
     settings : Settings
     frames : int, optional
-        End after so many frames.
+        Stop after this many frames.
     on_statistics : callable, optional
-        Is given the statistics about four times a second, in this thread; if it raises, it is not called again.
+        Called with the statistics about four times a second, in this thread, until it raises.
     origin : str
         Where the settings came from, for the log.
     profile : FrameProfile, optional
-        Is told where the time of each frame goes; its percentiles are logged at the end.
+        Measures where the time of each frame goes; its percentiles are logged at the end.
     observer : CaptureObserver, optional
-        Is told of progress and end; the service manager, if there is one, unless said otherwise.
+        Learns of progress and end; by default the service manager, if there is one.
 
     Returns
     -------
@@ -61,56 +69,66 @@ def run_capture(
     Raises
     ------
     ConfigurationError
-        If the port of the metrics cannot be listened at.
+        The port of the metrics cannot be listened at.
     """
     if origin:
         _log.info("Configuration: %s", origin)
     if settings.video.sources:
-        _log.warning("video.sources is for the command `run`; this process captures vision.camera only")
+        _log.warning("video.sources is for the command `run`; this process captures only vision.camera")
     camera = settings.vision.camera
     if observer is None:
         observer = ServiceObserver(ServiceNotifier.from_environment())
     _reap_as_first_process()
-    # The loop is made before signals are taken, as their end closes it.
-    loop: CaptureLoop | None = None
-
-    def release() -> None:
-        observer.stopping()
-        if observer.superseded:
-            # Whoever reads waits for the successor, as after a death; a segment that is closed would be the end.
-            os._exit(EXIT_FAILURE)
-        if loop is not None:
-            loop.close()
-
-    with (
-        _metrics(settings),
-        Shutdown(settings.video.process.shutdown_timeout, release, insistent=observer.insistent) as shutdown,
-    ):
-        loop = CaptureLoop(
-            settings,
-            shutdown,
-            _opening(camera, profile),
-            frames=frames,
-            on_statistics=on_statistics,
-            draw_placeholder=draw_placeholder,
-            on_progress=observer.progress,
-        )
-        loop.statistics.on_written = profile.published if profile is not None else None
+    stop = StopRequest(lambda: _end_without_source(stop, loop, observer))
+    loop = CaptureLoop(
+        settings,
+        stop,
+        _opening(camera, profile),
+        frames=frames,
+        on_statistics=on_statistics,
+        on_progress=observer.progress,
+        draw_placeholder=draw_placeholder,
+    )
+    loop.statistics.on_written = profile.published if profile is not None else None
+    with _metrics(settings), stop:
         observer.started(loop.reporter.snapshot)
         try:
             code, failure = _run(loop)
         finally:
-            release()
-        if shutdown.signal_name is not None:
-            _log.info("Stopped by %s", shutdown.signal_name)
-        if loop.statistics.written:
-            loop.reporter.log_statistics()
-        _log_profile(profile)
-        observer.ended(failure, finished=code == EXIT_OK and shutdown.signal_name is None)
-    # An interpreter that ends looks for garbage among all it has ever imported, which takes most of the time that a
-    # stop takes. What is frozen is not looked at.
+            _close(loop, observer)
+    if stop.signal_name is not None:
+        _log.info("Stopped by %s", stop.signal_name)
+    if loop.statistics.written:
+        loop.reporter.log_statistics()
+    if profile is not None:
+        _log.info("%s", profile.line(), extra=profile.fields())
+    observer.ended(failure, finished=code == EXIT_OK and stop.signal_name is None)
+    # An interpreter that shuts down collects garbage among all it has imported, which takes most of the time of a
+    # stop. What is frozen is left out.
     gc.freeze()
     return code
+
+
+def _close(loop: CaptureLoop, observer: CaptureObserver) -> None:
+    observer.stopping()
+    if observer.superseded:
+        # A segment that is closed ends its readers. One whose writer is dead makes them wait for the successor.
+        os._exit(EXIT_FAILURE)
+    loop.close()
+
+
+def _end_without_source(stop: StopRequest, loop: CaptureLoop, observer: CaptureObserver) -> None:
+    """End the process if the source does not return: an opening or a grab may block for seconds."""
+    if stop.over.wait(CLOSE_AFTER_SEC):
+        return
+    _close(loop, observer)
+    if stop.over.wait(END_AFTER_SEC):
+        return
+    log_without_waiting(_log, logging.INFO, f"Stopped by {stop.signal_name}, without waiting for the source")
+    if loop.statistics.written:
+        snapshot = loop.reporter.snapshot()
+        log_without_waiting(_log, logging.INFO, snapshot.line(), snapshot.fields())
+    os._exit(EXIT_OK)
 
 
 def _opening(camera: CameraConfig, profile: FrameProfile | None) -> Callable[[], FrameSource]:
@@ -119,20 +137,15 @@ def _opening(camera: CameraConfig, profile: FrameProfile | None) -> Callable[[],
     return lambda: profile.watching(open_source(camera))
 
 
-def _log_profile(profile: FrameProfile | None) -> None:
-    if profile is not None:
-        _log.info("%s", profile.line(), extra=profile.fields())
-
-
 def draw_placeholder(image: Image, lines: list[str]) -> None:
-    """Write lines of text into a picture. Only sources that OpenCV opened are ever away, so it is there."""
+    """Write lines of text into an image. Only sources that OpenCV opened are ever away, so OpenCV is installed."""
     from billiards_shm.sources.conversion import placeholder
 
     placeholder(image, lines)
 
 
 def _run(loop: CaptureLoop) -> tuple[int, str]:
-    """Run the loop; give the exit code, and what went wrong if anything did."""
+    """Run the loop; give the exit code and the error, which is empty if there was none."""
     try:
         loop.run()
     except BilliardsShmError as error:
@@ -146,11 +159,11 @@ def _run(loop: CaptureLoop) -> tuple[int, str]:
 
 
 def _reap_as_first_process() -> None:
-    """In a container of our own, other processes' orphans become our children: let the kernel bury them."""
+    """Let the kernel reap orphans, which the first process of a container gets as children."""
     if os.getpid() != 1:
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Those that ended before.
+    # Reap those that ended before.
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -158,7 +171,7 @@ def _reap_as_first_process() -> None:
 
 @contextlib.contextmanager
 def _metrics(settings: Settings) -> Iterator[None]:
-    """Serve the metrics of this process's segment, if that is asked for."""
+    """Serve the metrics of this process's segment, if the configuration asks for that."""
     process = settings.video.process
     with contextlib.ExitStack() as stack:
         if process.metrics_port is not None:

@@ -1,8 +1,7 @@
 """The commands that look at segments from outside: list, inspect, watch, snapshot, clean."""
 
+import itertools
 import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from billiards_shm.cli.display import (
 from billiards_shm.cli.errors import PROGRAM, report
 from billiards_shm.cli.options import CommonOptions, common_options, complete_names, json_option
 from billiards_shm.monitor.rates import RateMeter
+from billiards_shm.service.signals import StopRequest
 
 __all__ = ["clean_command", "inspect_command", "list_command", "snapshot_command", "watch_command"]
 
@@ -108,22 +108,15 @@ def watch_command(name: str, interval: float, count: int | None, as_json: bool) 
 
     Looks from outside: readers and writer do not notice. A line a look where the output is no terminal.
     """
-    try:
-        with _terminated_by_signal():
-            # Only now must it exist; later it may come and go.
-            info: SegmentInfo | None = inspect_segment(name)
-            with _watch_display(name, as_json) as show:
-                meter = RateMeter()
-                looks = 0
-                while True:
-                    show(info, meter.update(info) if info is not None else None)
-                    looks += 1
-                    if looks == count:
-                        return
-                    time.sleep(interval)
-                    info = _inspect_if_there(name)
-    except KeyboardInterrupt:
-        return
+    # It has to exist at the start. Later it may come and go.
+    info: SegmentInfo | None = inspect_segment(name)
+    with StopRequest() as stop, _watch_display(name, as_json) as show:
+        meter = RateMeter()
+        for number in itertools.count(1):
+            show(info, meter.update(info) if info is not None else None)
+            if number == count or stop.wait(interval):
+                return
+            info = _inspect_if_there(name)
 
 
 def _inspect_if_there(name: str) -> SegmentInfo | None:
@@ -147,20 +140,6 @@ def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo |
             )
     else:
         yield lambda info, fps: click.echo(watch_line(name, info, fps))
-
-
-@contextmanager
-def _terminated_by_signal() -> Iterator[None]:
-    """Make SIGTERM what Ctrl+C is: the end of watching is no failure."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @click.command(

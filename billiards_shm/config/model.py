@@ -72,7 +72,7 @@ class ProcessConfig(Section):
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds that a stop waits for a source that is stuck",
+        description="Seconds that `run` and `--supervise` give a capture process to stop before they kill it",
     )
     main_loop_sleep: float = Field(
         default=0.001,

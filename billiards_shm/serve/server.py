@@ -4,17 +4,16 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import os
-import signal
 import socket
 from collections.abc import Sequence
-from types import FrameType
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billiards_shm.serve.app import create_app
+from billiards_shm.service.signals import StopRequest
 
 __all__ = ["listen", "run_server"]
 
@@ -39,10 +38,12 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _UvicornServer(uvicorn.Server):
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            os._exit(128 + sig)
-        super().handle_exit(sig, frame)
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        # `StopRequest` has the signals. uvicorn would raise them once more at its end.
+        return nullcontext()
+
+    def stop(self) -> None:
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
@@ -97,9 +98,9 @@ def run_server(
     max_frame_age: float,
     allowed_hosts: str,
 ) -> int:
-    """Serve until a signal comes; the other parameters are those of `create_app`.
+    """Serve until a signal requests a stop; the other parameters are those of `create_app`.
 
-    To be called from the main thread, which alone can receive signals; a second signal ends the process at once.
+    Call it from the main thread, because only that can set signal handlers. A second signal ends the process at once.
 
     Parameters
     ----------
@@ -128,11 +129,6 @@ def run_server(
         allowed_hosts=[name.strip() for name in allowed_hosts.split(",")],
     )
     listener = listen(host, port)
-    bound = listener.getsockname()
-    shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-    _log.info("Serving %s at http://%s:%d/", ", ".join(names) if names else "all segments", shown, bound[1])
-    if token is None and not ipaddress.ip_address(bound[0]).is_loopback:
-        _log.warning("Anybody who can reach this address can see the pictures: --token keeps them out")
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -148,17 +144,19 @@ def run_server(
         timeout_keep_alive=30,
         forwarded_allow_ips="",
     )
-    # uvicorn raises the signals that stopped it once more at its end; what follows is a clean end nevertheless.
-    before = {number: signal.signal(number, _pass_over) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        _UvicornServer(config).run(sockets=[listener])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    server = _UvicornServer(config)
+
+    async def serve() -> None:
+        # Within the loop, because those of some systems take the signals' descriptor when they start.
+        with StopRequest(server.stop):
+            bound = listener.getsockname()
+            shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+            _log.info("Serving %s at http://%s:%d/", ", ".join(names) if names else "all segments", shown, bound[1])
+            if token is None and not ipaddress.ip_address(bound[0]).is_loopback:
+                _log.warning("Anybody who can reach this address can see the pictures: --token keeps them out")
+            await server.serve([listener])
+
+    asyncio.run(serve())
     _log.info("Stopped")
     gc.freeze()  # an interpreter that ends need not look for garbage first
     return 0
-
-
-def _pass_over(number: int, frame: FrameType | None) -> None:
-    pass

@@ -1,24 +1,27 @@
-"""Log lines for people, or as JSON for machines, to standard error."""
+"""Log lines to standard error, as text or as JSON."""
 
+import contextlib
 import json
 import logging
+import os
+import select
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "log_without_waiting"]
 
 _PLAIN: Final = "%(asctime)s %(levelname)-8s {source}%(message)s"
 _STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message, and what was passed as `extra`.
+    """One JSON object per line: time, level, logger, message, and the fields of `extra`.
 
     Parameters
     ----------
     supervised : str
-        Name of the source in processes of which there are several.
+        Name of the source in the processes of `run`.
     """
 
     def __init__(self, supervised: str = "") -> None:
@@ -26,7 +29,7 @@ class JsonFormatter(logging.Formatter):
         self._always = {"supervised": supervised} if supervised else {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """Make the line."""
+        """Format a record as one line."""
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -41,7 +44,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, json: bool, source: str = "") -> None:
-    """Send log lines of `level` and above to standard error, instead of wherever they went before.
+    """Send log lines of `level` and above to standard error, and nowhere else.
 
     Parameters
     ----------
@@ -52,8 +55,23 @@ def configure_logging(level: str, json: bool, source: str = "") -> None:
     source : str
         What each line begins with, where several processes log to one place; in JSON it is ``supervised``.
     """
-    # A service may be started without standard error; then there is nobody to tell.
+    # Without standard error, as under pythonw on Windows, there is no place to log to.
     handler: logging.Handler = logging.StreamHandler(sys.stderr) if sys.stderr is not None else logging.NullHandler()
     plain = _PLAIN.format(source=f"{source}: ".replace("%", "%%") if source else "")
     handler.setFormatter(JsonFormatter(source) if json else logging.Formatter(plain))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def log_without_waiting(logger: logging.Logger, level: int, message: str, extra: dict[str, Any] | None = None) -> None:
+    """Log a last line from a thread, before the process ends.
+
+    The main thread may hold the lock of the log's handler, and the pipe behind standard error may be full. So no lock
+    is taken, and a line that would have to wait is left out.
+    """
+    with contextlib.suppress(Exception):
+        handlers = logging.getLogger().handlers
+        formatter = (handlers[0].formatter if handlers else None) or logging.Formatter()
+        record = logger.makeRecord(logger.name, level, __file__, 0, message, (), None, extra=extra)
+        descriptor = sys.stderr.fileno()
+        if logger.isEnabledFor(level) and select.select([], [descriptor], [], 0)[1]:
+            os.write(descriptor, formatter.format(record).encode() + b"\n")

@@ -1,1 +1,1 @@
-"""Several capture processes, each started again when it dies or hangs."""
+"""Supervision of several capture processes, each restarted when it dies or hangs."""

@@ -1,7 +1,7 @@
-"""A capture process that a supervisor started, as ``python -m billiards_shm.supervise.child NAME``.
+"""A capture process that a supervisor starts, as ``python -m billiards_shm.supervise.child NAME``.
 
-Its standard input is a socket of the supervisor's: what to capture comes that way, so that passwords in URLs stand in
-no command line and no environment, and signs of life go back.
+Its standard input is a socket to the supervisor. What to capture comes that way, so that passwords in URLs stand in no
+command line and no environment. Messages about progress go back.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ __all__ = ["LARGEST_MESSAGE", "SUCCESSOR_FOLLOWS", "SupervisorLink", "main"]
 
 LARGEST_MESSAGE: Final = 1 << 17
 SUCCESSOR_FOLLOWS: Final = b"successor"
-"""Sent before the signal that ends a child which will be replaced: readers are to wait for the next one."""
+"""Sent before the signal that ends a child which will be replaced. Its readers wait for the successor."""
 MESSAGE_INTERVAL_NS: Final = 500_000_000
 _PR_SET_PDEATHSIG: Final = 1
-_TOLD: Final = (
+_PROGRESS_FIELDS: Final = (
     "state", "reason", "frames_captured", "frames_written", "frames_dropped", "fps", "frame_age_s", "width", "height",
     "reconnects",
 )  # fmt: skip
@@ -40,16 +40,13 @@ _log = logging.getLogger(__name__)
 
 
 class SupervisorLink:
-    """Tells the supervisor that the loop gets on, and learns from it what a stop is for.
+    """Sends progress to the supervisor, and learns from it whether a successor follows.
 
     Parameters
     ----------
     connection : socket.socket
-        Keeps messages apart.
+        Of a kind that preserves message boundaries.
     """
-
-    insistent = False
-    """The supervisor decides when it has been enough; the service manager's signal may come besides its own."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -58,68 +55,68 @@ class SupervisorLink:
         self._superseded = False
         self._reading = threading.Lock()
 
-    def receive_order(self) -> dict[str, Any] | None:
-        """Wait for what is to be captured; None if the supervisor is gone."""
-        order = self._connection.recv(LARGEST_MESSAGE)
+    def receive_job(self) -> dict[str, Any] | None:
+        """Wait for what to capture; None if the supervisor is gone."""
+        job = self._connection.recv(LARGEST_MESSAGE)
         poll = select.poll()
         poll.register(self._connection, 0)
-        gone = not order or poll.poll(0)
-        return None if gone else json.loads(order)
+        gone = not job or poll.poll(0)
+        return None if gone else json.loads(job)
 
     @property
     def superseded(self) -> bool:
-        """Whether the supervisor said that a successor follows."""
+        """Whether the supervisor announced a successor."""
         with self._reading:
             with contextlib.suppress(OSError):
                 self._superseded |= self._connection.recv(64, socket.MSG_DONTWAIT) == SUCCESSOR_FOLLOWS
             return self._superseded
 
     def started(self, snapshot: TakeSnapshot) -> None:
-        """Tell that the loop begins."""
+        """Send that the loop starts."""
         self._snapshot = snapshot
-        self._tell(kind="started")
+        self._send(kind="started")
 
     def progress(self) -> None:
-        """Tell how it goes, about twice a second."""
+        """Send the progress, about twice a second."""
         now = time.monotonic_ns()
         if now >= self._next_message_ns and self._snapshot is not None:
             snapshot = self._snapshot()
-            # What is not normal is told when it changes.
+            # Other states are sent at once.
             self._next_message_ns = now + (MESSAGE_INTERVAL_NS if snapshot.state == "streaming" else 0)
-            self._tell(kind="progress", **{name: getattr(snapshot, name) for name in _TOLD})
+            self._send(kind="progress", **{name: getattr(snapshot, name) for name in _PROGRESS_FIELDS})
 
     def stopping(self) -> None:
-        """Nothing: the supervisor asked for it."""
+        """The supervisor asked for the stop, so it is not told."""
 
     def ended(self, error: str, *, finished: bool) -> None:
-        """Tell why the loop is over."""
+        """Send why the loop is over."""
         if self._snapshot is not None:
             self._next_message_ns = 0
             self.progress()
-        self._tell(kind="ended", finished=finished, error=error)
+        self._send(kind="ended", finished=finished, error=error)
 
-    def _tell(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         try:
-            # A supervisor that is stopped does not stop its children.
+            # A supervisor that is stopped by SIGSTOP does not hold up its children.
             self._connection.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
         except BlockingIOError:
             pass
         except OSError:
-            # It is gone; where the kernel does not see to it, we do.
+            # The supervisor is gone. Linux kills this process then; elsewhere it has to stop by itself.
             signal.raise_signal(signal.SIGTERM)
 
 
 def main() -> int:
-    """Capture what the supervisor says, until it says otherwise; give the exit code."""
+    """Capture what the supervisor sends, until it stops this process; give the exit code."""
     _die_with_supervisor()
     link = SupervisorLink(_take_standard_input())
-    order = link.receive_order()
-    if order is None:
+    job = link.receive_job()
+    if job is None:
         return EXIT_OK
-    settings = Settings(**order["settings"])
+    settings = Settings(**job["settings"])
     configure_logging(settings.logging.level, settings.logging.as_json, source=settings.video.shared_memory_name)
     try:
-        return run_capture(settings, frames=order["frames"], observer=link)
+        return run_capture(settings, frames=job["frames"], observer=link)
     except BilliardsShmError as error:
         _log.error("%s", error)
         link.ended(str(error), finished=False)
@@ -127,20 +124,20 @@ def main() -> int:
 
 
 def _die_with_supervisor() -> None:
-    """Have the kernel kill us when the supervisor is killed: what it cannot stop any more shall not stay behind.
+    """Let the kernel kill this process when its supervisor dies, which can no longer stop it.
 
-    A kill leaves the segment for the next supervisor's child to take over, and readers wait for that one.
+    The segment stays. A child of the next supervisor takes it over, and readers wait for that one.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _take_standard_input() -> socket.socket:
-    """Take the socket away from standard input, where a source such as ``/dev/stdin`` would find it."""
+    """Move the socket away from standard input, where a source such as ``/dev/stdin`` would read it."""
     connection = socket.socket(fileno=os.dup(0))
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
     return connection
 
 

@@ -1,4 +1,4 @@
-"""A capture process as its supervisor has it: started, listened to, ended."""
+"""A capture process as its supervisor sees it: start, messages, exit."""
 
 import contextlib
 import json
@@ -15,41 +15,40 @@ from billiards_shm.supervise.child import LARGEST_MESSAGE, SUCCESSOR_FOLLOWS
 
 __all__ = ["ChildProcess", "describe_end"]
 
-_LOG_PIECE: Final = 65536
+_LOG_BYTES: Final = 65536
 
 
 class ChildProcess:
-    """One run of ``billiards_shm.supervise.child``, which never makes its supervisor wait.
+    """One run of ``billiards_shm.supervise.child``. No method blocks.
 
     Parameters
     ----------
     name : str
-        Of the segment; what process lists show.
-    order : dict
+        Of the segment; process lists show it.
+    job : dict
         What the child captures: ``settings`` and ``frames``.
     now : float
         Monotonic seconds.
     on_log : callable, optional
-        Is given each line that the process writes to standard error, which otherwise goes where ours does.
+        Called with each line that the process writes to standard error. By default it inherits ours.
 
     Raises
     ------
     OSError
-        There can be no further process, or no further descriptor.
+        The limit of processes or of descriptors is reached.
     """
 
-    def __init__(
-        self, name: str, order: dict[str, Any], now: float, on_log: Callable[[str], None] | None = None
-    ) -> None:
-        self.told: dict[str, Any] = {}
-        """Its last word on how it gets on; empty before the first."""
-        self.told_at = now
-        """When it last said anything, or was started."""
+    def __init__(self, name: str, job: dict[str, Any], now: float, on_log: Callable[[str], None] | None = None) -> None:
+        self.progress: dict[str, Any] = {}
+        """The last message of kind "progress"; empty before the first."""
+        self.message_at = now
+        """When the last message came, or the process was started."""
         self.first_frame_at: float | None = None
-        self.last_words: dict[str, Any] = {}
+        self.end_message: dict[str, Any] = {}
+        """The message of kind "ended"; empty before it."""
         self.killed = False
         self._on_log = on_log
-        self._begun_line = b""
+        self._partial_line = b""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -57,7 +56,7 @@ class ChildProcess:
                     [sys.executable, "-P", "-m", "billiards_shm.supervise.child", name],
                     stdin=theirs.fileno(),
                     stderr=subprocess.PIPE if on_log is not None else None,
-                    # Ctrl+C reaches the whole terminal; how the children end is the supervisor's to say.
+                    # Ctrl+C signals the whole terminal. Only the supervisor stops its children.
                     start_new_session=True,
                 )
             except OSError:
@@ -67,68 +66,68 @@ class ChildProcess:
         if self._process.stderr is not None:
             os.set_blocking(self._process.stderr.fileno(), False)
         with contextlib.suppress(OSError):
-            ours.send(json.dumps(order).encode())
+            ours.send(json.dumps(job).encode())
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     @property
     def frames(self) -> int:
-        """Frames that it has captured, as it last said."""
-        return int(self.told.get("frames_captured", 0))
+        """Frames that it has captured, by its last message."""
+        return int(self.progress.get("frames_captured", 0))
 
     @property
-    def worked_sec(self) -> float:
-        """For how long it has given frames."""
-        return 0.0 if self.first_frame_at is None else self.told_at - self.first_frame_at
+    def captured_sec(self) -> float:
+        """For how long it has captured frames."""
+        return 0.0 if self.first_frame_at is None else self.message_at - self.first_frame_at
 
-    def channels(self) -> dict[int, Callable[[float], Any]]:
-        """Descriptors to listen to, and what to call, with the time, when there is something."""
+    def descriptors(self) -> dict[int, Callable[[float], Any]]:
+        """Descriptors to poll, each with what to call, with the time, when it is readable."""
         found: dict[int, Callable[[float], Any]] = {}
         if self._connection is not None:
-            found[self._connection.fileno()] = self.listen
+            found[self._connection.fileno()] = self.read_messages
         if self._process.stderr is not None and not self._process.stderr.closed:
             found[self._process.stderr.fileno()] = self._read_log
         return found
 
-    def listen(self, now: float) -> None:
-        """Take in what it said."""
+    def read_messages(self, now: float) -> None:
+        """Read the messages that have come."""
         while (message := self._receive()) is not None:
             if message["kind"] == "ended":
-                self.last_words = message
+                self.end_message = message
                 continue
-            self.told_at = now
+            self.message_at = now
             if message["kind"] == "progress":
-                self.told = message
+                self.progress = message
                 if self.first_frame_at is None and self.frames:
                     self.first_frame_at = now
 
-    def ended(self, now: float) -> int | None:
-        """The exit code, or minus the signal that killed it; None while it lives."""
+    def exit_code(self, now: float) -> int | None:
+        """The exit code, or minus the signal that killed it; None while it runs."""
         code = self._process.poll()
         if code is not None:
-            self.listen(now)
+            self.read_messages(now)
             self._read_log(now)
         return code
 
     def terminate(self, *, superseded: bool = False) -> None:
-        """Ask it to end; if it is `superseded`, without closing the segment, which a successor will take over."""
+        """Send SIGTERM; with `superseded` it leaves the segment open, for a successor to take over."""
         if superseded and self._connection is not None:
             with contextlib.suppress(OSError):
                 self._connection.send(SUCCESSOR_FOLLOWS, socket.MSG_DONTWAIT)
         self._process.send_signal(signal.SIGTERM)
-        # One that was stopped hears of it only then.
+        # A process that is stopped by SIGSTOP handles SIGTERM only when it continues.
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it, as far as the kernel can."""
+        """Send SIGKILL."""
         self.killed = True
         self._process.kill()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close the connections."""
         for channel in (self._connection, self._process.stderr):
             if channel is not None:
                 channel.close()
@@ -160,19 +159,19 @@ class ChildProcess:
         pipe = self._process.stderr
         while pipe is not None and self._on_log is not None and not pipe.closed:
             try:
-                data = os.read(pipe.fileno(), _LOG_PIECE)
+                data = os.read(pipe.fileno(), _LOG_BYTES)
             except BlockingIOError:
                 return
-            *lines, self._begun_line = (self._begun_line + data).split(b"\n")
+            *lines, self._partial_line = (self._partial_line + data).split(b"\n")
             if not data:
                 pipe.close()
-                lines = [self._begun_line] if self._begun_line else []
+                lines = [self._partial_line] if self._partial_line else []
             for line in lines:
                 self._on_log(line.decode(errors="replace"))
 
 
 def describe_end(code: int) -> str:
-    """Say what an exit code means, or a signal if it is negative."""
+    """Describe an exit code, or a signal if it is negative."""
     if code >= 0:
         return "ended" if code == EXIT_OK else f"ended with exit code {code}"
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""When a process that ended is started again."""
+"""When a process that ended is restarted."""
 
 from collections import deque
 from typing import Final
@@ -9,9 +9,9 @@ __all__ = ["RESTARTS_IN_WINDOW", "WINDOW_SEC", "RestartPolicy"]
 
 RESTARTS_IN_WINDOW: Final = 5
 WINDOW_SEC: Final = 60.0
-"""Not more than so many restarts within so many seconds."""
+"""At most this many restarts in this many seconds."""
 STEADY_SEC: Final = 10.0
-"""Who has worked for so long starts from the shortest delay again."""
+"""A process that captured for this long is restarted after the shortest delay."""
 
 
 class RestartPolicy:
@@ -20,26 +20,26 @@ class RestartPolicy:
     Parameters
     ----------
     backoff : Backoff, optional
-        Gives the delays, but for the limit.
+        Gives the delays, before the limit is applied.
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self._restarts: deque[float] = deque(maxlen=RESTARTS_IN_WINDOW)
         self.limited = False
-        """Whether the last delay is longer for the limit's sake."""
+        """Whether the limit made the last delay longer."""
 
-    def next_delay(self, now: float, worked_sec: float) -> float:
+    def next_delay(self, now: float, captured_sec: float) -> float:
         """Seconds to wait before the next start.
 
         Parameters
         ----------
         now : float
             Monotonic seconds.
-        worked_sec : float
-            For how long the process that ended had given frames.
+        captured_sec : float
+            For how long the process that ended had captured frames.
         """
-        if worked_sec >= STEADY_SEC:
+        if captured_sec >= STEADY_SEC:
             self._backoff.reset()
         delay = self._backoff.next_delay()
         self.limited = False

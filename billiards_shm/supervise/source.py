@@ -1,4 +1,4 @@
-"""One supervised source: what is done when its process ends or hangs."""
+"""One supervised source: its process is started, watched, and restarted when it ends or hangs."""
 
 import contextlib
 import logging
@@ -17,35 +17,33 @@ from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, WINDOW_SEC, Rest
 __all__ = ["SourceReport", "SupervisedSource", "SupervisedState"]
 
 STARTUP_SEC: Final = 30.0
-"""Until a new process says its first word: a loaded machine takes its time to import OpenCV."""
-SECOND_LOOK_SEC: Final = 1.0
-"""Between two looks at the segment of a process that says nothing."""
+"""How long a new process may take to its first message, besides the hang timeout: a loaded machine imports slowly."""
+PROGRESS_CHECK_SEC: Final = 1.0
+"""Between two checks of the segment of a process that sends no messages."""
 TERM_GRACE_SEC: Final = 2.0
-"""Between asking a process that hangs to end, and killing it."""
+"""Between SIGTERM and SIGKILL to a process that hangs."""
 KILL_GRACE_SEC: Final = 5.0
-"""What the kernel may take to end a process that was killed."""
-CHILD_SHARE: Final = 0.8
-"""Of the shutdown timeout: within it a child whose source does not return ends by itself."""
+"""How long the kernel may take to end a process that was killed."""
 
 _log = logging.getLogger(__name__)
 
 
 class SupervisedState(StrEnum):
-    """Of one supervised source."""
+    """What one supervised source does."""
 
     STARTING = "starting"
     STREAMING = "streaming"
     RECONNECTING = "reconnecting"
     HUNG = "hung"
-    """Is being ended, to be started anew."""
+    """Its process is being ended, to be restarted."""
     WAITING = "waiting"
-    """Until its next start."""
+    """For its next start."""
     STOPPING = "stopping"
     STOPPED = "stopped"
     FINISHED = "finished"
-    """Done, as a file without loop is at its end."""
+    """A file without loop came to its end, or there were enough frames."""
     FAILED = "failed"
-    """For good: starting it again would change nothing."""
+    """For good: a restart would fail again."""
 
 
 _OVER: Final = (SupervisedState.STOPPED, SupervisedState.FINISHED, SupervisedState.FAILED)
@@ -54,7 +52,7 @@ _ENDING: Final = (SupervisedState.HUNG, SupervisedState.STOPPING)
 
 @dataclass(frozen=True, slots=True)
 class SourceReport:
-    """How one source is at one moment."""
+    """The state of one source at one moment."""
 
     name: str
     source: str
@@ -73,18 +71,18 @@ class SourceReport:
 class SupervisedSource:
     """Keeps one source captured by a process of its own.
 
-    Nothing here waits: the supervisor calls, with the monotonic time in seconds, what `channels` say, and `reap` and
-    `look` when time has passed.
+    Nothing here waits. The supervisor calls the methods with the monotonic time in seconds: what `descriptors` names
+    when one is readable, `check_exit` and `update` in every round, at the latest at `deadline`.
 
     Parameters
     ----------
     settings : Settings
-        For everything but name and camera.
+        Of everything but name and camera.
     source : SourceConfig
     frames : int, optional
-        Finish after so many frames.
+        Finish after this many frames.
     on_log : callable, optional
-        Is given each line that the process writes to standard error, which otherwise goes where ours does.
+        Called with each line that the process writes to standard error. By default it inherits ours.
     """
 
     def __init__(
@@ -100,14 +98,14 @@ class SupervisedSource:
         self.reason = ""
         self.restarts = 0
         self.exit_code = EXIT_OK
-        self.due: float | None = 0.0
-        """When `look` has to be called at the latest."""
-        self.taken_by: int | None = None
-        """Process that has the name, seen at the last attempt to start."""
-        self.worked = False
-        """Whether it ever gave a frame."""
-        self.settled = False
-        """Whether the first attempt came to a result."""
+        self.deadline: float | None = 0.0
+        """When `update` has something to do, if nothing happens before."""
+        self.name_taken_by: int | None = None
+        """Process that had the name at the last attempt to start."""
+        self.has_captured = False
+        """Whether there was ever a frame."""
+        self.first_attempt_done = False
+        """Whether the first attempt has captured, or failed."""
         self._settings = settings
         self._source = source
         self._frames_left = frames
@@ -115,51 +113,52 @@ class SupervisedSource:
         self._on_log = on_log
         self._policy = RestartPolicy()
         self._child: ChildProcess | None = None
-        self._heard_at = 0.0
+        self._message_at = 0.0
         self._published: int | None = None
         self._hang_timeout = settings.video.process.hang_timeout
 
     @property
     def pid(self) -> int | None:
-        """Of the process, if there is one."""
+        """Process id; None if there is no process."""
         return None if self._child is None else self._child.pid
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing more to come."""
+        """Whether it is stopped, finished or failed."""
         return self.state in _OVER
 
-    def channels(self) -> dict[int, Callable[[float], Any]]:
-        """Descriptors to listen to, and what to call, with the time, when there is something."""
-        return {} if self._child is None else self._child.channels()
+    def descriptors(self) -> dict[int, Callable[[float], Any]]:
+        """Descriptors to poll, each with what to call when it is readable."""
+        return {} if self._child is None else self._child.descriptors()
 
     def report(self, now: float) -> SourceReport:
-        """Say how it is."""
-        child, told = self._child, self._child.told if self._child is not None else {}
-        age = told.get("frame_age_s")
-        waiting = self.state is SupervisedState.WAITING and self.due is not None
+        """Report the state of now."""
+        child = self._child
+        progress = child.progress if child is not None else {}
+        age = progress.get("frame_age_s")
+        waiting = self.state is SupervisedState.WAITING and self.deadline is not None
         return SourceReport(
             name=self.name,
             source=str(SourceAddress.parse(self._source.camera.device_id)),
             state=self.state,
             reason=self.reason,
             pid=self.pid,
-            fps=told.get("fps", 0.0) if self.state is SupervisedState.STREAMING else 0.0,
-            frame_age_s=None if age is None or child is None else age + now - child.told_at,
-            width=told.get("width", 0),
-            height=told.get("height", 0),
-            frames=self._frames_before + told.get("frames_captured", 0),
+            fps=progress.get("fps", 0.0) if self.state is SupervisedState.STREAMING else 0.0,
+            frame_age_s=None if age is None or child is None else age + now - child.message_at,
+            width=progress.get("width", 0),
+            height=progress.get("height", 0),
+            frames=self._frames_before + progress.get("frames_captured", 0),
             restarts=self.restarts,
-            next_start_s=max(0.0, self.due - now) if waiting and self.due is not None else None,
+            next_start_s=max(0.0, self.deadline - now) if waiting and self.deadline is not None else None,
         )
 
-    # What is done.
+    # Called by the supervisor.
 
-    def look(self, now: float) -> None:
-        """Take in what the process said, and do what is due."""
+    def update(self, now: float) -> None:
+        """Apply the process's messages, and do what is due."""
         if self._child is not None and self.state not in _ENDING:
-            self._read_reports(self._child)
-        if self.due is None or now < self.due:
+            self._apply_messages(self._child)
+        if self.deadline is None or now < self.deadline:
             return
         if self._child is None:
             self._start(now)
@@ -169,108 +168,100 @@ class SupervisedSource:
             self._check_progress(self._child, now)
 
     def stop(self, now: float, timeout: float) -> None:
-        """End the process, within `timeout` seconds, and start no other."""
+        """Stop the process within `timeout` seconds, and start no other."""
         if self.over:
             return
         if self._child is None:
             self._stopped(EXIT_OK)
             return
         self.state, self.reason = SupervisedState.STOPPING, ""
-        self.due = now + timeout
+        self.deadline = now + timeout
         self._child.terminate()
 
     def kill(self, now: float) -> None:
-        """End the process at once, and start no other."""
+        """Kill the process, and start no other."""
         if self._child is not None:
-            self.state, self.due = SupervisedState.STOPPING, now
+            self.state, self.deadline = SupervisedState.STOPPING, now
             self._enforce_deadlines(self._child, now)
 
-    def reap(self, now: float) -> None:
-        """See what is to be done if the process has ended."""
+    def check_exit(self, now: float) -> None:
+        """If the process has ended, decide by its exit code what follows."""
         child = self._child
-        code = None if child is None else child.ended(now)
+        code = None if child is None else child.exit_code(now)
         if child is None or code is None:
             return
-        self._read_reports(child)
+        self._apply_messages(child)
         self._child = None
         child.close()
-        self.settled = True
+        self.first_attempt_done = True
         self._frames_before += child.frames
         if self._frames_left is not None:
             self._frames_left = max(1, self._frames_left - child.frames)
-        error = str(child.last_words.get("error", ""))
+        error = str(child.end_message.get("error", ""))
         if self.state is SupervisedState.STOPPING:
             self._stopped(code)
-        elif code == EXIT_OK and child.last_words.get("finished"):
-            self.state, self.due, self.reason = SupervisedState.FINISHED, None, ""
+        elif code == EXIT_OK and child.end_message.get("finished"):
+            self.state, self.deadline, self.reason = SupervisedState.FINISHED, None, ""
             _log.info("%s: finished after %d frames", self.name, self._frames_before)
         elif code == EXIT_USAGE:
-            self.state, self.due, self.exit_code = SupervisedState.FAILED, None, code
+            self.state, self.deadline, self.exit_code = SupervisedState.FAILED, None, code
             self.reason = error or "its configuration is wrong"
             _log.error("%s: failed for good: %s", self.name, self.reason)
         else:
             self.exit_code = code if code > 0 else 128 - code
             why = self.reason if self.state is SupervisedState.HUNG else describe_end(code)
-            self._wait(now, ": ".join(filter(None, (why, error))), child.worked_sec)
+            self._restart_later(now, ": ".join(filter(None, (why, error))), child.captured_sec)
 
     # Starting.
 
     def _start(self, now: float) -> None:
-        self.taken_by = _living_writer(self.name)
-        if self.taken_by is not None:
-            self.exit_code, self.settled = EXIT_SHARED_MEMORY, True
-            self._wait(now, f"the name is taken by process {self.taken_by}", 0.0)
+        self.name_taken_by = _living_writer(self.name)
+        if self.name_taken_by is not None:
+            self.exit_code, self.first_attempt_done = EXIT_SHARED_MEMORY, True
+            self._restart_later(now, f"the name is taken by process {self.name_taken_by}", 0.0)
             return
         try:
-            self._child = ChildProcess(self.name, self._order(), now, self._on_log)
+            self._child = ChildProcess(self.name, self._job(), now, self._on_log)
         except OSError as error:
-            self._wait(now, f"cannot be started: {error.strerror}", 0.0)
+            self._restart_later(now, f"its process could not be started: {error.strerror}", 0.0)
             return
         self.state, self.reason = SupervisedState.STARTING, ""
-        self._heard_at, self._published = now, None
-        self.due = now + self._hang_timeout + STARTUP_SEC
+        self._message_at, self._published = now, None
+        self.deadline = now + self._hang_timeout + STARTUP_SEC
         _log.info("%s: started process %d", self.name, self._child.pid)
 
-    def _order(self) -> dict[str, Any]:
+    def _job(self) -> dict[str, Any]:
         video = self._settings.video
-        # Within its share a child whose source does not return ends by itself, before it is killed.
-        process = {"shutdown_timeout": video.process.shutdown_timeout * CHILD_SHARE}
-        changed = {
-            "shared_memory_name": self.name,
-            "sources": (),
-            "process": video.process.model_copy(update=process),
-        }
-        vision = {"camera": self._source.camera}
         settings = self._settings.model_copy(
             update={
-                "video": video.model_copy(update=changed),
-                "vision": self._settings.vision.model_copy(update=vision),
+                "video": video.model_copy(update={"shared_memory_name": self.name, "sources": ()}),
+                "vision": self._settings.vision.model_copy(update={"camera": self._source.camera}),
             }
         )
         return {"settings": settings.model_dump(mode="json", by_alias=True), "frames": self._frames_left}
 
-    def _wait(self, now: float, why: str, worked_sec: float) -> None:
-        """Start the next process in a while."""
-        delay = self._policy.next_delay(now, worked_sec)
-        self.state, self.reason, self.due = SupervisedState.WAITING, why, now + delay
+    def _restart_later(self, now: float, why: str, captured_sec: float) -> None:
+        """Start the next process after a delay."""
+        delay = self._policy.next_delay(now, captured_sec)
+        self.state, self.reason, self.deadline = SupervisedState.WAITING, why, now + delay
         self.restarts += 1
         limit = f" (at most {RESTARTS_IN_WINDOW} times in {WINDOW_SEC:g} s)" if self._policy.limited else ""
         _log.warning("%s: %s; starting it again in %.1f s%s", self.name, why, delay, limit)
 
     # Watching.
 
-    def _read_reports(self, child: ChildProcess) -> None:
-        """Learn from what the process said last."""
+    def _apply_messages(self, child: ChildProcess) -> None:
+        """Apply the process's last message."""
         if child.frames:
-            self.worked = self.settled = True
-        if child.told_at == self._heard_at or self.state in _ENDING:
+            self.has_captured = self.first_attempt_done = True
+        if child.message_at == self._message_at or self.state in _ENDING:
             return
-        self._heard_at, self._published = child.told_at, None
-        self.due = child.told_at + self._hang_timeout
-        if child.told:
-            self._log_state_change(child.told["state"], child.told["reason"])
+        self._message_at, self._published = child.message_at, None
+        self.deadline = child.message_at + self._hang_timeout
+        if child.progress:
+            self._source_state_changed(child.progress["state"], child.progress["reason"])
 
-    def _log_state_change(self, state: str, reason: str) -> None:
+    def _source_state_changed(self, state: str, reason: str) -> None:
         if state == "opening":
             return
         if state != "streaming":
@@ -281,47 +272,47 @@ class SupervisedSource:
         self.state, self.reason = SupervisedState.STREAMING, ""
 
     def _check_progress(self, child: ChildProcess, now: float) -> None:
-        """Ask the segment before a silent process is ended: messages may have been lost, frames are not."""
+        """Look at the segment before a silent process is ended: messages may be lost, frames are not."""
         published = None
         with contextlib.suppress(BilliardsShmError):
             info = inspect_segment(self.name)
             published = info.published if info.writer_pid == child.pid else None
         if published is not None and published != self._published:
-            self._published, self.due = published, now + min(SECOND_LOOK_SEC, self._hang_timeout)
+            self._published, self.deadline = published, now + min(PROGRESS_CHECK_SEC, self._hang_timeout)
             return
-        silent = now - child.told_at
+        silent = now - child.message_at
         self.state, self.reason = SupervisedState.HUNG, f"no progress for {silent:.1f} s"
         _log.warning("%s: process %d hangs: %s; ending it", self.name, child.pid, self.reason)
-        self.due = now + min(TERM_GRACE_SEC, self._settings.video.process.shutdown_timeout)
-        # Readers shall wait for the next.
+        self.deadline = now + min(TERM_GRACE_SEC, self._settings.video.process.shutdown_timeout)
+        # Readers wait for the next process.
         child.terminate(superseded=True)
 
     # Ending.
 
     def _enforce_deadlines(self, child: ChildProcess, now: float) -> None:
-        """Kill what did not end when it was asked to."""
+        """Kill a process that did not end in time."""
         if not child.killed:
             _log.warning("%s: process %d did not end: killing it", self.name, child.pid)
             child.kill()
-            self.due = now + KILL_GRACE_SEC
+            self.deadline = now + KILL_GRACE_SEC
             return
-        self.reason = "was killed and does not end: it hangs in the kernel, most often in a driver"
+        self.reason = "was killed and still runs: it hangs in the kernel, most often in a driver"
         _log.error("%s: process %d %s", self.name, child.pid, self.reason)
-        self.due = None
+        self.deadline = None
 
     def _stopped(self, code: int) -> None:
-        self.state, self.due, self.reason = SupervisedState.STOPPED, None, ""
+        self.state, self.deadline, self.reason = SupervisedState.STOPPED, None, ""
         _log.info("%s: stopped%s", self.name, "" if code == EXIT_OK else f" ({describe_end(code)})")
-        # Nobody will come to take over what a process left that could not close it.
+        # No successor takes over a segment that the process could not close.
         with contextlib.suppress(BilliardsShmError):
             remove_stale_segments([self.name])
 
 
 def _living_writer(name: str) -> int | None:
-    """Process that has the name already, in its own container's counting; None: nobody."""
+    """Id, in its own container, of the process that has the name; None: the name is free."""
     try:
         info = inspect_segment(name)
     except BilliardsShmError:
-        # The child says what is wrong with the name, better than we could.
+        # The child reports what is wrong with the name.
         return None
     return info.writer_pid if info.status is SegmentStatus.LIVE else None

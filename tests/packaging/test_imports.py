@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "sources": {"config", "errors"},
     "capture": {"__init__", "config", "errors", "monitor", "service", "sources"},
     "supervise": {"__init__", "_core", "capture", "config", "errors", "service"},
-    "serve": {"__init__", "images", "monitor", "statistics"},
+    "serve": {"__init__", "images", "monitor", "service", "statistics"},
     "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "statistics", "supervise"},
     "__main__": {"cli"},
 }

@@ -7,12 +7,12 @@ import pytest
 from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, STEADY_SEC, WINDOW_SEC, RestartPolicy
 
 
-def starts(policy: RestartPolicy, ends_after: float, until: float, worked_sec: float = 0.0) -> list[float]:
+def starts(policy: RestartPolicy, ends_after: float, until: float, captured_sec: float = 0.0) -> list[float]:
     """Times of the starts of a process that always ends `ends_after` seconds after its start."""
     now, found = 0.0, []
     while now < until:
         now += ends_after
-        now += policy.next_delay(now, worked_sec)
+        now += policy.next_delay(now, captured_sec)
         found.append(now)
     return found
 
@@ -25,10 +25,10 @@ def test_the_first_restart_comes_soon_and_the_next_ones_later_and_later() -> Non
     assert all(20 <= delay <= 30 for delay in delays[7:])
 
 
-@pytest.mark.parametrize("worked_sec", [0.0, 5.0, STEADY_SEC])
+@pytest.mark.parametrize("captured_sec", [0.0, 5.0, STEADY_SEC])
 @pytest.mark.parametrize("ends_after", [0.0, 0.3, 2.0])
-def test_there_are_never_more_than_five_restarts_in_any_minute(ends_after: float, worked_sec: float) -> None:
-    found = starts(RestartPolicy(), ends_after, 3600.0, worked_sec)
+def test_there_are_never_more_than_five_restarts_in_any_minute(ends_after: float, captured_sec: float) -> None:
+    found = starts(RestartPolicy(), ends_after, 3600.0, captured_sec)
     for first in found:
         assert sum(first <= each < first + WINDOW_SEC - 1e-6 for each in found) <= RESTARTS_IN_WINDOW
 
