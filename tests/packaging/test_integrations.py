@@ -47,7 +47,7 @@ def install(folder: Path, *requirements: str, interpreter: Path | None = None) -
 def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("libraries")
     install(folder, "torch==2.13.0")
-    install(folder, "--no-deps", "av", *WITHOUT_DEPENDENCIES)
+    install(folder, "--no-deps", "av", "pillow", *WITHOUT_DEPENDENCIES)
     return folder
 
 
@@ -139,6 +139,18 @@ print(message.header.stamp.sec)
     said, seconds = run(read, tmp_path, *paths).splitlines()
     assert said == "(240, 960) 320 bgr8 table True"
     assert abs(int(seconds) - (tmp_path / "image_raw.cdr").stat().st_mtime) < 60
+
+
+def test_pillow_swaps_the_channels(libraries: Path, captured: str, tmp_path: Path) -> None:
+    block = needing("pillow").under(captured).code
+    swapped = """
+import numpy as np
+assert (np.asarray(Image.frombuffer("RGB", size, frame, "raw", "BGR", frame.strides[0], 1)) == frame[..., ::-1]).all()
+"""
+    run(block + swapped, tmp_path, libraries, flags=("-W", "error"))
+    image = cv2.imread(str(tmp_path / "table.png"))
+    assert image is not None
+    assert image.shape == (90, 120, 3)
 
 
 def test_gstreamer_encodes_what_appsrc_is_given(captured: str, tmp_path: Path) -> None:
