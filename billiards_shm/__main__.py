@@ -1,5 +1,6 @@
 """``billiards-shm`` and ``python -m billiards_shm``."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -7,7 +8,8 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, for which the package alone is not enough, and give the exit code."""
+    """Run the command line, which needs more than the package alone, and give the exit code."""
+    _open_standard_streams()
     try:
         from billiards_shm.cli.main import run
     except KeyboardInterrupt:
@@ -22,6 +24,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     return run(arguments)
+
+
+def _open_standard_streams() -> None:
+    """Open on the null device what the caller has closed, as ``>&-`` does.
+
+    Otherwise the next file or socket would get the descriptor, and with it all that is printed.
+    """
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free descriptor is this one. Children inherit it.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
 
 
 if __name__ == "__main__":

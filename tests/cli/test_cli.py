@@ -735,3 +735,45 @@ def test_completion_works_in_bash(writer: SharedMemoryFrameWriter, name: str) ->
         check=False,
     )
     assert result.stdout.split() == [name]
+
+
+# Standard streams that are closed
+
+
+ALL_CLOSED = "<&- >&- 2>&-"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ALL_CLOSED])
+def test_commands_work_without_standard_streams(name: str, writer: SharedMemoryFrameWriter, closed: str) -> None:
+    before = inspect_segment(name).published
+    captured = f"{name}_captured"
+    capture = ("capture", "demo", "--name", captured, "--resolution", "64x48", "--frames", "20")
+    commands = [capture, ("list",), ("--version",), ("clean", captured)]
+    if closed == ALL_CLOSED:
+        once = ("watch", name, "--count", "1")
+        commands += [(*capture, "--supervise"), ("inspect", name), once, ("snapshot", name, "table.png")]
+    for arguments in commands:
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {closed}', "sh", SCRIPT, *arguments],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=False,
+        )
+        code = 4 if arguments[0] == "clean" else 0
+        assert done.returncode == code, (arguments, done.stderr)
+        assert ("error" in done.stderr) == (code != 0 and "2>&-" not in closed), (arguments, done.stderr)
+    # What is printed must not land in a file that was opened since, as the segment's would be.
+    assert inspect_segment(name).published == before
+    if closed == ALL_CLOSED:
+        assert cv2.imread("table.png").shape == SHAPE
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_the_server_works_without_standard_streams(name: str, writer: SharedMemoryFrameWriter, closed: str) -> None:
+    program = ["sh", "-c", f'exec "$@" {closed}', "sh", SCRIPT, "serve", name, "--port", "0"]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        assert process.stderr is not None
+        assert "Serving" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(30) == 0
