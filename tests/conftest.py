@@ -1,5 +1,6 @@
 """A segment name of its own for each test, a writer and a reader under it, and the check that nothing stays behind."""
 
+import gc
 import itertools
 import os
 import time
@@ -44,6 +45,11 @@ def _gone(left: Callable[[], Collection[str]]) -> Collection[str]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[TEMPORARIES] = _temporaries()
+
+
+def pytest_collection_finish() -> None:
+    """Take what collecting made out of what tests look through when they collect garbage: it is most of all objects."""
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

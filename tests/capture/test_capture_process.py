@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from segments_under_test import wait_until
 from videos import make_clip
 
 from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter
@@ -69,16 +70,6 @@ process.open_source = lambda camera: Stuck()
 """
 
 
-def settled(condition: Callable[[], bool], timeout: float = 10.0) -> bool:
-    """Wait for something that is going to be so."""
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
-
-
 class Capture:
     """A capture process, its segment, and what it said."""
 
@@ -110,7 +101,7 @@ class Capture:
         reader.attach(timeout=20)
         return reader
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 40.0) -> int:
         assert self.process is not None
         return self.process.wait(timeout)
 
@@ -154,20 +145,6 @@ def assert_one_error_line(text: str, *parts: str) -> None:
 # Start.
 
 
-def test_the_first_frame_is_published_within_three_seconds(capture: Callable[..., Capture]) -> None:
-    elapsed = []
-    for _ in range(2):
-        one = capture()
-        began = time.monotonic()
-        one.start(vision__camera__resolution="1920x1080")
-        with one.reader() as reader:
-            frame, metadata = reader.read_frame(timeout=20)
-        elapsed.append(time.monotonic() - began)
-        assert frame is not None
-        assert metadata is not None
-    assert min(elapsed) < 3.0
-
-
 def test_what_happens_at_the_start_is_logged_as_it_always_was(capture: Callable[..., Capture]) -> None:
     one = capture()
     process = one.start()
@@ -187,7 +164,7 @@ def test_what_happens_at_the_start_is_logged_as_it_always_was(capture: Callable[
 def test_json_logs_are_json_to_the_last_line(capture: Callable[..., Capture]) -> None:
     one = capture()
     process = one.start(logging__json=True, logging__stats_interval_sec=0.2)
-    assert settled(lambda: one.said().count("Stats: ") >= 2)
+    wait_until(lambda: one.said().count("Stats: ") >= 2)
     process.terminate()
     assert one.wait() == 0
     records = [json.loads(line) for line in one.said().splitlines()]
@@ -237,24 +214,15 @@ def test_a_signal_is_a_clean_stop(capture: Callable[..., Capture], number: signa
     assert "Traceback" not in one.said()
 
 
-@pytest.mark.parametrize("kind", ["demo", "file", "slow file"])
-def test_the_process_is_gone_100_ms_after_the_signal(
-    capture: Callable[..., Capture], tmp_path: Path, kind: str
-) -> None:
-    device = "demo" if kind == "demo" else make_clip(tmp_path / "clip.mp4", 25, (640, 480))
-    elapsed = []
-    # The machine may be busy just then; a stop that waited for anything would take long every time.
-    for _ in range(5):
-        one = capture(device)
-        process = one.start(**({"vision__camera__playback_fps": 0.1} if kind == "slow file" else {}))
-        with one.reader() as reader:
-            assert reader.read_frame(timeout=20)[0] is not None
-        began = time.monotonic()
+def test_a_stop_does_not_wait_for_the_next_frame(capture: Callable[..., Capture], tmp_path: Path) -> None:
+    one = capture(make_clip(tmp_path / "clip.mp4", 25))
+    process = one.start(vision__camera__playback_fps=0.01, video__process__shutdown_timeout=600)
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
         process.terminate()
-        assert one.wait() == 0
-        elapsed.append(time.monotonic() - began)
-        assert not one.path.exists()
-    assert min(elapsed) < 0.1, elapsed
+        assert one.wait() == 0  # the next frame would be due after 100 s
+        assert reader.read_frame() == (None, None)
+        assert reader.status == SegmentStatus.CLOSED
 
 
 def test_a_signal_before_the_first_frame_is_a_clean_stop(capture: Callable[..., Capture]) -> None:
@@ -312,7 +280,7 @@ def test_a_second_signal_ends_it_at_once(capture: Callable[..., Capture], second
         waiting = int.from_bytes(fcntl.ioctl(reading, termios.FIONREAD, bytes(4)), sys.byteorder)
         os.write(writing, bytes(size - waiting))
         process.terminate()
-        assert settled(lambda: not one.path.exists())
+        wait_until(lambda: not one.path.exists())
         time.sleep(SAME_STOP_SEC + 0.1)
         assert process.poll() is None
         process.send_signal(second)
@@ -328,7 +296,7 @@ def test_a_hung_server_does_not_keep_the_process(capture: Callable[..., Capture]
         # OpenCV itself would wait a minute for the next frame.
         process = one.start(vision__camera__read_timeout_sec=60)
         with one.reader() as reader:
-            assert settled(lambda: (reader.last_frame_age or 0) > 0.3)
+            wait_until(lambda: (reader.last_frame_age or 0) > 0.3)
             process.terminate()
             assert one.wait() == 0
         assert not one.path.exists()
@@ -492,7 +460,7 @@ def test_a_closed_standard_output_does_not_stop_the_frames(capture: Callable[...
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert settled(lambda: "Live statistics stopped: BrokenPipeError" in one.said())
+        wait_until(lambda: "Live statistics stopped: BrokenPipeError" in one.said())
         assert reader.read_frame(timeout=5)[0] is not None
         process.terminate()
         assert one.wait() == 0

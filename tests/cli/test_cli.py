@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from command_line import SCRIPT, Terminal, end_started, environment, run, run_python, start
+from command_line import SCRIPT, Terminal, call, end_started, environment, run, run_python, start
 from segment_layout import opened
 from segments_under_test import path_of, wait_until
 
@@ -81,7 +81,7 @@ def writer(name: str) -> Iterator[SharedMemoryFrameWriter]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_examples(command: str) -> None:
-    result = run(command, "--help")
+    result = call(command, "--help")
     assert result.returncode == 0
     assert f"  billiards-shm {command}" in result.stdout.partition("Examples:")[2]
     assert result.stderr == ""
@@ -97,7 +97,7 @@ def test_help_lists_the_commands_and_exit_codes(flag: str) -> None:
 
 
 def test_version_is_that_of_the_package() -> None:
-    assert run("--version").stdout.split()[-1] == version("billiards_shm")
+    assert call("--version").stdout.split()[-1] == version("billiards_shm")
 
 
 def test_the_module_is_the_same_program() -> None:
@@ -125,7 +125,7 @@ def test_the_module_is_the_same_program() -> None:
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], words: list[str]) -> None:
-    assert_fails(run(*arguments), 2, *words)
+    assert_fails(call(*arguments), 2, *words)
 
 
 @pytest.mark.parametrize("command", [["list"], ["clean", "nothing_of_this_name"]])
@@ -133,16 +133,16 @@ def test_common_options_stand_before_or_after_the_command(command: list[str], tm
     config = tmp_path / "other.json"
     config.write_text("{}")
     options = ["--config", str(config), "--log-level", "error"]
-    before, after = run(*options, *command), run(*command, *options)
+    before, after = call(*options, *command), call(*command, *options)
     assert before.returncode == after.returncode == (0 if command == ["list"] else 4)
 
 
 @pytest.mark.parametrize("place", [0, 2])
 def test_only_debug_shows_a_traceback(name: str, place: int) -> None:
     arguments = ["inspect", name]
-    assert "Traceback" not in run(*arguments).stderr
+    assert "Traceback" not in call(*arguments).stderr
     arguments[place:place] = ["--log-level", "debug"]
-    result = run(*arguments)
+    result = call(*arguments)
     assert result.returncode == 4
     assert "Traceback" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("billiards-shm: error: ")
@@ -214,7 +214,7 @@ def test_list_shows_a_line_a_segment(writer: SharedMemoryFrameWriter, name: str)
 
 
 def test_list_as_json_is_an_object_a_line(writer: SharedMemoryFrameWriter, name: str) -> None:
-    result = run("list", "--json")
+    result = call("list", "--json")
     assert result.returncode == 0
     segment = next(segment for segment in json_lines(result.stdout) if segment["name"] == name)
     assert (segment["status"], segment["width"], segment["height"], segment["published"]) == (
@@ -230,36 +230,36 @@ def test_list_counts_readers(writer: SharedMemoryFrameWriter, name: str) -> None
     with SharedMemoryFrameReader(name) as reader:
         frame, _ = reader.read_frame()
         assert frame is not None
-        segment = next(line for line in json_lines(run("list", "--json").stdout) if line["name"] == name)
+        segment = next(line for line in json_lines(call("list", "--json").stdout) if line["name"] == name)
     assert [entry["pid"] for entry in segment["readers"]] == [os.getpid()]
 
 
 def test_list_takes_paths_too(tmp_path: Path) -> None:
     path = str(tmp_path / "table.shm")
-    assert path not in run("list").stdout
+    assert path not in call("list").stdout
     with SharedMemoryFrameWriter(path, SHAPE):
-        assert path in run("list", path).stdout
-        assert path in [segment["name"] for segment in json_lines(run("list", "--json", path).stdout)]
+        assert path in call("list", path).stdout
+        assert path in [segment["name"] for segment in json_lines(call("list", "--json", path).stdout)]
 
 
 def test_list_shows_the_others_when_a_path_is_missing(
     writer: SharedMemoryFrameWriter, name: str, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "missing.shm")
-    result = run("list", missing)
+    result = call("list", missing)
     assert name in result.stdout
     assert_fails(result, 4, missing)
 
 
 def test_list_refuses_what_is_no_path(name: str) -> None:
-    assert_fails(run("list", name), 2, name, "inspect")
+    assert_fails(call("list", name), 2, name, "inspect")
 
 
 def test_list_names_the_trouble_of_a_source(writer: SharedMemoryFrameWriter, name: str) -> None:
     writer.update_source(state="reconnecting", reason="no signal")
-    assert re.search(rf"^{re.escape(name)}\s+live \(reconnecting\)", run("list").stdout, re.MULTILINE)
-    assert "no signal" in run("inspect", name).stdout
-    assert "no signal" in run("watch", name, "--count", "1").stdout
+    assert re.search(rf"^{re.escape(name)}\s+live \(reconnecting\)", call("list").stdout, re.MULTILINE)
+    assert "no signal" in call("inspect", name).stdout
+    assert "no signal" in call("watch", name, "--count", "1").stdout
 
 
 # inspect
@@ -297,7 +297,7 @@ def test_inspect_and_watch_show_a_statistic_where_the_table_says(writer: SharedM
 
 
 def test_inspect_as_json_is_one_object(writer: SharedMemoryFrameWriter, name: str) -> None:
-    (segment,) = json_lines(run("inspect", name, "--json").stdout)
+    (segment,) = json_lines(call("inspect", name, "--json").stdout)
     assert segment["name"] == name
     assert segment["generation"] == writer.generation
     assert segment["dtype"] == "uint8"
@@ -307,29 +307,29 @@ def test_inspect_as_json_is_one_object(writer: SharedMemoryFrameWriter, name: st
 def test_inspect_takes_a_path(tmp_path: Path) -> None:
     path = str(tmp_path / "table.shm")
     with SharedMemoryFrameWriter(path, SHAPE):
-        (segment,) = json_lines(run("inspect", path, "--json").stdout)
+        (segment,) = json_lines(call("inspect", path, "--json").stdout)
     assert segment["status"] == "live"
 
 
 def test_inspect_shows_a_dead_writers_segment(name: str) -> None:
     leave_dead_segment(name)
-    (segment,) = json_lines(run("inspect", name, "--json").stdout)
+    (segment,) = json_lines(call("inspect", name, "--json").stdout)
     assert segment["status"] == "dead"
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["watch"], ["clean"]])
 def test_a_missing_segment_is_exit_code_4(command: list[str], name: str) -> None:
-    assert_fails(run(*command, name), 4, name)
+    assert_fails(call(*command, name), 4, name)
 
 
 def test_a_missing_segment_is_exit_code_4_for_snapshot(name: str, tmp_path: Path) -> None:
-    assert_fails(run("snapshot", name, tmp_path / "x.png", "--timeout", "0.1"), 4, name)
+    assert_fails(call("snapshot", name, tmp_path / "x.png", "--timeout", "0.1"), 4, name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("wrong", ["with space", "/leading_slash", "", "x" * 65])
 def test_a_name_that_cannot_be_is_exit_code_2(wrong: str) -> None:
-    assert_fails(run("inspect", wrong), 2)
+    assert_fails(call("inspect", wrong), 2)
 
 
 @pytest.mark.parametrize("command", ["inspect", "watch", "clean"])
@@ -337,7 +337,7 @@ def test_a_foreign_file_is_refused_and_left_alone(command: str, name: str) -> No
     foreign = Path("/dev/shm") / name
     foreign.write_bytes(b"not a segment" * 20_000)
     try:
-        assert_fails(run(command, name), 4, name)
+        assert_fails(call(command, name), 4, name)
         assert foreign.read_bytes() == b"not a segment" * 20_000
     finally:
         foreign.unlink()
@@ -346,7 +346,7 @@ def test_a_foreign_file_is_refused_and_left_alone(command: str, name: str) -> No
 def test_escape_sequences_in_a_segment_do_not_reach_the_terminal(writer: SharedMemoryFrameWriter, name: str) -> None:
     writer.update_source(state="stalled", reason="\x1b]0;owned\x07")
     for command in (["inspect", name], ["watch", name, "--count", "1"]):
-        output = run(*command).stdout
+        output = call(*command).stdout
         assert "?]0;owned?" in output
         assert not {"\x1b", "\x07"} & set(output)
 
@@ -355,7 +355,7 @@ def test_escape_sequences_in_a_segment_do_not_reach_the_terminal(writer: SharedM
 
 
 def test_watch_prints_a_line_a_look_when_piped(writer: SharedMemoryFrameWriter, name: str) -> None:
-    result = run("watch", name, "--interval", "0.02", "--count", "3")
+    result = call("watch", name, "--interval", "0.02", "--count", "3")
     assert result.returncode == 0
     lines = result.stdout.splitlines()
     assert len(lines) == 3
@@ -424,7 +424,7 @@ def test_colours_are_for_terminals_and_can_be_refused(writer: SharedMemoryFrameW
 
 def test_snapshot_waits_as_long_as_the_configuration_says(name: str, tmp_path: Path) -> None:
     begun = time.monotonic()
-    result = run("snapshot", name, tmp_path / "x.png", BILLIARDS_SHM__VIDEO__SHARED_MEMORY_ATTACH_TIMEOUT_SEC="0.3")
+    result = call("snapshot", name, tmp_path / "x.png", BILLIARDS_SHM__VIDEO__SHARED_MEMORY_ATTACH_TIMEOUT_SEC="0.3")
     assert_fails(result, 4, name)
     assert 0.3 <= time.monotonic() - begun < 4
 
@@ -453,7 +453,7 @@ def test_snapshot_as_jpeg_is_close(
     smooth = gradient.copy()
     smooth[..., 2] = 100
     writer.write_frame(smooth)
-    assert run("snapshot", name, file, "--quality", "100").returncode == 0
+    assert call("snapshot", name, file, "--quality", "100").returncode == 0
     difference = np.abs(cv2.imread(file).astype(int) - smooth)
     assert difference.mean() < 4
 
@@ -462,14 +462,14 @@ def test_a_lower_quality_makes_a_smaller_jpeg(
     writer: SharedMemoryFrameWriter, name: str, gradient: npt.NDArray[Any]
 ) -> None:
     writer.write_frame(gradient)
-    assert run("snapshot", name, "high.jpg", "--quality", "95").returncode == 0
-    assert run("snapshot", name, "low.jpg", "--quality", "10").returncode == 0
+    assert call("snapshot", name, "high.jpg", "--quality", "95").returncode == 0
+    assert call("snapshot", name, "low.jpg", "--quality", "10").returncode == 0
     assert Path("low.jpg").stat().st_size < Path("high.jpg").stat().st_size / 2
 
 
 def test_snapshot_works_on_a_dead_writers_segment(name: str) -> None:
     leave_dead_segment(name, value=9)
-    assert run("snapshot", name, "last.png").returncode == 0
+    assert call("snapshot", name, "last.png").returncode == 0
     assert (cv2.imread("last.png") == 9).all()
 
 
@@ -485,26 +485,26 @@ def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any])
 
 def test_snapshot_gives_up_when_no_frame_comes(name: str, tmp_path: Path) -> None:
     with SharedMemoryFrameWriter(name, SHAPE):
-        assert_fails(run("snapshot", name, "x.png", "--timeout", "0.1"), 1, name, "0.1 s")
+        assert_fails(call("snapshot", name, "x.png", "--timeout", "0.1"), 1, name, "0.1 s")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("file", ["table.gif", "table", ".png"])
 def test_snapshot_refuses_other_extensions(writer: SharedMemoryFrameWriter, name: str, file: str) -> None:
-    assert_fails(run("snapshot", name, file), 2, file, ".png", ".jpg", ".jpeg")
+    assert_fails(call("snapshot", name, file), 2, file, ".png", ".jpg", ".jpeg")
 
 
 def test_snapshot_needs_a_directory_that_exists(writer: SharedMemoryFrameWriter, name: str, tmp_path: Path) -> None:
-    assert_fails(run("snapshot", name, "missing/table.png"), 2, "missing")
+    assert_fails(call("snapshot", name, "missing/table.png"), 2, "missing")
     (tmp_path / "directory.png").mkdir()
-    assert_fails(run("snapshot", name, "directory.png"), 2, "directory.png")
+    assert_fails(call("snapshot", name, "directory.png"), 2, "directory.png")
 
 
 def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) -> None:
     (tmp_path / "table.png").write_bytes(b"old")
     with SharedMemoryFrameWriter(name, (48, 64, 5), pixel_format="RAW") as writer:
         writer.write_frame(np.zeros((48, 64, 5), np.uint8))
-        assert_fails(run("snapshot", name, "table.png"), 1, "RAW")
+        assert_fails(call("snapshot", name, "table.png"), 1, "RAW")
     assert (tmp_path / "table.png").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["table.png"]
 
@@ -512,7 +512,7 @@ def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) ->
 def test_a_snapshot_has_the_permissions_of_any_new_file(writer: SharedMemoryFrameWriter, name: str) -> None:
     before = os.umask(0o027)
     try:
-        assert run("snapshot", name, "table.png").returncode == 0
+        assert call("snapshot", name, "table.png").returncode == 0
     finally:
         os.umask(before)
     assert Path("table.png").stat().st_mode & 0o777 == 0o640
@@ -643,18 +643,18 @@ def test_clean_of_one_name_spares_the_others(name: str) -> None:
 
 def test_clean_as_json_is_an_object_a_segment(name: str) -> None:
     leave_dead_segment(name)
-    assert json_lines(run("clean", name, "--json").stdout) == [{"name": name, "removed": True}]
+    assert json_lines(call("clean", name, "--json").stdout) == [{"name": name, "removed": True}]
 
 
 def test_clean_refuses_the_segment_of_a_living_writer(writer: SharedMemoryFrameWriter, name: str) -> None:
-    assert_fails(run("clean", name), 4, name, str(os.getpid()))
+    assert_fails(call("clean", name), 4, name, str(os.getpid()))
     assert name in [info.name for info in list_segments()]
 
 
 def test_clean_removes_what_it_can_and_reports_the_rest(writer: SharedMemoryFrameWriter, name: str) -> None:
     dead, missing = f"{name}_dead", f"{name}_missing"
     leave_dead_segment(dead)
-    result = run("clean", name, missing, dead)
+    result = call("clean", name, missing, dead)
     assert (result.returncode, result.stdout) == (4, f"removed {dead}\n")
     errors = result.stderr.splitlines()
     assert len(errors) == 2
@@ -664,7 +664,7 @@ def test_clean_removes_what_it_can_and_reports_the_rest(writer: SharedMemoryFram
 def test_clean_takes_a_path(tmp_path: Path) -> None:
     path = str(tmp_path / "table.shm")
     leave_dead_segment(path)
-    assert run("clean", path).returncode == 0
+    assert call("clean", path).returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 

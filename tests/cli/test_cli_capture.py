@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Terminal, end_started, run, run_python, start
+from command_line import Terminal, call, end_started, run, run_python, start
 from segments_under_test import wait_until
 
 from billiards_shm import (
@@ -186,7 +186,7 @@ def test_the_log_level_is_given_before_or_after_the_command(name: str, order: st
     ],
 )
 def test_a_wrong_value_is_one_line_and_exit_code_2(arguments: list[str], words: list[str]) -> None:
-    result = run("capture", "demo", *arguments)
+    result = call("capture", "demo", *arguments)
     assert result.returncode == 2
     for word in words:
         assert word in error_line(result)
@@ -194,16 +194,16 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(arguments: list[str], words: 
 
 def test_a_wrong_key_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / "wrong.json").write_text('{"video": {"slot": 8}}')
-    result = run("capture", "demo", "--config", "wrong.json")
+    result = call("capture", "demo", "--config", "wrong.json")
     assert result.returncode == 2
     assert "wrong.json" in error_line(result)
-    result = run("capture", "demo", BILLIARDS_SHM__VIDEO__SLOT="8")
+    result = call("capture", "demo", BILLIARDS_SHM__VIDEO__SLOT="8")
     assert result.returncode == 2
     assert "BILLIARDS_SHM__VIDEO__SLOT" in error_line(result)
 
 
 def test_several_wrong_values_are_a_line_each() -> None:
-    result = run("capture", "demo", "--slots", "2", "--resolution", "wide")
+    result = call("capture", "demo", "--slots", "2", "--resolution", "wide")
     assert result.returncode == 2
     assert sorted(line.partition(" option ")[2][:7] for line in result.stderr.splitlines()) == [
         "--resol",
@@ -231,7 +231,7 @@ def test_a_name_in_use_is_exit_code_4(name: str) -> None:
 def test_every_key_of_the_configuration_can_be_given() -> None:
     from billiards_shm.config.load import configuration_keys
 
-    text = run("capture", "--help", COLUMNS="1000").stdout
+    text = call("capture", "--help", COLUMNS="1000").stdout
     for key in configuration_keys():
         assert (key.option in text) != key.path.startswith("serve.")
 

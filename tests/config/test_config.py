@@ -452,7 +452,7 @@ def test_long_values_and_passwords_do_not_fill_the_error(write_config: WriteConf
     assert "secret" not in line
 
 
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=30, deadline=None)
 @given(
     st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 )

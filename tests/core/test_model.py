@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from tools import needs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_group("models")]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("models")]
 
 MODELS = Path(__file__).parent / "model"
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
@@ -205,18 +205,19 @@ def verify(run: Run, results: Results) -> None:
     print(f"{run}: {states:,.0f} states")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", FAST, ids=str)
 def test_the_model_keeps_its_promises_in_every_state(run: Run, results: Results) -> None:
     verify(run, results)
 
 
 @pytest.mark.large
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("run", SLOW, ids=str)
 def test_the_model_keeps_its_promises_in_every_state_of_a_larger_size(run: Run, results: Results) -> None:
     verify(run, results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", MUTANTS, ids=str)
 def test_the_model_notices_that_a_step_is_wrong(run: Run, results: Results) -> None:
     output = results[run].result()
@@ -227,6 +228,7 @@ def test_the_model_notices_that_a_step_is_wrong(run: Run, results: Results) -> N
     print(f"{run}: {reason}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", FAST_SIZES)
 def test_no_statement_of_the_model_is_out_of_reach(model: str, results: Results) -> None:
     """Of all the sizes together: what one leaves out, another runs into."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from child_processes import Child
-from command_line import Terminal, end_started, run, start
+from command_line import Terminal, call, end_started, run, start
 from segments_under_test import wait_until
 from supervised_runs import DEMO, SupervisedRun, gone, published, replaced, send, writer_of
 from videos import make_clip
@@ -287,7 +287,7 @@ def test_a_wrong_list_of_sources_is_an_error_before_anything_starts(
 ) -> None:
     content = [{"name": name, "camera": {"device_id": device}} for name, device in sources]
     (tmp_path / "wrong.json").write_text(json.dumps({"video": {"sources": content}}))
-    result = run("run", "--config", tmp_path / "wrong.json")
+    result = call("run", "--config", tmp_path / "wrong.json")
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
     for word in words:
@@ -300,7 +300,7 @@ def test_one_port_for_the_metrics_of_several_processes_is_an_error(tmp_path: Pat
         "process": {"metrics_port": 9464},
     }
     (tmp_path / "wrong.json").write_text(json.dumps({"video": content}))
-    result = run("run", "--config", tmp_path / "wrong.json")
+    result = call("run", "--config", tmp_path / "wrong.json")
     assert result.returncode == 2
     assert "metrics_port is 9464, one port for 2 processes" in result.stderr
     assert "billiards-shm serve" in result.stderr

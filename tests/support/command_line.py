@@ -1,7 +1,9 @@
-"""The real console script, started as users start it: piped, or on a terminal."""
+"""The real console script, started as users start it: piped, or on a terminal; and its commands without a process."""
 
 import codecs
+import contextlib
 import fcntl
+import io
 import os
 import pty
 import select
@@ -13,6 +15,9 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
+
+from billiards_shm.__main__ import main
 
 SCRIPT = shutil.which("billiards-shm", path=str(Path(sys.executable).parent)) or "billiards-shm"
 
@@ -41,6 +46,18 @@ def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    """What `run` gives, without a process: for commands that look, say something, and end."""
+    out, errors = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(**more), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = main([*map(str, arguments)])
+    return subprocess.CompletedProcess([*arguments], code, out.getvalue(), errors.getvalue())
 
 
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

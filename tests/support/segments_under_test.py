@@ -40,7 +40,7 @@ def flat(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[np.uint8]:
     return np.full(shape, number % 251, np.uint8)
 
 
-def wait_until(condition: Callable[[], Found], seconds: float = 10.0, what: str = "the condition") -> Found:
+def wait_until(condition: Callable[[], Found], seconds: float = 40.0, what: str = "the condition") -> Found:
     """The first true value of `condition`."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -51,8 +51,8 @@ def wait_until(condition: Callable[[], Found], seconds: float = 10.0, what: str 
 
 def new_frame(reader: SharedMemoryFrameReader, **options: Any) -> tuple[npt.NDArray[Any], Any]:
     """The next frame, which is expected to come."""
-    frame, metadata = reader.read_frame(timeout=5.0, **options)
-    assert frame is not None, "no frame came within 5 s"
+    frame, metadata = reader.read_frame(timeout=40.0, **options)
+    assert frame is not None, "no frame came within 40 s"
     return frame, metadata
 
 
