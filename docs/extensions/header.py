@@ -17,6 +17,10 @@ from sphinx.util.nodes import make_id
 
 _TITLE = re.compile(r"[A-Z][A-Z ,'-]{3,}[A-Z](?:,? [a-z].*)?")
 _RULE = re.compile(r"^/\* -{8,} (.+?) \*/$\n", re.MULTILINE)
+_LISTS = {
+    re.compile(r"^- ", re.MULTILINE): nodes.bullet_list,
+    re.compile(r"^\d+\. ", re.MULTILINE): nodes.enumerated_list,
+}
 _COLUMNS = re.compile(r"\S {2,}\S")
 _MARKED = re.compile(r"`([^`]+)`|(?<![\w*])\*(\w[^*]*)\*(?![\w*])")
 
@@ -78,9 +82,10 @@ class Header(SphinxDirective):
         lines = text.splitlines()
         least = min(len(line) - len(line.lstrip()) for line in lines)
         lines = [line[least:] for line in lines]
-        if all(line.startswith(("- ", "  ")) for line in lines) and lines[0].startswith("- "):
-            items = "\n".join(lines).removeprefix("- ").split("\n- ")
-            return nodes.bullet_list("", *(nodes.list_item("", _words(item)) for item in items))
+        for mark, kind in _LISTS.items():
+            if mark.match(lines[0]) and all(mark.match(line) or line.startswith("  ") for line in lines):
+                items = mark.split("\n".join(lines))[1:]
+                return kind("", *(nodes.list_item("", _words(item)) for item in items))
         if any(_COLUMNS.search(line) or line.startswith(" ") for line in lines):
             shown = "\n".join(lines)
             return nodes.literal_block(shown, shown, language="none")
