@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
-from sphinx.util.nodes import make_id
 
 _TITLE = re.compile(r"[A-Z][A-Z ,'-]{3,}[A-Z](?:,? [a-z].*)?")
 _RULE = re.compile(r"^/\* -{8,} (.+?) \*/$\n", re.MULTILINE)
@@ -74,7 +73,7 @@ class Header(SphinxDirective):
 
     def _section(self, title: str, content: list[nodes.Node]) -> nodes.Node:
         section = nodes.section("", nodes.title(title, title), *content)
-        section["ids"] = [make_id(self.env, self.state.document, "", title)]
+        section["ids"] = [nodes.make_id(title)]
         section["names"] = [nodes.fully_normalize_name(title)]
         return section
 
