@@ -20,6 +20,7 @@ html_css_files = ["wide.css"]
 html_show_copyright = False
 html_show_sourcelink = False
 
+smartquotes = False
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
