@@ -1,1 +1,1 @@
-"""The command line: each module holds one group of commands; options come from the configuration model."""
+"""The command line: a module for each group of commands. Options follow from the configuration model."""

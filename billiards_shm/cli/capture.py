@@ -9,15 +9,15 @@ import click
 
 from billiards_shm.cli.display import live_view, on_terminal, statistics_rows
 from billiards_shm.cli.options import (
-    CommonOptions,
     ConfiguredCommand,
     common_options,
     complete_sources,
+    load_configuration,
     overrides_from_options,
 )
 from billiards_shm.cli.run import supervise
 
-# pydantic and OpenCV take longer to import than `list` takes to run: what needs them imports them.
+# pydantic and OpenCV take longer to import than `list` takes to run, so only functions that need them import them.
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -57,14 +57,14 @@ default; the command line wins over environment and file.
 """,
 )
 @click.argument("source", required=False, shell_complete=complete_sources)
-@click.option("--frames", type=click.IntRange(min=1), help="Stop after so many frames.")
-@click.option("--profile", is_flag=True, help="Say at the end where each frame's time went, as p50 and p99.")
+@click.option("--frames", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option("--profile", is_flag=True, help="Log at the end where each frame's time went, as p50 and p99.")
 @click.option(
     "--profile-plot",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Draw it as well, to a PNG, SVG or PDF file. Needs matplotlib.",
+    help="Plot that to a PNG, SVG or PDF file. Needs matplotlib.",
 )
-@click.option("--supervise", "supervised", is_flag=True, help="Start the process again when it dies or hangs.")
+@click.option("--supervise", "supervised", is_flag=True, help="Restart the process when it dies or hangs.")
 @common_options
 @click.pass_context
 def capture_command(
@@ -79,15 +79,15 @@ def capture_command(
 ) -> None:
     """Capture SOURCE into shared memory until stopped.
 
-    SOURCE is a camera's number, a device path, a file, a URL, a GStreamer pipeline, or `demo`: balls on a
-    table, drawn here. Without it: what the configuration says.
+    SOURCE is a camera number, a device path, a file, a URL, a GStreamer pipeline, or `demo`, a drawn billiard
+    table. Without SOURCE, the configuration names it.
     """
     overrides = overrides_from_options(options)
     if source is not None:
         overrides["vision.camera.device_id"] = source
     if supervised:
         if profile or profile_plot is not None:
-            raise click.UsageError("--profile looks into one process: not together with --supervise")
+            raise click.UsageError("--profile measures one process, so it does not go together with --supervise")
         ctx.exit(supervise(ctx, overrides, frames))
     with _profile(profile, profile_plot) as frame_profile:
         code = capture_configured(ctx, overrides, frames, frame_profile)
@@ -96,7 +96,7 @@ def capture_command(
 
 @contextmanager
 def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]":
-    """What is to be told where the time goes; drawn in the end, if there is a file to draw it to."""
+    """Give the profile to fill, and plot it at the end if there is a file for the plot."""
     if not wanted and plot is None:
         yield None
         return
@@ -106,7 +106,7 @@ def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]"
         if importlib.util.find_spec("matplotlib") is None:
             raise click.UsageError("--profile-plot needs matplotlib, which is not installed: pip install matplotlib")
         if plot.suffix.lower() not in (".png", ".svg", ".pdf"):
-            raise click.UsageError(f"--profile-plot {plot}: a name that ends in .png, .svg or .pdf is expected")
+            raise click.UsageError(f"--profile-plot {plot}: the name must end in .png, .svg or .pdf")
     profile = FrameProfile()
     yield profile
     if plot is not None:
@@ -116,16 +116,11 @@ def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]"
 def capture_configured(
     ctx: click.Context, overrides: dict[str, Any], frames: int | None, profile: "FrameProfile | None" = None
 ) -> int:
-    """Load the configuration and run the capture process in this one."""
+    """Load the configuration and capture in this process."""
     from billiards_shm.capture.process import run_capture
-    from billiards_shm.config.load import load_settings
     from billiards_shm.service.logs import configure_logging
 
-    common = ctx.ensure_object(CommonOptions)
-    if common.log_level is not None:
-        overrides["logging.level"] = common.log_level
-    settings, origin = load_settings(common.config, overrides)
-    common.log_level = settings.logging.level
+    settings, origin = load_configuration(ctx, overrides)
     with _statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
         configure_logging(settings.logging.level, settings.logging.as_json)
         return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin, profile=profile)
@@ -133,7 +128,7 @@ def capture_configured(
 
 @contextmanager
 def _statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
-    """Show statistics on a terminal; elsewhere the log has them."""
+    """Show statistics on a terminal. Elsewhere the log has them."""
     if not live:
         yield None
         return

@@ -1,4 +1,4 @@
-"""What the command line shows: one frame of text from one set of figures, plain or for a terminal."""
+"""What the command line prints: segments and statistics, as plain text or drawn on a terminal."""
 
 import os
 import sys
@@ -43,7 +43,7 @@ _COLOURS = {
 
 
 def format_bytes(count: int | None) -> str:
-    """Decimal megabytes, as the log lines of the capture process have them."""
+    """Decimal megabytes, as in the log of the capture process."""
     if count is None:
         return "-"
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
@@ -72,12 +72,12 @@ def format_frame(info: SegmentInfo) -> str:
 
 
 def format_fps(fps: float | None) -> str:
-    """Frames per second; nothing measured yet is not 0."""
+    """Frames per second; a dash if nothing was measured yet."""
     return "-" if fps is None else f"{fps:.1f}"
 
 
 def printable(text: str) -> str:
-    """Make text from other processes harmless: an escape sequence would reach the terminal."""
+    """Make text from other processes safe to print: an escape sequence would control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -85,7 +85,7 @@ def printable(text: str) -> str:
 
 
 def status_text(info: SegmentInfo) -> str:
-    """Status of the writer, with the source's where that is not the normal one."""
+    """Status of the writer, with the source's state unless that is the normal one."""
     status = str(info.status)
     return f"{status} ({printable(info.source_state)})" if _has_trouble(info) else status
 
@@ -125,7 +125,7 @@ def plain_list(infos: Iterable[SegmentInfo]) -> str:
 
 
 def details(info: SegmentInfo, fps: float | None = None) -> Rows:
-    """What `inspect` and `watch` say of a segment, as label and text; `fps` as seen from outside, if known."""
+    """What `inspect` and `watch` show of a segment, as label and text; `fps` as measured from outside, if known."""
     median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_wall_ns / 1e9))
     rows = [
@@ -193,12 +193,12 @@ def _reader_text(reader: ReaderInfo) -> str:
 
 
 def measured_fps(info: SegmentInfo) -> float | None:
-    """Frames per second as the writer measured them; None if it is one that does not tell."""
+    """Frames per second as the writer measured them; None if it does not measure."""
     return None if info.source_state is SourceState.UNKNOWN and not info.fps else info.fps
 
 
 def plain_details(name: str, rows: Rows) -> str:
-    """A name and its rows below each other."""
+    """A name and its rows, one below the other."""
     width = max(len(label) for label, _ in rows)
     lines = [click.style(printable(name), bold=True)]
     for label, text in rows:
@@ -209,7 +209,7 @@ def plain_details(name: str, rows: Rows) -> str:
 
 
 def watch_line(name: str, info: SegmentInfo | None, fps: float | None) -> str:
-    """One line of `watch` where there is no terminal; no `info` means that the name leads nowhere."""
+    """One line of `watch` without a terminal; without `info` there is no segment."""
     now = time.strftime("%H:%M:%S")
     if info is None:
         return f"{now} {name} {SegmentStatus.DETACHED}"
@@ -228,7 +228,7 @@ def watch_line(name: str, info: SegmentInfo | None, fps: float | None) -> str:
 
 
 def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
-    """What the live display of a capture process shows."""
+    """The rows of a capture process's live display."""
     rows = [
         ("source", str(snapshot.source)),
         ("state", f"{snapshot.state} {snapshot.reason}".strip()),
@@ -254,12 +254,12 @@ def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
 
 
 def on_terminal() -> bool:
-    """Whether what is shown can be drawn in place."""
+    """Whether standard output is a terminal that can be drawn on."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class LiveView(Protocol):
-    """A part of the terminal that is drawn anew with each call."""
+    """A part of the terminal that each call redraws."""
 
     def __call__(self, title: str, rows: Rows) -> None:
         """Draw."""
@@ -269,8 +269,8 @@ class LiveView(Protocol):
 def live_view() -> Iterator[LiveView]:
     """Draw rows in one place of the terminal.
 
-    Drawn by the caller's own thread at each call and never in between: a thread that refreshes would take the
-    interpreter from the capture loop.
+    Each call draws in the caller's thread. A thread that refreshes would compete with the capture loop for the
+    interpreter.
     """
     with _live_drawing() as show:
         yield lambda title, rows: show(_panel(title, rows))
@@ -289,9 +289,9 @@ def _live_drawing() -> "Iterator[Callable[[RenderableType], None]]":
     from rich.live import Live
 
     console = Console()
-    # What is logged appears above the drawing, unless it goes to a file.
+    # The log appears above the drawing, unless it goes to a file.
     with Live(console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty()) as live:
-        # rich hides it; whoever is killed, or ends at once on a second signal, could not bring it back.
+        # rich hides the cursor. A process that is killed could not show it again.
         console.show_cursor(True)
         yield lambda drawing: live.update(drawing, refresh=True)
 
@@ -320,7 +320,7 @@ def _panel(title: str, rows: Rows) -> "RenderableType":
     grid.add_column()
     for label, text in rows:
         colour = _COLOURS.get(text.split()[0], "") if label in ("status", "state") and text else ""
-        # Text, not a string: names and reasons come from outside and may look like markup.
+        # `Text` is not parsed for markup, which names and reasons from outside may contain.
         grid.add_row(label, Text(text, style=colour))
     return Panel(grid, title=Text(title, style="bold"), expand=False)
 

@@ -1,4 +1,4 @@
-"""What an error of the command line says, in one line, and which exit code it ends with."""
+"""Errors of the command line: their one line, and their exit code."""
 
 import signal
 import sys
@@ -18,12 +18,12 @@ EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code that an error ends the program with, those of click included."""
+    """The exit code for an error, including those of click."""
     return error.exit_code if isinstance(error, click.ClickException) else exit_codes.exit_code_of(error)
 
 
 def _describe(error: BaseException) -> str:
-    """One line that says what went wrong and what to do."""
+    """One line: what is wrong, and what to do."""
     match error:
         case click.UsageError():
             path = error.ctx.command_path if error.ctx is not None else PROGRAM
@@ -37,7 +37,7 @@ def _describe(error: BaseException) -> str:
         case ModuleNotFoundError():
             text = f"this command needs {error.name}: pip install 'billiards-shm[cli]'"
         case ImportError():
-            text = f"{error}; if a library for windows is missing: pip install 'billiards-shm[headless]'"
+            text = f"{error}; if a GUI library is missing: pip install 'billiards-shm[headless]'"
         case BilliardsShmError() | TimeoutError():
             text = str(error)
         case OSError():
@@ -48,7 +48,7 @@ def _describe(error: BaseException) -> str:
 
 
 def report(error: BaseException) -> None:
-    """Say on standard error what went wrong: one line an error, of which a configuration may have several."""
+    """Print an error to standard error, in one line. A configuration may have several errors, a line each."""
     texts = str(error).splitlines() if isinstance(error, ConfigurationError) else [_describe(error)]
     for text in texts:
         print(f"{PROGRAM}: error: {printable(text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The commands of ``billiards-shm``, and what their errors say and exit with."""
+"""The command ``billiards-shm``: its commands, and how it ends."""
 
 import os
 import sys
@@ -38,7 +38,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = command_line.main(arguments, PROGRAM, standalone_mode=False, obj=common, color=color)
         sys.stdout.flush()
     except BrokenPipeError:
-        _let_output_go()
+        _discard_output()
         return 0
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
@@ -54,18 +54,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Program(click.Group):
-    """The commands. That nobody reads their output any more is no failure; click has it end with 1."""
+    """The commands. A reader of their output that went away is no failure; click would end with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            _let_output_go()
+            _discard_output()
             return 0
 
 
-def _let_output_go() -> None:
-    """Lead what is still to be written nowhere: Python flushes once more on its way out, and would complain."""
+def _discard_output() -> None:
+    """Send what is still buffered to the null device: Python flushes at its end, and would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -75,11 +75,11 @@ def _let_output_go() -> None:
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
-  billiards-shm capture demo                  a camera that needs no camera
-  billiards-shm watch billiards_video         what it does, live
+  billiards-shm capture demo                  frames without a camera
+  billiards-shm watch billiards_video         its state, live
   billiards-shm snapshot billiards_video table.png
   VIDEO_FILE=match.mp4 billiards-shm          as a service starts it
-  billiards-shm --config tables.json run      every source of a configuration
+  billiards-shm --config tables.json run      every source of the configuration
 
 \b
 Exit codes: 0 clean stop, 1 other failure, 2 usage or configuration,
@@ -87,7 +87,7 @@ Exit codes: 0 clean stop, 1 other failure, 2 usage or configuration,
 sources failed; 128 + signal when a second signal ended it at once.
 
 \b
-Completion, in ~/.bashrc (zsh and fish likewise):
+Completion, in ~/.bashrc (zsh and fish have their own):
   eval "$(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"
 """,
 )
@@ -97,7 +97,7 @@ Completion, in ~/.bashrc (zsh and fish likewise):
 def command_line(ctx: click.Context) -> None:
     """Camera frames from one capture process, through shared memory, to any number of readers.
 
-    Without a command: capture what configuration file and environment say.
+    Without a command: `capture`, with the configuration file and the environment.
     """
     if ctx.invoked_subcommand is None:
         ctx.exit(capture_configured(ctx, {}, None))

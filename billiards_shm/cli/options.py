@@ -1,4 +1,4 @@
-"""The options of several commands, and one for every key of the configuration."""
+"""Options that commands share, and one option for every key of the configuration."""
 
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -13,6 +13,7 @@ from billiards_shm import list_segments
 
 if TYPE_CHECKING:
     from billiards_shm.config.load import ConfigurationKey
+    from billiards_shm.config.model import Settings
 
 __all__ = [
     "CommonOptions",
@@ -21,6 +22,7 @@ __all__ = [
     "complete_names",
     "complete_sources",
     "json_option",
+    "load_configuration",
     "options_from_model",
     "overrides_from_options",
 ]
@@ -30,7 +32,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @dataclass
 class CommonOptions:
-    """What ``--config`` and ``--log-level`` said, before or after the command."""
+    """The values of ``--config`` and ``--log-level``, before or after the command."""
 
     config: Path | None = None
     log_level: str | None = None
@@ -48,7 +50,7 @@ def common_options(function: _F) -> _F:
         type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False),
         expose_value=False,
         callback=_remember,
-        help="How much to say; with DEBUG errors come with their traceback.",
+        help="How much is logged. With DEBUG, errors show their traceback.",
     )(function)
     return click.option(
         "--config",
@@ -63,7 +65,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of the segments there are; files for a path."""
+    """Complete the names of segments, and paths."""
     if "/" in incomplete:
         return [CompletionItem(incomplete, type="file")]
     return [
@@ -72,21 +74,21 @@ def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the demo, the cameras there are, and files."""
+    """Complete `demo`, devices and files."""
     known = ["demo", *(str(path) for path in sorted(Path("/dev").glob("video*")))]
     items = [CompletionItem(source) for source in known if source.startswith(incomplete)]
     return [*items, CompletionItem(incomplete, type="file")]
 
 
 class ConfiguredCommand(click.Command):
-    """A command that gets options of the configuration model when somebody asks for them.
+    """A command with options of the configuration model, which is imported when they are needed.
 
     Parameters
     ----------
     sections : collection of str
-        Beginnings of the keys that get an option.
+        Prefixes of the keys that get an option.
     leave_out : collection of str
-        Keys, and beginnings of keys, among them that get none.
+        Prefixes of those among them that get none.
     """
 
     def __init__(
@@ -98,30 +100,29 @@ class ConfiguredCommand(click.Command):
         self._leave_out = ("logging.level", *leave_out)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Give the command's own parameters and those of the model."""
+        """The command's own parameters and those of the model."""
         if not any("__" in (param.name or "") for param in self.params):
             self.params += options_from_model(self._sections, leave_out=self._leave_out)
         return super().get_params(ctx)
 
 
 def options_from_model(sections: Collection[str], *, leave_out: Collection[str] = ()) -> list[click.Option]:
-    """Make one option of every key of the configuration model, so that none is declared twice.
+    """Make one option for every key of the configuration model, so that no option is declared twice.
 
     Parameters
     ----------
-    *sections : str
-        Whose keys.
+    sections : collection of str
+        Prefixes of the keys that get an option.
     leave_out : collection of str
-        Dotted paths, and beginnings of them, that get no option.
+        Prefixes of those among them that get none.
 
     Returns
     -------
     list of click.Option
-        In the order of the model. The parameter's name is the path with ``__`` for the dots, as in the
-        environment; its value is None unless it was given. Values are handed on as they were typed:
-        `load_settings` judges them.
+        In the order of the model. A parameter's name is the key with ``__`` for the dots, as in the environment. Its
+        value is the text that was typed, which `load_settings` validates, or None.
     """
-    # Imports pydantic, which only `capture` is to wait for.
+    # This imports pydantic, which commands without such options do not need.
     from billiards_shm.config.load import configuration_keys
 
     # The source is an argument, not an option.
@@ -135,8 +136,27 @@ def options_from_model(sections: Collection[str], *, leave_out: Collection[str] 
 
 
 def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick what was given on the command line: dotted path to value."""
+    """The options that were given on the command line: dotted key to value."""
     return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+
+
+def load_configuration(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[Settings, str]":
+    """Load the configuration that the options name; give it and where it came from.
+
+    Parameters
+    ----------
+    ctx : click.Context
+    overrides : dict of str to object
+        Dotted key to value, over file and environment.
+    """
+    from billiards_shm.config.load import load_settings
+
+    common = ctx.ensure_object(CommonOptions)
+    if common.log_level is not None:
+        overrides["logging.level"] = common.log_level
+    settings, origin = load_settings(common.config, overrides)
+    common.log_level = settings.logging.level
+    return settings, origin
 
 
 def _option(key: "ConfigurationKey") -> click.Option:
@@ -147,7 +167,7 @@ def _option(key: "ConfigurationKey") -> click.Option:
         switch = f"{key.option}/--no-{key.option.removeprefix('--')}"
         return click.Option([switch, parameter], default=None, help=text)
     words = key.allowed.split(", ")
-    # A key whose default is one of the words that are allowed is one of choices; only those can be completed.
+    # A default that is one of the allowed words shows that the key is a choice, which can be completed.
     if key.default in words:
         return click.Option([key.option, parameter], type=click.Choice(words, case_sensitive=False), help=text)
     if key.allowed.startswith("an integer"):

@@ -1,4 +1,4 @@
-"""``billiards-shm run`` and ``capture --supervise``: supervised sources, and the table that shows them."""
+"""``billiards-shm run`` and ``capture --supervise``: supervised sources and their table."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from billiards_shm.cli.display import format_fps, format_seconds, live_table, on_terminal, printable
-from billiards_shm.cli.options import CommonOptions, ConfiguredCommand, common_options, overrides_from_options
+from billiards_shm.cli.options import ConfiguredCommand, common_options, load_configuration, overrides_from_options
 
 if TYPE_CHECKING:
     from billiards_shm.config.model import Settings, SourceConfig
@@ -34,19 +34,19 @@ Examples:
                                 {"name": "table_2", "camera": {"device_id": 2}}]'
 
 \b
-A process that dies, or whose source does not return, is started again, with
-growing delays and at most 5 times in 60 s. The others go on.
+A process that dies or hangs is restarted, with growing delays and at most 5
+times in 60 s. The others go on.
 
 \b
-Exit codes: 0 stopped by a signal, or every source finished; 5 some failed
-for good; if none ever worked, the code of the first.
+Exit codes: 0 stopped by a signal, or every source finished; 5 some sources
+failed for good; if none ever captured, the exit code of the first.
 """,
 )
 @common_options
 @click.pass_context
 def run_command(ctx: click.Context, /, **options: Any) -> None:
     """Capture every source of `video.sources`, each in a process of its own, until stopped."""
-    settings, origin = _load(ctx, overrides_from_options(options))
+    settings, origin = load_configuration(ctx, overrides_from_options(options))
     ctx.exit(_supervise(settings, settings.video.sources, None, origin))
 
 
@@ -54,20 +54,9 @@ def supervise(ctx: click.Context, overrides: dict[str, Any], frames: int | None)
     """Capture one source as `run` does several; give the exit code."""
     from billiards_shm.config.model import SourceConfig
 
-    settings, origin = _load(ctx, overrides)
+    settings, origin = load_configuration(ctx, overrides)
     source = SourceConfig(name=settings.video.shared_memory_name, camera=settings.vision.camera)
     return _supervise(settings, [source], frames, origin)
-
-
-def _load(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[Settings, str]":
-    from billiards_shm.config.load import load_settings
-
-    common = ctx.ensure_object(CommonOptions)
-    if common.log_level is not None:
-        overrides["logging.level"] = common.log_level
-    settings, origin = load_settings(common.config, overrides)
-    common.log_level = settings.logging.level
-    return settings, origin
 
 
 def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: int | None, origin: str) -> int:
@@ -87,8 +76,8 @@ def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: 
             sources,
             frames=frames,
             on_reports=show,
-            # Beside a table that is drawn in place nobody else may write.
-            on_log=_pass_on if show is not None and sys.stderr.isatty() else None,
+            # The children's lines would break a table that is drawn in place, so they are printed above it.
+            on_log=_print_log_line if show is not None and sys.stderr.isatty() else None,
             notifier=ServiceNotifier.from_environment(),
             origin=origin,
         )
@@ -97,7 +86,7 @@ def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: 
 
 @contextmanager
 def _table(live: bool) -> Iterator[_Show | None]:
-    """Show the sources on a terminal; elsewhere the log has them."""
+    """Show the sources on a terminal. Elsewhere the log has them."""
     if not live:
         yield None
         return
@@ -108,10 +97,10 @@ def _table(live: bool) -> Iterator[_Show | None]:
 
 
 def _row(report: "SourceReport") -> tuple[str, ...]:
-    soon = "" if report.next_start_s is None else f" {report.next_start_s:.0f} s"
+    delay = "" if report.next_start_s is None else f" {report.next_start_s:.0f} s"
     return (
         report.name,
-        f"{report.state}{soon}",
+        f"{report.state}{delay}",
         f"{report.width}x{report.height}" if report.width else "-",
         format_fps(report.fps),
         format_seconds(report.frame_age_s),
@@ -122,6 +111,5 @@ def _row(report: "SourceReport") -> tuple[str, ...]:
     )
 
 
-def _pass_on(line: str) -> None:
-    """Print what a child logged, above the table."""
+def _print_log_line(line: str) -> None:
     print(printable(line), file=sys.stderr)

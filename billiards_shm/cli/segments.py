@@ -1,4 +1,4 @@
-"""The commands that look at segments from outside: list, inspect, watch, snapshot, clean."""
+"""The commands that inspect segments from outside: list, inspect, watch, snapshot, clean."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ from billiards_shm.cli.display import (
     watch_line,
 )
 from billiards_shm.cli.errors import PROGRAM, report
-from billiards_shm.cli.options import CommonOptions, common_options, complete_names, json_option
+from billiards_shm.cli.options import common_options, complete_names, json_option, load_configuration
 from billiards_shm.monitor.rates import RateMeter
 from billiards_shm.service.signals import StopRequest
 
@@ -54,8 +54,8 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
     for path in paths:
         if "/" not in path:
             raise click.UsageError(
-                f"{path!r} is no path (those have a slash); every name is listed anyway, "
-                f"and '{PROGRAM} inspect {path}' shows that one alone"
+                f"{path!r} is not a path, because it has no slash; `list` shows every name, "
+                f"and '{PROGRAM} inspect {path}' shows this one"
             )
     infos = list_segments(paths)
     if as_json:
@@ -65,7 +65,7 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
         click.echo(plain_list(infos))
     else:
         click.echo("no segments", err=True)
-    # What was asked for by its path and is not there is an error; the others have been shown.
+    # The others have been shown. A path without a segment is an error.
     shown = {info.path for info in infos} | {info.name for info in infos}
     _raise_all(_inspect_each(path for path in paths if path not in shown)[1])
 
@@ -83,7 +83,7 @@ Examples:
 @json_option
 @common_options
 def inspect_command(name: str, as_json: bool) -> None:
-    """Show everything about the segment NAME: writer, source, frames, memory, readers."""
+    """Show all about the segment NAME: writer, source, frames, memory, readers."""
     info = inspect_segment(name)
     click.echo(as_json_line(info.as_dict()) if as_json else plain_details(name, details(info)))
 
@@ -99,14 +99,16 @@ Examples:
 """,
 )
 @click.argument("name", shell_complete=complete_names)
-@click.option("--interval", type=click.FloatRange(min=0.02), default=1.0, show_default=True, help="Seconds between.")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many looks.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.02), default=1.0, show_default=True, help="Seconds between two lines."
+)
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this many lines.")
 @json_option
 @common_options
 def watch_command(name: str, interval: float, count: int | None, as_json: bool) -> None:
     """Show the segment NAME again and again, across restarts of its writer, until Ctrl+C.
 
-    Looks from outside: readers and writer do not notice. A line a look where the output is no terminal.
+    It inspects from outside, which neither the writer nor the readers notice. Without a terminal it prints lines.
     """
     # It has to exist at the start. Later it may come and go.
     info: SegmentInfo | None = inspect_segment(name)
@@ -128,7 +130,7 @@ def _inspect_if_there(name: str) -> SegmentInfo | None:
 
 @contextmanager
 def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo | None, float | None], None]]:
-    """Give what shows one look: as JSON, in place on a terminal, or as a line."""
+    """Give the function that shows one state: as JSON, in place on a terminal, or as a line."""
     if as_json:
         gone = {"name": name, "status": str(SegmentStatus.DETACHED)}
         yield lambda info, fps: click.echo(as_json_line(info.as_dict() if info is not None else gone))
@@ -151,13 +153,12 @@ Examples:
   billiards-shm snapshot billiards_video table.jpg --quality 80
 
 \b
-Works on the segment of a dead writer too: its last frame is still there.
-PNG keeps every bit.
+The segment of a dead writer still has its last frame. PNG keeps every bit.
 """,
 )
 @click.argument("name", shell_complete=complete_names)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Of a JPEG.")
+@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of a JPEG.")
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -175,7 +176,7 @@ def snapshot_command(ctx: click.Context, /, name: str, file: Path, quality: int,
         raise click.BadParameter(f"there is no directory {str(file.parent)!r}", param_hint="FILE")
     with SharedMemoryFrameReader(name) as reader:
         if timeout is None:
-            timeout = _configured_timeout(ctx)
+            timeout = load_configuration(ctx, {})[0].video.shared_memory_attach_timeout_sec
         reader.attach(timeout=timeout)
         frame, metadata = reader.read_frame(timeout=timeout)
         if frame is None or metadata is None:
@@ -188,15 +189,8 @@ def snapshot_command(ctx: click.Context, /, name: str, file: Path, quality: int,
     click.echo(f"{file}: frame {metadata.sequence}, {metadata.width}x{metadata.height} {metadata.pixel_format}")
 
 
-def _configured_timeout(ctx: click.Context) -> float:
-    from billiards_shm.config.load import load_settings
-
-    settings, _ = load_settings(ctx.ensure_object(CommonOptions).config, {})
-    return settings.video.shared_memory_attach_timeout_sec
-
-
 def _write_atomically(file: Path, data: bytes) -> None:
-    """Whoever looks at `file` finds the old content or the new, never half of it."""
+    """Replace `file` in one step, so that its readers get the old content or the new."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -207,10 +201,10 @@ def _write_atomically(file: Path, data: bytes) -> None:
 
 @click.command(
     "clean",
-    short_help="Remove what dead writers left.",
+    short_help="Remove segments of dead writers.",
     epilog="""\b
 Examples:
-  billiards-shm clean                         all that dead writers left
+  billiards-shm clean                         all segments of dead writers
   billiards-shm clean billiards_video
 """,
 )
@@ -218,9 +212,9 @@ Examples:
 @json_option
 @common_options
 def clean_command(names: tuple[str, ...], as_json: bool) -> None:
-    """Remove segments whose writer is dead; those of living writers stay.
+    """Remove segments whose writer is dead. Those of living writers stay.
 
-    Frames that readers still hold remain valid.
+    Frames that readers hold stay valid.
     """
     found, failures = _inspect_each(names)
     removed = remove_stale_segments([info.name for info in found] if names else None)
@@ -231,13 +225,13 @@ def clean_command(names: tuple[str, ...], as_json: bool) -> None:
     for info in found:
         if info.name not in removed:
             failures.append(
-                WriterExistsError(f"{info.name} belongs to a living writer (pid {info.writer_pid}): stop that first")
+                WriterExistsError(f"{info.name} has a living writer (pid {info.writer_pid}): stop it first")
             )
     _raise_all(failures)
 
 
 def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[BilliardsShmError]]:
-    """Inspect what can be inspected; give what was found, and what went wrong with the others."""
+    """Inspect each; give those found, and the errors of the others."""
     found, failures = [], []
     for name in names:
         try:
@@ -248,7 +242,7 @@ def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[Billiar
 
 
 def _raise_all(failures: Sequence[BilliardsShmError]) -> None:
-    """Report all failures, a line each; the last decides about the exit code."""
+    """Report all failures, a line each; the last one decides the exit code."""
     for error in failures[:-1]:
         report(error)
     if failures:

@@ -5,10 +5,10 @@ from typing import Any
 import click
 
 from billiards_shm.cli.options import (
-    CommonOptions,
     ConfiguredCommand,
     common_options,
     complete_names,
+    load_configuration,
     overrides_from_options,
 )
 
@@ -28,24 +28,18 @@ Examples:
 
 \b
 Gives a page at /, /stream/NAME.mjpg, /snapshot/NAME.jpg, /api/segments,
-/healthz, /readyz, /health/NAME and /metrics. On a command line others can
-read the token; in the environment or the file they cannot.
+/healthz, /readyz, /health/NAME and /metrics. Other users can read a token on
+the command line, but not one in the environment or in the file.
 """,
 )
 @click.argument("names", nargs=-1, shell_complete=complete_names)
 @common_options
 @click.pass_context
 def serve_command(ctx: click.Context, /, names: tuple[str, ...], **options: Any) -> None:
-    """Show the segments NAMES, or all there are, to browsers and monitoring, until stopped."""
-    from billiards_shm.config.load import load_settings
+    """Show the segments NAMES, or all, to browsers and monitoring, until stopped."""
     from billiards_shm.serve.server import run_server
     from billiards_shm.service.logs import configure_logging
 
-    overrides = overrides_from_options(options)
-    common = ctx.ensure_object(CommonOptions)
-    if common.log_level is not None:
-        overrides["logging.level"] = common.log_level
-    settings, _ = load_settings(common.config, overrides)
-    common.log_level = settings.logging.level
+    settings, _ = load_configuration(ctx, overrides_from_options(options))
     configure_logging(settings.logging.level, settings.logging.as_json)
     ctx.exit(run_server(names or None, **settings.serve.model_dump()))
