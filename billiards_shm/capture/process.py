@@ -182,7 +182,8 @@ def _metrics(settings: Settings) -> Iterator[None]:
                 stack.enter_context(metrics_server(name, process.metrics_host, process.metrics_port))
             except ModuleNotFoundError as error:
                 raise ConfigurationError(f"metrics need {error.name}: pip install 'billiards-shm[serve]'") from error
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 place = f"{process.metrics_host} port {process.metrics_port}"
-                raise ConfigurationError(f"cannot listen for metrics at {place}: {error.strerror}") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise ConfigurationError(f"cannot listen for metrics at {place}: {reason}") from error
         yield

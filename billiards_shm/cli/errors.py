@@ -41,7 +41,8 @@ def _describe(error: BaseException) -> str:
         case BilliardsShmError() | TimeoutError():
             text = str(error)
         case OSError():
-            text = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            reason = error.strerror or str(error)
+            text = f"{reason}: {error.filename}" if error.filename else reason
         case _:
             text = f"{type(error).__name__}: {error} (this should not happen; --log-level DEBUG shows where)"
     return " ".join(text.split())

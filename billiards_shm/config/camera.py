@@ -1,8 +1,17 @@
-"""The configuration of one source: what it is, what it is asked for, and what happens when it is away."""
+"""The configuration of one source: where it is, what to ask it for, and what to do when it is lost."""
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    WithJsonSchema,
+)
 
 from billiards_shm.config.address import SourceAddress, SourceKind
 
@@ -10,17 +19,20 @@ __all__ = ["CameraConfig", "Section"]
 
 DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
 RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
+PLAYBACK_FPS_ALLOWED: Final = "a number from 0.001 to 1000, 0 or null"
 CROP_ALLOWED: Final = "[left, top, width, height], integers from 0 and 1 to 32767, or null"
 FROZEN_SEC: Final = 10.0
-"""How long a camera's or stream's frames may be identical to the last bit: a living sensor's never are."""
+"""How long frames of a camera or stream may be identical. Those of a working sensor never are, because of its noise."""
+LOWEST_FPS: Final = 0.001
+LARGEST_CAMERA_NUMBER: Final = 999_999_999
 
 
 def _source(value: Any) -> int | str:
-    """Take a camera's number or a text; unlike pydantic, also the name of a file that is not UTF-8."""
+    """Accept a camera number or a text. Unlike pydantic's, the text may be the name of a file that is not UTF-8."""
     if isinstance(value, str) and value and "\0" not in value:
         address = SourceAddress.parse(value)
         return address.place if address.kind is SourceKind.CAMERA else value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_CAMERA_NUMBER:
         return value
     raise ValueError(DEVICE_ALLOWED)
 
@@ -41,23 +53,27 @@ def _crop_from_text(value: Any) -> Any:
     return value
 
 
-def _no_truth(value: Any) -> Any:
-    """Refuse what merely equals one of the numbers, as False does."""
+def _zero_or_fps(value: float) -> float:
+    if 0 < value < LOWEST_FPS:
+        raise ValueError(PLAYBACK_FPS_ALLOWED)
+    return value
+
+
+def _no_bool(value: Any) -> Any:
+    """Refuse what equals one of the numbers but is none, such as False."""
     if isinstance(value, (bool, float)):
         raise ValueError("not an integer")
     return value
 
 
-Dimension = Annotated[int, Field(strict=True, ge=1, le=32767)]
-Offset = Annotated[int, Field(strict=True, ge=0, le=32767)]
-Level = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
-Switch = Annotated[bool, Field(strict=True)] | None
+Dimension = Annotated[int, Field(ge=1, le=32767)]
+Offset = Annotated[int, Field(ge=0, le=32767)]
 
 
 class Section(BaseModel):
     """A part of the configuration, in which every key is known."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CameraConfig(Section):
@@ -71,114 +87,92 @@ class CameraConfig(Section):
     backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "images"] = Field(
         default="auto", description="What OpenCV opens the source with; `auto` picks by the kind of source"
     )
-    resolution: Annotated[tuple[Dimension, Dimension], BeforeValidator(_size_from_text)] = Field(
+    resolution: Annotated[tuple[Dimension, Dimension], Strict(False), BeforeValidator(_size_from_text)] = Field(
         default=(1920, 1080),
         description="Width and height to ask a camera for; size of the demo. Files have their own",
         json_schema_extra={"allowed": RESOLUTION_ALLOWED},
     )
     fps: float = Field(
-        default=30.0,
-        strict=True,
-        gt=0,
-        le=1000,
-        allow_inf_nan=False,
-        description="Frames per second to ask a camera for; rate of the demo",
+        default=30.0, ge=LOWEST_FPS, le=1000, description="Frames per second to ask a camera for; rate of the demo"
     )
-    playback_fps: Annotated[float, Field(strict=True, ge=0, le=1000, allow_inf_nan=False)] | None = Field(
+    playback_fps: Annotated[float, Field(ge=0, le=1000), AfterValidator(_zero_or_fps)] | None = Field(
         default=None,
         description="Frames per second to play a file at; null: its own rate, 0: as fast as possible",
+        json_schema_extra={"allowed": PLAYBACK_FPS_ALLOWED},
     )
     loop_video: bool = Field(
         default=True,
-        strict=True,
         description="Whether a file starts again at its end; false: the process ends",
         json_schema_extra={"option": "--loop"},
     )
-    fourcc: Annotated[str, Field(strict=True, min_length=4, max_length=4)] | None = Field(
+    fourcc: Annotated[str, Field(min_length=4, max_length=4)] | None = Field(
         default=None,
         description="Format to ask a camera for, such as `MJPG` (many need it for their full rate), `YUYV` or `NV12`",
         json_schema_extra={"allowed": "four characters or null"},
     )
-    buffer_size: Annotated[int, Field(strict=True, ge=1, le=64)] | None = Field(
+    buffer_size: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Frames that the driver may buffer; with fewer, frames are newer"
     )
-    exposure: Level = Field(default=None, description="Exposure, in the driver's own unit")
-    auto_exposure: Switch = Field(default=None, description="Whether the camera chooses the exposure")
-    gain: Level = Field(default=None, description="Gain, in the driver's own unit")
-    brightness: Level = Field(default=None, description="Brightness, in the driver's own unit")
-    contrast: Level = Field(default=None, description="Contrast, in the driver's own unit")
-    saturation: Level = Field(default=None, description="Saturation, in the driver's own unit")
-    white_balance: Level = Field(default=None, description="White balance, usually in kelvin")
-    auto_white_balance: Switch = Field(default=None, description="Whether the camera chooses the white balance")
-    focus: Level = Field(default=None, description="Focus, in the driver's own unit")
-    autofocus: Switch = Field(default=None, description="Whether the camera chooses the focus")
-    rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_truth)] = Field(
+    exposure: float | None = Field(default=None, description="Exposure, in the driver's own unit")
+    auto_exposure: bool | None = Field(default=None, description="Whether the camera chooses the exposure")
+    gain: float | None = Field(default=None, description="Gain, in the driver's own unit")
+    brightness: float | None = Field(default=None, description="Brightness, in the driver's own unit")
+    contrast: float | None = Field(default=None, description="Contrast, in the driver's own unit")
+    saturation: float | None = Field(default=None, description="Saturation, in the driver's own unit")
+    white_balance: float | None = Field(default=None, description="White balance, usually in kelvin")
+    auto_white_balance: bool | None = Field(default=None, description="Whether the camera chooses the white balance")
+    focus: float | None = Field(default=None, description="Focus, in the driver's own unit")
+    autofocus: bool | None = Field(default=None, description="Whether the camera chooses the focus")
+    rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool)] = Field(
         default=0, description="Degrees to turn frames by, clockwise"
     )
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
         default="none", description="How to mirror frames, after turning them"
     )
-    crop: Annotated[tuple[Offset, Offset, Dimension, Dimension], BeforeValidator(_crop_from_text)] | None = Field(
+    crop: (
+        Annotated[tuple[Offset, Offset, Dimension, Dimension], Strict(False), BeforeValidator(_crop_from_text)] | None
+    ) = Field(
         default=None,
         description="Part of the turned and mirrored frame to keep: left, top, width, height",
         json_schema_extra={"allowed": CROP_ALLOWED},
     )
     convert_rgb: bool = Field(
         default=True,
-        strict=True,
         description="Whether OpenCV converts a camera's format to BGR; false: this package converts YUYV, UYVY, "
         "NV12, NV21, I420, YV12 or MJPG, straight into shared memory",
     )
     hardware_acceleration: Literal["none", "any", "d3d11", "vaapi", "mfx"] = Field(
         default="none", description="Hardware decoder for files and streams, if OpenCV and the machine have it"
     )
-    open_timeout_sec: float = Field(
-        default=5.0,
-        strict=True,
-        ge=0.1,
-        le=3600,
-        allow_inf_nan=False,
-        description="Seconds that opening a stream may take",
-    )
+    open_timeout_sec: float = Field(default=5.0, ge=0.1, le=3600, description="Seconds that opening a stream may take")
     read_timeout_sec: float = Field(
         default=5.0,
-        strict=True,
         ge=0.1,
         le=3600,
-        allow_inf_nan=False,
         description="Seconds without a frame after which a camera or stream is opened again",
     )
-    frozen_timeout_sec: Annotated[float, Field(strict=True, ge=0, le=86400, allow_inf_nan=False)] | None = Field(
+    frozen_timeout_sec: Annotated[float, Field(ge=0, le=86400)] | None = Field(
         default=None,
         description="Seconds of identical frames after which the source is opened again; "
         "null: 10 for cameras and streams, never for files and the demo; 0: never",
     )
     auto_reconnect: bool = Field(
-        default=True, strict=True, description="Whether a lost source is opened again; false: the process ends"
+        default=True, description="Whether a lost source is opened again; false: the process ends"
     )
     reconnect_delay_sec: float = Field(
         default=0.5,
-        strict=True,
         ge=0.01,
         le=3600,
-        allow_inf_nan=False,
         description="Seconds before a lost source is opened again; each further attempt waits twice as long",
     )
     reconnect_max_delay_sec: float = Field(
-        default=30.0,
-        strict=True,
-        ge=0.01,
-        le=86400,
-        allow_inf_nan=False,
-        description="Longest wait between two attempts, in seconds",
+        default=30.0, ge=0.01, le=86400, description="Longest wait between two attempts, in seconds"
     )
-    reconnect_attempts: Annotated[int, Field(strict=True, ge=1, le=100_000)] | None = Field(
+    reconnect_attempts: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None, description="Failed attempts after which the process ends; null: never"
     )
     placeholder: bool = Field(
-        default=False,
-        strict=True,
-        description="Whether to publish a placeholder once a second while the source is away",
+        default=False, description="Whether to publish a placeholder once a second while the source is away"
     )
 
     @property

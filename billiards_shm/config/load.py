@@ -1,4 +1,4 @@
-"""Reading the configuration: file, environment and command line, one over the other, with errors that say where."""
+"""Loads the configuration from file, environment and command line, with errors that name the place."""
 
 import difflib
 import json
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from billiards_shm.config.address import without_password
+from billiards_shm.config.json_file import read_json_object
 from billiards_shm.config.model import (
     VARIABLE_PREFIX,
     CameraConfig,
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 FOUND_FILE: Final = "config.json"
-"""What is read from the working directory when no file is named."""
+"""Read from the working directory if the command line names no file."""
 
 _SHORT_VARIABLES: Final = {"VIDEO_FILE": "vision.camera.device_id", "LOG_LEVEL": "logging.level"}
 _SHOWN_VALUE: Final = 80
@@ -55,7 +56,7 @@ _Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that somebody set, and where it stands."""
+    """A value that was set, and where it stands."""
 
     value: Any
     place: str
@@ -68,16 +69,15 @@ def load_settings(
 ) -> tuple[Settings, str]:
     """Read the configuration.
 
-    The command line goes over ``VIDEO_FILE`` and ``LOG_LEVEL``, these over ``BILLIARDS_SHM__*``, these over the file.
+    The command line wins over ``VIDEO_FILE`` and ``LOG_LEVEL``, these over ``BILLIARDS_SHM__*``, these over the file.
 
     Parameters
     ----------
     config_file : pathlib.Path or None
-        The file to read. None: ``./config.json`` if there is one, in which top-level sections of other programs are
-        left alone.
+        The file to read. None: ``./config.json`` if it exists. Other programs may have sections in that one.
     overrides : mapping of str to object
-        What the command line said: dotted key, such as ``"video.slots"``, to value. Text is converted as text from
-        the environment is. ``vision.camera.fps`` sets `playback_fps` instead if the source is a file.
+        From the command line: dotted key, such as ``"video.slots"``, to value. Text is converted like text from the
+        environment. If the source is a file, ``vision.camera.fps`` sets `playback_fps`.
     environ : mapping of str to str, optional
         Instead of ``os.environ``.
 
@@ -90,8 +90,8 @@ def load_settings(
     Raises
     ------
     ConfigurationError
-        For everything that is wrong with file, environment and command line, one line each: where it stands, the
-        key, the value and what is allowed.
+        One line for each error in file, environment and command line: the place, the key, the value and what is
+        allowed.
     """
     given: dict[str, _Given] = {}
     problems: list[str] = []
@@ -101,12 +101,12 @@ def load_settings(
     if path is None and Path(FOUND_FILE).exists():
         path = Path(FOUND_FILE)
     if path is not None:
-        content = _read_file(path)
+        content = read_json_object(path, Settings.model_fields)
         origins.append(str(path))
         if config_file is None:
             foreign = [section for section in content if section not in Settings.model_fields]
             if foreign:
-                origins[-1] += f" (left alone: {', '.join(foreign)})"
+                origins[-1] += f" (of other programs: {', '.join(foreign)})"
             content = {section: value for section, value in content.items() if section not in foreign}
         for key, value in _leaves(content, Settings, "", str(path), problems):
             given[key] = _Given(value, str(path))
@@ -138,7 +138,7 @@ def _keys() -> dict[str, ConfigurationKey]:
 
 
 def _fps_target(given: Mapping[str, _Given], overrides: Mapping[str, Any]) -> str:
-    """Find out which key ``--fps`` sets, without having judged the source yet."""
+    """The key that ``--fps`` sets. The source is not validated yet."""
     key = "vision.camera.device_id"
     device = overrides.get(key, given[key].value if key in given else 0)
     return fps_key(device if isinstance(device, (int, str)) else 0)
@@ -147,40 +147,10 @@ def _fps_target(given: Mapping[str, _Given], overrides: Mapping[str, Any]) -> st
 # The file.
 
 
-def _read_file(path: Path) -> dict[str, Any]:
-    def refuse(text: str) -> NoReturn:
-        raise ConfigurationError(f"{path}: {text}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = sorted({name for name in names if names.count(name) > 1})
-            refuse(f"{', '.join(twice)} stands there more than once in one section; each key may only once")
-        return content
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        refuse(f"cannot be read: {error.strerror}")
-    except UnicodeDecodeError as error:
-        refuse(f"not UTF-8 at byte {error.start}; allowed is a JSON object in UTF-8")
-    try:
-        content = json.loads(text, object_pairs_hook=unique, parse_constant=lambda name: refuse(f"{name} is not JSON"))
-    except json.JSONDecodeError as error:
-        refuse(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}")
-    except RecursionError:
-        refuse("nested too deeply")
-    if not isinstance(content, dict):
-        sections = ", ".join(Settings.model_fields)
-        refuse(f"holds {_shown(content)}; allowed is a JSON object with the sections {sections}")
-    return content
-
-
 def _leaves(
     content: Mapping[str, Any], model: type[BaseModel], prefix: str, place: str, problems: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """Walk a JSON object along the model; what has no place in it becomes a problem."""
+    """Give dotted key and value of each leaf; an unknown key is a problem."""
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     for name, value in content.items():
         path = prefix + name
@@ -201,7 +171,7 @@ def _leaves(
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, str, Any]]:
-    """Give (variable, key, value) for every variable that is ours; an unknown one is a problem."""
+    """Give variable, key and value for each variable with our prefix; an unknown one is a problem."""
     keys = _keys()
     known = {key.variable: key for key in keys.values()}
     for variable in sorted(environ):
@@ -221,7 +191,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 
 
 def _from_text(key: ConfigurationKey, text: str) -> Any:
-    """Make of a text what stands in a JSON file for it; text that is none stays, for the model to refuse."""
+    """Convert text to the value that a JSON file would have. Other text stays as it is, and the model refuses it."""
     if key.textual:
         return text
     if key.allowed.startswith("true or false"):
@@ -265,7 +235,7 @@ def _validated(given: Mapping[str, _Given], problems: list[str]) -> Settings:
 
 
 def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> str:
-    """Word one finding of pydantic's: where it stands, the key, the value and what is allowed."""
+    """Word an error of pydantic: the place, the key, the value and what is allowed."""
     location, kind = detail["loc"], detail["type"]
     keys = {key.path: key for key in configuration_keys(of_sources=True)}
     if kind == "extra_forbidden":
@@ -289,7 +259,7 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         location = location[:length]
     value = _shown(_at(nested, location))
     text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
-    # Of a list it has to be said what in it is wrong.
+    # The value of a list does not show what is wrong with it.
     return (
         f"{text}; {detail['ctx']['error']}"
         if key.path == _dotted(location) == "video.sources" and kind == "value_error"
@@ -328,7 +298,7 @@ def _shown(value: Any) -> str:
 
 
 def _unknown(place: str, path: str, value: Any, known: Iterable[str]) -> str:
-    """Word what is said of a key that does not exist; `known` are those that could stand in its place."""
+    """Word the error of an unknown key; `known` are those that it could be."""
     by_last_word = {re.split(r"__|[.]", name)[-1].lower(): name for name in known}
     guess = difflib.get_close_matches(path.rpartition(".")[2], by_last_word, n=1)
     hint = f"did you mean {by_last_word[guess[0]]}?" if guess else f"allowed are {', '.join(by_last_word.values())}"

@@ -1,11 +1,11 @@
-"""The configuration: every key, its default, what it means and what is allowed."""
+"""The configuration model: every key with its default, meaning and allowed values."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig, Section
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 VARIABLE_PREFIX: Final = "BILLIARDS_SHM__"
-"""What the names of all environment variables begin with; two underscores stand for the dots of a key."""
+"""Prefix of all environment variables. In the rest of the name two underscores stand for the dots of a key."""
 MAXIMAL_NAME_LENGTH: Final = 64
 NAME_ALLOWED: Final = (
     "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
@@ -53,50 +53,40 @@ def _segment_name(value: str) -> str:
     return value
 
 
-SegmentName = Annotated[str, Field(strict=True), AfterValidator(_segment_name)]
+SegmentName = Annotated[str, AfterValidator(_segment_name)]
 
 
 class SourceConfig(Section):
-    """One entry of `video.sources`: a segment and the source it shows."""
+    """One entry of `video.sources`: the name of a segment, and its source."""
 
     name: SegmentName = Field(description="Name of the segment", json_schema_extra={"allowed": NAME_ALLOWED})
     camera: CameraConfig = Field(description="The same keys as in `vision.camera`")
 
 
 class ProcessConfig(Section):
-    """How the capture process behaves."""
+    """The capture process."""
 
     shutdown_timeout: float = Field(
         default=10.0,
-        strict=True,
         ge=0,
         le=3600,
-        allow_inf_nan=False,
         description="Seconds that `run` and `--supervise` give a capture process to stop before they kill it",
     )
     main_loop_sleep: float = Field(
-        default=0.001,
-        strict=True,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
-        description="Seconds to pause after a grab that gave no frame",
+        default=0.001, ge=0, le=1, description="Seconds to pause after a grab that gave no frame"
     )
     hang_timeout: float = Field(
         default=30.0,
-        strict=True,
         ge=0.5,
         le=86400,
-        allow_inf_nan=False,
         description="Seconds without a frame or an attempt to reconnect after which `run` and `--supervise` "
         "restart a capture process",
     )
-    metrics_port: Annotated[int, Field(strict=True, ge=0, le=65535)] | None = Field(
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         default=None, description="Port for Prometheus metrics; 0: any free port, null: no metrics"
     )
     metrics_host: str = Field(
         default="127.0.0.1",
-        strict=True,
         min_length=1,
         description="Address to serve metrics at",
         json_schema_extra={"allowed": HOST_ALLOWED},
@@ -125,22 +115,19 @@ class VideoConfig(Section):
     )
     shared_memory_attach_timeout_sec: float = Field(
         default=5.0,
-        strict=True,
         ge=0,
         le=3600,
-        allow_inf_nan=False,
         description="Seconds that `snapshot` waits for the segment and its first frame",
         json_schema_extra={"option": "--attach-timeout"},
     )
     slots: int = Field(
         default=8,
-        strict=True,
         ge=3,
         le=62,
         description="Frames the segment can hold; three have memory from the start, more when readers hold that many",
     )
     process: ProcessConfig = Field(default=ProcessConfig())
-    sources: Annotated[tuple[SourceConfig, ...], AfterValidator(_names_once)] = Field(
+    sources: Annotated[tuple[SourceConfig, ...], Strict(False), AfterValidator(_names_once)] = Field(
         default=(),
         description='Sources of the `run` command: a list of {"name": ..., "camera": {...}}',
         json_schema_extra={"allowed": 'a list of {"name": ..., "camera": {...}}, each name once'},
@@ -148,13 +135,13 @@ class VideoConfig(Section):
 
 
 class VisionConfig(Section):
-    """What is looked at."""
+    """The source of `capture`."""
 
     camera: CameraConfig = Field(default=CameraConfig())
 
 
 class LoggingConfig(Section):
-    """What the process says."""
+    """The log."""
 
     level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
         default="INFO", description="How much to log", json_schema_extra={"option": "--log-level"}
@@ -162,52 +149,45 @@ class LoggingConfig(Section):
     # A field cannot be called `json`: pydantic's models have a method of that name.
     as_json: bool = Field(
         default=False,
-        strict=True,
         alias="json",
         description="Log lines as JSON objects, for machines",
         json_schema_extra={"option": "--json-logs"},
     )
     stats_interval_sec: float = Field(
         default=10.0,
-        strict=True,
         ge=0.1,
         le=86400,
-        allow_inf_nan=False,
         description="Seconds between two lines of statistics in the log",
         json_schema_extra={"option": "--stats-interval"},
     )
 
 
 class ServeConfig(Section):
-    """What `serve` gives to whom."""
+    """The HTTP server."""
 
     host: str = Field(
         default="127.0.0.1",
-        strict=True,
         min_length=1,
         description="Address to listen at",
         json_schema_extra={"allowed": HOST_ALLOWED},
     )
-    port: int = Field(default=8000, strict=True, ge=0, le=65535, description="Port to listen at; 0: any free port")
-    token: Annotated[str, Field(strict=True, min_length=1)] | None = Field(
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen at; 0: any free port")
+    token: Annotated[str, Field(min_length=1)] | None = Field(
         default=None,
         description="Secret that clients need for every address but `/healthz`; null: no secret",
         json_schema_extra={"allowed": "a text that is hard to guess, or null", "textual": True},
     )
     max_clients: int = Field(
-        default=64, strict=True, ge=1, le=10000, description="How many streams and event streams may be open at a time"
+        default=64, ge=1, le=10000, description="How many streams and event streams may be open at a time"
     )
     max_frame_age: float = Field(
         default=3.0,
-        strict=True,
         gt=0,
         le=86400,
-        allow_inf_nan=False,
         description="Age in seconds of the newest captured frame above which a segment is unhealthy",
     )
     allowed_hosts: str = Field(
         default="",
-        strict=True,
         description="Host names the server answers to, besides IP addresses and the machine's own name",
         json_schema_extra={"allowed": "host names with commas between"},
     )
@@ -223,7 +203,7 @@ class Settings(Section):
 
 
 def fps_key(device_id: int | str) -> str:
-    """The key that ``--fps`` means: files are paced by `playback_fps`, cameras and the demo are asked for `fps`."""
+    """The key that ``--fps`` sets: `playback_fps` for recordings, `fps` for cameras and the demo."""
     recorded = SourceAddress.parse(device_id).recorded
     return "vision.camera.playback_fps" if recorded else "vision.camera.fps"
 
@@ -238,7 +218,7 @@ class ConfigurationKey:
     allowed: str
     option: str
     textual: bool
-    """Whether its value is a text, so that text from the environment is taken as it stands."""
+    """Whether the value is a text, which the environment gives as it is."""
 
     @property
     def variable(self) -> str:
@@ -253,8 +233,8 @@ def configuration_keys(*, of_sources: bool = False) -> tuple[ConfigurationKey, .
     Parameters
     ----------
     of_sources : bool
-        Whether the keys of one entry of `video.sources` are among them, as ``video.sources[].name``. Only a file or
-        a JSON text can set these.
+        Whether to include the keys of an entry of `video.sources`, as ``video.sources[].name``. Only a file or a JSON
+        text can set these.
     """
     return tuple(key for key in _keys_below(Settings, "") if of_sources or "[]" not in key.path)
 
@@ -282,7 +262,7 @@ def _keys_below(model: type[BaseModel], prefix: str) -> Iterator[ConfigurationKe
 
 
 def _allowed(schema: dict[str, Any]) -> str:
-    """Say in words what a JSON schema of one value admits."""
+    """Describe in words what the JSON schema of one value allows."""
     if "anyOf" in schema:
         return " or ".join(_allowed(member) for member in schema["anyOf"])
     if "enum" in schema:

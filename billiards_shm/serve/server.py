@@ -1,6 +1,7 @@
 """The server process: sockets, signals, exit."""
 
 import asyncio
+import errno
 import gc
 import ipaddress
 import logging
@@ -57,12 +58,12 @@ class _UvicornServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the socket whose connections cannot pile up what nobody reads.
+    """Open the socket to listen at. Its connections hold back no data that their clients do not read.
 
     Raises
     ------
     OSError
-        If there is no such address, or somebody listens there; says which.
+        There is no such address, or another process listens there.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -85,6 +86,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise OSError(error.errno, f"cannot listen at {host} port {port}: {error.strerror}") from error
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"cannot listen at {host!r}, which is no host name: {error}") from error
     return listener
 
 

@@ -283,10 +283,13 @@ def test_within_our_sections_a_file_that_was_found_is_read_as_strictly() -> None
         ('{"video": {"slots": 4,}}', "line 1, column 23: not JSON"),
         ('{\n  "video": {\n    slots: 4\n  }\n}', "line 3, column 5: not JSON"),
         ("", "line 1, column 1: not JSON"),
-        ("[1, 2]", "holds [1, 2]; allowed is a JSON object with the sections video, vision, logging, serve"),
-        ('{"video": {"slots": 4, "slots": 5}}', "slots stands there more than once"),
+        ("[1, 2]", "holds [1, 2]; allowed: a JSON object with the sections video, vision, logging, serve"),
+        ('{"video": {"slots": 4, "slots": 5}}', "slots: more than once in one section"),
         ('{"video": {"slots": NaN}}', "NaN is not JSON"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"video": {"slots": ' + "9" * 5000 + "}}", "9999999999... is a number of 5000 digits; allowed: 400 at most"),
+        ('{\n // the table\n "video": {"slots": 4,}}', "line 3, column 23: not JSON"),
+        ('{"video": /* never ends', "line 1, column 11: not JSON"),
     ],
 )
 def test_a_file_that_is_no_json_object_is_an_error_with_its_place(
@@ -304,6 +307,16 @@ def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(tmp_path: Path) 
     assert problems(tmp_path) == [f"{tmp_path}: cannot be read: Is a directory"]
     (tmp_path / "latin.json").write_bytes(b'{"video": {"shared_memory_name": "\xe4"}}')
     assert "not UTF-8 at byte 34" in problems(tmp_path / "latin.json")[0]
+
+
+def test_comments_stand_where_spaces_may(write_config: WriteConfig) -> None:
+    path = write_config("""// the table camera
+    {"vision": /* not a section */ {"camera": { // of the hall
+        "device_id": "http://host//a/*b*/", /* two
+        lines */ "fps": 25}} // "fps": 30
+    }""")
+    camera = load_settings(path, {}, {})[0].vision.camera
+    assert (camera.device_id, camera.fps) == ("http://host//a/*b*/", 25)
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
@@ -391,13 +404,17 @@ def test_an_unknown_override_is_an_error() -> None:
         ("vision.camera.device_id", True, "a camera number, "),
         ("vision.camera.device_id", -1, "a camera number, "),
         ("vision.camera.device_id", "", "a camera number, "),
+        ("vision.camera.device_id", 10**30, "a camera number, "),
+        ("vision.camera.device_id", "a\0b", "a camera number, "),
         ("vision.camera.backend", "magic", "auto, v4l2, dshow, msmf, avfoundation, gstreamer, ffmpeg, images"),
         ("vision.camera.resolution", [1920], "[width, height]"),
         ("vision.camera.resolution", [1920, 0], "[width, height]"),
         ("vision.camera.resolution", [1920, 1080.5], "[width, height]"),
         ("vision.camera.resolution", "HD", "[width, height]"),
-        ("vision.camera.fps", 0, "a number above 0 to 1000"),
-        ("vision.camera.playback_fps", -1, "a number from 0 to 1000 or null"),
+        ("vision.camera.fps", 0, "a number from 0.001 to 1000"),
+        ("vision.camera.fps", 1e-300, "a number from 0.001 to 1000"),
+        ("vision.camera.playback_fps", -1, "a number from 0.001 to 1000, 0 or null"),
+        ("vision.camera.playback_fps", 1e-300, "a number from 0.001 to 1000, 0 or null"),
         ("vision.camera.loop_video", 1, "true or false"),
         ("vision.camera.loop_video", "yes", "true or false"),
         ("logging.level", "LOUD", "DEBUG, INFO, WARNING, ERROR, CRITICAL"),
@@ -521,7 +538,7 @@ def test_several_sources_can_be_named(write_config: WriteConfig) -> None:
     [
         (
             [{"name": "a", "camera": {"fps": "x"}}],
-            'video.sources[0].camera.fps is "x"; allowed: a number above 0 to 1000',
+            'video.sources[0].camera.fps is "x"; allowed: a number from 0.001 to 1000',
         ),
         ([{"name": "a b", "camera": {}}], 'video.sources[0].name is "a b"; allowed: letters, '),
         ([{"name": "a"}], "video.sources[0].camera is missing; "),
@@ -573,4 +590,4 @@ def test_the_fps_option_sets_what_applies_to_the_source(device_id: int | str, ke
 
 def test_a_wrong_fps_option_is_reported_as_that_option() -> None:
     (line,) = problems(overrides={"vision.camera.fps": "fast", "vision.camera.device_id": "clip.mp4"})
-    assert line.startswith('option --fps: vision.camera.playback_fps is "fast"; allowed: a number from 0 to 1000')
+    assert line.startswith('option --fps: vision.camera.playback_fps is "fast"; allowed: a number from 0.001 to 1000, ')

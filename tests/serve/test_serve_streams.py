@@ -1,5 +1,6 @@
 """Moving pictures: for many at the cost of one, and who is slow delays nobody."""
 
+import json
 import os
 import re
 import signal
@@ -442,8 +443,18 @@ def test_a_port_that_is_taken_is_an_error_in_one_line(segment_name: str) -> None
         port = taken.getsockname()[1]
         done = command_line.run("serve", segment_name, "--port", port)
     assert done.returncode == 1
-    assert re.search(rf"cannot listen at 127\.0\.0\.1 port {port}: Address already in use", done.stderr)
+    expected = f"billiards-shm: error: cannot listen at 127.0.0.1 port {port}: Address already in use\n"
+    assert done.stderr.splitlines(keepends=True)[-1] == expected
+
+
+@pytest.mark.parametrize("host", ["a\0b", "x" * 64, "no.such.host.invalid"])
+def test_a_host_that_cannot_be_one_is_an_error_in_one_line(tmp_path: Path, segment_name: str, host: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"serve": {"host": host, "port": 0}}))
+    done = command_line.run("serve", segment_name, "--config", tmp_path / "config.json")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("billiards-shm: error: cannot listen at ")
     assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
 
 
 def test_serving_to_everybody_without_a_token_is_warned_of_and_a_token_from_the_environment_is_taken(
