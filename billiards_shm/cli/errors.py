@@ -8,6 +8,7 @@ import click
 
 from billiards_shm import BilliardsShmError, ConfigurationError
 from billiards_shm.cli.display import printable
+from billiards_shm.config.secrets import without_secrets
 from billiards_shm.service import exit_codes
 
 __all__ = ["EXIT_INTERRUPTED", "PROGRAM", "exit_code_of", "report"]
@@ -52,4 +53,4 @@ def report(error: BaseException) -> None:
     """Print an error to standard error, in one line. A configuration may have several errors, a line each."""
     texts = str(error).splitlines() if isinstance(error, ConfigurationError) else [_describe(error)]
     for text in texts:
-        print(f"{PROGRAM}: error: {printable(text)}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {printable(without_secrets(text))}", file=sys.stderr)

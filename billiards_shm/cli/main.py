@@ -14,6 +14,7 @@ from billiards_shm.cli.options import CommonOptions, common_options
 from billiards_shm.cli.run import run_command
 from billiards_shm.cli.segments import clean_command, inspect_command, list_command, snapshot_command, watch_command
 from billiards_shm.cli.serve import serve_command
+from billiards_shm.config.secrets import without_secrets
 
 __all__ = ["command_line", "run"]
 
@@ -44,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
     except Exception as error:
         if common.log_level == "DEBUG":
-            traceback.print_exc()
+            print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")
         report(error)
         return exit_code_of(error)
     return int(code or 0)

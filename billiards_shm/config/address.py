@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import unquote
 
-__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind", "without_password"]
+from billiards_shm.config.secrets import without_secrets, without_secrets_of_url
+
+__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind"]
 
 IMAGE_NUMBER: Final = re.compile(r"%(0[0-9]{1,2}|[1-9])?d|%%")
 """What stands for a number in the names of images, as in C; or for a percent sign, which is no number."""
@@ -21,7 +23,6 @@ _URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)(?P<rest>://.*)", 
 _DRIVE: Final = re.compile(r"/[A-Za-z]:")
 _DESCRIPTOR: Final = re.compile(r"/dev/stdin|(?:/dev/fd|/proc/self/fd)/(?P<number>[0-9]+)")
 _PICTURE: Final = re.compile(r"\.(?:avif|bmp|dib|exr|hdr|jp2|jpe|jpe?g|p[bgnp]m|png|ras|tiff?|webp)", re.IGNORECASE)
-_USER_INFO: Final = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*@")
 
 
 class SourceKind(StrEnum):
@@ -118,7 +119,7 @@ class SourceAddress:
         text = str(self.place)
         if self.kind is SourceKind.FILE and _CAMERA_NUMBER.fullmatch(text):
             return f"./{text}"
-        return _printable(without_password(text))
+        return _printable(without_secrets_of_url(text) if self.kind is SourceKind.URL else without_secrets(text))
 
 
 def _kind_of_existing(path: str) -> SourceKind | None:
@@ -162,8 +163,3 @@ def _printable(text: str) -> str:
         return character if character.isprintable() else character.encode("unicode_escape").decode()
 
     return "".join(map(escape, text))
-
-
-def without_password(text: str) -> str:
-    """Mask the password of every URL in a text that is going to be logged."""
-    return _USER_INFO.sub(r"\1:***@", text)

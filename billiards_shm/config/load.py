@@ -12,7 +12,6 @@ from typing import Any, Final, NoReturn
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from billiards_shm.config.address import without_password
 from billiards_shm.config.json_file import read_json_object
 from billiards_shm.config.model import (
     VARIABLE_PREFIX,
@@ -27,6 +26,7 @@ from billiards_shm.config.model import (
     configuration_keys,
     fps_key,
 )
+from billiards_shm.config.secrets import is_secret, without_secrets
 from billiards_shm.errors import ConfigurationError
 
 __all__ = [
@@ -164,7 +164,7 @@ def _leaves(
             yield from _leaves(value, section, f"{path}.", place, problems)
         else:
             names = ", ".join(inner.alias or key for key, inner in section.model_fields.items())
-            problems.append(f"{place}: {path} is {_shown(value)}; allowed: an object with the keys {names}")
+            problems.append(f"{place}: {path} is {_shown(value, path)}; allowed: an object with the keys {names}")
 
 
 # The environment.
@@ -257,7 +257,7 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         return f"{_place(location, given)}: {_dotted(location)} is missing; allowed: {key.allowed}"
     if key.path != "video.sources":
         location = location[:length]
-    value = _shown(_at(nested, location))
+    value = _shown(_at(nested, location), _dotted(location))
     text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
     # The value of a list does not show what is wrong with it.
     return (
@@ -292,8 +292,10 @@ def _at(nested: Any, location: _Path) -> Any:
     return value
 
 
-def _shown(value: Any) -> str:
-    text = without_password(json.dumps(value, ensure_ascii=False, default=repr))
+def _shown(value: Any, key: str = "") -> str:
+    if is_secret(key):
+        return "a secret that is not shown"
+    text = without_secrets(json.dumps(value, ensure_ascii=False, default=repr))
     return text if len(text) <= _SHOWN_VALUE else f"{text[: _SHOWN_VALUE - 3]}..."
 
 
@@ -302,4 +304,4 @@ def _unknown(place: str, path: str, value: Any, known: Iterable[str]) -> str:
     by_last_word = {re.split(r"__|[.]", name)[-1].lower(): name for name in known}
     guess = difflib.get_close_matches(path.rpartition(".")[2], by_last_word, n=1)
     hint = f"did you mean {by_last_word[guess[0]]}?" if guess else f"allowed are {', '.join(by_last_word.values())}"
-    return f"{place}: there is no key {path} (its value is {_shown(value)}); {hint}"
+    return f"{place}: there is no key {path} (its value is {_shown(value, path)}); {hint}"

@@ -9,10 +9,20 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from billiards_shm.config.secrets import without_secrets
+
 __all__ = ["configure_logging", "log_without_waiting"]
 
 _PLAIN: Final = "%(asctime)s %(levelname)-8s {source}%(message)s"
 _STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class PlainFormatter(logging.Formatter):
+    """Lines for people, in which no password stands, whoever wrote them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record as one line, or several if it has a traceback."""
+        return without_secrets(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,7 +50,8 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         fields.update((name, value) for name, value in vars(record).items() if name not in _STANDARD_FIELDS)
-        return json.dumps(fields, ensure_ascii=False, default=str)
+        shown = {name: without_secrets(value) if isinstance(value, str) else value for name, value in fields.items()}
+        return json.dumps(shown, ensure_ascii=False, default=str)
 
 
 def configure_logging(level: str, json: bool, source: str = "") -> None:
@@ -58,7 +69,7 @@ def configure_logging(level: str, json: bool, source: str = "") -> None:
     # Without standard error, as under pythonw on Windows, there is no place to log to.
     handler: logging.Handler = logging.StreamHandler(sys.stderr) if sys.stderr is not None else logging.NullHandler()
     plain = _PLAIN.format(source=f"{source}: ".replace("%", "%%") if source else "")
-    handler.setFormatter(JsonFormatter(source) if json else logging.Formatter(plain))
+    handler.setFormatter(JsonFormatter(source) if json else PlainFormatter(plain))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

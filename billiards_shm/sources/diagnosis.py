@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import SplitResult, urlsplit
 
+from billiards_shm.config.secrets import has_misplaced_password
 from billiards_shm.sources.protocol import Reason
 
 __all__ = ["reason_for_device", "reason_for_file", "reason_for_missing_device", "reason_for_url", "system_reason"]
@@ -34,6 +35,8 @@ _NAMES: Final = {
     errno.EBUSY: Reason.BUSY,
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
+_MISPLACED: Final = "in a password / has to be written %2F, ? %3F, # %23, @ %40"
+_NO_HOST: Final = "after :// a host is expected, and perhaps a colon and a port from 0 to 65535"
 _SNIFFED: Final = 4096
 
 # From linux/videodev2.h: VIDIOC_REQBUFS takes a struct of count, type (1: capture), memory (1: mapped), and two more.
@@ -151,8 +154,10 @@ def reason_for_url(url: str, timeout: float) -> str:
     try:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
-    except ValueError as error:
-        return Reason.NOT_FOUND.because(f"not a URL: {error}")
+    except ValueError:
+        # Its words would be a part of the password, where that has a slash in it.
+        return Reason.NOT_FOUND.because(f"not a URL: {_MISPLACED if has_misplaced_password(url) else _NO_HOST}")
+    where = f"{parts.hostname}:{port}" if not has_misplaced_password(url) else f"{parts.hostname}"
     if parts.scheme.lower() in ("udp", "rtp", "srt"):
         return Reason.NO_SIGNAL.because("nothing that OpenCV can read arrived")
     if not parts.hostname or port is None:
@@ -164,13 +169,13 @@ def reason_for_url(url: str, timeout: float) -> str:
     except socket.gaierror:
         return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
     except TimeoutError:
-        return Reason.TIMEOUT.because(f"no answer from {parts.hostname}:{port} within {timeout:g} s")
+        return Reason.TIMEOUT.because(f"no answer from {where} within {timeout:g} s")
     except OSError as error:
-        return system_reason(error, f"{parts.hostname}:{port}: {(error.strerror or str(error)).lower()}")
+        return system_reason(error, f"{where}: {(error.strerror or str(error)).lower()}")
     if status is not None and status >= 400:
         name, words = _MEANINGS.get(status, (Reason.UNREADABLE, "refused"))
-        return name.because(f"{parts.hostname}:{port}: {words} (status {status})")
-    return Reason.UNREADABLE.because(f"{parts.hostname}:{port} answers, but with no stream that OpenCV can read")
+        return name.because(f"{where}: {words} (status {status})")
+    return Reason.UNREADABLE.because(f"{where} answers, but with no stream that OpenCV can read")
 
 
 def _ask(connection: socket.socket, parts: SplitResult) -> int | None:

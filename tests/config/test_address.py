@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from billiards_shm import ConfigurationError
-from billiards_shm.config.address import SourceAddress, SourceKind, without_password
+from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.load import load_settings
 
 NAMES = [
@@ -245,7 +245,3 @@ def test_any_text_is_some_source_and_can_be_shown(text: str) -> None:
     shown = str(address)
     assert shown.isprintable()
     shown.encode()
-
-
-def test_passwords_in_urls_are_masked() -> None:
-    assert without_password("http://host/a:b@c") == "http://host/a:b@c"

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "images": set(),
     # The rooms of the capture process and the server, from the bottom up.
     "config": {"errors"},
-    "service": {"errors"},
+    "service": {"config", "errors"},
     "monitor": {"errors", "segments", "statistics", "status"},
     "sources": {"config", "errors"},
     "capture": {"__init__", "config", "errors", "monitor", "service", "sources"},
