@@ -13,7 +13,8 @@ from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
 from billiards_shm.capture.profile import FrameProfile
 from billiards_shm.capture.stats import StatisticsSnapshot
 from billiards_shm.config.model import CameraConfig, Settings
-from billiards_shm.errors import BilliardsShmError, ConfigurationError
+from billiards_shm.errors import BilliardsShmError, ConfigurationError, WriterExistsError
+from billiards_shm.monitor.health import living_writer
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
 from billiards_shm.service.logs import log_without_waiting
 from billiards_shm.service.signals import StopRequest
@@ -93,7 +94,7 @@ def run_capture(
     with _metrics(settings), stop:
         observer.started(loop.reporter.snapshot)
         try:
-            code, failure = _run(loop)
+            code, failure = _run(loop, settings.video.shared_memory_name)
         finally:
             _close(loop, observer)
     if stop.signal_name is not None:
@@ -144,9 +145,15 @@ def draw_placeholder(image: Image, lines: list[str]) -> None:
     placeholder(image, lines)
 
 
-def _run(loop: CaptureLoop) -> tuple[int, str]:
+def _run(loop: CaptureLoop, name: str) -> tuple[int, str]:
     """Run the loop; give the exit code and the error, which is empty if there was none."""
     try:
+        # Before the source is opened, which may take seconds and disturb the camera of the other process.
+        writer = living_writer(name)
+        if writer is not None:
+            raise WriterExistsError(
+                f"{name!r} belongs to a living writer (process {writer}): stop it, or choose another name"
+            )
         loop.run()
     except BilliardsShmError as error:
         failure = " ".join(str(error).split())

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from billiards_shm import ReaderInfo, SegmentInfo, SegmentStatus, SourceState
+from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
+from billiards_shm.monitor.health import HealthState, evaluate_health
 from billiards_shm.monitor.rates import latency_bound
 from billiards_shm.statistics import STATISTICS, Statistic
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "details",
+    "health_of",
     "live_table",
     "live_view",
     "on_terminal",
@@ -28,6 +31,7 @@ __all__ = [
     "printable",
     "statistics_rows",
     "watch_line",
+    "with_health",
 ]
 
 Rows = list[tuple[str, str]]
@@ -84,10 +88,23 @@ def printable(text: str) -> str:
 # Segments.
 
 
+def health_of(info: SegmentInfo | None) -> tuple[HealthState, str]:
+    """State and reason, as on the page of `serve`."""
+    return evaluate_health(info, MAX_FRAME_AGE_SEC)
+
+
+def with_health(figures: dict[str, Any], info: SegmentInfo | None) -> dict[str, Any]:
+    """Add the health to what is known of a segment, for JSON."""
+    state, reason = health_of(info)
+    return figures | {"state": state, "healthy": state is HealthState.LIVE, "reason": reason}
+
+
 def status_text(info: SegmentInfo) -> str:
-    """Status of the writer, with the source's state unless that is the normal one."""
-    status = str(info.status)
-    return f"{status} ({printable(info.source_state)})" if _has_trouble(info) else status
+    """State of the segment, with the source's state if that says more."""
+    state, _ = health_of(info)
+    return (
+        f"{state} ({info.source_state})" if _has_trouble(info) and str(info.source_state) != str(state) else str(state)
+    )
 
 
 def _has_trouble(info: SegmentInfo) -> bool:
@@ -130,6 +147,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_wall_ns / 1e9))
     rows = [
         ("status", status_text(info)),
+        ("health", health_of(info)[1]),
         (
             "source",
             " ".join(filter(None, (info.backend, info.source_state, info.source_reason))),
@@ -221,7 +239,8 @@ def watch_line(name: str, info: SegmentInfo | None, fps: float | None) -> str:
     for name, row in STATISTICS.items():
         if row.prominent:
             line += f" {row.label or name}={_format_statistic(info, name, row)}"
-    return printable(f"{line} reason: {info.source_reason}" if _has_trouble(info) and info.source_reason else line)
+    state, reason = health_of(info)
+    return printable(line if state is HealthState.LIVE and not _has_trouble(info) else f"{line} reason: {reason}")
 
 
 # The capture process.

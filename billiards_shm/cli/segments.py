@@ -27,6 +27,7 @@ from billiards_shm.cli.display import (
     plain_details,
     plain_list,
     watch_line,
+    with_health,
 )
 from billiards_shm.cli.errors import PROGRAM, report
 from billiards_shm.cli.options import common_options, complete_names, json_option, load_configuration
@@ -60,7 +61,7 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
     infos = list_segments(paths)
     if as_json:
         for info in infos:
-            click.echo(as_json_line(info.as_dict()))
+            click.echo(as_json_line(with_health(info.as_dict(), info)))
     elif infos:
         click.echo(plain_list(infos))
     else:
@@ -85,7 +86,7 @@ Examples:
 def inspect_command(name: str, as_json: bool) -> None:
     """Show all about the segment NAME: writer, source, frames, memory, readers."""
     info = inspect_segment(name)
-    click.echo(as_json_line(info.as_dict()) if as_json else plain_details(name, details(info)))
+    click.echo(as_json_line(with_health(info.as_dict(), info)) if as_json else plain_details(name, details(info)))
 
 
 @click.command(
@@ -133,7 +134,7 @@ def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo |
     """Give the function that shows one state: as JSON, in place on a terminal, or as a line."""
     if as_json:
         gone = {"name": name, "status": str(SegmentStatus.DETACHED)}
-        yield lambda info, fps: click.echo(as_json_line(info.as_dict() if info is not None else gone))
+        yield lambda info, fps: click.echo(as_json_line(with_health(info.as_dict() if info else gone, info)))
     elif on_terminal():
         with live_view() as draw:
             yield lambda info, fps: draw(

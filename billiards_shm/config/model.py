@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig, Section
+from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
 
 __all__ = [
     "VARIABLE_PREFIX",
@@ -181,7 +182,7 @@ class ServeConfig(Section):
         default=64, ge=1, le=10000, description="How many streams and event streams may be open at a time"
     )
     max_frame_age: float = Field(
-        default=3.0,
+        default=MAX_FRAME_AGE_SEC,
         gt=0,
         le=86400,
         description="Age in seconds of the newest captured frame above which a segment is unhealthy",

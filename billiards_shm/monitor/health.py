@@ -14,7 +14,14 @@ from billiards_shm.segments import SegmentInfo, inspect_segment, list_segments
 from billiards_shm.statistics import SegmentStatistics, statistics_of
 from billiards_shm.status import SegmentStatus, SourceState
 
-__all__ = ["REFRESH_INTERVAL_S", "HealthMonitor", "HealthState", "SegmentHealth", "evaluate_health"]
+__all__ = [
+    "REFRESH_INTERVAL_S",
+    "HealthMonitor",
+    "HealthState",
+    "SegmentHealth",
+    "evaluate_health",
+    "living_writer",
+]
 
 REFRESH_INTERVAL_S: Final = 0.2
 """Segments are inspected at most this often; calls in between get the last result."""
@@ -114,6 +121,15 @@ def evaluate_health(info: SegmentInfo | None, max_frame_age: float, error: str =
     if age > max_frame_age:
         return HealthState.STALLED, f"{newest}, more than the {max_frame_age:g} s allowed{source}"
     return HealthState.LIVE, f"{newest}{source}"
+
+
+def living_writer(name: str) -> int | None:
+    """Id, in its own container, of the process that writes to a segment; None: there is none, or it is unknown."""
+    try:
+        info = inspect_segment(name)
+    except BilliardsShmError:
+        return None
+    return info.writer_pid if info.status is SegmentStatus.LIVE else None
 
 
 def _duration(seconds: float) -> str:

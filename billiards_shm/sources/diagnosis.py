@@ -6,6 +6,7 @@ import socket
 import stat
 import struct
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import SplitResult, urlsplit
@@ -114,6 +115,9 @@ def reason_for_file(path: Path) -> str | None:
                 return Reason.UNREADABLE.because(
                     "file is cut off: this MP4's index (moov), which is usually its last part, is missing"
                 )
+    except FileNotFoundError as error:
+        likely = len(path.parts) == 1 and not path.suffix and get_close_matches(path.name.lower(), ["demo"])
+        return system_reason(error, "no such file or directory; did you mean demo?" if likely else None)
     except OSError as error:
         return system_reason(error)
     return None

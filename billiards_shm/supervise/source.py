@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from billiards_shm import BilliardsShmError, SegmentStatus, inspect_segment, remove_stale_segments
+from billiards_shm import BilliardsShmError, inspect_segment, remove_stale_segments
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.model import Settings, SourceConfig
+from billiards_shm.monitor.health import living_writer
 from billiards_shm.service.exit_codes import EXIT_OK, EXIT_SHARED_MEMORY, EXIT_USAGE
 from billiards_shm.supervise.child_process import ChildProcess, describe_end
 from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, WINDOW_SEC, RestartPolicy
@@ -215,7 +216,7 @@ class SupervisedSource:
     # Starting.
 
     def _start(self, now: float) -> None:
-        self.name_taken_by = _living_writer(self.name)
+        self.name_taken_by = living_writer(self.name)
         if self.name_taken_by is not None:
             self.exit_code, self.first_attempt_done = EXIT_SHARED_MEMORY, True
             self._restart_later(now, f"the name is taken by process {self.name_taken_by}", 0.0)
@@ -306,13 +307,3 @@ class SupervisedSource:
         # No successor takes over a segment that the process could not close.
         with contextlib.suppress(BilliardsShmError):
             remove_stale_segments([self.name])
-
-
-def _living_writer(name: str) -> int | None:
-    """Id, in its own container, of the process that has the name; None: the name is free."""
-    try:
-        info = inspect_segment(name)
-    except BilliardsShmError:
-        # The child reports what is wrong with the name.
-        return None
-    return info.writer_pid if info.status is SegmentStatus.LIVE else None

@@ -402,10 +402,12 @@ def test_a_second_writer_is_exit_4_and_the_first_goes_on(capture: Callable[..., 
     first.start()
     with first.reader() as reader:
         assert reader.read_frame(timeout=20)[0] is not None
-        second = capture()
+        # Opening the source of the second would take a minute.
+        second = capture(before="process.open_source = lambda camera: time.sleep(60)")
         second.start(video__shared_memory_name=first.name)
         assert second.wait() == 4
-        assert_one_error_line(second.said(), first.name)
+        assert first.process is not None
+        assert_one_error_line(second.said(), first.name, f"process {first.process.pid}", "stop it, or choose another")
         _, before = reader.read_frame(timeout=5)
         _, after = reader.read_frame(timeout=5)
         assert before is not None

@@ -28,6 +28,8 @@ from billiards_shm import (
     list_segments,
     remove_stale_segments,
 )
+from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
+from billiards_shm.monitor.health import HealthMonitor
 from billiards_shm.statistics import STATISTICS
 
 COMMANDS = ("capture", "list", "inspect", "watch", "snapshot", "clean")
@@ -72,7 +74,8 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def writer(name: str) -> Iterator[SharedMemoryFrameWriter]:
     with SharedMemoryFrameWriter(name, SHAPE) as opened:
-        opened.write_frame(np.full(SHAPE, 7, np.uint8))
+        # A frame of the next hour is never too old, however slow the machine is.
+        opened.write_frame(np.full(SHAPE, 7, np.uint8), capture_time_ns=time.monotonic_ns() + 3_600_000_000_000)
         yield opened
 
 
@@ -255,6 +258,30 @@ def test_list_refuses_what_is_no_path(name: str) -> None:
     assert_fails(call("list", name), 2, name, "inspect")
 
 
+@pytest.mark.parametrize("source", ["unknown", "streaming", "stalled", "reconnecting"])
+def test_all_commands_call_a_segment_stalled_as_the_page_does(
+    writer: SharedMemoryFrameWriter, name: str, source: str
+) -> None:
+    writer.write_frame(np.zeros(SHAPE, np.uint8), capture_time_ns=time.monotonic_ns() - 10_000_000_000)
+    if source != "unknown":
+        writer.update_source(state=source, reason="no signal" if source == "reconnecting" else "")
+    monitor = HealthMonitor([name], MAX_FRAME_AGE_SEC)
+    page = monitor.health()[name]
+    status = "stalled (reconnecting)" if source == "reconnecting" else "stalled"
+    assert re.search(rf"^{re.escape(name)}  +{re.escape(status)}  ", call("list").stdout, re.MULTILINE)
+    inspected, watched = call("inspect", name).stdout, call("watch", name, "--count", "1").stdout
+    assert re.search(rf"^ +status +{re.escape(status)}$", inspected, re.MULTILINE)
+    assert re.search(r"^ +health +its newest frame is 1.* s old, more than the 3 s", inspected, re.MULTILINE)
+    assert f"{name} {status} 64x48" in watched
+    assert "more than the 3 s allowed" in watched
+    for command in (["list"], ["inspect", name], ["watch", name, "--count", "1"]):
+        shown = next(line for line in json_lines(call(*command, "--json").stdout) if line["name"] == name)
+        assert (shown["status"], shown["state"], shown["healthy"]) == ("live", "stalled", False) == (
+            page.status, page.state, page.healthy,
+        )  # fmt: skip
+        assert shown["reason"].startswith("its newest frame is ")
+
+
 def test_list_names_the_trouble_of_a_source(writer: SharedMemoryFrameWriter, name: str) -> None:
     writer.update_source(state="reconnecting", reason="no signal")
     assert re.search(rf"^{re.escape(name)}\s+live \(reconnecting\)", call("list").stdout, re.MULTILINE)
@@ -377,7 +404,13 @@ def test_watch_follows_the_writer_across_restarts(name: str) -> None:
 
     assert wait_for("live")["generation"] == first.generation
     first.close()
-    assert wait_for("detached") == {"name": name, "status": "detached"}
+    assert wait_for("detached") == {
+        "name": name,
+        "status": "detached",
+        "state": "gone",
+        "healthy": False,
+        "reason": "there is no segment of this name",
+    }
     with SharedMemoryFrameWriter(name, SHAPE) as second:
         assert wait_for("live")["generation"] == second.generation
         process.send_signal(signal.SIGINT)

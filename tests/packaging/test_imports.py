@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "monitor": {"errors", "segments", "statistics", "status"},
     "sources": {"config", "errors"},
     "capture": {"__init__", "config", "errors", "monitor", "service", "sources"},
-    "supervise": {"__init__", "_core", "capture", "config", "errors", "service"},
+    "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "service"},
     "serve": {"__init__", "images", "monitor", "service", "statistics"},
     "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "statistics", "supervise"},
     "__main__": {"cli"},

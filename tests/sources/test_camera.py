@@ -145,6 +145,18 @@ def test_a_missing_file_is_an_error_that_says_so(tmp_path: Path, name: str) -> N
         open_camera(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"), [("demmo", True), ("Demo", True), ("dmo", True), ("clip", False), ("demo.mp4", False)]
+)
+def test_a_name_like_that_of_the_demo_gets_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CameraError, match=f"^cannot open {name}: not found: no such file or directory") as caught:
+        open_camera(Path(name))
+    assert str(caught.value).endswith("; did you mean demo?") is hint
+
+
 def test_a_directory_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match=r"is a directory$"):
         open_camera(tmp_path)
