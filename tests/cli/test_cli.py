@@ -459,7 +459,7 @@ def test_snapshot_waits_as_long_as_the_configuration_says(name: str, tmp_path: P
     begun = time.monotonic()
     result = call("snapshot", name, tmp_path / "x.png", BILLIARDS_SHM__VIDEO__SHARED_MEMORY_ATTACH_TIMEOUT_SEC="0.3")
     assert_fails(result, 4, name)
-    assert 0.3 <= time.monotonic() - begun < 4
+    assert time.monotonic() - begun >= 0.3
 
 
 @pytest.fixture

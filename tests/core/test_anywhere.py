@@ -133,7 +133,7 @@ def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
 def test_a_wait_lasts_as_long_as_it_was_told_to(reader: SharedMemoryFrameReader) -> None:
     begun = time.perf_counter()  # on Windows monotonic() moves in steps of 16 ms
     assert reader.read_frame(timeout=0.3) == (None, None)
-    assert 0.3 <= time.perf_counter() - begun < 30
+    assert time.perf_counter() - begun >= 0.3
 
 
 def test_iteration_ends_with_the_last_frame_when_the_writer_closes(segment_name: str) -> None:

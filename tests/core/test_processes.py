@@ -59,7 +59,9 @@ def test_readers_in_many_processes_see_the_same_pictures(segment_name: str) -> N
         for child in children:
             assert child.says() == "attached"
         assert {reader.pid for reader in inspect_segment(segment_name).readers} == {child.pid for child in children}
-        for number in range(1, 301):
+        writer.write_frame(picture(1))
+        wait_until(lambda: all(reader.frames for reader in inspect_segment(segment_name).readers))
+        for number in range(2, 301):
             writer.write_frame(picture(number))
             time.sleep(0.0005)
     for child in children:
@@ -176,17 +178,15 @@ def test_bits_that_are_no_token_are_nobodys(segment_name: str) -> None:
 # ---------------------------------------------------------------- the writer dies
 
 
-def test_a_killed_writer_is_dead_within_200_ms_and_a_new_one_takes_over_at_once(segment_name: str) -> None:
+def test_a_killed_writer_is_dead_at_once_and_a_new_one_takes_over_at_once(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
         child.says()
         frame, metadata = new_frame(reader)
         assert reader.status is SegmentStatus.LIVE
         child.kill()
-        killed = time.monotonic()
-        wait_until(lambda: reader.status is SegmentStatus.DEAD, 0.2)
+        assert reader.status is SegmentStatus.DEAD
         assert inspect_segment(segment_name).status is SegmentStatus.DEAD
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
-            assert time.monotonic() - killed < 1
             assert writer.write_frame(picture(2)) == 2
             again, more = new_frame(reader)
             assert reader.status is SegmentStatus.LIVE
@@ -356,10 +356,8 @@ def test_a_second_writer_of_a_living_name_is_refused_and_told_whose_it_is(segmen
     with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
         child.says()
         for _ in range(2):
-            begun = time.monotonic()
             with pytest.raises(WriterExistsError, match=f"{segment_name}.*{child.pid}"):
                 SharedMemoryFrameWriter(segment_name, SHAPE)
-            assert time.monotonic() - begun < 1
         assert sees(new_frame(reader)[0], 1)
         assert reader.status is SegmentStatus.LIVE, "the first is not disturbed"
         child.tell()
@@ -459,26 +457,22 @@ def test_clean_never_takes_the_name_from_a_writer_that_starts_or_lives(segment_n
 
 
 def test_readers_never_meet_half_a_segment_while_writers_come_and_go(segment_name: str) -> None:
-    stop = threading.Event()
-
-    def attach() -> int:
+    def attach_often() -> None:
         attached = 0
-        while not stop.is_set():
+        while attached < 50:
             with SharedMemoryFrameReader(segment_name) as reader:
                 frame, _ = reader.read_frame()
                 if frame is not None:
                     assert sees(frame, 1)
                     attached += 1
-        return attached
 
     with ThreadPoolExecutor(2) as pool:
-        attaching = [pool.submit(attach) for _ in range(2)]
-        for _ in range(150):
+        attaching = [pool.submit(attach_often) for _ in range(2)]
+        while not all(job.done() for job in attaching):
             with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
                 writer.write_frame(picture(1))
                 time.sleep(0.0005)
-        stop.set()
-        assert sum(job.result() for job in attaching) > 0
+        assert [job.result() for job in attaching] == [None, None]
 
 
 # ---------------------------------------------------------------- coming and going, very often

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from child_processes import Child
 from segment_layout import opened
-from segments_under_test import LARGER, SHAPE, descriptors, new_frame, path_of, picture, sees, wait_until
+from segments_under_test import LARGER, SHAPE, descriptors, new_frame, path_of, picture, sees
 
 from billiards_shm import (
     ReaderInfo,
@@ -230,19 +230,20 @@ def test_paths_that_are_no_segments_are_left_out(tmp_path: Path) -> None:
     assert not any(str(tmp_path) in name for name in names)
 
 
-def test_listing_survives_segments_that_come_and_go(segment_name: str) -> None:
-    code = """
-    import select
-    while not select.select([sys.stdin], [], [], 0)[0]:
-        with SharedMemoryFrameWriter(sys.argv[1], SHAPE) as writer:
-            writer.write_frame(picture(1))
-    """
-    with Child(code, segment_name) as child:
-        for _ in range(20):  # met, and missed
-            wait_until(lambda: any(found.name == segment_name for found in list_segments()))
-            wait_until(lambda: all(found.name != segment_name for found in list_segments()))
-        child.tell()
-        child.ends_well()
+def test_a_segment_that_goes_while_the_list_is_made_is_left_out(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = SharedMemoryFrameWriter(segment_name, SHAPE)
+    every = segments._candidate_names
+
+    def and_then_one_goes() -> list[str]:
+        names = every()
+        assert segment_name in names
+        writer.close()
+        return names
+
+    monkeypatch.setattr(segments, "_candidate_names", and_then_one_goes)
+    assert segment_name not in {found.name for found in list_segments()}
 
 
 # ---------------------------------------------------------------- remove

@@ -645,12 +645,13 @@ def test_placeholders_say_so_and_do_not_count_as_captured(
         slot.array[:] = 0
     assert not new_frame(reader)[1].online
     assert inspect_segment(segment_name).last_frame_age is None
-    writer.write_frame(picture(3), capture_time_ns=time.monotonic_ns() - 5_000_000_000)
+    captured = time.monotonic_ns() - 5_000_000_000
+    writer.write_frame(picture(3), capture_time_ns=captured)
     assert new_frame(reader)[1].online
     writer.write_frame(picture(4), online=False)
     age = reader.last_frame_age
     assert age is not None
-    assert 5 <= age < 8
+    assert 5 <= age <= (time.monotonic_ns() - captured) / 1e9
 
 
 # ---------------------------------------------------------------- growing and replacing
@@ -757,13 +758,14 @@ def test_a_long_reason_passes_on_to_the_successor_without_half_a_character(
 def test_the_age_of_the_last_captured_frame_survives_a_replacement_by_a_placeholder(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
-    writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() - 2_000_000_000)
+    captured = time.monotonic_ns() - 2_000_000_000
+    writer.write_frame(picture(1), capture_time_ns=captured)
     new_frame(reader)
     writer.write_frame(picture(2, LARGER), online=False)
     assert new_frame(reader)[1].sequence == 2
     age = reader.last_frame_age
     assert age is not None, "a frame was captured, two seconds ago"
-    assert 2 <= age < 5
+    assert 2 <= age <= (time.monotonic_ns() - captured) / 1e9
     assert inspect_segment(segment_name).last_frame_age is not None
 
 
@@ -774,7 +776,6 @@ def test_a_writer_whose_name_was_removed_makes_a_new_generation_within_a_second_
     new_frame(reader)
     generation = writer.generation
     path_of(segment_name).unlink()
-    removed = time.monotonic()
     number = 1
 
     def back() -> bool:
@@ -783,8 +784,8 @@ def test_a_writer_whose_name_was_removed_makes_a_new_generation_within_a_second_
         time.sleep(0.01)
         return path_of(segment_name).exists()
 
-    wait_until(back, 3)
-    assert time.monotonic() - removed < 1.5
+    wait_until(back)
+    assert number < 150, "writes 10 ms apart, or more on a busy machine"
     assert writer.generation != generation
     assert writer.statistics.replacements == 1
     wait_until(lambda: (found := reader.read_frame()[1]) is not None and found.generation == writer.generation)
@@ -807,7 +808,7 @@ def test_a_source_that_brings_nothing_does_not_keep_a_removed_name_removed(
         time.sleep(0.01)
         return path_of(segment_name).exists()
 
-    wait_until(back, 3)
+    wait_until(back)
     assert inspect_segment(segment_name).source_reason == "no frame for a while"
 
 
@@ -1032,7 +1033,7 @@ def test_closing_while_threads_write_ends_them_with_value_error(segment_name: st
         jobs = [pool.submit(write) for _ in range(3)]
         wait_until(lambda: writer.sequence > 50)
         writer.close()
-        assert all("closed" in job.result(10) for job in jobs)
+        assert all("closed" in job.result(40) for job in jobs)
     assert not path_of(segment_name).exists()
     assert descriptors() == files
 

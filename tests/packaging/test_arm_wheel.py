@@ -111,7 +111,7 @@ def test_the_interpreter_believes_to_be_on_arm_and_finds_numpy_there(python: Pat
 
 
 def test_the_packages_own_tests_pass(python: Path, tmp_path: Path) -> None:
-    run_tests(python, shipped_tests(tmp_path), OWN_TESTS, at_least=33)
+    run_tests(python, shipped_tests(tmp_path), ["-n0", *OWN_TESTS], at_least=33)
 
 
 def test_frames_pass_between_processors_and_outlive_who_wrote_them(python: Path, name: str) -> None:

@@ -60,7 +60,8 @@ def assert_every_file_is_recorded(wheel: Path) -> None:
 
 def shipped_tests(to: Path, source: Path = ROOT) -> Path:
     """The tests, and what they read, where no source of the package lies beside them."""
-    shutil.copytree(source / "tests", to / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "examples"):
+        shutil.copytree(source / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(source / name, to)
     return to
