@@ -1,4 +1,4 @@
-/* layout.c - what a segment is: geometry, identity, and how both are checked. */
+/* layout.c - the layout of a segment and how it is validated. */
 #include "layout.h"
 
 #include "ordering.h"
@@ -49,7 +49,7 @@ static uint64_t checksum_of(const bshm_identity *identity)
 
 int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error)
 {
-    /* 2^40: far beyond any picture, and 62 slots of it still fit a file's size. */
+    /* 2^40: far above any image, and 62 such slots still fit the maximum size of a file. */
     if (capacity == 0 || capacity > UINT64_C(1) << 40)
         return bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes: 1 byte to 1 TiB is possible",
                          (unsigned long long)capacity);
@@ -112,7 +112,7 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
     if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' claims %u slots: %u to %u are possible", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
-    /* The checksum keeps accidents out, not forgers: every number is checked as if there were none. */
+    /* The checksum detects accidents, not forgery: every number is checked as if there were none. */
     if (identity->base_sequence > BSHM_MAX_SEQUENCE)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' continues after frame %llu: nobody counted so far", name,
                          (unsigned long long)identity->base_sequence);
@@ -155,7 +155,7 @@ int bshm_object_open(const char *path, const char *name, enum bshm_os_access acc
                      bshm_os_file *file, bshm_os_info *info, bshm_error *error)
 {
     const char *kind;
-    /* Looked at before it is opened: opening a device can have effects, opening a FIFO for reading wakes its writer. */
+    /* Look before opening: opening a device can have effects, and opening a FIFO for reading wakes its writer. */
     int rc = bshm_os_info_at(path, info);
     if (rc == -ENOENT || rc == -ENOTDIR)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
@@ -244,7 +244,7 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error)
                          "items of kind '%c' with %u bytes: bool, int, uint, float or complex of a "
                          "fixed size is expected",
                          (int)(info->kind & 127), info->item_size);
-    /* Each factor is below 2^32 and the item below 2^5: two of them cannot overflow, the third is checked. */
+    /* Each factor is below 2^32 and the item below 2^5: a product of two cannot overflow, the third is checked. */
     uint64_t pixel = (uint64_t)info->channels * info->item_size;
     if (pixel > UINT64_C(1) << 31 || pixel * info->width > UINT64_C(1) << 40 ||
         pixel * info->width > (UINT64_C(1) << 40) / info->height)
@@ -279,7 +279,7 @@ size_t bshm_text_fit(const char *text, size_t limit)
     if (bytes <= limit)
         return bytes;
     bytes = limit;
-    while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* a continuation byte: its character began before */
+    while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* a continuation byte: its character starts before it */
         bytes--;
     return bytes;
 }
@@ -315,7 +315,7 @@ void bshm_statistics_copy(bshm_statistics *copy, const bshm_statistics *statisti
 bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
 {
     bshm_statistics_copy(&view->statistics, statistics);
-    /* A seqlock: text that changed meanwhile is read again. */
+    /* A seqlock: a text that changed in between is read again. */
     for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
         uint64_t before = bshm_load_acquire(&statistics->text_seq);
         bshm_text_load(statistics->reason, 16, view->reason);

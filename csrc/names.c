@@ -1,4 +1,4 @@
-/* names.c - who has a name. */
+/* names.c - names: which are valid, how one is taken over, and how what dead writers left is removed. */
 #include "names.h"
 
 #include "protocol.h"
@@ -9,7 +9,7 @@
 
 #define NAME_LIMIT    64
 #define LOCK_RETRY_NS (2 * BSHM_NS_PER_MS)
-/* A creator is between open and lock for microseconds; ten seconds spare one that was stopped there. */
+/* A creator is between open and lock for microseconds; ten seconds spare one that was stopped in between. */
 #define TEMPORARY_SPARED_NS (INT64_C(10000) * BSHM_NS_PER_MS)
 
 /* ---------------------------------------------------------------- names and paths */
@@ -59,7 +59,7 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
     if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
     size_t length = strlen(name);
-    /* The temporary beside it needs some room too. */
+    /* Leave room for the temporary beside it. */
     if (length + 32 > path_bytes || length + 32 > BSHM_OS_PATH_BYTES)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters: too long", name, length);
     memcpy(path, name, length + 1);
@@ -68,7 +68,7 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
 
 int bshm_temporary_path(const char *path, char *temporary, bshm_error *error)
 {
-    const char *last_slash = bshm_os_last_separator(path); /* there is one: bshm_object_path saw to it */
+    const char *last_slash = bshm_os_last_separator(path); /* not null: bshm_object_path checked it */
     uint64_t random;
     int rc = bshm_os_random(&random, sizeof random);
     if (rc < 0)
@@ -99,16 +99,16 @@ static int fail_writer_exists(bshm_os_file file, const bshm_identity *identity, 
                      identity->writer_pid);
 }
 
-/* After this number nothing was ever shown: a writer killed between W8 and W10 may have shown a frame through its
- * descriptor that `latest` does not know (tests/core/model/sequence.pml). */
+/* No number above this one was ever published. A writer killed between W8 and W10 may have shown a frame through its
+ * descriptor while `latest` still has the one before (tests/core/model/sequence.pml). */
 static uint64_t higher_sequence(uint64_t a, uint64_t b)
 {
-    return b > a && b <= BSHM_MAX_SEQUENCE ? b : a; /* above: damage, which successors must not inherit */
+    return b > a && b <= BSHM_MAX_SEQUENCE ? b : a; /* above the maximum: damage, which a successor must not inherit */
 }
 
 static uint64_t highest_sequence(const bshm_header *header, const bshm_identity *identity)
 {
-    /* It may itself have taken over and have shown nothing yet. */
+    /* It may itself have taken over, and have published nothing yet. */
     uint64_t highest = higher_sequence(0, identity->base_sequence);
     highest = higher_sequence(highest, BSHM_LATEST_SEQUENCE(bshm_load_relaxed(&header->publication.latest)));
     for (uint32_t slot = 0; slot < identity->slot_count; slot++)
@@ -116,7 +116,7 @@ static uint64_t highest_sequence(const bshm_header *header, const bshm_identity 
     return highest;
 }
 
-/* Its writer is dead and we hold its lock: what is read now does not change any more. */
+/* Its writer is dead and this process holds its lock: what is read now cannot change any more. */
 static int read_predecessor(bshm_predecessor *predecessor, const char *name, bshm_error *error)
 {
     static const size_t bytes = sizeof(bshm_header);
@@ -124,11 +124,11 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     predecessor->same_abi =
         bshm_identity_check(&predecessor->identity, predecessor->info.size_bytes, name, &ignored) == BSHM_OK;
     if (!predecessor->same_abi)
-        return BSHM_OK; /* ours by its magic, of another version or damaged: to be replaced, but nothing in it is known */
+        return BSHM_OK; /* a segment of another version, or damaged: it is replaced, but its content is unknown */
     void *address;
     int rc = bshm_object_map(predecessor->file, 0, bytes, BSHM_OS_MAP_NOT_IN_CHILD, name, &address, error);
     if (rc == BSHM_E_FORMAT)
-        predecessor->same_abi = false; /* nothing behind it: to be replaced like one of another version */
+        predecessor->same_abi = false; /* no memory behind it: it is replaced like one of another version */
     if (rc < 0)
         return rc == BSHM_E_FORMAT ? BSHM_OK : rc;
     predecessor->sequence = highest_sequence(address, &predecessor->identity);
@@ -136,7 +136,7 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     return BSHM_OK;
 }
 
-/* BSHM_OK: locked, and the name still leads to it. BSHM_AGAIN: the name has changed hands meanwhile. */
+/* BSHM_OK: locked, and the name still leads to it. BSHM_AGAIN: the name leads elsewhere now. */
 static int lock_predecessor(const char *path, const char *name, int64_t timeout_ns, bshm_predecessor *predecessor,
                             bshm_error *error)
 {
@@ -162,7 +162,7 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
     for (;;) {
         *predecessor = (bshm_predecessor){.file = BSHM_OS_NO_FILE};
         int rc = bshm_os_info_at(path, &predecessor->info);
-        if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls it not found as well */
+        if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls that not found too */
             return BSHM_OK;
         if (rc == 0 && own && bshm_os_same_object(own, &predecessor->info)) {
             predecessor->own = true;
@@ -170,11 +170,12 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
         }
         bshm_os_block_fork();
         rc = bshm_object_open(path, name, BSHM_OS_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
-        if (rc == BSHM_OK) /* held for moments: without a place in the register a child may prolong that */
+        if (rc ==
+            BSHM_OK) /* locked for moments only: if the register is full, a forked child may keep it a little longer */
             (void)bshm_os_register_file(predecessor->file);
         bshm_os_allow_fork();
         if (rc == BSHM_E_NOT_FOUND)
-            continue; /* just removed: look again */
+            continue; /* removed just now: look again */
         if (rc < 0)
             return rc;
         rc = bshm_os_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
@@ -208,7 +209,7 @@ void bshm_predecessor_drop(bshm_predecessor *predecessor)
     predecessor->file = BSHM_OS_NO_FILE;
 }
 
-/* Maps header and control of a predecessor whose layout is known. */
+/* Maps header and control region of a predecessor whose identity is valid. */
 static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **header)
 {
     void *address;
@@ -230,7 +231,7 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
             continue;
         if (!bshm_step_claim_slot(control, slot, predecessor->identity.slot_count))
             continue;
-        /* W4 with the number the slot had: odd, so that nobody takes the hole for a frame, and no number is used up. */
+        /* W4 with the number that the slot had: odd, so that the hole is not read as a frame; no number is used up. */
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
         if (shown > 0)
             bshm_step_begin_write(header, slot, shown);

@@ -1,11 +1,11 @@
 /* ordering.h - every memory ordering of the project, and why.
  *
- * The words that processes share are structs (bshm_shared64, bshm_shared32), so a plain access does not compile; they
- * are reached through these functions only. Each names the ordering it gives. Why a *step* needs that ordering stands
- * beside the step in protocol.h; why the operation cannot be had cheaper stands here.
+ * The words that processes share are structs (bshm_shared64, bshm_shared32), so a plain access does not compile. Use
+ * them through these functions only; each name says its ordering. Why a *step* needs that ordering is explained
+ * beside the step, in protocol.h; why the operation cannot be cheaper is explained here.
  *
- * GCC's and Clang's __atomic builtins take plain integers, so neither casts nor _Atomic members are needed, and the
- * public header stays readable to C++.
+ * The __atomic builtins of GCC and Clang take plain integers, so neither casts nor _Atomic members are needed, and
+ * C++ can include the public header.
  */
 #ifndef BSHM_ORDERING_H
 #define BSHM_ORDERING_H
@@ -22,7 +22,7 @@ _Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "a lock inside a 32-bit atomic w
 _Static_assert(sizeof(bshm_shared64) == 8 && _Alignof(bshm_shared64) == 8, "one 64-bit word");
 _Static_assert(sizeof(bshm_shared32) == 4 && _Alignof(bshm_shared32) == 4, "one 32-bit word");
 
-/* Relaxed: no more than "one word, never torn". For statistics, and where a fence or a later operation orders. */
+/* Relaxed: the word is never torn, no more. For statistics, and where a fence or a later operation orders. */
 static inline uint64_t bshm_load_relaxed(const bshm_shared64 *word)
 {
     return __atomic_load_n(&word->shared, __ATOMIC_RELAXED);
@@ -38,13 +38,13 @@ static inline uint32_t bshm_load_relaxed32(const bshm_shared32 *word)
     return __atomic_load_n(&word->shared, __ATOMIC_RELAXED);
 }
 
-/* A counter with one writer needs no read-modify-write: nobody else's increment can be lost. */
+/* A counter with one writer needs no read-modify-write: no other increment can be lost. */
 static inline void bshm_add_relaxed(bshm_shared64 *word, uint64_t more)
 {
     bshm_store_relaxed(word, bshm_load_relaxed(word) + more);
 }
 
-/* Acquire: what the releasing side did before its store is visible after this load. */
+/* Acquire: after this load, all that the releasing side did before its store is visible. */
 static inline uint64_t bshm_load_acquire(const bshm_shared64 *word)
 {
     return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
@@ -55,7 +55,7 @@ static inline uint32_t bshm_load_acquire32(const bshm_shared32 *word)
     return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
 }
 
-/* Release: everything done before is visible to whoever acquires this value. */
+/* Release: all that was done before is visible to a thread that acquires this value. */
 static inline void bshm_store_release(bshm_shared64 *word, uint64_t value)
 {
     __atomic_store_n(&word->shared, value, __ATOMIC_RELEASE);
@@ -66,51 +66,52 @@ static inline void bshm_store_release32(bshm_shared32 *word, uint32_t value)
     __atomic_store_n(&word->shared, value, __ATOMIC_RELEASE);
 }
 
-/* Claim of a pin word. Acquire on success: the pixels are written only after every reader's release of its pin (R6)
- * is seen. Relaxed on failure: nothing follows from it. Strong: a spurious failure would skip a free slot, and the
- * proof that one pass finds a slot counts on none being skipped. */
+/* Claims a pin word. Acquire on success: the pixels are written only after every reader's release of its pin (R6) is
+ * seen. Relaxed on failure: nothing depends on it. Strong: a spurious failure would skip a free slot, and the proof
+ * that one pass finds a slot needs every free slot to be found. */
 static inline bool bshm_claim_acquire(bshm_shared64 *word, uint64_t expected, uint64_t desired)
 {
     return __atomic_compare_exchange_n(&word->shared, &expected, desired, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
-/* The same without asking: only for a slot whose pins are forged. */
+/* Claims a pin word whatever it holds: only for a slot whose pins are forged. */
 static inline void bshm_seize_acquire(bshm_shared64 *word, uint64_t desired)
 {
     (void)__atomic_exchange_n(&word->shared, desired, __ATOMIC_ACQUIRE);
 }
 
-/* Pinning, and what the word holds then. A fetch_or whose old value is used is a compare-and-swap loop on x86; without,
- * it is one `lock or`, wait-free. The load may see later than the fetch_or: of WRITING it can only miss one that was let
- * go since, and then it acquires that. Acquire: the pixels are read only after the pin is set and the writer's release
- * of the slot (W9) is seen. Release: hands on what this reader saw to the writer whose claim fails on this bit; acquire
- * alone would do for the protocol, but the models were checked with both, and on x86 and ARMv8 it costs nothing more. */
+/* Sets bits and returns what the word holds then. A fetch_or whose old value is used compiles to a compare-and-swap
+ * loop on x86; without, it is one `lock or`, which is wait-free. The separate load may see a later value than the
+ * fetch_or found: it can miss WRITING only if the writer has cleared it in between, and then it acquires that clear.
+ * Acquire: the pixels are read only after the pin is set and the writer's release of the slot (W9) is seen. Release:
+ * what this reader saw happens before the claim that fails on this bit. Acquire alone would be enough for the
+ * protocol, but the models were checked with both, and on x86 and ARMv8 it costs nothing. */
 static inline uint64_t bshm_pin_acquire_release(bshm_shared64 *word, uint64_t bits)
 {
     (void)__atomic_fetch_or(&word->shared, bits, __ATOMIC_ACQ_REL);
     return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
 }
 
-/* Unpinning, and the writer's letting go. Release: no access to the pixels may sink below it. */
+/* Clears a pin or WRITING. Release: no access to the pixels may sink below it. */
 static inline void bshm_clear_release(bshm_shared64 *word, uint64_t bits)
 {
     (void)__atomic_fetch_and(&word->shared, ~bits, __ATOMIC_RELEASE);
 }
 
-/* Sequentially consistent: the only fence that keeps an earlier store before a later *load* (x86 `mfence` or a locked
- * instruction); also the one that orders non-temporal stores on x86, which a release fence leaves out. */
+/* Sequentially consistent: the only fence that keeps an earlier store before a later *load* (x86: `mfence` or a
+ * locked instruction). On x86 it also orders non-temporal stores, which a release fence does not. */
 static inline void bshm_fence_seq_cst(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Keeps relaxed loads before it ahead of loads after it: the closing half of a seqlock read. */
+/* Keeps the relaxed loads before it ahead of the loads after it: the second half of a seqlock read. */
 static inline void bshm_fence_acquire(void)
 {
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
 }
 
-/* Makes a page present without changing it, whoever else is writing there. */
+/* Makes a page present without changing it, even while another thread or process writes there. */
 static inline void bshm_touch(uint8_t *byte, bool write)
 {
     if (write)
@@ -119,14 +120,14 @@ static inline void bshm_touch(uint8_t *byte, bool write)
         (void)__atomic_load_n(byte, __ATOMIC_RELAXED);
 }
 
-/* A shared word as the platform layer gets it, to see whether it still is what somebody waits upon. */
+/* A shared word for the platform layer, which compares it with the value that a waiter waits for. */
 static inline uint32_t bshm_word_load(const uint32_t *word)
 {
     return __atomic_load_n(word, __ATOMIC_ACQUIRE);
 }
 
-/* References inside one process. Taking one needs no order: who takes it has one already. Dropping the last one must
- * see all that the others did before they dropped theirs. */
+/* Reference counts inside one process. Taking a reference needs no order: the caller holds one already. The thread
+ * that drops the last one must see all that others did before they dropped theirs. */
 static inline void bshm_reference_take(uint32_t *references)
 {
     (void)__atomic_fetch_add(references, 1, __ATOMIC_RELAXED);
@@ -138,7 +139,7 @@ static inline bool bshm_reference_drop(uint32_t *references)
 }
 
 #ifndef _WIN32
-/* Process-wide registers of the fork handler (platform layer): plain integers, each a fact of its own. */
+/* The register of the fork handler (platform/fork.c): plain integers, each independent of the others. */
 static inline int bshm_register_load(const int *place)
 {
     return __atomic_load_n(place, __ATOMIC_ACQUIRE);

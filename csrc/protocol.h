@@ -1,7 +1,8 @@
 /* protocol.h - the steps of the protocol, one function each.
  *
- * writer.c and reader.c put them together; the unit tests call them one at a time to build the interleavings that
- * matter. Step numbers are those of billiards_shm.h. A change here is a change of the models in tests/core/model.
+ * writer.c and frame.c put them together. The unit tests call them one at a time, to build the interleavings that
+ * matter. Step numbers are those of billiards_shm.h. When a step changes here, the models in tests/core/model change
+ * with it.
  */
 #ifndef BSHM_PROTOCOL_H
 #define BSHM_PROTOCOL_H
@@ -12,8 +13,8 @@
 
 /* ---------------------------------------------------------------- writer */
 
-/* W2, W3. The relaxed look spares a locked instruction on slots that are held. A WRITING bit without tokens is a dead
- * writer's: this writer holds the lock, so it may take the slot. */
+/* W2, W3. The relaxed load saves a locked instruction on slots that are pinned. A WRITING bit without tokens was left
+ * by a dead writer: this writer holds the lock, so it may take the slot. */
 static inline bool bshm_step_claim_slot(bshm_control *control, uint32_t slot, uint32_t slot_count)
 {
     bshm_shared64 *pin = &control->pins[slot].word;
@@ -23,15 +24,15 @@ static inline bool bshm_step_claim_slot(bshm_control *control, uint32_t slot, ui
     return bshm_claim_acquire(pin, word, BSHM_PIN_WRITING);
 }
 
-/* W4, W5. An unpinned copier that read an even seq must, once it has read a single new pixel, find seq changed when it
- * looks again (its acquire fence pairs with this one). Without the fence the pixels could become visible first. */
+/* W4, W5. Pairs with the acquire fence of an unpinned copy: a copy that has read one new pixel must find seq changed
+ * when it loads it again. Without this fence a pixel could become visible before the odd seq. */
 static inline void bshm_step_begin_write(bshm_header *header, uint32_t slot, uint64_t sequence)
 {
     bshm_store_relaxed(&header->descriptors[slot].seq, 2 * sequence - 1);
     bshm_fence_seq_cst();
 }
 
-/* W6, the descriptor. Relaxed: copiers check seq afterwards, lessees come after W8. */
+/* W6, the descriptor. Relaxed: unpinned copies check seq afterwards, and lease readers acquire W8 first. */
 static inline void bshm_step_store_descriptor(bshm_header *header, uint32_t slot, const bshm_frame_info *info)
 {
     uint64_t words[BSHM_INFO_WORDS];
@@ -40,15 +41,16 @@ static inline void bshm_step_store_descriptor(bshm_header *header, uint32_t slot
         bshm_store_relaxed(&header->descriptors[slot].info[i], words[i]);
 }
 
-/* W7, W8. Release: who acquires the even seq (R4) sees descriptor and pixels. The full fence is for pixels written
- * with non-temporal stores, by our own copy or by a library in a loaned slot, which a release store does not order. */
+/* W7, W8. Release: a reader that acquires the even seq (R4) sees descriptor and pixels. The full fence is for pixels
+ * written with non-temporal stores, by bshm_copy_rows or by a library in a loaned slot: a release store does not
+ * order those. */
 static inline void bshm_step_end_write(bshm_header *header, uint32_t slot, uint64_t sequence)
 {
     bshm_fence_seq_cst();
     bshm_store_release(&header->descriptors[slot].seq, 2 * sequence);
 }
 
-/* W9. Release: pairs with the acquire of R2. Before W10, so that who learns of frame n from `latest` does not meet
+/* W9. Release: pairs with the acquire of R2. Before W10, so that a reader that has n from `latest` does not find
  * WRITING on its slot. */
 static inline void bshm_step_clear_writing(bshm_control *control, uint32_t slot)
 {
@@ -61,16 +63,18 @@ static inline void bshm_step_store_latest(bshm_header *header, uint32_t slot, ui
     bshm_store_release(&header->publication.latest, BSHM_LATEST(sequence, slot));
 }
 
-/* W11, W12 but for the system call. The fence pairs with that of R0: either the reader that took a token reads the new
- * `latest` in R1, or this writer's next claim sees its pin. Without both, each may miss the other and the writer finds
- * no free slot; x86 does that too. Release on notify: a waiter that acquires it sees the new `latest`. */
+/* W11, W12 without the system call. The fence pairs with that of R0: either the reader that owns the token loads the
+ * new `latest` in R1, or this writer's next claim sees where the token is. Without both fences each may miss the
+ * other's store, and the writer finds no free slot; this happens on x86 too. Release on notify: a waiter that
+ * acquires it sees the new `latest`. */
 static inline void bshm_step_bump_notify(bshm_header *header)
 {
     bshm_fence_seq_cst();
     bshm_store_release32(&header->publication.notify, bshm_load_relaxed32(&header->publication.notify) + 1);
 }
 
-/* A change of state is published before the bump that wakes for it, or a waiter would sleep on over it. */
+/* The state is stored before the bump of notify that wakes for it: otherwise a waiter could sleep on without seeing
+ * it. */
 static inline void bshm_step_set_state(bshm_header *header, uint32_t state)
 {
     bshm_store_release32(&header->publication.state, state);
@@ -79,15 +83,15 @@ static inline void bshm_step_set_state(bshm_header *header, uint32_t state)
 
 /* ---------------------------------------------------------------- reader with a lease */
 
-/* R0, once for each new token. Release, though nothing was read: the clear may not overtake an earlier owner's reads
- * through a pin of this token. A relaxed clear is a race. */
+/* R0, once for each new token. Release although no store precedes it: the clear must not overtake reads that an
+ * earlier owner made through a pin of this token. A relaxed clear is a data race. */
 static inline void bshm_step_clear_token(bshm_control *control, uint32_t token, uint32_t slot_count)
 {
     for (uint32_t slot = 0; slot < slot_count; slot++)
         bshm_clear_release(&control->pins[slot].word, UINT64_C(1) << token);
 }
 
-/* R0, every time: pairs with W11. R1 must be read after the token is free. */
+/* R0, every time. Pairs with W11: `latest` (R1) must be loaded after the token has left its earlier slot. */
 static inline void bshm_step_fence_token(void)
 {
     bshm_fence_seq_cst();
@@ -99,8 +103,8 @@ static inline uint64_t bshm_step_load_latest(const bshm_header *header)
     return bshm_load_acquire(&header->publication.latest);
 }
 
-/* R2. True: pinned. False: the writer is at work there (R3), and the pin is taken back. Between the two the slot only
- * seems held, which costs the writer nothing: it owns it already. */
+/* R2. True: pinned. False: the writer is in the slot (R3), and the pin is taken back. In between the slot looks
+ * pinned, which does not matter to the writer: it has claimed it already. */
 static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t token)
 {
     bshm_shared64 *pin = &control->pins[slot].word;
@@ -111,8 +115,8 @@ static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t 
     return true;
 }
 
-/* R4, and the opening of a copy. Acquire: pairs with W8. False: a newer frame is being written here, or one was
- * cancelled here. The descriptor's words are relaxed: a pin, or the second look at seq, protects them. */
+/* R4, and the start of an unpinned copy. Acquire: pairs with W8. False: a newer frame is being written in the slot,
+ * or one was cancelled there. The descriptor's words are relaxed: a pin, or the second load of seq, protects them. */
 static inline bool bshm_step_load_descriptor(const bshm_header *header, uint32_t slot, uint64_t sequence, uint64_t *seq,
                                              bshm_frame_info *info)
 {
@@ -127,7 +131,7 @@ static inline bool bshm_step_load_descriptor(const bshm_header *header, uint32_t
     return true;
 }
 
-/* R5, and the closing of a copy. The fence keeps the pixel loads before the second look at seq. */
+/* R5, and the end of an unpinned copy. The fence keeps the pixel loads before the second load of seq. */
 static inline bool bshm_step_seq_unchanged(const bshm_header *header, uint32_t slot, uint64_t seq)
 {
     bshm_fence_acquire();

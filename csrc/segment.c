@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CREATION_ATTEMPTS 8 /* of times that a cleaner, or the clock, took the temporary away */
+#define CREATION_ATTEMPTS 8 /* how often a cleaner may take the temporary away */
 
 static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, bshm_os_file file, const char *path)
 {
@@ -95,14 +95,15 @@ void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path)
     bshm_step_set_state(segment->header, state);
     bshm_os_wake_all(&segment->header->publication.notify.shared);
     if (state == BSHM_STATE_CLOSED && bshm_segment_has_name(segment, path))
-        (void)bshm_os_unlink(path); /* under the lock, so nobody can have taken the name over since the look */
+        (void)bshm_os_unlink(
+            path); /* under the lock, so no other process can have taken the name over since the check */
     close_files(segment);
     bshm_segment_unreference(segment);
 }
 
 void bshm_segment_abandon(bshm_segment *segment)
 {
-    /* The handler has closed lock_file, and header and control were never mapped here. */
+    /* The fork handler closed lock_file, and header and control region were never mapped in this process. */
     segment->lock_file = BSHM_OS_NO_FILE;
     segment->header = NULL;
     segment->control = NULL;
@@ -112,15 +113,15 @@ void bshm_segment_abandon(bshm_segment *segment)
 
 /* ---------------------------------------------------------------- creation */
 
-/* One call of bshm_segment_create, over all its attempts. */
+/* The state of one bshm_segment_create, over all its attempts. */
 typedef struct creation_job {
     const char *path, *name;
     uint32_t mode;
     const bshm_trusted *trusted;
-    const bshm_segment *own;      /* of the same writer, to be replaced, or NULL */
+    const bshm_segment *own;      /* the writer's own segment that is replaced, or null */
     bshm_predecessor predecessor; /* kept from one attempt to the next */
-    uint64_t sequence;            /* the first frame gets the next one */
-    uint64_t series;              /* of the count that goes on; 0: none does yet */
+    uint64_t sequence;            /* the first frame gets the next number */
+    uint64_t series;              /* of the count that goes on; 0: a new one */
     bshm_error *error;
 } creation_job;
 
@@ -146,7 +147,8 @@ static int map_regions(bshm_segment *segment, const char *path, bshm_error *erro
     return BSHM_OK;
 }
 
-/* The second opening, and that it is the same object (somebody might have moved the temporary). BSHM_AGAIN: it is gone. */
+/* The second open file description; checks that it is the same object, since the path is not locked. BSHM_AGAIN: the
+ * temporary is gone. */
 static int open_again(bshm_segment *segment, const char *temporary, bshm_error *error)
 {
     bshm_os_info second;
@@ -163,7 +165,8 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     return BSHM_OK;
 }
 
-/* Everything but the name. BSHM_AGAIN: a cleaner, which saw it old and not yet locked, is about to remove it, or has: begin again. */
+/* All but the name. BSHM_AGAIN: a cleaner that found the temporary old and not yet locked has removed it, or is about
+ * to. */
 static int build_temporary(const creation_job *job, bshm_segment *segment, const char *temporary)
 {
     const char *kind;
@@ -174,7 +177,7 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     int rc = bshm_os_create(temporary, &segment->lock_file);
     int registered = rc < 0 ? rc : bshm_os_register_file(segment->lock_file);
     bshm_os_allow_fork();
-    if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode */
+    if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode was left */
         return fail_full(error, rc, initial, "the segment, with three slots,", BSHM_OS_NO_FILE, path);
     if (rc == -ENOENT || rc == -ENOTDIR)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "there is no directory for '%s': create it first", path);
@@ -195,7 +198,7 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     rc = open_again(segment, temporary, error);
     if (rc != BSHM_OK)
         return rc;
-    /* not before the lock: others could have put a read lock in its way */
+    /* after the lock: before it, other users could have put a read lock in its way */
     rc = bshm_os_set_mode(segment->lock_file, job->mode);
     if (rc < 0)
         return bshm_fail_system(error, rc, "set the mode of", temporary);
@@ -221,15 +224,15 @@ static void write_identity(bshm_segment *segment, uint64_t base_sequence, uint64
     segment->identity.base_sequence = base_sequence;
     segment->identity.series = series;
     bshm_identity_seal(&segment->identity);
-    segment->header->identity = segment->identity; /* nobody sees it before the rename */
+    segment->header->identity = segment->identity; /* plain stores: no other process sees it before the rename */
 }
 
-/* Gives the temporary the name. BSHM_AGAIN: it is gone, as above. */
+/* Gives the temporary the name. BSHM_AGAIN: the temporary is gone, as above. */
 static int publish_name(creation_job *job, bshm_segment *segment, const char *temporary)
 {
     bshm_predecessor *predecessor = &job->predecessor;
     if (job->series == 0)
-        memcpy(&job->series, segment->identity.generation, sizeof job->series); /* as random as any */
+        memcpy(&job->series, segment->identity.generation, sizeof job->series); /* random enough */
     for (;;) {
         bool replace = predecessor->own || predecessor->file != BSHM_OS_NO_FILE;
         if (predecessor->sequence > job->sequence) {
@@ -246,7 +249,7 @@ static int publish_name(creation_job *job, bshm_segment *segment, const char *te
             return BSHM_AGAIN;
         if (rc != -EEXIST)
             return bshm_fail_system(job->error, rc, "give the name to", job->path);
-        if (replace) /* where that takes two steps, and somebody took the name in between */
+        if (replace) /* where a rename takes two steps, and another process took the name in between */
             bshm_predecessor_retire(predecessor);
         rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, BSHM_LOCK_TIMEOUT_NS, predecessor,
                                    job->error);
@@ -291,7 +294,7 @@ static int try_create(creation_job *job, const bshm_identity *identity, bshm_seg
     return rc;
 }
 
-/* After a creation that found no room: makes some in the segment of a dead writer, if there is one. */
+/* Called after a creation that found no room: makes room in the segment of a dead writer, if there is one. */
 static int reclaim_from_predecessor(creation_job *job)
 {
     bshm_error full = *job->error;
@@ -320,7 +323,7 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
                         .sequence = *sequence,
                         .series = own ? own->identity.series : 0,
                         .error = error ? error : &local};
-    /* A living writer or a foreign file under the name is found before any memory is taken, then again at the rename. */
+    /* Find a living writer or a foreign file before any memory is taken; the rename checks again. */
     int rc =
         bshm_predecessor_take(path, name, own_info(&job), trusted, BSHM_LOCK_TIMEOUT_NS, &job.predecessor, job.error);
     if (rc < 0)

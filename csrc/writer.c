@@ -6,33 +6,34 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_CHECK_NS   (INT64_C(1000) * BSHM_NS_PER_MS) /* how often a writer sees whether its name is still its own */
-#define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
+#define NAME_CHECK_NS                                                                                                  \
+    (INT64_C(1000) * BSHM_NS_PER_MS)           /* how often a writer checks that the name still leads to its segment */
+#define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS) /* after memory for another slot was refused */
 #define NO_SLOT         UINT32_MAX
 #define UNCHANGED       UINT64_MAX /* a word of a report that leaves the value as it was */
 
 struct bshm_writer {
-    bshm_os_mutex mutex;   /* the protocol has one writer thread; this makes many callers into one */
+    bshm_os_mutex mutex;   /* the protocol has one writer thread at a time; callers may have many */
     bshm_segment *segment; /* null: closed */
-    uint64_t sequence;     /* of the last frame published */
-    uint32_t lent;         /* slot, or NO_SLOT */
+    uint64_t sequence;     /* number of the last frame published */
+    uint32_t lent;         /* slot of the open loan, or NO_SLOT */
     uint32_t process_epoch;
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
-    int64_t last_capture_ns;        /* of the last frame that is no placeholder */
+    int64_t last_capture_ns;        /* of the last frame that was not a placeholder */
     int64_t next_name_check_ns;
     int64_t next_growth_ns;
-    bshm_error growth_error; /* what the last attempt to grow said */
+    bshm_error growth_error; /* of the last attempt to grow that failed */
     bshm_writer_options options;
     bshm_trusted trusted;
-    bshm_writer_counters totals; /* of the generations that have ended */
-    bshm_source_report source;   /* what the source said last, for the next generation */
+    bshm_writer_counters totals; /* summed over the segments that were replaced */
+    bshm_source_report source;   /* the last report, for the next segment */
     char reason[129];
     char backend[33];
     char name[BSHM_OS_PATH_BYTES];
     char path[BSHM_OS_PATH_BYTES];
 };
 
-/* ---------------------------------------------------------------- generations */
+/* ---------------------------------------------------------------- segments */
 
 static void report_words(bshm_statistics *statistics, const bshm_source_report *report)
 {
@@ -70,7 +71,7 @@ static void use_segment(bshm_writer *writer, bshm_segment *segment)
     bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
 }
 
-/* The words that the writer counts itself, from zero in each generation, beside the latency buckets. */
+/* The words that the writer counts itself, from zero in each segment, beside the latency buckets. */
 static const size_t own_counters[] = {
     offsetof(bshm_statistics, published),     offsetof(bshm_statistics, dropped),
     offsetof(bshm_statistics, leases_broken), offsetof(bshm_statistics, write_ns_total),
@@ -82,7 +83,7 @@ static void add_word(bshm_statistics *sums, const bshm_statistics *statistics, s
     ((bshm_shared64 *)sums)[offset / 8].shared += ((const bshm_shared64 *)statistics)[offset / 8].shared;
 }
 
-/* Adds this generation's counters; its sizes, and what was reported of the source, take the place of earlier ones. */
+/* Adds the counters of `segment`; its sizes and the reported words replace earlier ones. */
 static void add_counters(const bshm_segment *segment, bshm_writer_counters *counters)
 {
     bshm_statistics earlier = counters->statistics;
@@ -96,7 +97,8 @@ static void add_counters(const bshm_segment *segment, bshm_writer_counters *coun
     memcpy(counters->generation, segment->identity.generation, sizeof counters->generation);
 }
 
-/* A segment of `capacity` under the same name, numbers going on; the old one stays with those who hold its frames. */
+/* A segment of `capacity` under the same name, with the count going on. The old one stays mapped for the frames held.
+ */
 static int replace_segment(bshm_writer *writer, uint64_t capacity, bshm_error *error)
 {
     bshm_segment *next;
@@ -110,7 +112,7 @@ static int replace_segment(bshm_writer *writer, uint64_t capacity, bshm_error *e
     add_counters(old, &writer->totals);
     writer->totals.replacements++;
     writer->options.slot_capacity = capacity;
-    use_segment(writer, next); /* before the old one goes: a fork may come in between */
+    use_segment(writer, next); /* before the old one is closed: a fork may come in between */
     bshm_segment_end(old, BSHM_STATE_RETIRED, writer->path);
     return BSHM_OK;
 }
@@ -146,7 +148,7 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
 
 /* ---------------------------------------------------------------- choosing a slot */
 
-/* W1 to W3 over the backed slots. The newest frame's slot is the last in `order` once there is a frame. */
+/* W1 to W3 over the slots with memory. Once there is a frame, its slot is the last in `order`. */
 static uint32_t claim_backed(const bshm_writer *writer, uint32_t latest)
 {
     const bshm_segment *segment = writer->segment;
@@ -158,7 +160,7 @@ static uint32_t claim_backed(const bshm_writer *writer, uint32_t latest)
     return NO_SLOT;
 }
 
-/* W1, the unbacked one: goes first in `order`, as the least recently published. */
+/* W1, the slot that is given memory now. It goes first in `order`, as the least recently published. */
 static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
@@ -179,12 +181,14 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
     memmove(&writer->order[1], &writer->order[0], fresh * sizeof writer->order[0]);
     writer->order[0] = fresh;
     if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.slot_count))
-        bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* never published: a forged pin */
+        bshm_seize_acquire(&segment->control->pins[fresh].word,
+                           BSHM_PIN_WRITING); /* it was never published, so the pin is forged */
     *slot = fresh;
     return BSHM_OK;
 }
 
-/* Only forged pins bring the writer here: with S slots and S - 2 tokens one pass finds a slot (tests/core/model/availability.pml). */
+/* Only forged pins lead here: with S slots and S - 2 tokens one pass finds a slot
+ * (tests/core/model/availability.pml). */
 static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
 {
     bshm_segment *segment = writer->segment;
@@ -198,7 +202,7 @@ static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
 static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
-    uint64_t word = bshm_load_relaxed(&segment->header->publication.latest); /* this writer's own store */
+    uint64_t word = bshm_load_relaxed(&segment->header->publication.latest); /* stored by this writer */
     uint32_t latest = word ? BSHM_LATEST_SLOT(word) : NO_SLOT;
     *slot = claim_backed(writer, latest);
     if (*slot != NO_SLOT)
@@ -233,8 +237,8 @@ static bool is_inherited(const bshm_writer *writer)
     return writer->process_epoch != bshm_os_process_epoch();
 }
 
-/* Locks, and says whether the writer can be used; unlocked again if not. In a forked child the mutex may be locked for
- * ever by a thread that does not exist there: it is not touched. */
+/* Locks the writer, if it can be used. In a forked child another thread of the parent may hold the mutex for ever: it
+ * is not touched. */
 static int enter(bshm_writer *writer, bshm_error *error)
 {
     if (is_inherited(writer))
@@ -255,7 +259,7 @@ static void leave(bshm_writer *writer)
     bshm_os_mutex_unlock(&writer->mutex);
 }
 
-/* A segment that can hold `bytes` and still has the name. */
+/* Sees to it that the segment can hold `bytes` and has the name. */
 static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
 {
     if (bytes > writer->segment->identity.slot_capacity)
@@ -266,7 +270,8 @@ static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
     int rc = replace_segment(writer, writer->options.slot_capacity, error);
-    return rc == BSHM_E_FULL ? BSHM_OK : rc; /* those who are attached still see this one; again in a second */
+    return rc == BSHM_E_FULL ? BSHM_OK
+                             : rc; /* no room for another: attached readers still see this one; try again in a second */
 }
 
 static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)
@@ -310,7 +315,7 @@ static void count_frame(bshm_writer *writer, const bshm_frame_info *info, int64_
     bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->capture_ns);
 }
 
-/* W6 to W12. `spent_ns`: what the frame cost before `started_ns`. */
+/* W6 to W12. `spent_ns`: what the frame took before `started_ns`. */
 static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t slot, int64_t started_ns,
                              int64_t spent_ns)
 {
@@ -360,7 +365,7 @@ int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan
     return rc;
 }
 
-/* Still the loan that the writer knows of: not cancelled by close, not of a generation gone by. */
+/* The writer still has this loan open: close did not cancel it, and the segment was not replaced. */
 static bool is_lent(const bshm_writer *writer, const bshm_loan *loan)
 {
     return loan->open && writer->segment == loan->segment && writer->lent == loan->slot;
@@ -433,7 +438,7 @@ static void copy_text(char *kept, const char *text, size_t bytes)
     kept[length] = '\0';
 }
 
-/* What is told once is kept for the generations to come. */
+/* Later segments begin with what was reported last. */
 static void keep_report(bshm_writer *writer, const bshm_source_report *report)
 {
     report_words(&writer->source.statistics, report);
@@ -460,7 +465,7 @@ int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bs
     if (rc < 0)
         return rc;
     keep_report(writer, report);
-    if (writer->lent == NO_SLOT) /* a source that brings nothing must not keep a lost name lost */
+    if (writer->lent == NO_SLOT) /* so that a name is taken back even while the source delivers no frames */
         (void)ensure_segment(writer, 0, bshm_os_now_ns(), NULL);
     report_into(&writer->segment->header->statistics, report);
     bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
@@ -474,7 +479,7 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
     *counters = writer->totals;
     counters->sequence = writer->sequence;
     if (rc < 0)
-        return; /* nobody changes them any more */
+        return; /* closed: they do not change any more */
     add_counters(writer->segment, counters);
     leave(writer);
 }
@@ -482,7 +487,7 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
 void bshm_writer_close(bshm_writer *writer)
 {
     if (enter(writer, NULL) < 0)
-        return; /* closed, or a forked child's copy, which owns nothing */
+        return; /* closed, or inherited by a forked child, which owns nothing */
     cancel_lent(writer);
     add_counters(writer->segment, &writer->totals);
     bshm_segment *old = writer->segment;
@@ -497,7 +502,7 @@ void bshm_writer_free(bshm_writer *writer)
         return;
     bshm_writer_close(writer);
     if (writer->segment)
-        bshm_segment_abandon(writer->segment); /* the parent's */
+        bshm_segment_abandon(writer->segment); /* inherited from the parent */
     bshm_os_mutex_destroy(&writer->mutex);
     free(writer);
 }
