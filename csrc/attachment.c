@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define TOKEN_SEARCH_NS (100 * BSHM_NS_PER_MS) /* a search that found no free token is not repeated before */
+#define TOKEN_SEARCH_NS (100 * BSHM_NS_PER_MS) /* pause after a search that found no free token */
 
 /* ---------------------------------------------------------------- opening and closing */
 
@@ -18,8 +18,9 @@ static void store_process_name(bshm_reader_entry *entry)
     bshm_text_store(entry->process_name, 4, name);
 }
 
-/* A byte of its own among the lease readers', taken exclusively, then shared: a *write* lock in this range would look
- * no different, but reading who is there must not depend on who looks. */
+/* Locks the byte of an entry for writing, fills the entry, and downgrades the lock. Inspection counts any lock in
+ * this range, so a write lock would do; but asking for a token's lock must not depend on the mode of the one who
+ * asks. */
 static void lock_reader_entry(bshm_attachment *attachment)
 {
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++) {
@@ -41,7 +42,7 @@ static void lock_reader_entry(bshm_attachment *attachment)
     }
 }
 
-/* An observer cannot lock exclusively, nor write an entry: a byte beyond the table that nobody has just now. */
+/* An observer can neither lock for writing nor fill an entry: it read-locks a free byte beyond the table. */
 static void lock_observer_byte(bshm_attachment *attachment)
 {
     for (uint64_t byte = BSHM_READER_BYTE + BSHM_MAX_READERS; byte < BSHM_READER_BYTE + 2 * BSHM_MAX_READERS; byte++) {
@@ -60,7 +61,7 @@ static void destroy(bshm_attachment *attachment)
     for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
         bshm_os_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
     bshm_os_close(attachment->data_file);
-    if (!inherited) { /* else the child never had the mapping, and its fork handler closed the file */
+    if (!inherited) { /* a child never had the mapping, and its fork handler closed the file */
         if (attachment->entry)
             bshm_store_relaxed(&attachment->entry->pid, 0);
         if (attachment->lock_file != BSHM_OS_NO_FILE) {
@@ -92,7 +93,7 @@ bool bshm_attachment_is_inherited(const bshm_attachment *attachment)
     return attachment->process_epoch != bshm_os_process_epoch();
 }
 
-/* File (1) and the control region, or neither: then it is an observer. */
+/* Opens lock_file and maps the control region. Not permitted: neither, and the reader is an observer. */
 static int open_control(bshm_attachment *attachment, const char *path, bshm_error *error)
 {
     bshm_os_info again;
@@ -104,7 +105,7 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
     if (rc < 0) {
         attachment->lock_file = BSHM_OS_NO_FILE;
         if (rc == -EACCES || rc == -EROFS || rc == -EPERM ||
-            rc == -ENOENT) /* ENOENT: unlinked since; its frames remain */
+            rc == -ENOENT) /* ENOENT: the name was removed; its frames can still be read */
             return BSHM_OK;
         return bshm_fail_system(error, rc, "open", path);
     }
@@ -114,14 +115,14 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", path);
     if (!bshm_os_same_object(&again, &attachment->info))
-        return BSHM_AGAIN; /* the name changed hands between the two openings */
+        return BSHM_AGAIN; /* the name was replaced between the two openings */
     rc = bshm_object_map(attachment->lock_file, attachment->identity.control_offset, BSHM_REGION_BYTES,
                          BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, attachment->name, &address, error);
     attachment->control = address;
     return rc;
 }
 
-/* BSHM_AGAIN: try again. */
+/* BSHM_AGAIN: the name was replaced in between. */
 static int open_once(bshm_attachment *attachment, const char *path, const bshm_trusted *trusted, bshm_error *error)
 {
     void *address;
@@ -176,7 +177,7 @@ static uint32_t token_count(const bshm_attachment *attachment)
     return attachment->identity.slot_count - 2;
 }
 
-/* The kernel would grant a lock that this file has already. */
+/* Asked first, because the kernel grants a lock again to the file that has it. */
 static bool has_token(const bshm_attachment *attachment, uint32_t token)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
@@ -194,11 +195,11 @@ static void record_token(bshm_attachment *attachment, uint32_t token, bool ours)
     bshm_store_relaxed(&entry->tokens, others | (uint64_t)ours << token);
 }
 
-/* R0, for a new token: owned, then cleared. Null: all are taken, which is not asked again for a while. */
-static bshm_lease *lock_new_token(bshm_attachment *attachment, bool passing)
+/* R0 for a new token: lock it, then clear it. Null: all are taken; then none is searched for a while. */
+static bshm_lease *lock_new_token(bshm_attachment *attachment, bool transient)
 {
     bshm_lease *place = attachment->leases;
-    while (place->owned) /* an empty place is there: there are more places than tokens */
+    while (place->owned) /* ends: there are more entries than tokens */
         place++;
     if (bshm_os_coarse_now_ns() < attachment->next_token_search_ns)
         return NULL;
@@ -206,7 +207,7 @@ static bshm_lease *lock_new_token(bshm_attachment *attachment, bool passing)
         if (has_token(attachment, token) || bshm_os_lock(attachment->lock_file, BSHM_TOKEN_BYTE + token, true) < 0)
             continue;
         bshm_step_clear_token(attachment->control, token, attachment->identity.slot_count);
-        *place = (bshm_lease){.owned = true, .passing = passing, .token = token};
+        *place = (bshm_lease){.owned = true, .transient = transient, .token = token};
         record_token(attachment, token, true);
         return place;
     }
@@ -226,9 +227,9 @@ bshm_lease *bshm_token_take(bshm_attachment *attachment, bool to_copy)
     uint32_t kept = 0;
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
         bshm_lease *lease = &attachment->leases[i];
-        if (lease->owned && !lease->passing && lease->frames == 0)
+        if (lease->owned && !lease->transient && lease->frames == 0)
             return lease;
-        kept += lease->owned && !lease->passing;
+        kept += lease->owned && !lease->transient;
     }
     return lock_new_token(attachment, to_copy || kept >= attachment->max_leases);
 }

@@ -1,51 +1,53 @@
-/* attachment.h - one segment as a reader holds it: files, mappings, lease tokens. Outlives its reader as long as frames do. */
+/* attachment.h - one segment as a reader holds it: files, mappings, lease tokens. Frames keep it alive longer than
+ * its reader does. */
 #ifndef BSHM_ATTACHMENT_H
 #define BSHM_ATTACHMENT_H
 
 #include "layout.h"
 
-/* One token of this reader's. */
+/* One token of this reader. */
 typedef struct bshm_lease {
-    bool owned;   /* else the place is empty */
-    bool passing; /* taken for the length of one copy, then given up */
+    bool owned;     /* false: this entry of the array is free */
+    bool transient; /* taken for one copy, then released */
     uint32_t token;
     uint32_t slot;
-    uint32_t frames; /* that share the pin; 0: the token is free */
+    uint32_t frames; /* that share the pin; 0: the token pins nothing */
     uint64_t seq;
 } bshm_lease;
 
 struct bshm_attachment {
     uint32_t references;
     uint32_t process_epoch;
-    bshm_os_mutex mutex;    /* of leases and slots; nothing of Python runs under it */
-    bshm_os_file lock_file; /* (1): token and presence locks, and the control region; BSHM_OS_NO_FILE for an observer */
-    bshm_os_file data_file; /* (2): read-only, the rest */
+    bshm_os_mutex mutex;    /* guards leases and slots; no Python code runs under it */
+    bshm_os_file lock_file; /* token and presence locks; maps the control region. BSHM_OS_NO_FILE: an observer */
+    bshm_os_file data_file; /* read-only, no locks; maps the rest */
     bshm_os_info info;
     bshm_identity identity;
     const bshm_header *header;
     bshm_control *control;       /* null for an observer */
     void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
-    bshm_reader_entry *entry;    /* null: no place in the table */
-    uint32_t max_leases;         /* tokens that are kept */
+    bshm_reader_entry *entry;    /* null: no free entry was left in the table */
+    uint32_t max_leases;         /* how many tokens are kept */
     bshm_lease leases[BSHM_MAX_SLOTS];
     int64_t next_token_search_ns;
     char name[BSHM_OS_PATH_BYTES];
 };
 
-/* One try. */
+/* One attempt. */
 int bshm_attachment_open(bshm_attachment **attachment, const char *path, const char *name, uint32_t max_leases,
                          const bshm_trusted *trusted, bshm_error *error);
 void bshm_attachment_unreference(bshm_attachment *attachment);
 bool bshm_attachment_is_inherited(const bshm_attachment *attachment);
 
-/* R0, under the mutex: a token that pins nothing. One that will be kept if there may be another; else, or for a copy, a
- * passing one, so that copies are as fast and as safe as leases without taking leases from others for long. Null: none. */
+/* R0, under the mutex: a token that pins nothing. It is kept if fewer than max_leases are; otherwise, and for a copy,
+ * it is a transient one: a copy is then as fast and as safe as a lease, without taking one from other readers for
+ * long. Null: none is free. */
 bshm_lease *bshm_token_take(bshm_attachment *attachment, bool to_copy);
 void bshm_token_release(bshm_attachment *attachment, bshm_lease *lease);
 
-/* BSHM_FOUND: *frame is the newest frame and pinned (R0 to R4); `to_copy` says that the pin is only for the length of a copy:
- * because it was asked for, or because max_leases frames are held. BSHM_NOTHING: nothing above `seen`. BSHM_NO_PIN: no token to be
- * had, or a slot that was always being written. Negative: corrupt. `retries` counts R3s. */
+/* BSHM_FOUND: *frame is the newest frame, pinned (R0 to R4). frame->to_copy is set if the pin is for a copy only: a
+ * copy was asked for, or max_leases frames are held. BSHM_NOTHING: no frame above `seen`. BSHM_NO_PIN: no token was
+ * free, or the slot was being written at every attempt. Negative: corrupt. `retries` counts R3s. */
 int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
                         bshm_error *error);
 /* The same without a pin. */

@@ -11,11 +11,11 @@
 #define BSHM_NEON_KERNEL 1
 #endif
 
-/* From this many bytes on the kernels write past the cache. Decided by what a frame costs its writer and a reader on another
- * core that reads all of it, together: 0.9 MB 0.08 ms with plain stores, 0.12 with streaming ones; 1.5 MB 0.16 and 0.13;
- * 2.8 MB 0.20 and 0.21; 6.2 MB 0.73 and 0.55; 25 MB 3.5 and 1.9 (every 2 ms; Zen, 32 MB of L3). Plain stores first fetch
- * the lines that they overwrite, often from the reader's core. They win again up to about 6 MB where one process writes
- * back to back and has L3 to itself, which no camera's frames do. */
+/* From this size on the kernels bypass the cache. Chosen by the cost of a frame for its writer plus a reader on
+ * another core that reads every pixel, plain stores against streaming ones: 0.9 MB 0.08 and 0.12 ms; 1.5 MB 0.16 and
+ * 0.13; 2.8 MB 0.20 and 0.21; 6.2 MB 0.73 and 0.55; 25 MB 3.5 and 1.9 (every 2 ms; Zen, 32 MB of L3). Plain stores
+ * first fetch the lines that they overwrite, often from the reader's core. They win up to about 6 MB where one
+ * process writes back to back and has L3 to itself, which is not how camera frames come. */
 #define STREAM_FROM_BYTES ((size_t)2 << 20)
 
 typedef void (*copy_kernel)(uint8_t *destination, const uint8_t *source, size_t bytes);
@@ -26,7 +26,7 @@ static void copy_plain(uint8_t *destination, const uint8_t *source, size_t bytes
 }
 
 #if defined(BSHM_X86_KERNELS) || defined(BSHM_NEON_KERNEL)
-/* All expect any alignment: the head is copied plainly up to a 64-byte line of the destination. */
+/* All take any alignment: bytes before the first 64-byte line of the destination are copied by memcpy. */
 #define LINE_BYTES 64
 
 static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
@@ -37,9 +37,9 @@ static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
 #endif
 
 #ifdef BSHM_X86_KERNELS
-/* Streaming stores, and the source asked for one page ahead: the processor's own prefetchers stop where a page ends. NTA
- * keeps it out of L2, where the code is that publishes. Of 25 MB this takes 0.95 of the time without asking ahead; one or
- * four lines a turn and 64-byte stores (AVX-512) were no faster. */
+/* Streaming stores, and a prefetch of the source one page ahead: the processor's own prefetchers stop at the end of a
+ * page. NTA keeps the source out of L2, where the publishing code is. For 25 MB this takes 0.95 of the time without
+ * prefetch; one or four lines a turn and 64-byte stores (AVX-512) were not faster. */
 #define AHEAD_BYTES 4096
 
 __attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, const uint8_t *source, size_t bytes)
@@ -48,7 +48,7 @@ __attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, cons
     memcpy(destination, source, head);
     destination += head, source += head, bytes -= head;
     for (; bytes >= 2 * LINE_BYTES; destination += 2 * LINE_BYTES, source += 2 * LINE_BYTES, bytes -= 2 * LINE_BYTES) {
-        _mm_prefetch((const char *)source + AHEAD_BYTES, _MM_HINT_NTA); /* also past the end: it cannot fault */
+        _mm_prefetch((const char *)source + AHEAD_BYTES, _MM_HINT_NTA); /* past the end too: it cannot fault */
         _mm_prefetch((const char *)source + AHEAD_BYTES + LINE_BYTES, _MM_HINT_NTA);
         __m256i a = _mm256_loadu_si256((const __m256i *)(source + 0));
         __m256i b = _mm256_loadu_si256((const __m256i *)(source + 32));
@@ -64,7 +64,7 @@ __attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, cons
 #endif
 
 #ifdef BSHM_NEON_KERNEL
-/* STNP is a hint: a processor may keep the lines out of its caches, or not care. There is no portable intrinsic. */
+/* STNP is a hint, which a processor may ignore. It has no portable intrinsic. */
 static void copy_neon(uint8_t *destination, const uint8_t *source, size_t bytes)
 {
     size_t head = bytes_to_line(destination, bytes);

@@ -1,6 +1,6 @@
-/* errors.c - codes, and the message that goes with one. */
+/* errors.c - codes and their messages. */
 #ifndef _POSIX_C_SOURCE
-#define _POSIX_C_SOURCE 200809L /* strerror_r, also where the compiler was told to be strict */
+#define _POSIX_C_SOURCE 200809L /* for strerror_r, also with -std=c11 */
 #endif
 
 #include "errors.h"
@@ -36,7 +36,7 @@ int bshm_fail(bshm_error *error, int code, const char *format, ...)
 
 static const char *describe(int positive_errno, char *buffer, size_t bytes)
 {
-    /* strerror_r has two incompatible forms; strerror's result may be overwritten by another thread. */
+    /* strerror_r has two incompatible forms; strerror is not thread-safe. */
 #if defined(_WIN32)
     return strerror_s(buffer, bytes, positive_errno) == 0 ? buffer : "unknown error";
 #elif defined(__GLIBC__) && defined(_GNU_SOURCE)

@@ -1,4 +1,4 @@
-/* frame.c - the frames of an attachment: pinned or found, copied, released. */
+/* frame.c - frames of an attachment: pinned, copied, released. */
 #include "attachment.h"
 #include "copy.h"
 #include "protocol.h"
@@ -13,7 +13,7 @@ static int check_slot(const bshm_attachment *attachment, uint64_t latest, bshm_e
                      attachment->name, BSHM_LATEST_SLOT(latest), attachment->identity.slot_count);
 }
 
-/* The address of a slot that was published, mapped at its first use. */
+/* The address of a slot that `latest` has named; it is mapped at the first use. */
 static int slot_address(bshm_attachment *attachment, uint32_t slot, const void **address, bshm_error *error)
 {
     if (!attachment->slots[slot]) {
@@ -27,13 +27,13 @@ static int slot_address(bshm_attachment *attachment, uint32_t slot, const void *
     return BSHM_OK;
 }
 
-/* Everything about the frame but the pin. The descriptor was copied already. */
+/* Fills in all of the frame but the pin; frame->info is a copy of the descriptor already. */
 static int fill_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame, bshm_error *error)
 {
     int rc = bshm_info_check(&frame->info, attachment->identity.slot_capacity, attachment->name, error);
     if (rc < 0)
         return rc;
-    frame->info.sequence = seq >> 1; /* what the protocol says, whatever the descriptor says */
+    frame->info.sequence = seq >> 1; /* from seq, not from the descriptor */
     memcpy(frame->generation, attachment->identity.generation, sizeof frame->generation);
     frame->attachment = attachment;
     frame->pixels = NULL;
@@ -46,7 +46,7 @@ static int fill_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, 
     return BSHM_OK;
 }
 
-/* The newest frame is pinned here already: one more frame on the same pin. */
+/* The lease that pins the newest frame already, so that one more frame can share it; or null. */
 static bshm_lease *find_lease(bshm_attachment *attachment, uint64_t latest)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
@@ -73,11 +73,11 @@ static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t 
     frame->pixels = pixels;
     frame->lease = (int32_t)(lease - attachment->leases);
     frame->pinned = 1;
-    frame->to_copy = to_copy || lease->passing;
+    frame->to_copy = to_copy || lease->transient;
     return BSHM_FOUND;
 }
 
-/* R1 to R4 with a token in hand. BSHM_NO_PIN: try again. */
+/* R0 to R4 with a token. BSHM_NO_PIN: try again. */
 static int pin_newest(bshm_attachment *attachment, bshm_lease *lease, uint64_t seen, bool to_copy, bshm_frame *frame,
                       bshm_error *error)
 {
@@ -101,7 +101,7 @@ static int pin_newest(bshm_attachment *attachment, bshm_lease *lease, uint64_t s
     return rc;
 }
 
-/* On a pin that this reader has already, which needs no token. BSHM_NO_PIN: there is none. */
+/* One more frame on a pin that this reader has, without a token. BSHM_NO_PIN: there is no such pin. */
 static int share_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, bshm_error *error)
 {
     uint64_t seq;
@@ -129,7 +129,7 @@ static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, 
             break;
         ++*retries;
     }
-    if (rc != BSHM_FOUND && lease->passing)
+    if (rc != BSHM_FOUND && lease->transient)
         bshm_token_release(attachment, lease);
     return rc;
 }
@@ -158,7 +158,7 @@ int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame 
         int rc = check_slot(attachment, latest, error);
         if (rc < 0)
             return rc;
-        /* The descriptor may be rewritten while it is copied: only one that was not is worth checking. */
+        /* The descriptor may be rewritten while it is copied: check the copy only if seq has not changed. */
         if (bshm_step_load_descriptor(attachment->header, slot, n, &seq, &frame->info) &&
             bshm_step_seq_unchanged(attachment->header, slot, seq)) {
             rc = fill_frame(attachment, slot, seq, frame, error);
@@ -174,8 +174,9 @@ int bshm_frame_intact(const bshm_frame *frame)
     return frame->attachment && bshm_step_seq_unchanged(frame->attachment->header, frame->slot, frame->seq); /* R5 */
 }
 
-/* Through the file, not the mapping: what nobody pins may be punched out by a takeover, or truncated, and touching it
- * then would be SIGBUS. The kernel's loads come before the fence of R5 like any others of this processor. */
+/* Reads the file, not the mapping: a slot that is not pinned may be punched out by a take-over, or cut off, and
+ * touching it in a mapping then is SIGBUS. The fence of R5 orders the kernel's loads like any others of this
+ * processor. */
 static int copy_unpinned(const bshm_frame *frame, uint8_t *to, uint64_t row_bytes)
 {
     const bshm_attachment *attachment = frame->attachment;
@@ -216,7 +217,7 @@ void bshm_frame_release(bshm_frame *frame)
         bshm_lease *lease = &attachment->leases[frame->lease];
         if (--lease->frames == 0) {
             bshm_step_unpin(attachment->control, lease->slot, lease->token); /* R6 */
-            if (lease->passing)
+            if (lease->transient)
                 bshm_token_release(attachment, lease);
         }
         bshm_os_mutex_unlock(&attachment->mutex);

@@ -1,4 +1,4 @@
-/* inspect.c - a segment seen from outside: read, never mapped, so that nothing in it can hurt. */
+/* inspect.c - looks at a segment without mapping it, so that no content of it can do harm. */
 #include "layout.h"
 #include "protocol.h"
 
@@ -47,7 +47,7 @@ static void inspect_frame(bshm_os_file file, const bshm_header *header, bshm_ins
     if (!bshm_step_load_descriptor(header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info) ||
         bshm_os_read(file, &again, sizeof again, offset) < 0 || bshm_load_relaxed(&again) != seq ||
         bshm_info_check(&info, inspection->identity.slot_capacity, "", NULL) < 0)
-        return; /* being rewritten just now, or corrupt */
+        return; /* being rewritten now, or corrupt */
     inspection->frame = info;
     inspection->has_frame = 1;
 }

@@ -170,8 +170,7 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
         }
         bshm_os_block_fork();
         rc = bshm_object_open(path, name, BSHM_OS_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
-        if (rc ==
-            BSHM_OK) /* locked for moments only: if the register is full, a forked child may keep it a little longer */
+        if (rc == BSHM_OK) /* locked for moments only: if the register is full, a child may prolong that */
             (void)bshm_os_register_file(predecessor->file);
         bshm_os_allow_fork();
         if (rc == BSHM_E_NOT_FOUND)

@@ -1,4 +1,5 @@
-/* platform.h - what the core needs of a system; one file per system implements it. The only system calls are there.
+/* platform.h - the interface to the operating system. platform/ implements it; only the files there make system
+ * calls.
  *
  * Functions return 0 or a negative errno unless they say otherwise.
  */
@@ -18,14 +19,15 @@
 #error "billiards_shm has no platform layer for this system: Linux, macOS and Windows have one"
 #endif
 #if !defined(__LP64__) && !defined(_WIN64)
-/* Slots are mapped whole, up to 62 of them, and old generations stay as long as their frames do: 32 bits of addresses run
- * out of room where 64 do not, and a 64-bit atomic may be a lock of the C library's, which processes would not share. */
+/* Slots are mapped whole, up to 62 of them, and old segments stay mapped while their frames are held: 32-bit
+ * addresses run out where 64-bit ones do not. And a 64-bit atomic may be a lock of the C library there, which
+ * processes do not share. */
 #error "billiards_shm needs a 64-bit system"
 #endif
 
 #define BSHM_OS_PATH_BYTES 4096
 
-/* The oldest system that has all this rests upon. Functions of which it has none say -ENOSYS. */
+/* The oldest system that has all that is used here. Functions that the system does not have return -ENOSYS. */
 #if defined(__APPLE__)
 #define BSHM_OS_NEEDS "macOS 10.15 or later"
 #elif defined(_WIN32)
@@ -45,7 +47,7 @@ typedef int bshm_os_file;
 #define BSHM_OS_NO_FILE (-1)
 #endif
 
-/* Where the last component of a path begins, less the separator; null: the path has one component only. */
+/* The last separator of a path; null: the path has one component only. */
 static inline const char *bshm_os_last_separator(const char *path)
 {
     const char *last = strrchr(path, '/');
@@ -60,7 +62,7 @@ static inline const char *bshm_os_last_separator(const char *path)
 enum bshm_os_access { BSHM_OS_READ, BSHM_OS_READ_WRITE };
 
 typedef struct bshm_os_info {
-    uint64_t device; /* with `inode`: which object this is, for as long as somebody has it open */
+    uint64_t device; /* with `inode`: which object this is, while it is open or has a name */
     uint64_t inode;
     uint64_t size_bytes;
     uint64_t allocated_bytes;
@@ -76,57 +78,58 @@ static inline bool bshm_os_same_object(const bshm_os_info *a, const bshm_os_info
     return a->device == b->device && a->inode == b->inode;
 }
 
-/* Objects. No open follows a symbolic link in the last component, none blocks, and every file closes on exec. */
+/* Files. No open follows a symbolic link in the last component or blocks; every file closes on exec. */
 const char *bshm_os_object_directory(void);
-int bshm_os_create(const char *path, bshm_os_file *file); /* for oneself alone; -EEXIST if there */
+int bshm_os_create(const char *path, bshm_os_file *file); /* mode 0600; -EEXIST if there is one */
 int bshm_os_set_mode(bshm_os_file file, uint32_t mode);
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file);
 void bshm_os_close(bshm_os_file file);
 int bshm_os_info_of(bshm_os_file file, bshm_os_info *info);
-int bshm_os_info_at(const char *path, bshm_os_info *info); /* of the link itself, if it is one */
+int bshm_os_info_at(const char *path, bshm_os_info *info); /* of a symbolic link itself */
 int bshm_os_resize(bshm_os_file file, uint64_t bytes);
 int bshm_os_read(bshm_os_file file, void *buffer, size_t bytes, uint64_t offset); /* -ENODATA: the file ends before */
 int bshm_os_rename(const char *from, const char *to, bool replace); /* without replace: -EEXIST if there */
 int bshm_os_unlink(const char *path);
-/* 0, or -EOPNOTSUPP with the file system's name in *kind: locks or mappings there do not mean what they must. */
+/* 0, or -EOPNOTSUPP and the file system's name in *kind: locks or mappings do not work there as they must. */
 int bshm_os_check_file_system(bshm_os_file file, const char **kind);
 
-/* Memory behind a range that has none: backed now (-ENOSPC; nothing stays backed then), or given back. */
+/* Give a hole memory (-ENOSPC: nothing of it stays allocated), or give the memory back. */
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes);
 int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes);
 uint64_t bshm_os_free_bytes(bshm_os_file file); /* of the file system that the file lies on */
 
 enum bshm_os_map_flags {
     BSHM_OS_MAP_WRITE = 1,
-    BSHM_OS_MAP_NOT_IN_CHILD = 2 /* a mapping keeps its file's locks alive, in a forked child too */
+    BSHM_OS_MAP_NOT_IN_CHILD = 2 /* a mapping keeps its file's locks alive, and so would a forked child's */
 };
 int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address);
 void bshm_os_unmap(void *address, size_t bytes);
-/* Fills the page tables so that the first use does not fault. Best effort, but -EFAULT is an answer: there is no memory
- * behind some of it, nor room for more, and touching it would be SIGBUS. (Before Linux 5.14 nobody can ask.) */
+/* Fills the page tables, so that the first use does not fault. Best effort, except for -EFAULT: there is no memory
+ * behind a part of the range, nor room for more, and touching it would be SIGBUS. Before Linux 5.14 this is a guess. */
 int bshm_os_prefault(void *address, size_t bytes, bool write);
 
-/* Liveness locks: on one byte, never waiting, gone with their process. -EAGAIN: somebody else has it. Not to be asked for
- * again by who has it: some systems grant that, others refuse. */
+/* Locks on one byte, taken without waiting, gone with their process. -EAGAIN: another file has it. Do not lock a byte
+ * twice through one file: some systems grant that, others refuse. */
 int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive);
-int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte); /* an exclusive lock of one's own becomes a shared one */
+int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte); /* an exclusive lock becomes a shared one */
 void bshm_os_unlock(bshm_os_file file, uint64_t byte);
-/* 1: another holder has the exclusive lock; 0: none; negative errno. Not to be asked of a byte that one holds oneself. Read locks do not count: anybody can take one. */
+/* 1: another file has the exclusive lock; 0: none has; or a negative errno. Do not ask for a byte that this file has
+ * locked. Shared locks do not count: any process that can read the file can take one. */
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte);
-/* 1: the first byte from `first` to `last` that another holder has locked in any way is *byte; 0: none. */
+/* 1: *byte is the first byte from `first` to `last` that another file has locked in any way; 0: there is none. */
 int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte);
 
-/* A file whose locks a forked child must not keep alive. Registered, the child closes it before anything else runs
- * there. Unregister before closing it oneself, after unlocking. */
+/* Registers a file whose locks a forked child must not keep alive: the child closes it before anything else runs
+ * there. Before you close it, unlock, then call bshm_os_forget_file. */
 int bshm_os_register_file(bshm_os_file file);
-/* No fork falls between the two: around opening and registering, forgetting and closing, mapping and MADV_DONTFORK. */
+/* No fork happens in between. Around opening and registering, forgetting and closing, mapping and MADV_DONTFORK. */
 void bshm_os_block_fork(void);
 void bshm_os_allow_fork(void);
 void bshm_os_forget_file(bshm_os_file file);
 /* Differs between a process and its forked children. */
 uint32_t bshm_os_process_epoch(void);
 
-/* Waiting on a shared word, which lies in a mapping of bshm_os_map; returns early on a wake, a signal, or when *word is not `value` (any more). */
+/* Waits while *word, which lies in a mapping of bshm_os_map, is `value`. May return early: after a wake or a signal. */
 void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);
 void bshm_os_wake_all(uint32_t *word);
 void bshm_os_sleep(int64_t ns); /* returns early on a signal */

@@ -1,27 +1,27 @@
-/* reader.c - one name followed through its segments: acquire, wait, status. */
+/* reader.c - follows one name through its segments: acquire, wait, status. */
 #include "attachment.h"
 #include "protocol.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK_INTERVAL_NS (100 * BSHM_NS_PER_MS) /* how old an answer about the writer's life and the name may get */
-#define ATTACH_RETRY_NS   (5 * BSHM_NS_PER_MS)   /* between looks for a segment that is not there */
-#define WAIT_SLICE_NS     (100 * BSHM_NS_PER_MS) /* then the caller sees to its signals */
+#define CHECK_INTERVAL_NS (100 * BSHM_NS_PER_MS) /* how often the name is checked while the state is LIVE */
+#define ATTACH_RETRY_NS   (5 * BSHM_NS_PER_MS)   /* how often a segment that is not there is looked for */
+#define WAIT_SLICE_NS     (100 * BSHM_NS_PER_MS) /* then the caller can handle signals */
 
 struct bshm_reader {
     bshm_os_mutex mutex;
     bshm_attachment *attachment; /* null: detached, or closed */
-    uint64_t seen;               /* belongs to `generation` */
-    uint8_t generation[16];      /* of the last attachment; a forked child attaches to it again */
-    uint64_t last;               /* sequence of the last frame delivered, in any generation; 0: none yet */
-    uint64_t last_series;        /* which count that number belongs to */
+    uint64_t seen;               /* in the segment `generation` */
+    uint8_t generation[16];      /* of the last attachment; a forked child may attach to it again */
+    uint64_t last;               /* number of the last frame delivered, of any segment; 0: none yet */
+    uint64_t last_series;        /* the series that `last` belongs to */
     uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
     int64_t next_check_ns;
     int64_t next_attach_ns;
     uint32_t process_epoch;
     bool closed;
-    bool pin_failed; /* the last try failed though there is a frame: `latest` is nothing to wait for */
+    bool pin_failed; /* the last attempt failed although there is a frame: waiting for `latest` would not help */
     bshm_reader_options options;
     bshm_trusted trusted;
     bshm_reader_counters counters;
@@ -51,8 +51,8 @@ int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reade
 
 /* ---------------------------------------------------------------- attaching and following, under the mutex */
 
-/* A forked child starts anew: what its parent attached is its parent's, and the mutex may be held by a thread that does
- * not exist here. */
+/* A forked child starts again: its parent's attachment is not used, and a thread that does not exist here may hold
+ * the mutex. */
 static void enter(bshm_reader *reader)
 {
     if (reader->process_epoch != bshm_os_process_epoch()) {
@@ -78,7 +78,7 @@ static int check_open(const bshm_reader *reader, bshm_error *error)
 static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
 {
     bshm_attachment *former = reader->attachment;
-    reader->attachment = attachment; /* first: a child forked by another thread just now drops what it finds here */
+    reader->attachment = attachment; /* first: another thread may fork now, and the child drops what it finds here */
     bshm_attachment_unreference(former);
     reader->next_check_ns = bshm_os_coarse_now_ns() + CHECK_INTERVAL_NS;
     reader->pin_failed = false;
@@ -125,7 +125,7 @@ static int attach_if_there(bshm_reader *reader, bshm_error *error)
     return rc == BSHM_OK ? BSHM_ATTACHED : rc == BSHM_E_NOT_FOUND ? BSHM_NOTHING : rc;
 }
 
-/* Nothing new here: has the segment been replaced, or its writer gone? BSHM_AGAIN: there may be a new frame now. */
+/* Nothing is new here: has the segment been replaced? BSHM_AGAIN: there may be a new frame now. */
 static int check_for_successor(bshm_reader *reader, uint32_t flags, bshm_error *error)
 {
     int64_t now = bshm_os_coarse_now_ns();
@@ -138,7 +138,7 @@ static int check_for_successor(bshm_reader *reader, uint32_t flags, bshm_error *
     reader->next_attach_ns = now + ATTACH_RETRY_NS;
     if (has_name(reader))
         return BSHM_NOTHING;
-    /* The last frame may have come between the first look and the end of its writer: it goes before the successor's. */
+    /* The last frame may have come after the first load of `latest`: it is read before the successor's frames. */
     if (has_new_frame(reader))
         return BSHM_AGAIN;
     int rc = attach_if_there(reader, error);
@@ -158,13 +158,13 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
 
 /* ---------------------------------------------------------------- acquiring */
 
-/* Frames published between this reader's last one and this. */
+/* Frames published between this reader's last one and frame n. */
 static uint64_t count_skipped(const bshm_reader *reader, uint64_t n)
 {
     if (reader->last == 0)
-        return 0; /* its first frame: it cannot have missed any */
+        return 0; /* its first frame: none was missed */
     if (reader->last_series != reader->attachment->identity.series)
-        return n - 1; /* numbers began anew after a clean close */
+        return n - 1; /* after a clean close numbers begin at 1 again */
     return n - reader->last - 1;
 }
 
@@ -194,7 +194,7 @@ static int take_newest(bshm_reader *reader, uint32_t flags, bshm_frame *frame, b
 {
     uint64_t seen = flags & BSHM_ACQUIRE_SEEN ? 0 : reader->seen;
     if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(reader->attachment->header)) <= seen)
-        return BSHM_NOTHING; /* the plain look; nothing here is pinned by it */
+        return BSHM_NOTHING; /* a plain load: a reader without news pins nothing */
     frame->skipped = 0;
     int rc = bshm_attachment_pin(reader->attachment, seen, flags & BSHM_ACQUIRE_COPY, frame, &reader->counters.retries,
                                  error);
@@ -220,8 +220,8 @@ static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_
     }
     if (rc < 0)
         return rc;
-    /* First, or the newest frame of an ended segment would hide its successor's. Its state need not say that it ended:
-     * who is killed, and then cleaned away, never said so. */
+    /* First, or the newest frame of an ended segment would hide the successor's. The state may still be LIVE: a
+     * writer that was killed never stored another. */
     if (flags & BSHM_ACQUIRE_SEEN)
         rc = check_for_successor(reader, flags, error);
     if (rc >= 0)
@@ -267,28 +267,27 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
     if (reader->pin_failed)
         attachment = NULL;
     if (attachment)
-        bshm_reference_take(&attachment->references); /* close() may come while this sleeps */
+        bshm_reference_take(&attachment->references); /* another thread may close the reader meanwhile */
     leave(reader);
     if (!attachment) {
         bshm_os_sleep(min_ns(timeout_ns, ATTACH_RETRY_NS));
         return;
     }
     const bshm_publication *publication = &attachment->header->publication;
-    uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: what comes after it changes it */
+    uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: later frames change it */
     if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(attachment->header)) <= seen) {
         if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
             bshm_os_wait(&publication->notify.shared, notify, timeout_ns);
         else
-            bshm_os_sleep(
-                min_ns(timeout_ns, ATTACH_RETRY_NS)); /* nobody wakes us here: the successor has its own word */
+            bshm_os_sleep(min_ns(timeout_ns, ATTACH_RETRY_NS)); /* no wake comes here: the successor has its own word */
     }
     bshm_attachment_unreference(attachment);
 }
 
-/* ---------------------------------------------------------------- telling */
+/* ---------------------------------------------------------------- status */
 
-/* A name is given up only by closing in order (or by cleaning after a death): one that a successor took over and that
- * is free now was closed by the successor. */
+/* A name is freed by a clean close, or by cleaning after a writer died. If this segment was taken over and the name
+ * is free, its successor was closed. */
 static bool was_closed(const bshm_reader *reader)
 {
     bshm_os_info now;
@@ -296,7 +295,7 @@ static bool was_closed(const bshm_reader *reader)
     return state == BSHM_STATE_CLOSED || (state == BSHM_STATE_RETIRED && bshm_os_info_at(reader->path, &now) < 0);
 }
 
-/* Of the object that has the name now, which this reader has not moved to yet. */
+/* The status of the segment that has the name, which this reader has not moved to yet. */
 static int status_of_successor(const bshm_reader *reader)
 {
     bshm_os_file file;
@@ -310,7 +309,7 @@ static int status_of_successor(const bshm_reader *reader)
     return alive ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
 }
 
-/* What is told is told of the segment that has the name, but an unseen last frame of an earlier one is not given up. */
+/* Moves to the segment that has the name, unless this one has an unseen last frame. True: the reader is there. */
 static bool follow_name(bshm_reader *reader)
 {
     bshm_error ignored;
@@ -354,7 +353,7 @@ int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)
         if (attached) {
             (void)follow_name(reader);
             whole = bshm_statistics_read(&reader->attachment->header->statistics, view) ||
-                    !writer_is_alive(reader->attachment); /* who died over it will not finish it */
+                    !writer_is_alive(reader->attachment); /* a dead writer will not finish its text */
         }
         leave(reader);
         if (whole)

@@ -95,8 +95,7 @@ void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path)
     bshm_step_set_state(segment->header, state);
     bshm_os_wake_all(&segment->header->publication.notify.shared);
     if (state == BSHM_STATE_CLOSED && bshm_segment_has_name(segment, path))
-        (void)bshm_os_unlink(
-            path); /* under the lock, so no other process can have taken the name over since the check */
+        (void)bshm_os_unlink(path); /* under the lock, so the name was not taken over since the check */
     close_files(segment);
     bshm_segment_unreference(segment);
 }

@@ -6,9 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_CHECK_NS                                                                                                  \
-    (INT64_C(1000) * BSHM_NS_PER_MS)           /* how often a writer checks that the name still leads to its segment */
-#define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS) /* after memory for another slot was refused */
+#define NAME_CHECK_NS   (INT64_C(1000) * BSHM_NS_PER_MS) /* how often the name is checked to lead to this segment */
+#define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
 #define NO_SLOT         UINT32_MAX
 #define UNCHANGED       UINT64_MAX /* a word of a report that leaves the value as it was */
 
@@ -181,8 +180,7 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
     memmove(&writer->order[1], &writer->order[0], fresh * sizeof writer->order[0]);
     writer->order[0] = fresh;
     if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.slot_count))
-        bshm_seize_acquire(&segment->control->pins[fresh].word,
-                           BSHM_PIN_WRITING); /* it was never published, so the pin is forged */
+        bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* forged: never published */
     *slot = fresh;
     return BSHM_OK;
 }
@@ -270,8 +268,7 @@ static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
     int rc = replace_segment(writer, writer->options.slot_capacity, error);
-    return rc == BSHM_E_FULL ? BSHM_OK
-                             : rc; /* no room for another: attached readers still see this one; try again in a second */
+    return rc == BSHM_E_FULL ? BSHM_OK : rc; /* attached readers still see this one; try again in a second */
 }
 
 static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)

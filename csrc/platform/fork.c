@@ -1,8 +1,8 @@
-/* fork.c - descriptors that a forked child closes before anything else runs there.
+/* fork.c - files that a forked child closes before anything else runs there.
  *
- * A lock of an open file description lives as long as any process has that description: a forked child would keep its
- * dead parent's writer lock held. The child's handler runs where other threads no longer exist, so it takes no lock
- * and allocates nothing: a fixed register of descriptors, each place an atomic integer.
+ * A lock of an open file description lives while any process has that description: a forked child would keep its dead
+ * parent's writer lock. The child's handler runs where other threads no longer exist, so it takes no lock and
+ * allocates nothing: the register is a fixed array of descriptors, each entry an atomic integer.
  */
 #include "../platform.h"
 #ifndef _WIN32
@@ -12,12 +12,12 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define MAX_FILES 4096 /* files of this kind that one process can have; each writer and each attached reader is one */
+#define MAX_FILES 4096 /* per process: each writer and each attached reader has one */
 
 static int files[MAX_FILES]; /* descriptor + 1; 0: free */
-static int files_used;       /* no place at or beyond this one was ever taken */
+static int files_used;       /* no entry from here on was ever used */
 static int process_epoch;
-/* Held while a file is open and not registered, or a mapping made and not yet kept from children; and by every fork. */
+/* Held while a file is open but not registered, or mapped but not kept from children; and by every fork. */
 static pthread_mutex_t fork_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
@@ -31,7 +31,7 @@ static void close_in_child(void)
             (void)close(file); /* not F_UNLCK, which would drop the parent's lock */
         bshm_register_store(&files[i], 0);
     }
-    (void)pthread_mutex_unlock(&fork_mutex); /* locked by this thread, before it was two */
+    (void)pthread_mutex_unlock(&fork_mutex); /* the parent's thread, which this thread was, locked it */
 }
 
 static void lock_fork_mutex(void)
@@ -66,7 +66,7 @@ int bshm_os_register_file(bshm_os_file file)
     for (int i = 0; i < MAX_FILES; i++) {
         int used = bshm_register_load(&files_used);
         if (i >= used)
-            (void)bshm_register_claim(&files_used, used, i + 1); /* before the place is filled: the child must look */
+            (void)bshm_register_claim(&files_used, used, i + 1); /* first: a child looks below files_used only */
         if (bshm_register_load(&files[i]) == 0 && bshm_register_claim(&files[i], 0, file + 1))
             return 0;
     }
@@ -83,7 +83,7 @@ void bshm_os_forget_file(bshm_os_file file)
 
 uint32_t bshm_os_process_epoch(void)
 {
-    (void)pthread_once(&fork_once, install_fork_handler); /* who asks wants to be told of forks from now on */
+    (void)pthread_once(&fork_once, install_fork_handler); /* the caller relies on forks being counted from now on */
     return (uint32_t)bshm_register_load(&process_epoch);
 }
 

@@ -31,10 +31,10 @@
 #define MADV_COLLAPSE 25
 #endif
 
-#define HUGE_PAGE_BYTES       ((size_t)2 << 20) /* of most systems; others lose nothing but a few addresses */
+#define HUGE_PAGE_BYTES       ((size_t)2 << 20) /* on most systems; on others a few addresses are wasted */
 #define HUGE_PAGES_TIMEOUT_NS (50 * INT64_C(1000000))
 
-/* One call of fallocate holds up every signal until it is done; in pieces a stop request is heard. */
+/* A call of fallocate delays every signal until it returns: in pieces, a stop request is handled soon. */
 #define BACK_PIECE_BYTES (UINT64_C(2) << 20)
 
 const char *bshm_os_object_directory(void)
@@ -52,7 +52,7 @@ int bshm_os_rename(const char *from, const char *to, bool replace)
     if (errno != ENOSYS && errno != EINVAL)
         return -errno;
 #endif
-    return bshm_posix_rename_by_link(from, to); /* the file system, or a kernel before 3.15, has no such rename */
+    return bshm_posix_rename_by_link(from, to); /* the file system, or a kernel before 3.15, does not have it */
 }
 
 int bshm_os_check_file_system(bshm_os_file file, const char **kind)
@@ -84,9 +84,9 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
     }
 }
 
-/* Lays huge pages under the range where the system gives any: the copies into it need a seventh less time, and to get one
- * takes a tenth of what its 512 small pages take. MADV_COLLAPSE makes one of what is there and of holes, but not of
- * nothing: a byte is written first, by a call that can say that there is no room. */
+/* Puts huge pages under the range where the system gives any: copies into it take a seventh less time, and a huge
+ * page takes a tenth of the time of its 512 small ones. MADV_COLLAPSE needs at least one page that is there, and
+ * fills holes: so one byte is written first, by a call that can say that there is no room. */
 static void back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     void *address;
@@ -94,7 +94,7 @@ static void back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t by
         return;
     if (bshm_os_map(file, offset, (size_t)bytes, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, &address) < 0)
         return;
-    int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* memory in pieces has to be moved together first */
+    int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* fragmented memory has to be moved together first */
     size_t at = (size_t)(-offset & (HUGE_PAGE_BYTES - 1));
     for (; at + HUGE_PAGE_BYTES <= bytes && bshm_os_now_ns() < until; at += HUGE_PAGE_BYTES)
         if (pwrite(file, "", 1, (off_t)(offset + at)) != 1 ||
@@ -110,7 +110,7 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
     back_with_huge_pages(file, offset, bytes);
     while (done < bytes) {
         uint64_t piece = bytes - done < BACK_PIECE_BYTES ? bytes - done : BACK_PIECE_BYTES;
-        /* The system call, not posix_fallocate: glibc would emulate it, byte by byte and not atomically. */
+        /* Not posix_fallocate: where the system call fails, glibc emulates it, byte by byte and not atomically. */
         if (fallocate(file, 0, (off_t)(offset + done), (off_t)piece) == 0) {
             done += piece;
             continue;
@@ -141,7 +141,7 @@ uint64_t bshm_os_free_bytes(bshm_os_file file)
     return fstatfs(file, &status) == 0 ? (uint64_t)status.f_bavail * (uint64_t)status.f_bsize : 0;
 }
 
-/* At an address that is like the offset modulo the size of a huge page: else the kernel cannot map any. */
+/* At an address that equals the offset modulo the size of a huge page: otherwise the kernel cannot map any. */
 void *bshm_posix_map_pages(bshm_os_file file, uint64_t offset, size_t bytes, int protection)
 {
     uint8_t *room = MAP_FAILED;
@@ -165,12 +165,13 @@ void *bshm_posix_map_pages(bshm_os_file file, uint64_t offset, size_t bytes, int
 
 int bshm_posix_advise_mapping(void *address, size_t bytes, bool not_in_child)
 {
-    (void)madvise(address, bytes, MADV_DONTDUMP); /* a core dump would hold the locks while it writes frames */
+    (void)madvise(address, bytes, MADV_DONTDUMP); /* a core dump would keep the locks while it is written */
     return not_in_child && madvise(address, bytes, MADV_DONTFORK) != 0 ? -errno : 0;
 }
 
-/* Whether the page is, or can be made, present: through the kernel, which answers where a touch would be SIGBUS. A
- * kernel that does not let a process read its own memory so (seccomp) says nothing, and the touch decides. */
+/* Whether the page is there or can be made: asked through the kernel, which answers where touching it would be
+ * SIGBUS. A kernel that does not let a process read its own memory that way (seccomp) gives no answer; then the page
+ * is touched. */
 static bool page_is_there(uint8_t *page)
 {
     uint8_t byte;
@@ -179,7 +180,7 @@ static bool page_is_there(uint8_t *page)
     return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1 || errno != EFAULT;
 }
 
-/* By an atomic operation that changes nothing, for others may be at work there. */
+/* Touches each page by an atomic operation that changes nothing, since others may be writing there. */
 static int touch_pages(uint8_t *address, size_t bytes, bool write)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -207,7 +208,7 @@ int bshm_os_prefault(void *address, size_t bytes, bool write)
 void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
 {
     struct timespec timeout = bshm_posix_timespec(timeout_ns > 0 ? timeout_ns : 0);
-    /* Not the PRIVATE kind: the word is found by object and offset, so a read-only mapping will do. */
+    /* Not FUTEX_PRIVATE_FLAG: the kernel then finds the word by object and offset, also through a read-only mapping. */
     (void)syscall(SYS_futex, word, FUTEX_WAIT, value, &timeout, NULL, 0);
 }
 

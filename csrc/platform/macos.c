@@ -1,7 +1,7 @@
 /* macos.c - macOS 10.15 and later (open file description locks, waiting across processes).
  *
- * POSIX shared memory of macOS can neither be read, renamed nor locked, so a name is a file in the user's own temporary
- * directory. Names are therefore each user's own; to share frames between users, give a path.
+ * POSIX shared memory of macOS can neither be read, renamed nor locked. So a name is a file in the user's own
+ * temporary directory, and each user has names of their own; to share frames between users, give a path.
  */
 #include "../platform.h"
 #ifdef __APPLE__
@@ -35,11 +35,11 @@ static void init_object_directory(void)
 {
     char parent[PATH_MAX];
     size_t length = confstr(_CS_DARWIN_USER_TEMP_DIR, parent, sizeof parent);
-    /* Not TMPDIR: processes of one user may have different ones, and must find each other. */
+    /* Not TMPDIR: processes of one user may have different ones, but must find each other. */
     if (length == 0 || length > sizeof parent)
         (void)snprintf(parent, sizeof parent, "/tmp/%u-", (unsigned)geteuid());
     (void)snprintf(object_directory, sizeof object_directory, "%s" OBJECT_DIRECTORY, parent);
-    (void)mkdir(object_directory, 0700); /* if it cannot be made, the first use of it says why */
+    (void)mkdir(object_directory, 0700); /* if this fails, the first use of the directory says why */
 }
 
 const char *bshm_os_object_directory(void)
@@ -82,7 +82,7 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
 
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
-    /* F_PREALLOCATE reserves beyond the end of a file only; APFS takes the blocks of zeros at once. */
+    /* F_PREALLOCATE reserves memory beyond the end of a file only. APFS allocates blocks of zeros at once. */
     int rc = bshm_posix_write_zeros(file, offset, bytes);
     if (rc < 0)
         (void)bshm_os_punch(file, offset, bytes);
@@ -122,7 +122,7 @@ int bshm_os_prefault(void *address, size_t bytes, bool write)
         uint8_t *here = (uint8_t *)address + at;
         uint8_t byte;
         vm_size_t got = 0;
-        /* Read through the kernel first, which answers where a touch would be SIGBUS. */
+        /* Ask the kernel first: it answers where touching the page would be SIGBUS. */
         if (vm_read_overwrite(mach_task_self(), (vm_address_t)here, 1, (vm_address_t)&byte, &got) != KERN_SUCCESS)
             return -EFAULT;
         bshm_touch(here, write);
@@ -132,15 +132,16 @@ int bshm_os_prefault(void *address, size_t bytes, bool write)
 
 /* ---------------------------------------------------------------- waiting */
 
-/* Public from macOS 14.4 on (os/os_sync_wait_on_address.h); looked up, so that one binary runs on older systems too. */
+/* Public from macOS 14.4 on (os/os_sync_wait_on_address.h). Looked up at run time, so that one binary runs on older
+ * systems too. */
 typedef int (*wait_on_address)(void *word, uint64_t value, size_t bytes, uint32_t flags, uint32_t clock,
                                uint64_t timeout_ns);
 typedef int (*wake_by_address)(void *word, size_t bytes, uint32_t flags);
 #define WAIT_SHARED              1u  /* OS_SYNC_WAIT_ON_ADDRESS_SHARED, OS_SYNC_WAKE_BY_ADDRESS_SHARED */
 #define CLOCK_MACH_ABSOLUTE_TIME 32u /* OS_CLOCK_MACH_ABSOLUTE_TIME */
 
-/* What the above is made of, in every libSystem since 10.12 but in no public header: bsd/sys/ulock.h of xnu. Sleepers
- * of other processes since 10.15. */
+/* What the functions above are built on: in every libSystem since 10.12, but in no public header (bsd/sys/ulock.h of
+ * xnu). It reaches sleepers of other processes since 10.15. */
 typedef int (*ulock_wait)(uint32_t operation, void *word, uint64_t value, uint32_t timeout_us);
 typedef int (*ulock_wake)(uint32_t operation, void *word, uint64_t wake_value);
 #define UL_COMPARE_AND_WAIT_SHARED 3u
@@ -187,19 +188,19 @@ void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
     if (sleeping.wait) {
         rc = sleeping.wait(address, value, sizeof *word, WAIT_SHARED, CLOCK_MACH_ABSOLUTE_TIME, (uint64_t)timeout_ns);
     } else if (sleeping.old_wait) {
-        uint64_t timeout_us = ((uint64_t)timeout_ns + 999) / 1000; /* 0 would be for ever */
+        uint64_t timeout_us = ((uint64_t)timeout_ns + 999) / 1000; /* 0 would mean no timeout */
         rc = sleeping.old_wait(UL_COMPARE_AND_WAIT_SHARED, address, value,
                                timeout_us < UINT32_MAX ? (uint32_t)timeout_us : UINT32_MAX);
     }
     if (rc < 0 && errno != ETIMEDOUT && errno != EINTR && errno != EAGAIN && errno != EFAULT)
-        bshm_os_sleep(timeout_ns < POLL_NS ? timeout_ns : POLL_NS); /* no such wait here: the caller's loop polls */
+        bshm_os_sleep(timeout_ns < POLL_NS ? timeout_ns : POLL_NS); /* not available: the caller polls */
 }
 
 void bshm_os_wake_all(uint32_t *word)
 {
     prepare_sleeping();
     if (sleeping.wake)
-        (void)sleeping.wake(word, sizeof *word, WAIT_SHARED); /* fails when nobody sleeps there */
+        (void)sleeping.wake(word, sizeof *word, WAIT_SHARED); /* fails if no thread sleeps there */
     else if (sleeping.old_wake)
         (void)sleeping.old_wake(UL_COMPARE_AND_WAIT_SHARED | ULF_WAKE_ALL, word, 0);
 }
@@ -213,7 +214,7 @@ int64_t bshm_os_now_ns(void)
 
 int64_t bshm_os_coarse_now_ns(void)
 {
-    return bshm_os_now_ns(); /* read in user space, and the approximate clock is none of it cheaper */
+    return bshm_os_now_ns(); /* read in user space; the approximate clock is not cheaper */
 }
 
 void bshm_os_process_name(char *name, size_t bytes)

@@ -1,9 +1,9 @@
-/* msvc.h - what Microsoft's compiler lacks of the builtins of GCC and Clang, on x64 and ARM64.
+/* msvc.h - the builtins of GCC and Clang that Microsoft's compiler does not have, on x64 and ARM64.
  *
- * The same names with the same meaning, so that ordering.h reads alike for every compiler. Plain loads and stores of
- * aligned words are single accesses on both; on x64 they are acquire and release as well, and only the compiler has to
- * be held back; ARM64 takes a barrier. The Interlocked functions are full barriers, which is never too little.
- * BSHM_INTERLOCKED chooses this with other compilers too, for the tests.
+ * Same names, same meaning, so that ordering.h is the same for every compiler. Plain loads and stores of aligned
+ * words are single accesses on both processors. On x64 they are acquire and release too, so only the compiler must
+ * not reorder; on ARM64 a barrier is needed. The Interlocked functions are full barriers, which is always enough.
+ * BSHM_INTERLOCKED selects this file with other compilers, for tests.
  */
 #ifndef BSHM_MSVC_H
 #define BSHM_MSVC_H
@@ -48,7 +48,7 @@
 #define __GCC_ATOMIC_INT_LOCK_FREE   2
 #define __GCC_ATOMIC_LLONG_LOCK_FREE 2
 
-/* One set for each width; `suffix` is that of the Interlocked functions, `type` what those take. */
+/* The functions of one width. `suffix` is that of the Interlocked functions, `type` their argument. */
 #define BSHM_WIDTH_(bits, suffix, type)                                                                                \
     static inline uint##bits##_t bshm_load##bits##_(const volatile void *word, int order)                              \
     {                                                                                                                  \
@@ -84,7 +84,7 @@
 BSHM_WIDTH_(64, 64, __int64)
 BSHM_WIDTH_(32, , long)
 
-/* Of single bytes, only what the touching of pages takes. */
+/* For single bytes: only what bshm_touch needs. */
 static inline uint8_t bshm_load8_(const volatile void *byte, int order)
 {
     (void)order; /* relaxed */

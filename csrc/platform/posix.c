@@ -1,4 +1,4 @@
-/* posix.c - files, locks and time as Linux and macOS have them alike. */
+/* posix.c - files, locks and time, where Linux and macOS are the same. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -21,7 +21,7 @@
 #define st_mtim st_mtimespec
 #endif
 
-/* Open file description locks, where the C library is older than the kernel: fcntl.h of Linux and of xnu. */
+/* Open file description locks, for C libraries older than the kernel: values of fcntl.h on Linux and in xnu. */
 #ifndef F_OFD_GETLK
 #ifdef __APPLE__
 #define F_OFD_SETLK 90
@@ -45,7 +45,7 @@ int bshm_os_create(const char *path, bshm_os_file *file)
     int rc = bshm_posix_open(path, O_RDWR | O_CREAT | O_EXCL, 0600, file);
     if (rc < 0)
         return rc;
-    rc = bshm_os_set_mode(*file, 0600); /* open's own mode is subject to the umask */
+    rc = bshm_os_set_mode(*file, 0600); /* open's mode is subject to the umask */
     if (rc == 0)
         return 0;
     bshm_os_close(*file);
@@ -66,7 +66,7 @@ int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *fil
 void bshm_os_close(bshm_os_file file)
 {
     if (file != BSHM_OS_NO_FILE)
-        (void)close(file); /* on Linux the descriptor is gone even after EINTR */
+        (void)close(file); /* on Linux the descriptor is closed even after EINTR */
 }
 
 static void fill_info(const struct stat *status, bshm_os_info *info)
@@ -201,7 +201,7 @@ static int lock_call(bshm_os_file file, int command, struct flock *lock)
         rc = fcntl(file, command, lock);
     while (rc != 0 && errno == EINTR);
     if (rc != 0 && errno == EINVAL)
-        return -ENOSYS; /* the arguments are right: the kernel does not know the command */
+        return -ENOSYS; /* the arguments are valid: the kernel does not know the command */
     return rc != 0 ? -errno : 0;
 }
 
@@ -225,7 +225,7 @@ void bshm_os_unlock(bshm_os_file file, uint64_t byte)
 
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 {
-    /* As if for a read lock: only a write lock is in its way, and nobody gets one without write permission. */
+    /* Asks for a read lock: only a write lock conflicts, and a write lock needs write permission. */
     struct flock lock = {.l_type = F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
     int rc = lock_call(file, F_OFD_GETLK, &lock);
     return rc < 0 ? rc : lock.l_type != F_UNLCK;
@@ -233,7 +233,7 @@ int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 
 int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte)
 {
-    /* The kernel names *a* lock in the way, not the lowest: ask again for what lies before it. */
+    /* The kernel names *a* conflicting lock, not the lowest: ask again for the bytes before it. */
     int found = 0;
     while (first <= last) {
         struct flock lock = {.l_type = F_WRLCK, .l_start = (off_t)first, .l_len = (off_t)(last - first + 1)};

@@ -57,7 +57,7 @@ int bshm_windows_error(void)
     return bshm_windows_error_of(GetLastError());
 }
 
-/* Absolute and marked as such, so that neither length nor odd names are in the way. */
+/* Absolute and with the prefix \\?\, so that long paths and unusual names work. */
 int bshm_windows_wide_path(const char *path, wchar_t *wide)
 {
     wchar_t given[WINDOWS_PATH_UNITS];
@@ -91,7 +91,7 @@ size_t bshm_windows_directory_units(const wchar_t *path)
 
 HANDLE bshm_windows_open(const wchar_t *path, DWORD access, DWORD how, DWORD flags, SECURITY_ATTRIBUTES *security)
 {
-    /* Not inheritable, and of a link the link itself. */
+    /* Not inheritable. Opens a link itself, not its target. */
     return CreateFileW(path, access, WINDOWS_SHARE_ALL, security, how, flags | FILE_FLAG_OPEN_REPARSE_POINT, NULL);
 }
 

@@ -11,7 +11,8 @@
 #define NOMINMAX
 #include <windows.h>
 
-#define WINDOWS_PATH_UNITS (BSHM_OS_PATH_BYTES + 16) /* UTF-16; UTF-8 is never shorter, and the prefix has 8 at most */
+/* In UTF-16, which never takes more units than UTF-8 takes bytes; the prefix has 8 at most. */
+#define WINDOWS_PATH_UNITS (BSHM_OS_PATH_BYTES + 16)
 #define WINDOWS_SHARE_ALL  (FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
 
 /* The nearest errno to GetLastError(), negative. */

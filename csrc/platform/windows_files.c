@@ -1,8 +1,8 @@
 /* windows_files.c - files and locks of Windows 10 and later.
  *
- * A segment is a file whose pages the system is asked to keep in memory (FILE_ATTRIBUTE_TEMPORARY); a name is a file in
- * the user's own directory for temporary files. A section without a file would vanish with its last process, and the
- * newest frame of a dead writer with it; and it is seen by one login session only.
+ * A segment is a file whose pages the system is asked to keep in memory (FILE_ATTRIBUTE_TEMPORARY). A name is a file
+ * in the user's own directory for temporary files. A section without a file would vanish with its last process, and
+ * with it the newest frame of a dead writer; and it is visible in one login session only.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -23,13 +23,13 @@ static BOOL CALLBACK init_object_directory(PINIT_ONCE once, void *parameter, voi
 {
     wchar_t directory[WINDOWS_PATH_UNITS];
     (void)once, (void)parameter, (void)context;
-    /* Not %TEMP%: processes of one user may have different ones, and must find each other. */
+    /* Not %TEMP%: processes of one user may have different ones, but must find each other. */
     DWORD units = GetEnvironmentVariableW(L"LOCALAPPDATA", directory, MAX_PATH);
     if (units > 0 && units < MAX_PATH)
         (void)wcscat_s(directory, WINDOWS_PATH_UNITS, L"\\Temp\\");
     else if (GetTempPathW(MAX_PATH, directory) == 0)
         (void)wcscpy_s(directory, WINDOWS_PATH_UNITS, L"C:\\Windows\\Temp\\");
-    (void)CreateDirectoryW(directory, NULL); /* if they cannot be made, the first use of them says why */
+    (void)CreateDirectoryW(directory, NULL); /* if these fail, the first use of the directory says why */
     (void)wcscat_s(directory, WINDOWS_PATH_UNITS, OBJECT_DIRECTORY);
     (void)CreateDirectoryW(directory, NULL);
     (void)WideCharToMultiByte(CP_UTF8, 0, directory, -1, object_directory, sizeof object_directory, NULL, NULL);
@@ -120,7 +120,7 @@ int bshm_os_info_of(bshm_os_file file, bshm_os_info *info)
         .size_bytes = (uint64_t)found.nFileSizeHigh << 32 | found.nFileSizeLow,
         .allocated_bytes = (uint64_t)sizes.AllocationSize.QuadPart,
         .modified_wall_ns = wall_ns_of(found.ftLastWriteTime),
-        .owner_uid = UINT32_MAX, /* nobody's, if the file does not tell */
+        .owner_uid = UINT32_MAX, /* no user's number, if the file does not say */
         .symbolic_link = link,
         .regular = !link && !(found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) && GetFileType(file) == FILE_TYPE_DISK,
     };
@@ -132,7 +132,7 @@ int bshm_os_info_at(const char *path, bshm_os_info *info)
 {
     HANDLE file;
     int rc = bshm_windows_open_path(path, FILE_READ_ATTRIBUTES | READ_CONTROL, FILE_FLAG_BACKUP_SEMANTICS, &file);
-    if (rc == -EACCES) /* who may not read it may still see that it is there */
+    if (rc == -EACCES) /* a user who may not read the file may still see that it exists */
         rc = bshm_windows_open_path(path, FILE_READ_ATTRIBUTES, FILE_FLAG_BACKUP_SEMANTICS, &file);
     if (rc < 0)
         return rc;
@@ -147,7 +147,7 @@ int bshm_os_resize(bshm_os_file file, uint64_t bytes)
     DWORD ignored;
     if (bytes > INT64_MAX)
         return -EFBIG;
-    /* Or every slot would take its room on the disk at once. Not every file system can. */
+    /* Otherwise every slot would take its space on the disk at once. Some file systems have no sparse files. */
     (void)DeviceIoControl(file, FSCTL_SET_SPARSE, NULL, 0, NULL, 0, &ignored, NULL);
     end.EndOfFile.QuadPart = (LONGLONG)bytes;
     return SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end) ? 0 : bshm_windows_error();
@@ -180,7 +180,7 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
     FILE_REMOTE_PROTOCOL_INFO remote;
     *kind = "";
     if (!GetFileInformationByHandleEx(file, FileRemoteProtocolInfo, &remote, sizeof remote))
-        return 0; /* it fails for what is local */
+        return 0; /* fails for local files */
     *kind = "a network share";
     return -EOPNOTSUPP;
 }
@@ -252,7 +252,7 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 
 int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)
 {
-    /* A shared lock may lie over an exclusive one of the same handle, and of two the exclusive one is unlocked first. */
+    /* A shared lock may overlap an exclusive one of the same handle; the exclusive one is unlocked first. */
     int rc = lock_range(file, byte, 1, false);
     unlock_range(file, byte, 1);
     return rc < 0 ? lock_range(file, byte, 1, false) : 0;
@@ -265,7 +265,7 @@ void bshm_os_unlock(bshm_os_file file, uint64_t byte)
 
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 {
-    /* There is no asking, only trying: for a moment, with a lock that stands in nobody's way but a new owner's. */
+    /* Windows has no query: try a shared lock for a moment. It conflicts with a new owner only. */
     int rc = lock_range(file, byte, 1, false);
     if (rc == 0)
         unlock_range(file, byte, 1);

@@ -1,7 +1,7 @@
 /* windows_names.c - renaming and removing on Windows 10 and later.
  *
- * Windows may refuse to remove or to replace a file that somebody has mapped. It is then moved out of the way first,
- * under a name that nobody looks for (GONE), and removed by whoever unmaps it last, or creates the next one beside it.
+ * Windows may refuse to remove or replace a file that is mapped. Such a file is first renamed to a leftover
+ * (LEFTOVER), and removed by the process that unmaps it last, or that creates the next segment in that directory.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GONE L".bshm-gone" /* then 12 hexadecimal digits and a tilde: as long as a temporary's name, but none */
+#define LEFTOVER L".bshm-gone" /* then 12 hexadecimal digits and "~": as long as a temporary's name, but different */
 
 static int rename_to(HANDLE file, const wchar_t *to, bool in_one_step)
 {
@@ -40,22 +40,23 @@ static int mark_removed(HANDLE file, bool in_one_step)
     return done ? 0 : bshm_windows_error();
 }
 
-static int gone_path(const wchar_t *path, wchar_t *gone)
+static int leftover_path(const wchar_t *path, wchar_t *leftover)
 {
     uint64_t random;
     int rc = bshm_os_random(&random, sizeof random);
-    int units = swprintf(gone, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"%012llx~", (int)bshm_windows_directory_units(path),
-                         path, (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
+    int units =
+        swprintf(leftover, WINDOWS_PATH_UNITS, L"%.*ls" LEFTOVER L"%012llx~", (int)bshm_windows_directory_units(path),
+                 path, (unsigned long long)(random & UINT64_C(0xFFFFFFFFFFFF)));
     return rc < 0 ? rc : units < 0 ? -ENAMETOOLONG : 0;
 }
 
-/* `file`, which has the name `path`, gets one that nobody looks for, and goes as soon as nobody has it mapped. */
+/* Renames `file`, which has the name `path`, to a leftover that is removed when the last process unmaps it. */
 static int move_away(HANDLE file, const wchar_t *path)
 {
-    wchar_t gone[WINDOWS_PATH_UNITS];
-    int rc = gone_path(path, gone);
+    wchar_t leftover[WINDOWS_PATH_UNITS];
+    int rc = leftover_path(path, leftover);
     if (rc == 0)
-        rc = rename_to(file, gone, false);
+        rc = rename_to(file, leftover, false);
     if (rc == 0)
         (void)mark_removed(file, false);
     return rc;
@@ -66,7 +67,7 @@ void bshm_windows_remove_leftovers(const wchar_t *path)
     wchar_t pattern[WINDOWS_PATH_UNITS];
     WIN32_FIND_DATAW found;
     int directory = (int)bshm_windows_directory_units(path);
-    if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls" GONE L"*~", directory, path) < 0)
+    if (swprintf(pattern, WINDOWS_PATH_UNITS, L"%.*ls" LEFTOVER L"*~", directory, path) < 0)
         return;
     HANDLE search = FindFirstFileW(pattern, &found);
     if (search == INVALID_HANDLE_VALUE)
@@ -77,13 +78,13 @@ void bshm_windows_remove_leftovers(const wchar_t *path)
         HANDLE file = bshm_windows_open(pattern, DELETE, OPEN_EXISTING, 0, NULL);
         if (file == INVALID_HANDLE_VALUE)
             continue;
-        (void)mark_removed(file, false); /* refused while somebody has it mapped */
+        (void)mark_removed(file, false); /* refused while it is mapped */
         (void)CloseHandle(file);
     } while (FindNextFileW(search, &found));
     (void)FindClose(search);
 }
 
-/* In two steps, between which nobody has the name. -EEXIST: somebody took it then. */
+/* Two steps; in between the name is free. -EEXIST: another process took it then. */
 static int replace_in_two_steps(HANDLE file, const wchar_t *to)
 {
     HANDLE there = bshm_windows_open(to, DELETE, OPEN_EXISTING, 0, NULL);
@@ -120,7 +121,7 @@ int bshm_os_unlink(const char *path)
         return rc;
     rc = mark_removed(file, true);
     if (rc < 0)
-        rc = move_away(file, wide); /* marked as it stands, its name would be taken until all have closed it */
+        rc = move_away(file, wide); /* if it were only marked, the name would stay taken until all handles are closed */
     (void)CloseHandle(file);
     return rc;
 }

@@ -1,8 +1,8 @@
 /* windows_security.c - modes as access control lists, owners as numbers.
  *
- * Of a mode, the owner's bits are always read and write; the group's are those of all users of this machine; the
- * others' are everybody's. Administrators and the system are to Windows what root is elsewhere, and may always.
- * A user's number is a hash of the security identifier, which is unique on the machine; 0 is administrators and system.
+ * The owner may always read and write. The group's bits of a mode are for all users of the machine, the others' bits
+ * for everyone. Administrators and the system have the part of root, with all access. A user's number is a hash of
+ * the security identifier, which is unique on the machine; 0 is administrators and system.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SID_UNITS 200 /* as text: at most 15 parts of 10 digits, and what separates them */
+#define SID_UNITS 200 /* as text: at most 15 parts of 10 digits, with separators */
 
 static DWORD user_token(TOKEN_USER *user, DWORD bytes)
 {
@@ -56,7 +56,7 @@ static int descriptor_of_text(const wchar_t *text, PSECURITY_DESCRIPTOR *descrip
                : bshm_windows_error();
 }
 
-/* "(A;;FRFW;;;BU)" for the three bits of one party. */
+/* "(A;;FRFW;;;BU)" for the three bits of one group of users. */
 static void append_party(wchar_t *text, size_t units, uint32_t bits, const wchar_t *party)
 {
     size_t used = wcslen(text);
@@ -78,7 +78,7 @@ int bshm_windows_descriptor_of_mode(uint32_t mode, PSECURITY_DESCRIPTOR *descrip
     return descriptor_of_text(text, descriptor);
 }
 
-/* This user may do anything with it, anybody may wait for it: they learn when there is a frame, not what is in it. */
+/* Full access for this user; all others may wait for it, and so learn when a frame comes, but not its content. */
 int bshm_windows_descriptor_of_event(PSECURITY_DESCRIPTOR *descriptor)
 {
     wchar_t sid[SID_UNITS];
@@ -100,7 +100,7 @@ static uint32_t number_of(PSID sid)
     uint32_t hash = 0x811c9dc5u;
     for (DWORD i = 0; i < GetLengthSid(sid); i++)
         hash = (hash ^ bytes[i]) * 0x01000193u;
-    return hash == 0 || hash == UINT32_MAX ? 1 : hash; /* nobody and the system have these */
+    return hash == 0 || hash == UINT32_MAX ? 1 : hash; /* 0 is the system, UINT32_MAX an unknown owner */
 }
 
 uint32_t bshm_os_user_id(void)
@@ -113,7 +113,7 @@ static uint32_t mode_of(PACL list)
 {
     uint32_t mode = 0600;
     if (!list)
-        return 0666; /* no list: everything is allowed to everybody */
+        return 0666; /* no list: full access for everyone */
     for (DWORD i = 0; i < list->AceCount; i++) {
         ACCESS_ALLOWED_ACE *entry;
         if (!GetAce(list, i, (void **)&entry) || entry->Header.AceType != ACCESS_ALLOWED_ACE_TYPE)

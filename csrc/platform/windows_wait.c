@@ -1,10 +1,10 @@
-/* windows_wait.c - mappings, sleeping until a shared word changes, clocks, mutexes.
+/* windows_wait.c - mappings, waiting for a shared word to change, clocks, mutexes.
  *
- * WaitOnAddress works within one process only. Across processes there are two events per segment, named after the file:
- * who has seen the word at v sleeps on event v & 1, and the change from v to v + 1 sets that one, after it has reset
- * the other, on which those will sleep who see v + 1. So one change wakes all, and a late sleeper misses nothing but,
- * at worst, two changes in a row: the next one, or the end of its slice, wakes it. The writer makes the events; until
- * there are any, and where none are to be had, sleepers look every millisecond.
+ * WaitOnAddress works within one process only. Across processes each segment has two events, named after the file. A
+ * process that has read the value v sleeps on event v & 1. The change from v to v + 1 sets that event, after
+ * resetting the other one, on which processes that read v + 1 will sleep. So one change wakes all. A process that is
+ * late to sleep can miss only two changes in a row; the next change, or the end of its wait, wakes it. The writer
+ * creates the events. Where there are none, processes poll every millisecond.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -21,7 +21,7 @@
 #define NS_PER_S    1000000000
 #define NS_PER_MS   1000000
 #define POLL_NS     NS_PER_MS
-#define EVENT_LOOKS (20 * (int64_t)NS_PER_MS) /* between attempts to open events that are not there */
+#define EVENT_LOOKS (20 * (int64_t)NS_PER_MS) /* pause between attempts to open events that do not exist */
 
 #ifndef CREATE_WAITABLE_TIMER_HIGH_RESOLUTION
 #define CREATE_WAITABLE_TIMER_HIGH_RESOLUTION 2
@@ -34,10 +34,10 @@ typedef struct mapping {
     uint8_t *address;
     size_t bytes;
     uint64_t device, inode;
-    HANDLE file; /* of its own, without locks: keeps a removed file's content as long as it is mapped */
+    HANDLE file; /* without locks: keeps the content of a removed file while it is mapped */
     HANDLE events[2];
     int64_t next_event_look_ns;
-    wchar_t path[]; /* when it was mapped */
+    wchar_t path[]; /* its path when it was mapped */
 } mapping;
 
 static mapping *mappings;
@@ -66,8 +66,7 @@ static void drop_mapping(mapping *dropped)
     if (dropped->file != INVALID_HANDLE_VALUE)
         (void)CloseHandle(dropped->file);
     if (dropped->path[0] && !bshm_windows_path_is(dropped->path, dropped->device, dropped->inode))
-        bshm_windows_remove_leftovers(
-            dropped->path); /* it has lost its name: perhaps nobody else has it mapped any more */
+        bshm_windows_remove_leftovers(dropped->path); /* it lost its name: this may have been the last mapping */
     free(dropped);
 }
 
@@ -127,7 +126,7 @@ int bshm_os_prefault(void *address, size_t bytes, bool write)
 {
     SYSTEM_INFO system;
     GetSystemInfo(&system);
-    for (size_t at = 0; at < bytes; at += system.dwPageSize) /* nobody can cut off a file that is mapped */
+    for (size_t at = 0; at < bytes; at += system.dwPageSize) /* a mapped file cannot be truncated */
         bshm_touch((uint8_t *)address + at, write);
     return 0;
 }
@@ -144,7 +143,7 @@ static HANDLE make_event(const wchar_t *name)
     return event;
 }
 
-/* Under the lock. */
+/* Called under the lock. */
 static void find_events(mapping *of, bool make)
 {
     int64_t now = bshm_os_now_ns();
@@ -153,7 +152,7 @@ static void find_events(mapping *of, bool make)
     of->next_event_look_ns = now + EVENT_LOOKS;
     for (int i = 0; i < 2; i++) {
         wchar_t name[80];
-        /* Global: seen from every session; unlike a section, anybody may make an event there. */
+        /* Global: visible in every session. Unlike a section, an event can be created there without privilege. */
         (void)swprintf(name, sizeof name / sizeof *name, L"Global\\billiards_shm-%llx-%llx-%d",
                        (unsigned long long)of->device, (unsigned long long)of->inode, i);
         if (!of->events[i])
@@ -161,7 +160,7 @@ static void find_events(mapping *of, bool make)
     }
 }
 
-/* False: there are none. The handles stay as long as the mapping, which the caller holds. */
+/* False: there are none. The handles stay valid while the caller holds the mapping. */
 static bool events_of(const void *word, bool make, HANDLE events[2])
 {
     AcquireSRWLockExclusive(&mappings_lock);
@@ -189,8 +188,7 @@ void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns)
     int64_t timeout_ms = (timeout_ns + NS_PER_MS - 1) / NS_PER_MS;
     DWORD woken = WaitForSingleObject(events[value & 1], timeout_ms < 60000 ? (DWORD)timeout_ms : 60000);
     if (woken != WAIT_TIMEOUT && bshm_word_load(word) == value)
-        bshm_os_sleep(
-            poll_ns); /* a change whose maker has not come to the event yet, or died before: do not spin on it */
+        bshm_os_sleep(poll_ns); /* the writer has not reset the event yet, or died before it could: do not spin */
 }
 
 void bshm_os_wake_all(uint32_t *word)
@@ -208,7 +206,7 @@ void bshm_os_sleep(int64_t ns)
     LARGE_INTEGER due = {.QuadPart = -(ns / 100)}; /* relative, in 100 ns */
     if (ns <= 0)
         return;
-    /* Sleep's grain is 15 ms. The timer of high resolution exists since Windows 10 1803. */
+    /* Sleep is accurate to 15 ms. The high-resolution timer exists since Windows 10 1803. */
     HANDLE timer = CreateWaitableTimerExW(NULL, NULL, CREATE_WAITABLE_TIMER_HIGH_RESOLUTION, TIMER_ALL_ACCESS);
     if (timer && SetWaitableTimer(timer, &due, 0, NULL, NULL, FALSE))
         (void)WaitForSingleObject(timer, INFINITE);
@@ -232,7 +230,7 @@ int64_t bshm_os_now_ns(void)
 
 int64_t bshm_os_coarse_now_ns(void)
 {
-    return bshm_os_now_ns(); /* read in user space: there is nothing cheaper on the same clock */
+    return bshm_os_now_ns(); /* read in user space; no other clock is cheaper */
 }
 
 int64_t bshm_os_wall_ns(void)
@@ -265,7 +263,7 @@ void bshm_os_mutex_unlock(bshm_os_mutex *mutex)
     ReleaseSRWLockExclusive((PSRWLOCK)mutex);
 }
 
-/* Processes are not forked here, and handles are not inherited. */
+/* There is no fork here, and handles are not inherited. */
 int bshm_os_register_file(bshm_os_file file)
 {
     (void)file;
