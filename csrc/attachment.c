@@ -153,7 +153,7 @@ int bshm_attachment_open(bshm_attachment **opened, const char *path, const char 
     do {
         bshm_attachment *attachment = calloc(1, sizeof *attachment);
         if (!attachment)
-            return bshm_fail(error, BSHM_E_MEMORY, "no memory to attach to '%s'", name);
+            return bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot attach to '%s'", name);
         attachment->references = 1;
         attachment->process_epoch = bshm_os_process_epoch();
         attachment->lock_file = BSHM_OS_NO_FILE;

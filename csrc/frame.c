@@ -9,8 +9,9 @@ static int check_slot(const bshm_attachment *attachment, uint64_t latest, bshm_e
 {
     if (BSHM_LATEST_SLOT(latest) < attachment->identity.slot_count)
         return BSHM_OK;
-    return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: its newest frame is said to be in slot %u of %u",
-                     attachment->name, BSHM_LATEST_SLOT(latest), attachment->identity.slot_count);
+    return bshm_fail(error, BSHM_E_FORMAT,
+                     "segment '%s' is corrupt: its newest frame is in slot %u, but it has %u slots", attachment->name,
+                     BSHM_LATEST_SLOT(latest), attachment->identity.slot_count);
 }
 
 /* The address of a slot that `latest` has named; it is mapped at the first use. */

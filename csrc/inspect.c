@@ -96,7 +96,7 @@ int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *i
         inspection->mode = info.mode;
         rc = inspect_regions(file, regions, name, inspection, error);
     } else if (rc == BSHM_OK) {
-        rc = bshm_fail(error, BSHM_E_MEMORY, "no memory to inspect '%s'", name);
+        rc = bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot inspect '%s'", name);
     }
     free(regions);
     bshm_os_close(file);

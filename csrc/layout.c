@@ -13,8 +13,8 @@ int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_err
     size_t limit = sizeof trusted->uids / sizeof trusted->uids[0];
     trusted->count = owners ? owners->count : 0;
     if (trusted->count > limit)
-        return bshm_fail(error, BSHM_E_ARGUMENT, "%zu trusted owners given, at most %zu are possible", trusted->count,
-                         limit);
+        return bshm_fail(error, BSHM_E_ARGUMENT, "%zu trusted owners are too many: expected at most %zu",
+                         trusted->count, limit);
     if (trusted->count > 0)
         memcpy(trusted->uids, owners->uids, trusted->count * sizeof trusted->uids[0]);
     return BSHM_OK;
@@ -51,11 +51,10 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
 {
     /* 2^40: far above any image, and 62 such slots still fit the maximum size of a file. */
     if (capacity == 0 || capacity > UINT64_C(1) << 40)
-        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes: 1 byte to 1 TiB is possible",
+        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes: expected 1 byte to 1 TiB",
                          (unsigned long long)capacity);
     if (slots < BSHM_MIN_SLOTS || slots > BSHM_MAX_SLOTS)
-        return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: %u to %u are possible", slots, BSHM_MIN_SLOTS,
-                         BSHM_MAX_SLOTS);
+        return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: expected %u to %u", slots, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
     *identity = (bshm_identity){
         .abi_major = BSHM_ABI_MAJOR,
         .abi_minor = BSHM_ABI_MINOR,
@@ -96,42 +95,48 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
 {
     if (!bshm_has_magic(identity))
         return bshm_fail(error, BSHM_E_FORMAT,
-                         "'%s' is no billiards_shm segment: it does not begin with \"%s\"; choose another name", name,
-                         BSHM_MAGIC);
+                         "'%s' is not a billiards_shm segment: it does not begin with \"%s\"; choose another name",
+                         name, BSHM_MAGIC);
     if (identity->abi_major != BSHM_ABI_MAJOR)
-        return bshm_fail(
-            error, BSHM_E_FORMAT,
-            "segment '%s' has ABI %u.%u, this library reads %u.x; run writer and readers with the same version", name,
-            identity->abi_major, identity->abi_minor, BSHM_ABI_MAJOR);
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' has ABI %u.%u, expected %u.x: use the same version for writer and readers", name,
+                         identity->abi_major, identity->abi_minor, BSHM_ABI_MAJOR);
     if (identity->byte_order != BSHM_BYTE_ORDER)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has byte order mark 0x%08x, this machine's is 0x%08x",
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' has byte order mark 0x%08x, expected 0x%08x: it is from another kind of machine",
                          name, identity->byte_order, BSHM_BYTE_ORDER);
     if (identity->checksum != checksum_of(identity))
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: header checksum %016llx, computed %016llx",
-                         name, (unsigned long long)identity->checksum, (unsigned long long)checksum_of(identity));
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' is corrupt: its header has checksum %016llx, expected %016llx", name,
+                         (unsigned long long)identity->checksum, (unsigned long long)checksum_of(identity));
     if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' claims %u slots: %u to %u are possible", name,
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: it has %u slots, expected %u to %u", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
     /* The checksum detects accidents, not forgery: every number is checked as if there were none. */
     if (identity->base_sequence > BSHM_MAX_SEQUENCE)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' continues after frame %llu: nobody counted so far", name,
-                         (unsigned long long)identity->base_sequence);
-    if (identity->header_bytes != BSHM_REGION_BYTES || identity->descriptor_offset != BSHM_DESCRIPTOR_OFFSET ||
-        identity->control_offset != BSHM_REGION_BYTES || identity->pixels_offset != 2 * (uint64_t)BSHM_REGION_BYTES)
         return bshm_fail(error, BSHM_E_FORMAT,
-                         "segment '%s' has its regions at %u, %llu and %llu, expected %u, %u and %u", name,
+                         "segment '%s' is corrupt: it counts on from frame %llu, expected at most %llu", name,
+                         (unsigned long long)identity->base_sequence, (unsigned long long)BSHM_MAX_SEQUENCE);
+    if (identity->header_bytes != BSHM_REGION_BYTES)
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: its header has %u bytes, expected %u", name,
+                         identity->header_bytes, BSHM_REGION_BYTES);
+    if (identity->descriptor_offset != BSHM_DESCRIPTOR_OFFSET || identity->control_offset != BSHM_REGION_BYTES ||
+        identity->pixels_offset != 2 * (uint64_t)BSHM_REGION_BYTES)
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' is corrupt: its regions are at %u, %llu and %llu, expected %u, %u and %u", name,
                          identity->descriptor_offset, (unsigned long long)identity->control_offset,
                          (unsigned long long)identity->pixels_offset, BSHM_DESCRIPTOR_OFFSET, BSHM_REGION_BYTES,
                          2 * BSHM_REGION_BYTES);
     if (identity->slot_capacity == 0 || identity->slot_capacity > identity->slot_stride ||
         identity->slot_stride % BSHM_REGION_BYTES != 0 || identity->slot_stride > UINT64_C(1) << 41)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has slots of %llu bytes, %llu apart: impossible", name,
-                         (unsigned long long)identity->slot_capacity, (unsigned long long)identity->slot_stride);
+        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: it has slots of %llu bytes, %llu bytes apart",
+                         name, (unsigned long long)identity->slot_capacity, (unsigned long long)identity->slot_stride);
     uint64_t needed =
         bshm_backed_bytes(identity, identity->slot_count); /* < 2^47: no overflow after the checks above */
     if (identity->total_bytes != needed || object_bytes < needed)
-        return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' has %llu bytes and claims %llu, but %u slots need %llu",
-                         name, (unsigned long long)object_bytes, (unsigned long long)identity->total_bytes,
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' is corrupt: it has %llu bytes and says %llu, but %u slots need %llu", name,
+                         (unsigned long long)object_bytes, (unsigned long long)identity->total_bytes,
                          identity->slot_count, (unsigned long long)needed);
     return BSHM_OK;
 }
@@ -141,9 +146,10 @@ int bshm_identity_read(bshm_os_file file, const bshm_os_info *info, const char *
 {
     int rc = bshm_os_read(file, identity, sizeof *identity, 0);
     if (rc == -ENODATA)
-        return bshm_fail(error, BSHM_E_FORMAT,
-                         "'%s' is no billiards_shm segment: it has %llu bytes, a header needs %u; choose another name",
-                         name, (unsigned long long)info->size_bytes, BSHM_REGION_BYTES);
+        return bshm_fail(
+            error, BSHM_E_FORMAT,
+            "'%s' is not a billiards_shm segment: it has %llu bytes, expected at least %u; choose another name", name,
+            (unsigned long long)info->size_bytes, BSHM_REGION_BYTES);
     if (rc < 0)
         return bshm_fail_system(error, rc, "read", name);
     return bshm_identity_check(identity, info->size_bytes, name, error);
@@ -160,30 +166,33 @@ int bshm_object_open(const char *path, const char *name, enum bshm_os_access acc
     if (rc == -ENOENT || rc == -ENOTDIR)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
     if (rc < 0)
-        return bshm_fail_system(error, rc, "look at", path);
+        return bshm_fail_system(error, rc, "stat", path);
     if (!info->regular)
-        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is %s; choose another name", name,
-                         path, info->symbolic_link ? "a symbolic link" : "not a regular file");
+        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is not a billiards_shm segment: %s is %s; choose another name",
+                         name, path, info->symbolic_link ? "a symbolic link" : "not a regular file");
     rc = bshm_os_open(path, access, file);
     if (rc == -ENOENT)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
     if (rc == -ELOOP)
-        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is a symbolic link", name, path);
+        return bshm_fail(error, BSHM_E_FORMAT, "'%s' is not a billiards_shm segment: %s is a symbolic link", name,
+                         path);
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", path);
     rc = bshm_os_info_of(*file, info);
     if (rc < 0)
-        rc = bshm_fail_system(error, rc, "look at", path);
+        rc = bshm_fail_system(error, rc, "stat", path);
     else if (!info->regular)
-        rc = bshm_fail(error, BSHM_E_FORMAT, "'%s' is no billiards_shm segment: %s is not a regular file", name, path);
+        rc = bshm_fail(error, BSHM_E_FORMAT, "'%s' is not a billiards_shm segment: %s is not a regular file", name,
+                       path);
     else if (!bshm_trusts(trusted, info->owner_uid))
-        rc = bshm_fail(error, BSHM_E_PERMISSION,
-                       "segment '%s' belongs to user %u, who is neither you (%u) nor root: name that user in "
-                       "trusted_owners if the frames are to be believed",
-                       name, info->owner_uid, bshm_os_user_id());
+        rc = bshm_fail(
+            error, BSHM_E_PERMISSION,
+            "segment '%s' belongs to user %u, expected you (%u) or root: if you trust that user, list them in "
+            "trusted_owners",
+            name, info->owner_uid, bshm_os_user_id());
     else if (bshm_os_check_file_system(*file, &kind) == -EOPNOTSUPP)
-        rc = bshm_fail(error, BSHM_E_NAME, "'%s' lies on %s, where locks do not die with their process: use tmpfs",
-                       name, kind);
+        rc = bshm_fail(error, BSHM_E_NAME,
+                       "'%s' is on %s, where locks do not end with their process: use a path on a tmpfs", name, kind);
     if (rc < 0) {
         bshm_os_close(*file);
         *file = BSHM_OS_NO_FILE;
@@ -196,8 +205,8 @@ int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned
 {
     *address = NULL;
     if (bytes > SIZE_MAX / 2)
-        return bshm_fail(error, BSHM_E_MEMORY, "segment '%s' has parts of %llu bytes: too many for this process", name,
-                         (unsigned long long)bytes);
+        return bshm_fail(error, BSHM_E_MEMORY, "cannot map %llu bytes of segment '%s': too many for this process",
+                         (unsigned long long)bytes, name);
     int rc = bshm_os_map(file, offset, (size_t)bytes, flags, address);
     if (rc < 0)
         return bshm_fail_system(error, rc, "map", name);
@@ -205,10 +214,9 @@ int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned
         return BSHM_OK;
     bshm_os_unmap(*address, (size_t)bytes);
     *address = NULL;
-    return bshm_fail(
-        error, BSHM_E_FORMAT,
-        "segment '%s' is corrupt: no memory is behind its %llu bytes at %llu, and there is no room for any", name,
-        (unsigned long long)bytes, (unsigned long long)offset);
+    return bshm_fail(error, BSHM_E_FORMAT,
+                     "segment '%s' is corrupt: there is no memory behind its %llu bytes at %llu, and none is free",
+                     name, (unsigned long long)bytes, (unsigned long long)offset);
 }
 
 /* ---------------------------------------------------------------- frames */
@@ -236,19 +244,19 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error)
         info->channels = 1;
     if ((info->ndim != 2 && info->ndim != 3) || info->width == 0 || info->height == 0 || info->channels == 0)
         return bshm_fail(error, BSHM_E_SHAPE,
-                         "a frame of %u dimensions, height %u, width %u, channels %u: (height, width) or "
-                         "(height, width, channels) without zeros is expected",
+                         "a frame of %u dimensions, height %u, width %u, channels %u: expected (height, width) or "
+                         "(height, width, channels), each at least 1",
                          info->ndim, info->height, info->width, info->channels);
     if (!item_exists(info->kind, info->item_size))
         return bshm_fail(error, BSHM_E_SHAPE,
-                         "items of kind '%c' with %u bytes: bool, int, uint, float or complex of a "
-                         "fixed size is expected",
+                         "items of kind '%c' with %u bytes: expected bool, int, uint, float or complex of a "
+                         "fixed size",
                          (int)(info->kind & 127), info->item_size);
     /* Each factor is below 2^32 and the item below 2^5: a product of two cannot overflow, the third is checked. */
     uint64_t pixel = (uint64_t)info->channels * info->item_size;
     if (pixel > UINT64_C(1) << 31 || pixel * info->width > UINT64_C(1) << 40 ||
         pixel * info->width > (UINT64_C(1) << 40) / info->height)
-        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %u x %u x %u items of %u bytes: at most 1 TiB is possible",
+        return bshm_fail(error, BSHM_E_SHAPE, "a frame of %u x %u x %u items of %u bytes: expected at most 1 TiB",
                          info->height, info->width, info->channels, info->item_size);
     info->row_stride = pixel * info->width;
     info->payload_bytes = info->row_stride * info->height;
@@ -264,8 +272,8 @@ int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const c
         info->payload_bytes < info->row_stride * (info->height - 1) + planned.row_stride)
         return bshm_fail(
             error, BSHM_E_FORMAT,
-            "segment '%s' is corrupt: it describes a frame of %u x %u x %u items of %u bytes, rows %llu bytes "
-            "apart, %llu bytes in all, in a slot of %llu",
+            "segment '%s' is corrupt: a frame of %u x %u x %u items of %u bytes, rows %llu bytes apart, %llu bytes "
+            "in all, does not fit a slot of %llu bytes",
             name, info->height, info->width, info->channels, info->item_size, (unsigned long long)info->row_stride,
             (unsigned long long)info->payload_bytes, (unsigned long long)slot_capacity);
     return BSHM_OK;

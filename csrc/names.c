@@ -29,19 +29,19 @@ static int path_of_name(const char *name, char *path, size_t path_bytes, bshm_er
 {
     size_t length = strlen(name);
     if (length == 0 || length > NAME_LIMIT)
-        return bshm_fail(error, BSHM_E_NAME, "name '%.80s' has %zu characters: 1 to %d are possible", name, length,
+        return bshm_fail(error, BSHM_E_NAME, "name '%.80s' has %zu characters: expected 1 to %d", name, length,
                          NAME_LIMIT);
     for (size_t i = 0; i < length; i++)
         if (!allowed_in_name(name[i]))
             return bshm_fail(error, BSHM_E_NAME,
-                             "name '%s' is not allowed: letters, digits, '.', '_' and '-' are; for a file, give a path "
-                             "with a slash in it",
+                             "name '%s' is not allowed: use letters, digits, '.', '_' and '-', or give the path of a "
+                             "file, with a slash in it",
                              name);
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "name '%s' is a directory: choose another", name);
     int length_of_path = snprintf(path, path_bytes, "%s/%s", bshm_os_object_directory(), name);
     if (length_of_path < 0 || (size_t)length_of_path >= path_bytes)
-        return bshm_fail(error, BSHM_E_NAME, "the path of name '%s' is too long", name);
+        return bshm_fail(error, BSHM_E_NAME, "the path of name '%s' is too long: use a shorter name", name);
     return BSHM_OK;
 }
 
@@ -53,15 +53,16 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
     if (last_slash == name)
         return bshm_fail(
             error, BSHM_E_NAME,
-            "name '%.80s' begins with a slash, as shm_open has it: leave the slash out ('%.80s'), or give a "
-            "path with a directory in it",
+            "name '%.80s' begins with a slash, as for shm_open: leave the slash out ('%.80s'), or give a path "
+            "with a directory in it",
             name, name + 1);
     if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
     size_t length = strlen(name);
     /* Leave room for the temporary beside it. */
     if (length + 32 > path_bytes || length + 32 > BSHM_OS_PATH_BYTES)
-        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters: too long", name, length);
+        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters, which is too long: use a shorter one",
+                         name, length);
     memcpy(path, name, length + 1);
     return BSHM_OK;
 }
@@ -76,7 +77,7 @@ int bshm_temporary_path(const char *path, char *temporary, bshm_error *error)
     int length = snprintf(temporary, BSHM_OS_PATH_BYTES, "%.*s/.bshm-%016llx~", (int)(last_slash - path), path,
                           (unsigned long long)random);
     if (length < 0 || length >= BSHM_OS_PATH_BYTES)
-        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' is too long", path);
+        return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' is too long: use a shorter one", path);
     return BSHM_OK;
 }
 
@@ -91,9 +92,9 @@ static int fail_writer_exists(bshm_os_file file, const bshm_identity *identity, 
 {
     if (bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 0)
         return bshm_fail(error, BSHM_E_EXISTS,
-                         "the writer of '%s' is gone, but another process holds a read lock on %s's writer byte and so "
-                         "holds up the takeover: find it in /proc/locks, or choose another name",
-                         name, name);
+                         "the writer of '%s' is dead, but another process holds a read lock on its writer byte, which "
+                         "prevents a takeover: find that process in /proc/locks, or choose another name",
+                         name);
     return bshm_fail(error, BSHM_E_EXISTS,
                      "'%s' belongs to a living writer (process %u): stop it, or choose another name", name,
                      identity->writer_pid);
@@ -179,10 +180,11 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
             return rc;
         rc = bshm_os_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
         if (rc < 0 || !bshm_has_magic(&predecessor->identity))
-            rc = bshm_fail(error, BSHM_E_FORMAT,
-                           "'%s' is no billiards_shm segment: %s (%llu bytes) does not begin with \"%s\" and is left "
-                           "alone; choose another name, or remove it",
-                           name, path, (unsigned long long)predecessor->info.size_bytes, BSHM_MAGIC);
+            rc =
+                bshm_fail(error, BSHM_E_FORMAT,
+                          "'%s' is not a billiards_shm segment: %s (%llu bytes) does not begin with \"%s\" and is left "
+                          "alone; choose another name, or remove it",
+                          name, path, (unsigned long long)predecessor->info.size_bytes, BSHM_MAGIC);
         else
             rc = lock_predecessor(path, name, timeout_ns, predecessor, error);
         if (rc == BSHM_OK)
@@ -281,7 +283,8 @@ int bshm_remove_stale_temporary(const char *path, bshm_error *error)
     bshm_os_file file;
     bshm_os_info info;
     if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))
-        return bshm_fail(error, BSHM_E_NAME, "'%s' is not the name of a temporary", path);
+        return bshm_fail(error, BSHM_E_NAME, "'%s' is not a temporary: expected a name like .bshm-0123456789abcdef~",
+                         path);
     if (bshm_os_info_at(path, &info) < 0 || !info.regular ||
         (info.owner_uid != bshm_os_user_id() && bshm_os_user_id() != 0) ||
         bshm_os_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS ||

@@ -33,7 +33,7 @@ int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reade
 {
     bshm_reader *reader = calloc(1, sizeof *reader);
     if (!reader)
-        return bshm_fail(error, BSHM_E_MEMORY, "no memory for a reader");
+        return bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot create a reader");
     int rc = bshm_object_path(name, reader->path, sizeof reader->path, error);
     if (rc == BSHM_OK)
         rc = bshm_trusted_copy(&reader->trusted, &options->trusted, error);

@@ -12,7 +12,7 @@
 static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, bshm_os_file file, const char *path)
 {
     if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
-        return bshm_fail_system(error, rc, "back with memory", path);
+        return bshm_fail_system(error, rc, "allocate memory for", path);
     bshm_fail(error, BSHM_E_FULL,
               "%s needs %llu bytes (%.1f MB) of shared memory, %.1f MB are free for %s: make it larger (docker run "
               "--shm-size=..., mount -o remount,size=...), use a smaller frame, or give a path on another tmpfs",
@@ -159,7 +159,7 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", temporary);
     if (!bshm_os_same_object(&second, &segment->info))
-        return bshm_fail(error, BSHM_E_SYSTEM, "'%s' was replaced by another file while it was being created",
+        return bshm_fail(error, BSHM_E_SYSTEM, "'%s' was replaced by another file while it was created: try again",
                          temporary);
     return BSHM_OK;
 }
@@ -192,8 +192,8 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     if (rc < 0)
         return bshm_fail_system(error, rc, "lock", temporary);
     if (bshm_os_check_file_system(segment->lock_file, &kind) == -EOPNOTSUPP)
-        return bshm_fail(error, BSHM_E_NAME, "%s lies on %s, where locks do not die with their process: use tmpfs",
-                         path, kind);
+        return bshm_fail(error, BSHM_E_NAME,
+                         "%s is on %s, where locks do not end with their process: use a path on a tmpfs", path, kind);
     rc = open_again(segment, temporary, error);
     if (rc != BSHM_OK)
         return rc;
@@ -247,7 +247,7 @@ static int publish_name(creation_job *job, bshm_segment *segment, const char *te
         if (rc == -ENOENT)
             return BSHM_AGAIN;
         if (rc != -EEXIST)
-            return bshm_fail_system(job->error, rc, "give the name to", job->path);
+            return bshm_fail_system(job->error, rc, "rename the new segment to", job->path);
         if (replace) /* where a rename takes two steps, and another process took the name in between */
             bshm_predecessor_retire(predecessor);
         rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, BSHM_LOCK_TIMEOUT_NS, predecessor,
@@ -278,7 +278,7 @@ static int try_create(creation_job *job, const bshm_identity *identity, bshm_seg
         return rc;
     bshm_segment *segment = new_segment(identity);
     if (!segment)
-        return bshm_fail(job->error, BSHM_E_MEMORY, "no memory to create '%s'", job->name);
+        return bshm_fail(job->error, BSHM_E_MEMORY, "out of memory: cannot create '%s'", job->name);
     rc = build_temporary(job, segment, temporary);
     if (rc == BSHM_OK)
         rc = publish_name(job, segment, temporary);
@@ -344,8 +344,9 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
     bshm_predecessor_drop(&job.predecessor);
     *sequence = job.sequence;
     if (rc == BSHM_AGAIN)
-        rc =
-            bshm_fail(job.error, BSHM_E_SYSTEM, "the temporary of '%s' was removed %d times while it was being created",
-                      name, CREATION_ATTEMPTS);
+        rc = bshm_fail(
+            job.error, BSHM_E_SYSTEM,
+            "the temporary of '%s' was removed %d times while it was created: which process removes files there?", name,
+            CREATION_ATTEMPTS);
     return rc;
 }

@@ -121,7 +121,7 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
     bshm_segment *segment;
     bshm_writer *writer = calloc(1, sizeof *writer);
     if (!writer)
-        return bshm_fail(error, BSHM_E_MEMORY, "no memory for a writer");
+        return bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot create a writer");
     bshm_os_mutex_init(&writer->mutex);
     writer->lent = NO_SLOT;
     writer->process_epoch = bshm_os_process_epoch();
@@ -240,11 +240,10 @@ static bool is_inherited(const bshm_writer *writer)
 static int enter(bshm_writer *writer, bshm_error *error)
 {
     if (is_inherited(writer))
-        return bshm_fail(
-            error, BSHM_E_CLOSED,
-            "the writer of '%s' belongs to the parent of this forked process: create one here under another "
-            "name",
-            writer->name);
+        return bshm_fail(error, BSHM_E_CLOSED,
+                         "the writer of '%s' belongs to the parent of this forked process: create one here, "
+                         "under another name",
+                         writer->name);
     bshm_os_mutex_lock(&writer->mutex);
     if (writer->segment)
         return BSHM_OK;
@@ -376,12 +375,12 @@ int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence
     if (rc < 0)
         return rc;
     if (!is_lent(writer, loan))
-        rc = bshm_fail(error, BSHM_E_LOAN, "this slot of '%s' is not lent any more: it was published or cancelled",
+        rc = bshm_fail(error, BSHM_E_LOAN, "this slot of '%s' was published or cancelled already: take a new loan",
                        writer->name);
     if (rc == BSHM_OK)
         rc = bshm_info_plan(&loan->info, error);
     if (rc == BSHM_OK && loan->info.payload_bytes > lent_bytes)
-        rc = bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes in a slot lent for %llu",
+        rc = bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes does not fit a loan of %llu: take a larger loan",
                        (unsigned long long)loan->info.payload_bytes, (unsigned long long)lent_bytes);
     if (rc == BSHM_OK) {
         *sequence = finish_frame(writer, &loan->info, loan->slot, started, loan->claim_ns);
