@@ -1,4 +1,4 @@
-"""The transport core: frames, writer, reader. Wraps csrc/; the protocol is there, the Python rules are here."""
+"""Frames, writer and reader in Python: wraps csrc/, where the protocol is."""
 
 import atexit
 import errno
@@ -61,7 +61,7 @@ _ERROR_OF_CODE = {
 }
 
 
-_ERRNO_OF_CODE = {  # what the builtin that each also is would have
+_ERRNO_OF_CODE = {  # for exceptions that are OSErrors too
     _abi.BSHM_E_NOT_FOUND: errno.ENOENT,
     _abi.BSHM_E_EXISTS: errno.EEXIST,
     _abi.BSHM_E_FULL: errno.ENOSPC,
@@ -70,7 +70,7 @@ _ERRNO_OF_CODE = {  # what the builtin that each also is would have
 
 
 def _error_of(int code, str message, int system_errno):
-    """The one place where a code of the core becomes an exception."""
+    """The exception for an error code of the core; no other place makes one."""
     error = _ERROR_OF_CODE.get(code, _errors.BilliardsShmError)(message)
     if isinstance(error, OSError):
         error.errno = system_errno or _ERRNO_OF_CODE.get(code)
@@ -81,9 +81,9 @@ cdef object _exception(_abi.bshm_error *error):
     return _error_of(error.code, (<bytes> error.message).decode("utf-8", "replace"), error.system_errno)
 
 
-# ---------------------------------------------------------------- names of things
+# ---------------------------------------------------------------- pixel formats, states, dtypes
 
-# The four characters that V4L2 uses for the same layout.
+# V4L2's code for the same layout; the table is in csrc/billiards_shm.h.
 _FOURCC = {
     "BGR24": b"BGR3", "RGB24": b"RGB3", "BGRA32": b"AR24", "GRAY8": b"GREY", "GRAY16": b"Y16 ",
     "YUYV": b"YUYV", "NV12": b"NV12", "MJPG": b"MJPG", "RAW": b"RAW ",
@@ -92,7 +92,7 @@ _FOURCC_CODE = {name: int.from_bytes(code, "little") for name, code in _FOURCC.i
 _PIXEL_FORMAT_OF_CODE = {code: name for name, code in _FOURCC_CODE.items()}
 PIXEL_FORMATS = tuple(_FOURCC)
 
-# What a frame must look like to carry the format: dimensions (0: either), channels (0: any) and dtype.
+# What a frame of the format has: dimensions (0: 2 or 3), channels, kind and size of an item. RAW: anything.
 _FITS = {
     "BGR24": (3, 3, "u", 1), "RGB24": (3, 3, "u", 1), "BGRA32": (3, 4, "u", 1), "GRAY8": (0, 1, "u", 1),
     "GRAY16": (0, 1, "u", 2), "YUYV": (3, 2, "u", 1), "NV12": (2, 1, "u", 1), "MJPG": (2, 1, "u", 1),
@@ -106,7 +106,7 @@ _STATUSES = {
     _abi.BSHM_STATUS_DEAD: SegmentStatus.DEAD,
 }
 
-# PEP 3118 formats of the native types, by kind and size; and the dtypes, made once.
+# By kind and size of an item: its PEP 3118 format, and its dtype, made once.
 _FORMATS = {
     ("b", 1): b"?", ("i", 1): b"b", ("i", 2): b"h", ("i", 4): b"i", ("i", 8): b"q",
     ("u", 1): b"B", ("u", 2): b"H", ("u", 4): b"I", ("u", 8): b"Q",
@@ -114,7 +114,7 @@ _FORMATS = {
 }
 _DTYPES = {key: np.dtype(f"{key[0]}{key[1]}") for key in _FORMATS}
 
-cdef bytes _BYTES_FORMAT = _FORMATS["u", 1]  # of nearly every frame
+cdef bytes _BYTES_FORMAT = _FORMATS["u", 1]  # most frames have it
 _KINDS = {"?": "b", "e": "f", "f": "f", "d": "f", "Zf": "c", "Zd": "c",
           "b": "i", "h": "i", "i": "i", "l": "i", "q": "i", "n": "i",
           "B": "u", "H": "u", "I": "u", "L": "u", "Q": "u", "N": "u"}
@@ -131,7 +131,7 @@ cdef tuple _shape_of(const _abi.bshm_frame_info *info):
 
 
 cdef uint32_t _fourcc_for(str declared, const _abi.bshm_frame_info *info):
-    """The writer's format where the frame can have it, else the one that its shape suggests."""
+    """The declared format if it fits the frame, else one that fits its shape."""
     cdef str name
     kind = chr(info.kind)
     if declared == "RAW":
@@ -152,7 +152,7 @@ cdef str _text(const char *text):
 
 
 cdef class _Owners:
-    """User ids, kept where the core can read them for the length of a call."""
+    """User ids in memory that the core reads during a call."""
 
     cdef _abi.bshm_owners owners
     cdef uint32_t *uids
@@ -209,10 +209,10 @@ cdef class FrameMetadata:
     cdef readonly bint zero_copy
 
     def __init__(self):
-        raise TypeError("FrameMetadata comes with a frame")
+        raise TypeError("FrameMetadata is created by reading a frame")
 
     cdef void fill(self, const _abi.bshm_frame *frame, bint zero_copy) noexcept:
-        """Before anybody has it."""
+        """Set the values, before the object is given away."""
         self.info = frame.info
         memcpy(self._generation, frame.generation, 16)
         self.skipped = frame.skipped
@@ -293,14 +293,14 @@ _METADATA_FIELDS = (
 
 
 def _metadata_from_bytes(bytes info, bytes generation, skipped, zero_copy):
-    """What a pickled `FrameMetadata` is made of again."""
+    """Unpickle a `FrameMetadata`."""
     cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
     if len(info) != sizeof(_abi.bshm_frame_info) or len(generation) != 16:
-        raise ValueError("metadata pickled by another version of billiards_shm")
+        raise ValueError("this metadata was pickled by another version of billiards_shm")
     memcpy(&metadata.info, <const char *> info, sizeof(_abi.bshm_frame_info))
     memcpy(metadata._generation, <const char *> generation, 16)
     if (chr(metadata.info.kind), metadata.info.item_size) not in _FORMATS:
-        raise ValueError("metadata pickled by another version of billiards_shm")
+        raise ValueError("this metadata was pickled by another version of billiards_shm")
     metadata.skipped = skipped
     metadata.zero_copy = zero_copy
     return metadata
@@ -314,8 +314,8 @@ cdef FrameMetadata _metadata_of(const _abi.bshm_frame *frame, bint zero_copy):
 
 # ---------------------------------------------------------------- arrays over memory
 
-cdef class _PictureBuffer:
-    """Geometry of a picture in memory, in the form the buffer protocol wants it. Subclasses own the memory."""
+cdef class _PixelBuffer:
+    """The geometry of a frame in memory, as the buffer protocol takes it. Subclasses own the memory."""
 
     cdef Py_ssize_t shape[3]
     cdef Py_ssize_t strides[3]
@@ -338,14 +338,14 @@ cdef class _PictureBuffer:
         cdef Py_ssize_t row_bytes = self.shape[1] * self.strides[1]
         cdef bint padded = self.strides[0] != row_bytes
         if readonly and flags & PyBUF_WRITABLE:
-            raise BufferError("frames in shared memory are read-only: take a copy (copy=True, or frame.copy())")
+            raise BufferError("frames in shared memory are read-only: make a copy (copy=True, or frame.copy())")
         cdef bint contiguous = (flags & PyBUF_C_CONTIGUOUS == PyBUF_C_CONTIGUOUS
                                 or flags & PyBUF_ANY_CONTIGUOUS == PyBUF_ANY_CONTIGUOUS
                                 or flags & PyBUF_STRIDES != PyBUF_STRIDES)
         if padded and contiguous:
-            raise BufferError("rows of this frame are padded: ask for a strided buffer, or take a copy")
+            raise BufferError("rows of this frame are padded: ask for a strided buffer, or make a copy")
         if flags & PyBUF_F_CONTIGUOUS == PyBUF_F_CONTIGUOUS:
-            raise BufferError("frames lie row by row: ask for C order, or take a copy in Fortran order")
+            raise BufferError("frames are stored row by row: ask for C order, or make a copy in Fortran order")
         view.buf = pixels
         view.itemsize = info.item_size
         view.len = self.shape[0] * row_bytes
@@ -360,7 +360,7 @@ cdef class _PictureBuffer:
 
 
 @cython.final
-cdef class Frame(_PictureBuffer):
+cdef class Frame(_PixelBuffer):
     """One pinned frame: the object behind a zero-copy view, ``view.base.obj``.
 
     **Lifetime.** The pixels stay as they are until the last view of them is gone, even after reader and writer are
@@ -371,7 +371,7 @@ cdef class Frame(_PictureBuffer):
     cdef _abi.bshm_frame frame
 
     def __init__(self):
-        raise TypeError("frames come from a reader")
+        raise TypeError("frames are created by a reader")
 
     def __dealloc__(self):
         _abi.bshm_frame_release(&self.frame)
@@ -433,7 +433,7 @@ cdef class _PreparedFrame:
                 and here.ndim == info.ndim and here.kind == info.kind and here.item_size == info.item_size)
 
     cdef tuple deliver(self, _abi.bshm_frame *frame):
-        """The pin moves from `frame` to the array that is returned."""
+        """Return the prepared pair; its array takes over the pin of `frame`."""
         cdef tuple pair
         with cython.critical_section(self):
             while not self.fits(frame):
@@ -446,9 +446,9 @@ cdef class _PreparedFrame:
         return pair
 
 
-@cython.no_gc_clear  # a slot found in a garbage cycle still needs its writer, to be given back
+@cython.no_gc_clear  # a slot in a garbage cycle needs its writer until it is given back
 @cython.final
-cdef class LoanedSlot(_PictureBuffer):
+cdef class LoanedSlot(_PixelBuffer):
     """A slot lent for writing. Leaving its ``with`` block publishes it; an exception or `cancel` does not.
 
     **Lifetime.** You may write to `array` until the slot is published or cancelled. Then it becomes read-only. A slice
@@ -461,7 +461,7 @@ cdef class LoanedSlot(_PictureBuffer):
     cdef unsigned long long _sequence
 
     def __init__(self):
-        raise TypeError("slots come from SharedMemoryFrameWriter.loan()")
+        raise TypeError("slots are created by SharedMemoryFrameWriter.loan()")
 
     def __dealloc__(self):
         if self.writer is not None:
@@ -545,7 +545,7 @@ cdef class LoanedSlot(_PictureBuffer):
 # ---------------------------------------------------------------- writer
 
 cdef dict _statistics_of(const _abi.bshm_statistics *copy):
-    """The statistics by name, and the latency buckets, which are no single number."""
+    """All statistics by name, and the latency buckets."""
     cdef const _abi.bshm_shared64 *words = <const _abi.bshm_shared64 *> copy
     found = {name: words[<size_t> row.word].shared for name, row in _STATISTICS.items()}
     found["write_latency_buckets"] = tuple(copy.write_ns_log2[i].shared for i in range(_abi.BSHM_LATENCY_BUCKETS))
@@ -553,15 +553,15 @@ cdef dict _statistics_of(const _abi.bshm_statistics *copy):
 
 
 cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) except -1:
-    """From a shape and a dtype. Says what does not fit the core's integers; the core says what is impossible."""
+    """Fill `info` from a shape and a dtype. Raises for what does not fit its integers; the core checks the rest."""
     shape = tuple(shape) if not isinstance(shape, int) else (shape,)
     dtype = np.dtype(dtype)
     if len(shape) not in (2, 3) or not all(isinstance(n, (int, np.integer)) and 0 < n < 2**31 for n in shape):
         raise _errors.FrameShapeError(
-            f"shape {shape!r}: (height, width) or (height, width, channels), each at least 1, is expected")
+            f"shape {shape!r}: expected (height, width) or (height, width, channels), each at least 1")
     if (dtype.kind, dtype.itemsize) not in _FORMATS:
         raise _errors.FrameShapeError(
-            f"dtype {dtype}: bool, int8 to int64, uint8 to uint64, float16 to float64 or complex is expected")
+            f"dtype {dtype}: expected bool, int8 to int64, uint8 to uint64, float16 to float64 or complex")
     memset(info, 0, sizeof(_abi.bshm_frame_info))
     info.ndim = len(shape)
     info.height = shape[0]
@@ -588,7 +588,7 @@ _open_writers = weakref.WeakSet()
 
 @atexit.register
 def _close_writers():
-    """A process that ends in order leaves no segment behind, whether or not it closed its writers."""
+    """Close the writers that are still open, so that a process that exits normally leaves no segment behind."""
     for writer in list(_open_writers):
         writer.close()
 
@@ -632,7 +632,7 @@ cdef class SharedMemoryFrameWriter:
 
     cdef _abi.bshm_writer *_writer
     cdef readonly str name
-    cdef _abi.bshm_frame_info _usual  # the geometry that the writer was made for
+    cdef _abi.bshm_frame_info _usual  # the geometry that the writer was created for
     cdef tuple shape
     cdef object dtype
     cdef str pixel_format
@@ -652,20 +652,20 @@ cdef class SharedMemoryFrameWriter:
         cdef _Owners owners = _Owners(trusted_owners)
         cdef int rc
         if self._writer != NULL:
-            raise ValueError(f"the writer of {self.name!r} is made already")
+            raise ValueError(f"the writer of {self.name!r} was created already: create another")
         if pixel_format not in _FOURCC_CODE:
-            raise ValueError(f"pixel_format {pixel_format!r}: one of {', '.join(PIXEL_FORMATS)} is expected")
+            raise ValueError(f"pixel_format {pixel_format!r}: expected one of {', '.join(PIXEL_FORMATS)}")
         if not isinstance(slots, int) or not MIN_SLOTS <= slots <= MAX_SLOTS:
-            raise ValueError(f"slots={slots!r}: {MIN_SLOTS} to {MAX_SLOTS} are possible")
+            raise ValueError(f"slots={slots!r}: expected an integer from {MIN_SLOTS} to {MAX_SLOTS}")
         if not isinstance(mode, int) or mode & ~0o777:
-            raise ValueError(f"mode={mode!r}: permission bits from 0 to 0o777 are expected")
+            raise ValueError(f"mode={mode!r}: expected permission bits from 0 to 0o777")
         _set_geometry(&self._usual, shape, dtype)
         self._usual.fourcc = _fourcc_for(pixel_format, &self._usual)
         self.name = os.fspath(name)
         self.dtype = np.dtype(dtype)
         self.shape = _shape_of(&self._usual)
         self.pixel_format = pixel_format
-        options.slot_capacity = min(math.prod(self.shape) * self.dtype.itemsize, 2**63)  # too much: the core says so
+        options.slot_capacity = min(math.prod(self.shape) * self.dtype.itemsize, 2**63)  # more is refused by the core
         options.slots = slots
         options.mode = mode
         options.trusted = owners.owners
@@ -711,9 +711,9 @@ cdef class SharedMemoryFrameWriter:
                 _abi.bshm_writer_get_counters(self._writer, &counters)
         return counters
 
-    cdef int _check_made(self) except -1:
+    cdef int _check_created(self) except -1:
         if self._writer == NULL:
-            raise ValueError("the writer was never made")
+            raise ValueError("the writer was never created: call __init__")
         return 0
 
     def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True):
@@ -753,8 +753,8 @@ cdef class SharedMemoryFrameWriter:
         cdef Py_buffer view
         cdef uint64_t sequence = 0
         cdef int rc
-        self._check_made()
-        self._get_picture(frame, &view, &info)
+        self._check_created()
+        self._get_pixels(frame, &view, &info)
         try:
             _set_times(&info, capture_time_ns, position_ms, online)
             with nogil:
@@ -767,26 +767,26 @@ cdef class SharedMemoryFrameWriter:
             self._warn_dropped(&error)
         return sequence
 
-    cdef int _get_picture(self, object frame, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
-        """A buffer whose rows are contiguous, and its geometry. The caller releases the buffer."""
+    cdef int _get_pixels(self, object frame, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
+        """Fill `view` with a buffer whose rows are contiguous, and `info` with its geometry. The caller releases it."""
         if not PyObject_CheckBuffer(frame):
-            raise self._not_a_picture(frame)
-        if self._try_picture(frame, view, info):
+            raise self._shape_error(frame)
+        if self._try_pixels(frame, view, info):
             return 0
         if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3) or 0 in frame.shape:
-            raise self._not_a_picture(frame)
+            raise self._shape_error(frame)
         if (frame.dtype.kind, frame.dtype.itemsize) not in _FORMATS:
-            raise self._not_a_picture(frame)
-        # A picture, but not laid out as one.
-        if not self._try_picture(np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("=")), view, info):
-            raise self._not_a_picture(frame)
+            raise self._shape_error(frame)
+        # A frame in another memory layout or byte order.
+        if not self._try_pixels(np.ascontiguousarray(frame, dtype=frame.dtype.newbyteorder("=")), view, info):
+            raise self._shape_error(frame)
         return 0
 
-    cdef bint _try_picture(self, object source, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
+    cdef bint _try_pixels(self, object source, Py_buffer *view, _abi.bshm_frame_info *info) except -1:
         """True: `view` is filled, and `info` describes it."""
         try:
             PyObject_GetBuffer(source, view, PyBUF_STRIDES | PyBUF_FORMAT)
-        except (BufferError, ValueError):  # a dtype that has no buffer format
+        except (BufferError, ValueError):  # a dtype without a buffer format
             return False
         if self._describe(view, info):
             return True
@@ -794,7 +794,7 @@ cdef class SharedMemoryFrameWriter:
         return False
 
     cdef bint _describe(self, Py_buffer *view, _abi.bshm_frame_info *info):
-        """False: no picture, or one whose rows are not contiguous."""
+        """False: not a frame, or its rows are not contiguous."""
         cdef Py_ssize_t channels
         if view.ndim not in (2, 3) or view.len == 0:
             return False
@@ -820,20 +820,20 @@ cdef class SharedMemoryFrameWriter:
         info.fourcc = _fourcc_for(self.pixel_format, info)
         return True
 
-    cdef object _not_a_picture(self, frame):
+    cdef object _shape_error(self, frame):
         found = f"a {type(frame).__name__}"
         if hasattr(frame, "shape"):
             found = f"an array of shape {frame.shape} and dtype {getattr(frame, 'dtype', '?')}"
         return _errors.FrameShapeError(
-            f"{found} is no frame for {self.name!r}: an array of shape (height, width) or (height, width, channels) "
-            f"of a numeric dtype is expected, such as {self.shape} of {self.dtype}")
+            f"{found} is not a frame for {self.name!r}: expected an array of shape (height, width) or (height, width, "
+            f"channels) and a numeric dtype, such as {self.shape} of {self.dtype}")
 
     cdef object _warn_dropped(self, _abi.bshm_error *error):
         if not self._warned:
             self._warned = True
             import warnings
 
-            # The caller is one level up: compiled functions have no frames of their own.
+            # 1 is the caller: compiled functions have no stack frames.
             warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=1)
 
     def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True):
@@ -864,7 +864,7 @@ cdef class SharedMemoryFrameWriter:
         cdef _abi.bshm_frame_info info
         cdef _abi.bshm_error error
         cdef int rc
-        self._check_made()
+        self._check_created()
         if shape is None and dtype is None:
             info = self._usual
         else:
@@ -899,11 +899,11 @@ cdef class SharedMemoryFrameWriter:
         cdef bytes backend_bytes
         cdef int rc
         cdef _abi.bshm_shared64 *words = <_abi.bshm_shared64 *> &report.statistics
-        self._check_made()
+        self._check_created()
         _abi.bshm_source_report_init(&report)
         for name, total in counters.items():
             if name not in _REPORTED:
-                raise TypeError(f"update_source() has no argument {name!r}: {', '.join(_REPORTED)} are counted there")
+                raise TypeError(f"update_source() has no argument {name!r}: expected one of {', '.join(_REPORTED)}")
             if total is not None:
                 words[<size_t> _REPORTED[name].word].shared = total
         if fps is not None:
@@ -945,9 +945,9 @@ cdef bytes _encode_name(object name):
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
-        raise _errors.SegmentNameError(f"name {name!r} is no text that can be encoded") from None
+        raise _errors.SegmentNameError(f"name {name!r} cannot be encoded: use valid text") from None
     if b"\0" in encoded:
-        raise _errors.SegmentNameError(f"name {name!r} has a NUL character in it")
+        raise _errors.SegmentNameError(f"name {name!r} contains a NUL character: leave it out")
     if os.path.dirname(encoded) not in (b"", b"/", b"\\"):
         encoded = os.path.join(os.getcwdb(), encoded)  # the same file, also after a change of directory
     return encoded
@@ -974,7 +974,7 @@ cdef class ReaderStatistics:
     cdef readonly unsigned long long frames, skipped, copies, retries
 
     def __init__(self):
-        raise TypeError("statistics come from SharedMemoryFrameReader.statistics")
+        raise TypeError("statistics are created by SharedMemoryFrameReader.statistics")
 
     def as_dict(self):
         """All attributes by name."""
@@ -985,11 +985,11 @@ cdef class ReaderStatistics:
 
 
 cdef object _bad_timeout(object timeout):
-    return ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+    return ValueError(f"timeout={timeout!r}: expected seconds, 0 or more, or None")
 
 
 cdef int64_t _deadline_of(object timeout) except? -1:
-    """When a timeout in seconds is over, CLOCK_MONOTONIC ns; None: never."""
+    """The end of a timeout in seconds, CLOCK_MONOTONIC ns; None: never."""
     if timeout is None:
         return 2**62
     if not timeout >= 0:
@@ -1003,7 +1003,7 @@ cdef object _source_state_of(const _abi.bshm_statistics *statistics):
 
 
 cdef object _age(int64_t then_ns):
-    """Seconds since; None for never. In floating point: what a segment claims may lie anywhere."""
+    """Seconds since then; None: never. In floating point, since a segment may have any number there."""
     return max(0.0, (<double> _abi.bshm_now_ns() - <double> then_ns) / 1e9) if then_ns else None
 
 
@@ -1016,7 +1016,7 @@ cdef class SegmentReader:
     cdef bint _closed
     cdef list _prepared  # by slot: a _PreparedFrame, or None before the slot's first frame
     cdef int _delivered_slot  # slot of the last frame, whose next one is not prepared yet; -1: none
-    cdef uint8_t _generation[16]  # that the places belong to
+    cdef uint8_t _generation[16]  # of the segment that `_prepared` belongs to
     cdef object __weakref__
 
     def __cinit__(self):
@@ -1032,9 +1032,9 @@ cdef class SegmentReader:
         cdef const char *c_name = encoded
         cdef _Owners owners = _Owners(trusted_owners)
         if self._reader != NULL:
-            raise ValueError(f"the reader of {self.name!r} is made already")
+            raise ValueError(f"the reader of {self.name!r} was created already: create another")
         if not isinstance(max_leases, int) or not 0 <= max_leases <= MAX_SLOTS - 2:
-            raise ValueError(f"max_leases={max_leases!r}: 0 to {MAX_SLOTS - 2} are possible")
+            raise ValueError(f"max_leases={max_leases!r}: expected an integer from 0 to {MAX_SLOTS - 2}")
         self.name = os.fspath(name)
         self._copy = copy
         options.max_leases = max_leases
@@ -1096,9 +1096,9 @@ cdef class SegmentReader:
             statistics.retries = counters.retries
         return statistics
 
-    cdef int _check_made(self) except -1:
+    cdef int _check_created(self) except -1:
         if self._reader == NULL:
-            raise ValueError("the reader was never made")
+            raise ValueError("the reader was never created: call __init__")
         return 0
 
     def attach(self, timeout=5.0):
@@ -1122,7 +1122,7 @@ cdef class SegmentReader:
         cdef int64_t deadline = _deadline_of(timeout)
         cdef int64_t left
         cdef int rc
-        self._check_made()
+        self._check_created()
         while True:
             with nogil:
                 rc = _abi.bshm_reader_attach(self._reader, &error)
@@ -1169,7 +1169,7 @@ cdef class SegmentReader:
         cdef int64_t left
         cdef bint own = self._copy if copy is None else copy
         cdef object found
-        self._check_made()
+        self._check_created()
         if timeout is not None and not timeout >= 0:
             raise _bad_timeout(timeout)
         found = self._take(0, own)
@@ -1191,14 +1191,14 @@ cdef class SegmentReader:
 
         Parameters, returns, raises and lifetime as in `read_frame`.
         """
-        self._check_made()
+        self._check_created()
         found = self._take(_abi.BSHM_ACQUIRE_SEEN, self._copy if copy is None else copy)
         return (None, None) if found is None else found
 
     cdef int _wait(self, int64_t nanoseconds) except -1:
         cdef int slot = self._delivered_slot
         cdef _PreparedFrame prepared
-        if slot >= 0:  # its turn will come again
+        if slot >= 0:  # prepare this slot's next frame
             self._delivered_slot = -1
             prepared = self._prepared[slot]
             if prepared is not None:
@@ -1208,19 +1208,19 @@ cdef class SegmentReader:
         return 0
 
     def _poll(self, bint follow):
-        """`read_frame` without waiting; not `follow`: stay with a segment that was closed in order. For iteration."""
-        self._check_made()
+        """`read_frame` without waiting. Not `follow`: stay with a segment that was closed. For iteration."""
+        self._check_created()
         found = self._take(0 if follow else _abi.BSHM_ACQUIRE_STAY, self._copy)
         return found
 
     def _ended(self):
-        """Whether the segment was closed in order and its last frame seen. For iteration."""
-        self._check_made()
+        """Whether the segment was closed and its last frame was read. For iteration."""
+        self._check_created()
         return _abi.bshm_reader_ended(self._reader) == 1
 
     def _wait_once(self, double seconds):
-        """Sleep until there may be something new, at most `seconds`, at most a tenth of one."""
-        self._check_made()
+        """Sleep until there may be a new frame, for at most `seconds`, at most a tenth of a second."""
+        self._check_created()
         self._wait(<int64_t> (min(seconds, 1.0) * 1e9))
 
     cdef object _take(self, uint32_t flags, bint copy):
@@ -1244,7 +1244,7 @@ cdef class SegmentReader:
         return None
 
     cdef tuple _pinned(self, _abi.bshm_frame *frame):
-        """The frame in place; its pin goes with the array."""
+        """The frame as a view of shared memory, which takes over the pin."""
         cdef _PreparedFrame prepared
         cdef tuple pair
         if memcmp(self._generation, frame.generation, 16) != 0:
@@ -1265,7 +1265,7 @@ cdef class SegmentReader:
         return 0
 
     cdef tuple _copied(self, _abi.bshm_frame *frame):
-        """The frame in an array of its own, or None if a newer one was written over it meanwhile."""
+        """A copy of the frame, or None if a newer one overwrote it during the copy."""
         cdef Py_buffer view
         cdef int rc
         array = np.empty(_shape_of(&frame.info), _dtype_of(&frame.info))
@@ -1289,10 +1289,10 @@ cdef class SegmentReader:
         return f"<{type(self).__name__} {self.name!r}, {'closed' if self._closed else self.status}>"
 
 
-# ---------------------------------------------------------------- looking from outside
+# ---------------------------------------------------------------- inspection and cleaning
 
 def inspect(name, trusted_owners=None):
-    """Everything that `billiards_shm.inspect_segment` makes a `SegmentInfo` of, as a dict."""
+    """The fields of a `SegmentInfo`, as a dict."""
     cdef _Owners owners = _Owners(trusted_owners)
     cdef bytes encoded = _encode_name(name)
     cdef const char *c_name = encoded
@@ -1361,7 +1361,7 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
 
 
 def remove_stale(name, trusted_owners=None):
-    """Remove the segment if its writer is dead; True: removed."""
+    """Remove the segment if its writer is dead. True: removed."""
     cdef _Owners owners = _Owners(trusted_owners)
     cdef bytes encoded = _encode_name(name)
     cdef const char *c_name = encoded
@@ -1375,7 +1375,7 @@ def remove_stale(name, trusted_owners=None):
 
 
 def remove_stale_temporary(path):
-    """Remove what a creator that died left behind, if it is older than ten seconds; True: removed."""
+    """Remove a temporary of a writer that died, if it is older than ten seconds. True: removed."""
     cdef bytes encoded = os.fsencode(path)
     cdef const char *c_path = encoded
     cdef _abi.bshm_error error
@@ -1388,7 +1388,7 @@ def remove_stale_temporary(path):
 
 
 def object_path(name):
-    """The file that `name` leads to."""
+    """The path of the file that `name` leads to."""
     cdef bytes encoded = _encode_name(name)
     cdef const char *c_name = encoded
     cdef char path[4096]
@@ -1399,5 +1399,5 @@ def object_path(name):
 
 
 def object_directory():
-    """Where names without a slash lie."""
+    """The directory of names without a slash."""
     return os.fsdecode(<bytes> _abi.bshm_object_directory())

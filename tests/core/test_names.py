@@ -378,18 +378,18 @@ def test_a_file_that_is_longer_than_it_must_be_is_read(segment_name: str, dead: 
         ("magic", b"BILLISHX", "does not begin with"),
         ("abi_major", 2, r"ABI 2\.0.*1\.x"),
         ("abi_major", 0, r"ABI 0\.0.*1\.x"),
-        ("header_bytes", 4096, "regions"),
+        ("header_bytes", 4096, "header has 4096 bytes, expected 65536"),
         ("byte_order", 0x0D0C0B0A, "0x0d0c0b0a.*0x0a0b0c0d"),
-        ("slot_count", 0, "0 slots: 3 to 62"),
-        ("slot_count", 2, "2 slots: 3 to 62"),
-        ("slot_count", 63, "63 slots: 3 to 62"),
+        ("slot_count", 0, "0 slots, expected 3 to 62"),
+        ("slot_count", 2, "2 slots, expected 3 to 62"),
+        ("slot_count", 63, "63 slots, expected 3 to 62"),
         ("slot_count", 2**32 - 1, "4294967295 slots"),
         ("slot_count", 7, "7 slots need"),
         ("slot_count", 9, "9 slots need"),
-        ("total_bytes", 0, "claims 0"),
-        ("total_bytes", 2**64 - 1, "claims 18446744073709551615"),
-        ("slot_stride", 0, "0 apart"),
-        ("slot_stride", 65535, "65535 apart"),
+        ("total_bytes", 0, "says 0"),
+        ("total_bytes", 2**64 - 1, "says 18446744073709551615"),
+        ("slot_stride", 0, "0 bytes apart"),
+        ("slot_stride", 65535, "65535 bytes apart"),
         ("slot_stride", 2**64 - 65536, "apart"),
         ("slot_stride", 2**63, "apart"),
         ("slot_stride", 131072, "slots need"),
@@ -564,7 +564,7 @@ def test_a_newest_frame_in_a_slot_that_does_not_exist_is_refused(segment_name: s
         writer.write_frame(picture(1))
         segment.publication["latest"] = 5 << 6 | slot
         for leases in (0, 2):
-            with pytest.raises(SegmentFormatError, match=f"{segment_name}.*slot {slot} of 8"):
+            with pytest.raises(SegmentFormatError, match=f"{segment_name}.*slot {slot}, but it has 8 slots"):
                 SharedMemoryFrameReader(segment_name, max_leases=leases).read_frame()
         inspect_segment(segment_name)
 

@@ -690,14 +690,14 @@ def test_closing_from_another_thread_ends_the_wait_with_value_error(
 
 
 def test_a_reader_is_made_once(segment_name: str, reader: SharedMemoryFrameReader) -> None:
-    with pytest.raises(ValueError, match="made already"):
+    with pytest.raises(ValueError, match="created already"):
         reader.__init__(segment_name)  # type: ignore[misc]
 
 
 def test_a_reader_that_was_never_made_raises_and_does_not_crash() -> None:
     reader = SharedMemoryFrameReader.__new__(SharedMemoryFrameReader)
     for use in (reader.attach, reader.read_frame, reader.latest_frame, lambda: next(iter(reader))):
-        with pytest.raises(ValueError, match="never made"):
+        with pytest.raises(ValueError, match="never created"):
             use()
     assert reader.status is SegmentStatus.DETACHED
     assert reader.last_frame_age is None

@@ -974,7 +974,7 @@ def test_an_exception_that_ends_the_interpreter_leaves_nothing(segment_name: str
 
 
 def test_a_writer_is_made_once(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
-    with pytest.raises(ValueError, match="made already"):
+    with pytest.raises(ValueError, match="created already"):
         writer.__init__(segment_name, SHAPE)  # type: ignore[misc]
     assert writer.write_frame(picture(1)) == 1
 
@@ -982,7 +982,7 @@ def test_a_writer_is_made_once(segment_name: str, writer: SharedMemoryFrameWrite
 def test_a_writer_that_was_never_made_raises_and_does_not_crash() -> None:
     writer = SharedMemoryFrameWriter.__new__(SharedMemoryFrameWriter)
     for use in (lambda: writer.write_frame(picture(1)), writer.loan, writer.update_source):
-        with pytest.raises(ValueError, match="never made"):
+        with pytest.raises(ValueError, match="never created"):
             use()
     assert writer.sequence == 0
     writer.close()
