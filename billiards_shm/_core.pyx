@@ -891,7 +891,7 @@ cdef class SharedMemoryFrameWriter:
         fps
             Measured frames per second.
         **counters
-            Totals so far: ``captured``, ``reconnects``, ``stalls``, ``loops``; see `SegmentInfo`.
+            Totals so far: ``captured``, ``unreadable``, ``reconnects``, ``stalls``, ``loops``; see `SegmentInfo`.
         """
         cdef _abi.bshm_source_report report
         cdef _abi.bshm_error error

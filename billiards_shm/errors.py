@@ -8,6 +8,7 @@ __all__ = [
     "BilliardsShmError",
     "CameraError",
     "ConfigurationError",
+    "DamagedSourceError",
     "FrameShapeError",
     "LoanError",
     "SegmentFormatError",
@@ -66,3 +67,7 @@ class ConfigurationError(BilliardsShmError, ValueError):
 
 class CameraError(BilliardsShmError, RuntimeError):
     """The source could not be opened or read."""
+
+
+class DamagedSourceError(CameraError):
+    """A recording holds too many frames in a row that cannot be decoded."""

@@ -56,6 +56,16 @@ class SegmentStatistics:
             6, "frames_captured", "Frames that the source gave, without placeholders", line="frames", reported=True
         )
     )
+    unreadable: int = _row(
+        Statistic(
+            35,
+            "unreadable_frames",
+            "Frames that the source gave and that could not be decoded; they are not published",
+            line="frames",
+            prominent=True,
+            reported=True,
+        )
+    )
     published: int = _row(
         Statistic(0, "frames_published", "Frames published into shared memory, placeholders included", line="frames")
     )

@@ -393,7 +393,8 @@ typedef struct bshm_statistics {
     bshm_shared64 reason[16];    /* UTF-8, NUL-padded */
     bshm_shared64 backend[4];    /* UTF-8, NUL-padded */
     bshm_shared64 bytes_written; /* payload bytes published */
-    bshm_shared64 reserved[9];
+    bshm_shared64 unreadable;    /* frames of the source that could not be decoded */
+    bshm_shared64 reserved[8];
     bshm_shared64
         write_ns_log2[BSHM_LATENCY_BUCKETS]; /* bucket i: writes that took less than 2^i ns, not less than 2^(i-1) */
 } bshm_statistics;
@@ -600,9 +601,9 @@ typedef struct bshm_writer_counters {
     bshm_statistics statistics; /* what the writer counts: summed over all its generations */
 } bshm_writer_counters;
 
-/* What the process that feeds the writer reports of its source: `captured`, `reconnects`, `stalls`, `loops`,
- * `fps_millihertz` and `source_state` of the statistics, and two texts. Begin with bshm_source_report_init: a word of
- * all ones, or a null pointer, leaves a value as it was. */
+/* What the process that feeds the writer reports of its source: `captured`, `unreadable`, `reconnects`, `stalls`,
+ * `loops`, `fps_millihertz` and `source_state` of the statistics, and two texts. Begin with bshm_source_report_init: a
+ * word of all ones, or a null pointer, leaves a value as it was. */
 typedef struct bshm_source_report {
     bshm_statistics statistics;
     const char *reason;  /* UTF-8; 128 bytes are kept */

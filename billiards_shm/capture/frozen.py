@@ -29,6 +29,7 @@ class FrozenPicture:
     """
 
     def __init__(self, limit_sec: float) -> None:
+        self.limit_sec = limit_sec
         self._limit_ns = round(limit_sec * _NS_PER_SEC)
         self._growth = 1
         self._sample = b""

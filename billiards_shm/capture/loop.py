@@ -23,12 +23,23 @@ from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.capture.status import SourceStatus
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import Settings
-from billiards_shm.errors import CameraError
-from billiards_shm.sources.protocol import FrameSource, Image, Reason, SourceDetails, TimedSource
+from billiards_shm.errors import CameraError, DamagedSourceError
+from billiards_shm.sources.protocol import (
+    Delivery,
+    FrameSource,
+    Image,
+    Reason,
+    SourceDetails,
+    SourceLostError,
+    TimedSource,
+)
 
 __all__ = ["CaptureLoop", "StopRequest"]
 
 PROGRESS_INTERVAL_NS: Final = 1_000_000_000
+LONGEST_GAP_OF_RECORDINGS_SEC: Final = 10.0
+LONGEST_GAP_OF_BURSTS_SEC: Final = 1.0
+"""What a playlist has dropped meanwhile is not waited for."""
 _NS_PER_SEC: Final = 1_000_000_000
 
 _log = logging.getLogger(__name__)
@@ -80,9 +91,11 @@ class CaptureLoop:
         self._on_progress = on_progress
         self._idle_sec = settings.video.process.main_loop_sleep
         self._pace: Pace | None = None
+        self._recorded = False
+        self._frozen_sec = 0.0
         self._backoff = Backoff(self._camera.reconnect_delay_sec, self._camera.reconnect_max_delay_sec)
         self.statistics = CaptureStatistics(time.monotonic_ns())
-        self._publisher = Publisher(settings.video, self.statistics, self._camera.frozen_after_sec)
+        self._publisher = Publisher(settings.video, self.statistics)
         placeholders = None
         if self._camera.placeholder and draw_placeholder is not None:
             placeholders = PlaceholderPublisher(self._publisher, self.statistics, self._address, draw_placeholder)
@@ -120,6 +133,8 @@ class CaptureLoop:
             end = self._publish_until_end(source)
             if end.kind is Ending.STOPPED:
                 return
+            if end.kind is Ending.BROKEN:
+                raise DamagedSourceError(f"{self._address}: {end.reason}")
             if not self._publisher.begun:
                 raise CameraError(f"cannot open {self._address}: it gave no frame ({end.reason})")
             if end.kind is Ending.EXHAUSTED and not (self._camera.loop_video and self._address.repeats):
@@ -169,20 +184,26 @@ class CaptureLoop:
 
     def _source_opened(self, details: SourceDetails) -> None:
         self._status.backend = details.backend
-        fps = self._paced_fps(details)
-        if fps != (self._pace.fps if self._pace is not None else None):
-            self._pace = Pace(fps) if fps else None
+        self._recorded = details.delivery is Delivery.RECORDED
+        self._frozen_sec = self._camera.frozen_after_sec(recorded=self._recorded)
+        self._publisher.watch_for_frozen(self._frozen_sec)
+        pace = self._pace_for(details)
+        # A recording that loops goes on at the pace that it had.
+        if pace is None or self._pace is None or pace.fps != self._pace.fps:
+            self._pace = pace
         self.reporter.source_opened(details)
 
-    def _paced_fps(self, details: SourceDetails) -> float | None:
-        """The rate that the loop keeps; None or 0.0 if the source keeps its own, or frames come as fast as they can."""
-        if self._address.kind is SourceKind.DEMO:
-            return details.fps
-        if not self._address.recorded:
+    def _pace_for(self, details: SourceDetails) -> Pace | None:
+        """What paces the frames; None if the source does, or they are wanted as fast as they come."""
+        fps = details.fps or ASSUMED_FILE_FPS
+        if details.delivery is Delivery.LIVE:
             return None
-        if self._camera.playback_fps is not None:
-            return self._camera.playback_fps
-        return details.fps or ASSUMED_FILE_FPS
+        if details.delivery is Delivery.BURSTS:
+            return Pace(fps, LONGEST_GAP_OF_BURSTS_SEC)
+        wanted = None if self._address.kind is SourceKind.DEMO else self._camera.playback_fps
+        if wanted is None:
+            return Pace(fps, LONGEST_GAP_OF_RECORDINGS_SEC)
+        return Pace(wanted) if wanted else None
 
     # Grab and publish.
 
@@ -191,6 +212,8 @@ class CaptureLoop:
         try:
             self._source_opened(source.details)
             return self._publish_frames(source)
+        except SourceLostError as error:
+            return StreamEnd(Ending.LOST, str(error))
         except CameraError as error:
             # The source is open, but its frames are of no use: they are too small for the crop.
             if not self._publisher.begun:
@@ -203,16 +226,21 @@ class CaptureLoop:
             return StreamEnd(Ending.STOPPED)
         finally:
             source.release()
+            self.reporter.warn_of_unreadable_frames(time.monotonic_ns())
 
     def _publish_frames(self, source: FrameSource) -> StreamEnd:
         failures, staleness = self._policies_for(source)
-        while not self._wait_until_due():
+        while not self._wait(0):
             started_ns = time.monotonic_ns()
             grabbed = self._grab(source, staleness, started_ns)
-            captured_ns = time.monotonic_ns()
-            if grabbed and staleness is not None and staleness.stale(captured_ns) and self._publisher.begun:
+            grabbed_ns = captured_ns = time.monotonic_ns()
+            if grabbed and staleness is not None and staleness.stale(grabbed_ns) and self._publisher.begun:
                 self.statistics.stale += 1
                 continue
+            if grabbed and self._pace is not None:
+                if self._wait_until_due(self._pace, source):
+                    break
+                captured_ns = time.monotonic_ns()
             lag_ns = None if staleness is None else staleness.lag_ns
             if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
                 failures.read_succeeded(captured_ns)
@@ -222,21 +250,20 @@ class CaptureLoop:
                 if self._publisher.frozen:
                     return self._source_froze()
                 continue
-            end = failures.read_failed(source, grabbed, started_ns, captured_ns)
+            end = failures.read_failed(source, grabbed, started_ns, grabbed_ns)
             if end is not None:
-                if failures.damaged and self.statistics.loops == 0:
-                    _log.warning("%d frames of %s could not be decoded", failures.damaged, self._address)
                 return end
-            if self._address.live and self._wait(self._idle_sec):
+            if not self._recorded and self._wait(self._idle_sec):
                 break
         return StreamEnd(Ending.STOPPED)
 
     def _policies_for(self, source: FrameSource) -> tuple[ReadFailurePolicy, StalenessFilter | None]:
-        if not self._address.live:
-            return RecordingFailurePolicy(), None
+        if self._recorded:
+            return RecordingFailurePolicy(self.statistics), None
         failures = LiveFailurePolicy(self._address, self._camera.read_timeout_sec, time.monotonic_ns(), self.statistics)
-        monotonic = source.details.backend == "V4L2"
-        return failures, StalenessFilter(source, monotonic=monotonic) if isinstance(source, TimedSource) else None
+        if source.details.delivery is not Delivery.LIVE or not isinstance(source, TimedSource):
+            return failures, None
+        return failures, StalenessFilter(source, monotonic=source.details.backend == "V4L2")
 
     def _grab(self, source: FrameSource, staleness: StalenessFilter | None, now_ns: int) -> bool:
         if staleness is not None:
@@ -246,12 +273,10 @@ class CaptureLoop:
         self._status.grab_ended()
         # After a timeout FFmpeg may still give frames that it had buffered: they are old.
         timeout_ns = self._camera.read_timeout_sec * _NS_PER_SEC
-        return grabbed and not (self._address.live and time.monotonic_ns() - now_ns >= timeout_ns)
+        return grabbed and not (not self._recorded and time.monotonic_ns() - now_ns >= timeout_ns)
 
     def _frame_published(self) -> None:
         self._on_progress()
-        if self._pace is not None:
-            self._pace.frame_done()
         if self._status.state == SourceState.STREAMING:
             return
         if self._status.state == SourceState.RECONNECTING:
@@ -262,17 +287,17 @@ class CaptureLoop:
 
     def _source_froze(self) -> StreamEnd:
         self.statistics.stalls += 1
-        reason = Reason.FROZEN.because(f"identical frames for {self._camera.frozen_after_sec:g} s or more")
+        reason = Reason.FROZEN.because(f"identical frames for {self._frozen_sec:g} s or more")
         self._status.set_state(SourceState.STALLED, reason)
         return StreamEnd(Ending.LOST, reason)
 
     # Pace.
 
-    def _wait_until_due(self) -> bool:
-        """Wait until the next frame is due; True if a stop is requested."""
+    def _wait_until_due(self, pace: Pace, source: FrameSource) -> bool:
+        """Wait until the grabbed frame is due; True if a stop is requested."""
         now = time.monotonic_ns()
-        due = now if self._pace is None else self._pace.due_ns(now)
-        return self._wait((due - now) / _NS_PER_SEC)
+        timestamp_ms = source.timestamp_ms if isinstance(source, TimedSource) else None
+        return self._wait((pace.due_ns(now, timestamp_ms) - now) / _NS_PER_SEC)
 
     def _wait(self, seconds: float) -> bool:
         """Wait, and report meanwhile; True if a stop is requested."""

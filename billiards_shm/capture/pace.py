@@ -1,4 +1,4 @@
-"""When the next frame of a recording is due, and when a lost source is tried again."""
+"""When a frame of a recording is due, and when a lost source is tried again."""
 
 import random
 from typing import Final
@@ -10,40 +10,46 @@ ASSUMED_FILE_FPS: Final = 25.0
 
 _JITTER: Final = 0.25
 _TOLERATED_LAG_NS: Final = 250_000_000
+_NS_PER_MS: Final = 1_000_000
 _NS_PER_SEC: Final = 1_000_000_000
 
 
 class Pace:
-    """Deadlines at a steady rate.
+    """Deadlines at a steady rate, or at the intervals of the frames' own timestamps.
 
-    They count from one anchor, so that errors of single waits do not add up. A loop that falls behind a little catches
-    up; one that falls far behind gets a new anchor, because frames that are long overdue are of no use.
+    Each counts from the one before it, so that errors of single waits do not add up. A loop that falls behind a little
+    catches up; one that falls far behind starts over, because frames that are long overdue are of no use.
 
     Parameters
     ----------
     fps : float
         Above 0.
+    longest_gap_sec : float
+        Timestamps that lie further apart, or go back, are not of one timeline: the next frame is due after one period.
     """
 
-    def __init__(self, fps: float) -> None:
+    def __init__(self, fps: float, longest_gap_sec: float = 0.0) -> None:
         self.fps = fps
         self._period_ns = _NS_PER_SEC / fps
         self._tolerated_ns = max(_TOLERATED_LAG_NS, 2 * self._period_ns)
-        self._anchor_ns: int | None = None
-        self._frames = 0
+        self._longest_gap_ns = longest_gap_sec * _NS_PER_SEC
+        self._due_ns: float | None = None
+        self._timestamp_ms: float | None = None
 
-    def due_ns(self, now_ns: int) -> int:
-        """When the next frame is due, on the clock of `now_ns`."""
-        if self._anchor_ns is not None:
-            due = self._anchor_ns + round(self._frames * self._period_ns)
-            if now_ns - due <= self._tolerated_ns:
-                return due
-        self._anchor_ns, self._frames = now_ns, 0
-        return now_ns
+    def due_ns(self, now_ns: int, timestamp_ms: float | None = None) -> int:
+        """When the next frame is due, on the clock of `now_ns`; to be called once for each frame."""
+        due = now_ns if self._due_ns is None else self._due_ns + self._gap_ns(timestamp_ms)
+        if now_ns - due > self._tolerated_ns:
+            due = now_ns
+        self._due_ns, self._timestamp_ms = due, timestamp_ms
+        return round(due)
 
-    def frame_done(self) -> None:
-        """Go on to the next deadline. An attempt that gave no frame uses none up."""
-        self._frames += 1
+    def _gap_ns(self, timestamp_ms: float | None) -> float:
+        if timestamp_ms is not None and self._timestamp_ms is not None:
+            gap = (timestamp_ms - self._timestamp_ms) * _NS_PER_MS
+            if 0 < gap <= self._longest_gap_ns:
+                return gap
+        return self._period_ns
 
 
 class Backoff:

@@ -25,19 +25,22 @@ class Publisher:
     ----------
     video : VideoConfig
     statistics : CaptureStatistics
-    frozen_after_sec : float
-        Seconds of identical frames after which `frozen` is True; 0.0: never.
     """
 
-    def __init__(self, video: VideoConfig, statistics: CaptureStatistics, frozen_after_sec: float = 0.0) -> None:
+    def __init__(self, video: VideoConfig, statistics: CaptureStatistics) -> None:
         self._video = video
         self._statistics = statistics
         self._writer: SharedMemoryFrameWriter | None = None
-        self._pictures = FrozenPicture(frozen_after_sec)
+        self._pictures = FrozenPicture(0.0)
         self.shape: tuple[int, ...] = ()
         """Of the last frame; empty before the first."""
         self.frozen = False
         """Whether the last frame was one too many of identical frames."""
+
+    def watch_for_frozen(self, seconds: float) -> None:
+        """Set `frozen` after so many seconds of identical frames; 0.0: never."""
+        if seconds != self._pictures.limit_sec:
+            self._pictures = FrozenPicture(seconds)
 
     @property
     def begun(self) -> bool:

@@ -13,6 +13,8 @@ FAILING_SEC: Final = 1.0
 """How long a live source may fail before it is reopened."""
 FIRST_FRAME_SEC: Final = 10.0
 """The same before its first frame: cameras and servers are slow to start."""
+MOST_UNREADABLE: Final = 10
+"""This many frames in a row that cannot be decoded end a source."""
 _UNKNOWN_FRAMES_LEFT: Final = 64
 _MOST_BAD_FRAMES: Final = 1000
 _NS_PER_SEC: Final = 1e9
@@ -24,6 +26,7 @@ class Ending(Enum):
     STOPPED = "stopped"
     EXHAUSTED = "exhausted"
     LOST = "lost"
+    BROKEN = "broken"
 
 
 class StreamEnd(NamedTuple):
@@ -35,9 +38,6 @@ class StreamEnd(NamedTuple):
 
 class ReadFailurePolicy(Protocol):
     """Decides, for one open source, whether a failed read is its end."""
-
-    damaged: int
-    """Failed reads that were followed by a frame."""
 
     def read_succeeded(self, captured_ns: int) -> None:
         """Count a frame."""
@@ -58,20 +58,30 @@ class ReadFailurePolicy(Protocol):
 class RecordingFailurePolicy:
     """For recordings, where a damaged frame and the end look alike.
 
-    No more frames can be damaged than are left, so that many failures in a row are the end.
+    OpenCV tells them apart only by what comes afterwards. No more frames can be damaged than are left, so that many
+    failures in a row are the end.
+
+    Parameters
+    ----------
+    statistics : CaptureStatistics
     """
 
-    def __init__(self) -> None:
-        self.damaged = 0
+    def __init__(self, statistics: CaptureStatistics) -> None:
+        self._statistics = statistics
         self._failures = 0
+        self._unreadable = 0
 
     def read_succeeded(self, captured_ns: int) -> None:
         """Count a frame."""
-        self.damaged += self._failures
-        self._failures = 0
+        self._statistics.unreadable += self._failures
+        self._failures = self._unreadable = 0
 
     def read_failed(self, source: FrameSource, grabbed: bool, started_ns: int, now_ns: int) -> StreamEnd | None:
         """Count a failure; give the end of the source if this is it."""
+        if grabbed:
+            self._statistics.unreadable += 1
+            self._unreadable += 1
+            return _broken(Ending.BROKEN) if self._unreadable >= MOST_UNREADABLE else None
         self._failures += 1
         left = source.frames_left
         if self._failures <= min(_UNKNOWN_FRAMES_LEFT if left is None else left, _MOST_BAD_FRAMES):
@@ -95,8 +105,7 @@ class LiveFailurePolicy:
     def __init__(
         self, address: SourceAddress, read_timeout_sec: float, now_ns: int, statistics: CaptureStatistics
     ) -> None:
-        self.damaged = 0
-        self._failures = 0
+        self._unreadable = 0
         self._address = address
         self._read_timeout_sec = read_timeout_sec
         self._last_ns = now_ns
@@ -107,26 +116,30 @@ class LiveFailurePolicy:
         """Count a frame."""
         if self._begun and captured_ns - self._last_ns > self._statistics.stall_after_ns:
             self._statistics.stalls += 1
-        self.damaged += self._failures
-        self._failures = 0
+        self._unreadable = 0
         self._last_ns = captured_ns
         self._begun = True
 
     def read_failed(self, source: FrameSource, grabbed: bool, started_ns: int, now_ns: int) -> StreamEnd | None:
         """Count a failure; give the end of the source if this is it."""
-        self._failures += 1
         blocked_sec = (now_ns - started_ns) / _NS_PER_SEC
         if blocked_sec > 0.9 * self._read_timeout_sec:
             self._statistics.stalls += 1
             return StreamEnd(Ending.LOST, Reason.TIMEOUT.because(f"no frame within {blocked_sec:.1f} s"))
+        if grabbed:
+            self._statistics.unreadable += 1
+            self._unreadable += 1
+            return _broken(Ending.LOST) if self._unreadable >= MOST_UNREADABLE else None
         allowed_sec = FAILING_SEC if self._begun else FIRST_FRAME_SEC
         if (now_ns - self._last_ns) / _NS_PER_SEC <= allowed_sec:
             return None
-        return StreamEnd(Ending.LOST, self._reason(grabbed))
+        return StreamEnd(Ending.LOST, self._reason())
 
-    def _reason(self, grabbed: bool) -> str:
-        if grabbed:
-            return Reason.DECODE_ERRORS.because(f"{self._failures} frames in a row")
+    def _reason(self) -> str:
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
             return Reason.NO_SIGNAL.because("the camera gives no frames")
         return Reason.END_OF_STREAM.because("the server ended it, or is gone")
+
+
+def _broken(kind: Ending) -> StreamEnd:
+    return StreamEnd(kind, Reason.DECODE_ERRORS.because(f"{MOST_UNREADABLE} frames in a row cannot be decoded"))

@@ -12,11 +12,12 @@ from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.capture.status import SourceStatus
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.model import Settings
-from billiards_shm.sources.protocol import SourceDetails
+from billiards_shm.sources.protocol import Delivery, SourceDetails
 
 __all__ = ["CaptureReporter"]
 
 DISPLAY_INTERVAL_NS: Final = 250_000_000
+UNREADABLE_INTERVAL_NS: Final = 10_000_000_000
 SLOW_SHARE: Final = 0.7
 """A camera below this share of the rate that its driver names is warned of."""
 _NS_PER_SEC: Final = 1_000_000_000
@@ -55,6 +56,8 @@ class CaptureReporter:
         self._display = on_statistics
         self._details: SourceDetails | None = None
         self._warned_of_slow_camera = False
+        self._unreadable_told = 0
+        self._next_unreadable_ns = 0
         self._log_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
         now = time.monotonic_ns()
         self._next_log_ns = now + self._log_interval_ns
@@ -67,6 +70,8 @@ class CaptureReporter:
         if now_ns < self.next_report_ns:
             return
         self._status.report(now_ns)
+        if now_ns >= self._next_unreadable_ns:
+            self.warn_of_unreadable_frames(now_ns)
         if now_ns >= self._next_log_ns:
             self._next_log_ns = max(self._next_log_ns, now_ns - self._log_interval_ns) + self._log_interval_ns
             self.log_statistics()
@@ -86,7 +91,7 @@ class CaptureReporter:
         if not self._publisher.begun:
             _log.info("Camera initialized successfully")
         _log.info("Source: %s (%s)", self._address, details)
-        if self._address.recorded and not details.fps and self._camera.playback_fps is None:
+        if details.delivery is Delivery.RECORDED and not details.fps and self._camera.playback_fps is None:
             _log.info("%s does not name its frame rate: played at %g fps", self._address, ASSUMED_FILE_FPS)
         asked, given = details.requested, details.negotiated
         if asked is not None and given is not None:
@@ -95,6 +100,14 @@ class CaptureReporter:
                 _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
         for refusal in details.refused:
             _log.warning("%s: %s", self._address, refusal)
+
+    def warn_of_unreadable_frames(self, now_ns: int) -> None:
+        """Log how many frames could not be decoded since this was logged last, if any."""
+        new = self._statistics.unreadable - self._unreadable_told
+        if new:
+            self._unreadable_told += new
+            self._next_unreadable_ns = now_ns + UNREADABLE_INTERVAL_NS
+            _log.warning("%d frames of %s could not be decoded: they are not published", new, self._address)
 
     def log_statistics(self) -> None:
         """Log the line of statistics."""
@@ -113,6 +126,7 @@ class CaptureReporter:
             frames_written=counts.written,
             frames_dropped=counts.dropped,
             frames_stale=counts.stale,
+            frames_unreadable=counts.unreadable,
             fps=counts.write_rate.rate(now),
             camera_fps=counts.capture_rate.rate(now),
             reconnects=counts.reconnects,

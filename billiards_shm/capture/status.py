@@ -104,6 +104,7 @@ class SourceStatus:
             backend=self.backend,
             fps=counts.capture_rate.rate(now_ns),
             captured=counts.captured,
+            unreadable=counts.unreadable,
             reconnects=counts.reconnects,
             stalls=self.stalls,
             loops=counts.loops,

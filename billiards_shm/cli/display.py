@@ -258,7 +258,7 @@ def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
             "frames",
             (
                 f"{snapshot.frames_captured} captured, {snapshot.frames_written} written, "
-                f"{snapshot.frames_dropped} dropped"
+                f"{snapshot.frames_dropped} dropped, {snapshot.frames_unreadable} unreadable"
             ),
         ),
         ("incidents", f"{snapshot.reconnects} reconnects, {snapshot.stalls} stalls, {snapshot.loops} loops"),

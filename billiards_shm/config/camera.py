@@ -175,9 +175,8 @@ class CameraConfig(Section):
         default=False, description="Whether to publish a placeholder once a second while the source is away"
     )
 
-    @property
-    def frozen_after_sec(self) -> float:
+    def frozen_after_sec(self, *, recorded: bool) -> float:
         """Seconds of identical frames that are a stall; 0.0: none are."""
         if self.frozen_timeout_sec is not None:
             return self.frozen_timeout_sec
-        return FROZEN_SEC if SourceAddress.parse(self.device_id).live else 0.0
+        return 0.0 if recorded else FROZEN_SEC

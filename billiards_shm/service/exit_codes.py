@@ -6,6 +6,7 @@ from billiards_shm.errors import (
     BilliardsShmError,
     CameraError,
     ConfigurationError,
+    DamagedSourceError,
     FrameShapeError,
     LoanError,
     SegmentNameError,
@@ -35,10 +36,10 @@ def exit_code_of(error: BaseException) -> int:
     match error:
         case ConfigurationError() | SegmentNameError():
             return EXIT_USAGE
+        case DamagedSourceError() | FrameShapeError() | LoanError():
+            return EXIT_FAILURE
         case CameraError():
             return EXIT_SOURCE
-        case FrameShapeError() | LoanError():
-            return EXIT_FAILURE
         case BilliardsShmError():
             return EXIT_SHARED_MEMORY
         case _:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Final, cast
+from urllib.parse import urlsplit
 
 import cv2
 
@@ -16,14 +17,15 @@ from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
 from billiards_shm.sources.conversion import RAW_FORMATS, FrameConverter, as_bgr
+from billiards_shm.sources.delivery import delivery_of
 from billiards_shm.sources.diagnosis import (
     reason_for_device,
     reason_for_file,
     reason_for_missing_device,
-    reason_for_url,
+    reason_for_unopened,
 )
 from billiards_shm.sources.names import ffmpeg_name
-from billiards_shm.sources.protocol import Image, Reason, SourceDetails, VideoFormat
+from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, VideoFormat
 
 __all__ = ["Camera", "available_backends"]
 
@@ -48,6 +50,7 @@ _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "m
 # Headers say 180000 or -9e18 when they do not know.
 _BELIEVABLE_FPS: Final = 1000.0
 _BELIEVABLE_FRAMES: Final = 1e9
+_PLAYLISTS: Final = (".m3u8", ".mpd")
 
 _PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
 
@@ -102,14 +105,19 @@ class Camera:
     @property
     def position_ms(self) -> float | None:
         """Position of the grabbed frame in a recording."""
-        if self._address.live:
+        if self._details.delivery is not Delivery.RECORDED:
             return None
         position = self._property(cv2.CAP_PROP_POS_MSEC)
         return position if position >= 0 else None
 
     @property
     def timestamp_ms(self) -> float | None:
-        """When the grabbed frame was taken, on the driver's or the stream's clock."""
+        """When the grabbed frame was taken, on the driver's or the stream's clock; None for recordings.
+
+        OpenCV's positions in a recording do not always rise from frame to frame.
+        """
+        if self._details.delivery is Delivery.RECORDED:
+            return None
         position = self._property(cv2.CAP_PROP_POS_MSEC)
         return position if position > 0 else None
 
@@ -172,16 +180,19 @@ class Camera:
         said = negotiated(self._capture)
         size = (said.width, said.height)
         count = self._property(cv2.CAP_PROP_FRAME_COUNT)
-        counted = not self._address.live and 0 < count < _BELIEVABLE_FRAMES
+        counted = 0 < count < _BELIEVABLE_FRAMES
+        path = urlsplit(str(self._address.place)).path.lower()
+        delivery = delivery_of(self._address, segmented=path.endswith(_PLAYLISTS), has_end=counted)
         believable = math.isfinite(said.fps) and 0 < said.fps <= _BELIEVABLE_FPS
         return SourceDetails(
             backend,
             *(self._picture.size(*size) if all(size) else size),
             said.fps if believable else 0.0,
-            frame_count=int(count) if counted else None,
+            frame_count=int(count) if counted and delivery is Delivery.RECORDED else None,
             negotiated=said,
             requested=self._requested,
             refused=self._refused,
+            delivery=delivery,
         )
 
 
@@ -303,16 +314,7 @@ def _why(address: SourceAddress, seconds: float, timeout: float) -> str:
     match address.kind:
         case SourceKind.CAMERA | SourceKind.DEVICE:
             return reason_for_device(_device_path(address) or Path(str(address.place)))
-        case SourceKind.URL if seconds > 0.9 * timeout:
-            return Reason.TIMEOUT.because(f"no stream within {timeout:g} s")
-        case SourceKind.URL:
-            return reason_for_url(str(address.place), timeout)
         case SourceKind.PIPELINE:
             return Reason.UNREADABLE.because("GStreamer cannot run this pipeline")
-        case SourceKind.PIPE:
-            words = (
-                "what came is no video that OpenCV can read in one go, as an MP4 whose index is its last part is none"
-            )
-            return Reason.UNREADABLE.because(words)
         case _:
-            return Reason.UNREADABLE.because("not a video that OpenCV can read")
+            return reason_for_unopened(address, seconds, timeout, "OpenCV")

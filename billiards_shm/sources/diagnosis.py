@@ -1,4 +1,4 @@
-"""Why a source could not be opened: OpenCV only says that it could not."""
+"""Why a source could not be opened: engines only say that they could not."""
 
 import errno
 import os
@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from urllib.parse import SplitResult, urlsplit
 
+from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.secrets import has_misplaced_password
 from billiards_shm.sources.protocol import Reason
 
-__all__ = ["reason_for_device", "reason_for_file", "reason_for_missing_device", "reason_for_url", "system_reason"]
+__all__ = [
+    "reason_for_device",
+    "reason_for_file",
+    "reason_for_missing_device",
+    "reason_for_unopened",
+    "reason_for_url",
+    "system_reason",
+]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "rtmp": 1935, "rtmps": 443, "rtsp": 554, "rtsps": 322}
 _MEANINGS: Final = {
@@ -146,7 +154,29 @@ def _has_index(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def reason_for_url(url: str, timeout: float) -> str:
+def reason_for_unopened(address: SourceAddress, seconds: float, timeout: float, engine: str) -> str:
+    """Say why an engine could not open a URL, or a file or pipe that is there.
+
+    Parameters
+    ----------
+    address : SourceAddress
+    seconds, timeout : float
+        How long the attempt took, and may take.
+    engine : str
+        Its name, for the case that only the engine is to blame.
+    """
+    if address.kind is SourceKind.PIPE:
+        return Reason.UNREADABLE.because(
+            f"what came is no video that {engine} can read in one go, as an MP4 whose index is its last part is none"
+        )
+    if address.kind is not SourceKind.URL:
+        return Reason.UNREADABLE.because(f"not a video that {engine} can read")
+    if seconds > 0.9 * timeout:
+        return Reason.TIMEOUT.because(f"no stream within {timeout:g} s")
+    return reason_for_url(str(address.place), timeout, engine)
+
+
+def reason_for_url(url: str, timeout: float, engine: str) -> str:
     """Ask the server of a stream that could not be opened.
 
     Parameters
@@ -154,6 +184,7 @@ def reason_for_url(url: str, timeout: float) -> str:
     url : str
     timeout : float
         Seconds to wait for the connection, and again for an answer.
+    engine : str
     """
     try:
         parts = urlsplit(url)
@@ -163,9 +194,9 @@ def reason_for_url(url: str, timeout: float) -> str:
         return Reason.NOT_FOUND.because(f"not a URL: {_MISPLACED if has_misplaced_password(url) else _NO_HOST}")
     where = f"{parts.hostname}:{port}" if not has_misplaced_password(url) else f"{parts.hostname}"
     if parts.scheme.lower() in ("udp", "rtp", "srt"):
-        return Reason.NO_SIGNAL.because("nothing that OpenCV can read arrived")
+        return Reason.NO_SIGNAL.because(f"nothing that {engine} can read arrived")
     if not parts.hostname or port is None:
-        return Reason.UNREADABLE.because("nothing there that OpenCV can read")
+        return Reason.UNREADABLE.because(f"nothing there that {engine} can read")
     try:
         with socket.create_connection((parts.hostname, port), timeout) as connection:
             connection.settimeout(timeout)
@@ -179,7 +210,7 @@ def reason_for_url(url: str, timeout: float) -> str:
     if status is not None and status >= 400:
         name, words = _MEANINGS.get(status, (Reason.UNREADABLE, "refused"))
         return name.because(f"{where}: {words} (status {status})")
-    return Reason.UNREADABLE.because(f"{where} answers, but with no stream that OpenCV can read")
+    return Reason.UNREADABLE.because(f"{where} answers, but with no stream that {engine} can read")
 
 
 def _ask(connection: socket.socket, parts: SplitResult) -> int | None:

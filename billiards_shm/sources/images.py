@@ -15,7 +15,7 @@ from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.sources.conversion import FrameConverter
 from billiards_shm.sources.diagnosis import system_reason
-from billiards_shm.sources.protocol import Image, Reason, SourceDetails
+from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails
 
 __all__ = ["ImageSequence", "numbered_files"]
 
@@ -52,7 +52,9 @@ class ImageSequence:
             reason = Reason.UNREADABLE.because(f"{self._files[0]} is not an image that OpenCV can read")
             raise CameraError(f"cannot open {address}: {reason}")
         height, width = first.shape[:2]
-        self._details = SourceDetails("IMAGES", *self._converter.size(width, height), 0.0, len(self._files))
+        self._details = SourceDetails(
+            "IMAGES", *self._converter.size(width, height), 0.0, len(self._files), delivery=Delivery.RECORDED
+        )
 
     @property
     def details(self) -> SourceDetails:

@@ -6,11 +6,15 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
+from billiards_shm.errors import CameraError
+
 __all__ = [
+    "Delivery",
     "FrameSource",
     "Image",
     "Reason",
     "SourceDetails",
+    "SourceLostError",
     "TimedSource",
     "VideoFormat",
 ]
@@ -32,11 +36,22 @@ class Reason(StrEnum):
     FROZEN = "frozen"
     """It brings the same frame again and again."""
     UNREADABLE = "unreadable"
-    """It is there and is nothing that this OpenCV can read."""
+    """It is there, and the engine cannot read it."""
 
     def because(self, details: str) -> str:
         """Name and details, as readers are told."""
         return f"{self}: {details}"
+
+
+class Delivery(StrEnum):
+    """How the frames of a source arrive, which decides what paces them."""
+
+    LIVE = "live"
+    """As they are taken: the newest is what readers want, and old ones are passed over."""
+    BURSTS = "bursts"
+    """Live, but many at a time, as the segments of HLS: published at the intervals of their timestamps."""
+    RECORDED = "recorded"
+    """Whenever they are asked for, up to an end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +87,16 @@ class SourceDetails:
     """What the configuration asked a camera for; None for what cannot be asked."""
     refused: tuple[str, ...] = ()
     """Settings that the driver did not take, each a sentence with the value asked for and the value there is."""
+    delivery: Delivery = Delivery.LIVE
 
     def __str__(self) -> str:
         said = VideoFormat(self.width, self.height, self.fps, self.negotiated.fourcc if self.negotiated else "")
         count = f", {self.frame_count} frames" if self.frame_count is not None else ""
         return f"{said}{count}, {self.backend}"
+
+
+class SourceLostError(CameraError):
+    """An open source can give no more frames; the message is the reason, beginning with a `Reason`."""
 
 
 class FrameSource(Protocol):
@@ -95,7 +115,13 @@ class FrameSource(Protocol):
         """How many more frames a recording's header promises; None if nobody knows."""
 
     def grab(self) -> bool:
-        """Take the next frame; False if there was none."""
+        """Take the next frame; False if there was none.
+
+        Raises
+        ------
+        SourceLostError
+            No more frames can come, and it is not the end of a recording.
+        """
 
     def retrieve(self, target: Image | None) -> Image | None:
         """Give the grabbed frame's pixels as a (height, width, 3) uint8 array in BGR order.

@@ -1,9 +1,11 @@
 """The capture loop on sources that do as they are told: every frame once, and back from every failure."""
 
+import itertools
 import logging
+import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from videos import damage_clip, decode_all, make_clip
 
 from billiards_shm import (
     CameraError,
+    DamagedSourceError,
     FrameMetadata,
     SharedMemoryFrameReader,
     SharedMemoryFrameWriter,
@@ -30,9 +33,11 @@ from billiards_shm.capture import status as status_module
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
 from billiards_shm.capture.stats import StatisticsSnapshot
+from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.load import load_settings
+from billiards_shm.service.exit_codes import EXIT_FAILURE, exit_code_of
 from billiards_shm.sources.demo.table import read_counter
-from billiards_shm.sources.protocol import Image, SourceDetails, VideoFormat
+from billiards_shm.sources.protocol import Delivery, Image, SourceDetails, SourceLostError, VideoFormat
 
 SHAPE = (48, 64, 3)
 LIVE = "rtsp://somewhere/live"
@@ -109,6 +114,7 @@ class Run:
         self.stop = Stop()
         self.seen: list[tuple[int, int, tuple[int, ...]]] = []
         self.reader = SharedMemoryFrameReader(name)
+        self.delivery = Delivery.LIVE if SourceAddress.parse(device_id).live else Delivery.RECORDED
         settings = settings_for(name, device_id, **overrides)
         self.loop = CaptureLoop(settings, self.stop, self._open, frames=frames, **(observers or {}))
 
@@ -122,6 +128,7 @@ class Run:
         if callable(opening):
             opening()
             return self._open()
+        opening.details = replace(opening.details, delivery=self.delivery)
         self.opened.append(opening)
         # What has been published is looked at before the next grab, so that nothing goes unseen.
         opening.steps = [
@@ -187,6 +194,31 @@ def test_frames_that_cannot_be_decoded_are_left_out(name: str) -> None:
     assert [(sequence, value) for sequence, value, _ in run.seen] == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
+def test_frames_that_cannot_be_decoded_are_counted_for_readers(name: str) -> None:
+    steps = [image(1), "undecodable", image(2), None, image(3), *["undecodable"] * 9, image(4)]
+    run = Run(name, "clip.mp4", Script(steps), playback_fps=0, loop_video=False)
+    source = run.openings[0]
+    source.steps.append(lambda: run.loop._status.set_state("streaming"))
+    unreadable: list[int] = []
+    source.steps.append(lambda: unreadable.append(inspect_segment(name).unreadable))
+    run.run()
+    # A read that failed between two frames was a damaged one too.
+    assert run.loop.statistics.unreadable == 11
+    assert unreadable == [11]
+    assert "unreadable=11" in run.loop.reporter.snapshot().line()
+
+
+@pytest.mark.parametrize("before", [[], [image(1)], [image(1), "undecodable", image(2)]], ids=["all", "one", "some"])
+def test_a_recording_ends_with_an_error_at_ten_frames_in_a_row_that_cannot_be_decoded(
+    name: str, before: list[Any]
+) -> None:
+    run = Run(name, "clip.mp4", Script([*before, *["undecodable"] * 10, image(9)]), Script([image(9)]), playback_fps=0)
+    with pytest.raises(DamagedSourceError, match=r"^clip\.mp4: decode errors: 10 frames in a row cannot be decoded$"):
+        run.run()
+    assert 9 not in run.values
+    assert exit_code_of(DamagedSourceError()) == EXIT_FAILURE
+
+
 def test_the_number_of_frames_can_be_limited(name: str) -> None:
     run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), frames=3, playback_fps=0).run()
     assert run.values == [1, 2, 3]
@@ -222,18 +254,19 @@ def test_the_end_of_a_pass_takes_no_frame_time(name: str, monkeypatch: pytest.Mo
     dues: list[int] = []
     original = pace_module.Pace.due_ns
 
-    def note(pace: pace_module.Pace, now_ns: int) -> int:
-        dues.append(original(pace, now_ns))
+    def note(pace: pace_module.Pace, now_ns: int, timestamp_ms: float | None = None) -> int:
+        dues.append(original(pace, now_ns, timestamp_ms))
         return dues[-1]
 
     monkeypatch.setattr(pace_module.Pace, "due_ns", note)
+    monkeypatch.setattr(pace_module, "_TOLERATED_LAG_NS", 60_000_000_000)
     details = SourceDetails("SCRIPT", SHAPE[1], SHAPE[0], 100.0, 5)
     passes = [Script([image(1) for _ in range(5)], details) for _ in range(4)]
     run = Run(name, "clip.mp4", *passes, frames=20).run()
     assert run.loop.statistics.loops == 3
-    # 20 frames and 3 attempts that found the end, which left their time to the frame after them.
-    assert len(dues) == 23
-    assert len(set(dues)) == 20
+    steps = {after - before for before, after in itertools.pairwise(dues)}
+    assert len(dues) == 20
+    assert steps == {10_000_000}
 
 
 def test_a_recording_without_a_frame_is_not_published_and_says_so(name: str) -> None:
@@ -292,6 +325,51 @@ def test_a_single_failure_of_a_live_source_is_no_reason_to_open_it_again(name: s
     assert run.values == [1, 2]
     assert len(run.opened) == 1
     assert run.loop.statistics.reconnects == 0
+
+
+def test_a_live_source_is_opened_again_at_ten_frames_in_a_row_that_cannot_be_decoded(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = [image(1), *["undecodable"] * 9, image(2), *["undecodable"] * 10, image(9)]
+    run = Run(name, LIVE, Script(steps), Script([image(3)]), frames=3).run()
+    assert run.values == [1, 2, 3]
+    assert run.loop.statistics.unreadable == 19
+    assert f"Lost {LIVE}: decode errors: 10 frames in a row cannot be decoded" in caplog.messages
+
+
+def test_what_an_engine_knows_of_a_lost_source_is_believed_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_failures_module, "FAILING_SEC", 60)
+    reasons: list[str] = []
+
+    def vanish() -> None:
+        raise SourceLostError("end of stream: connection reset by peer")
+
+    def note() -> None:
+        reasons.append(inspect_segment(name).source_reason)
+
+    run = Run(name, LIVE, Script([image(1), vanish]), note, Script([image(2)]), frames=2).run()
+    assert run.values == [1, 2]
+    assert reasons == ["end of stream: connection reset by peer"]
+    assert run.loop.statistics.reconnects == 1
+
+
+@pytest.mark.parametrize("device_id", [LIVE, "clip.mp4"])
+def test_a_source_that_is_lost_before_its_first_frame_never_opened(name: str, device_id: str) -> None:
+    def vanish() -> None:
+        raise SourceLostError("end of stream: gone")
+
+    expected = rf"cannot open {re.escape(device_id)}: it gave no frame \(end of stream: gone\)"
+    with pytest.raises(CameraError, match=expected):
+        Run(name, device_id, Script([vanish])).run()
+
+
+def test_a_stream_with_an_end_is_a_recording(name: str) -> None:
+    scripts = [Script([image(value) for value in values]) for values in ((1, 2), (3, 4))]
+    run = Run(name, "http://somewhere/clip.mp4", *scripts, frames=4, playback_fps=0)
+    run.delivery = Delivery.RECORDED
+    run.run()
+    assert run.values == [1, 2, 3, 4]
+    assert (run.loop.statistics.loops, run.loop.statistics.reconnects) == (1, 0)
 
 
 def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
@@ -468,12 +546,14 @@ def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_anew(name: str) ->
     assert run.loop.statistics.reconnects == 1
 
 
-def test_a_file_may_show_the_same_picture_for_as_long_as_it_likes() -> None:
-    assert settings_for("x", "clip.mp4").vision.camera.frozen_after_sec == 0
-    assert settings_for("x", "demo").vision.camera.frozen_after_sec == 0
-    assert settings_for("x", LIVE).vision.camera.frozen_after_sec == 10
-    assert settings_for("x", "clip.mp4", frozen_timeout_sec=3).vision.camera.frozen_after_sec == 3
-    assert settings_for("x", LIVE, frozen_timeout_sec=0).vision.camera.frozen_after_sec == 0
+@pytest.mark.parametrize(
+    ("options", "recorded", "seconds"),
+    [({}, True, 0), ({}, False, 10), ({"frozen_timeout_sec": 3}, True, 3), ({"frozen_timeout_sec": 0}, False, 0)],
+)
+def test_a_recording_may_show_the_same_picture_for_as_long_as_it_likes(
+    options: dict[str, Any], recorded: bool, seconds: float
+) -> None:
+    assert settings_for("x", LIVE, **options).vision.camera.frozen_after_sec(recorded=recorded) == seconds
 
 
 @pytest.mark.parametrize("options", [{"auto_reconnect": False}, {"reconnect_attempts": 2}], ids=["off", "limited"])
@@ -538,6 +618,23 @@ def test_frames_that_have_piled_up_are_passed_over_and_counted(name: str) -> Non
     assert snapshot.frames_captured + snapshot.frames_stale == 40
     assert 0 < snapshot.age_p50_ms <= snapshot.age_p99_ms < 1200
     assert f"stale={snapshot.frames_stale}" in snapshot.line()
+
+
+def test_frames_that_come_in_bursts_are_published_at_their_own_times(name: str) -> None:
+    numbers = [1, 2, 4, 5, 9]
+    run = Run(name, "http://somewhere/live.m3u8", Timed([image(number) for number in numbers]), frames=5)
+    run.delivery = Delivery.BURSTS
+    taken: list[int] = []
+
+    def note(frame: np.ndarray, metadata: FrameMetadata) -> None:
+        taken.append(metadata.capture_time_ns)
+
+    run.note = note  # type: ignore[method-assign]
+    run.run()
+    # A wait may take longer, and later ones make up for it; none is shorter.
+    assert all(moment >= taken[0] + 40_000_000 * (number - 1) for number, moment in zip(numbers, taken, strict=True))
+    assert len(taken) == 5
+    assert run.loop.statistics.stale == 0
 
 
 # Placeholders.
@@ -798,7 +895,7 @@ def test_damaged_frames_of_a_file_are_left_out_and_reported(
     frames = published(name, settings_for(name, str(clip), playback_fps=0, loop_video=False))
     assert [read_counter(frame) for _, frame in frames] == [1, 2, 3, 6, 7, 8, 10, 11, 12]
     assert [sequence for sequence, _ in frames] == list(range(1, 10))
-    assert f"3 frames of {clip} could not be decoded" in caplog.messages
+    assert f"3 frames of {clip} could not be decoded: they are not published" in caplog.messages
 
 
 def count_openings(open_it: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:

@@ -15,6 +15,7 @@ from billiards_shm import (
     BilliardsShmError,
     CameraError,
     ConfigurationError,
+    DamagedSourceError,
     FrameShapeError,
     LoanError,
     SegmentFormatError,
@@ -45,6 +46,7 @@ BUILTINS = {
     LoanError: RuntimeError,
     ConfigurationError: ValueError,
     CameraError: RuntimeError,
+    DamagedSourceError: RuntimeError,
 }
 
 EXCEPTIONS = {

@@ -361,6 +361,7 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
             reconnects=5,
             stalls=6,
             loops=7,
+            unreadable=8,
         )
         found = {field: segment.statistics[field] for field in segment.statistics}
     assert 0 < found.pop("heartbeat_ns") <= time.monotonic_ns()
@@ -385,7 +386,8 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
         "reason": "unplugged é".encode().ljust(128, b"\0"),
         "backend": b"V4L2".ljust(32, b"\0"),
         "bytes_written": 4 * math.prod(SHAPE),
-        "reserved": bytes(72),
+        "unreadable": 8,
+        "reserved": bytes(64),
     }
 
 

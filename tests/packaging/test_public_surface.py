@@ -25,6 +25,7 @@ PUBLIC = {
     "BilliardsShmError",
     "CameraError",
     "ConfigurationError",
+    "DamagedSourceError",
     "Frame",
     "FrameIterator",
     "FrameMetadata",

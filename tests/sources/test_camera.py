@@ -336,7 +336,7 @@ def test_a_server_that_refuses_is_an_error_with_its_reason(
     server: socket.socket, scheme: str, protocol: bytes, status: bytes, reason: str
 ) -> None:
     answer(server, protocol + b" " + status + b"\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n")
-    assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0).startswith(reason)
+    assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0, "OpenCV").startswith(reason)
 
 
 def test_a_server_that_sends_something_else_is_an_error(server: socket.socket) -> None:
@@ -346,7 +346,7 @@ def test_a_server_that_sends_something_else_is_an_error(server: socket.socket) -
 
 
 def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None:
-    assert reason_for_url(f"rtsp://127.0.0.1:{port_of(server)}/x", 0.1).startswith("timeout: ")
+    assert reason_for_url(f"rtsp://127.0.0.1:{port_of(server)}/x", 0.1, "OpenCV").startswith("timeout: ")
 
 
 @pytest.mark.parametrize(
@@ -358,4 +358,4 @@ def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None
     ],
 )
 def test_addresses_that_lead_nowhere_have_a_reason_too(url: str, reason: str) -> None:
-    assert reason_for_url(url, 0.1).startswith(reason)
+    assert reason_for_url(url, 0.1, "OpenCV").startswith(reason)

@@ -69,7 +69,8 @@ STATISTICS: Table = (
     ("reason", 112, "128s"),
     ("backend", 240, "32s"),
     ("bytes_written", 272, "Q"),
-    ("reserved", 280, "72s"),
+    ("unreadable", 280, "Q"),
+    ("reserved", 288, "64s"),
     ("write_ns_log2", 352, "40Q"),
 )
 STATISTICS_BYTES = 672

@@ -13,7 +13,7 @@ import numpy as np
 from billiards_shm.errors import CameraError
 from billiards_shm.sources.demo.picture import BallPainter, TableView, digits, paint_table
 from billiards_shm.sources.demo.shot import Shot
-from billiards_shm.sources.protocol import Image, SourceDetails
+from billiards_shm.sources.protocol import Delivery, Image, SourceDetails
 
 __all__ = ["SMALLEST", "DemoTable", "read_counter"]
 
@@ -58,7 +58,7 @@ class DemoTable:
             raise CameraError(
                 f"cannot open demo: {width}x{height} is too small, it needs {SMALLEST[0]}x{SMALLEST[1]} at least"
             )
-        self._details = SourceDetails("DEMO", width, height, fps)
+        self._details = SourceDetails("DEMO", width, height, fps, delivery=Delivery.RECORDED)
         self._number = first - 1
         self._shot = _shot()
         view = TableView(width, height)
