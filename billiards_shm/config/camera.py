@@ -84,8 +84,10 @@ class CameraConfig(Section):
         description="Camera number, device path, file, URL, GStreamer pipeline, or `demo`",
         json_schema_extra={"option": "SOURCE", "allowed": DEVICE_ALLOWED},
     )
-    backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "images"] = Field(
-        default="auto", description="What OpenCV opens the source with; `auto` picks by the kind of source"
+    backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "av", "images"] = Field(
+        default="auto",
+        description="What opens the source: `av` is PyAV, `images` reads numbered images, the others are OpenCV's; "
+        "`auto` picks by the kind of source, `av` for files and URLs if it is installed",
     )
     resolution: Annotated[tuple[Dimension, Dimension], Strict(False), BeforeValidator(_size_from_text)] = Field(
         default=(1920, 1080),
@@ -135,6 +137,12 @@ class CameraConfig(Section):
         default=None,
         description="Part of the turned and mirrored frame to keep: left, top, width, height",
         json_schema_extra={"allowed": CROP_ALLOWED},
+    )
+    keep_damaged: bool = Field(
+        default=False,
+        strict=True,
+        description="Whether JPEGs of a file or stream that lack a part are published, with grey in its place, or left "
+        "out and counted (backend av)",
     )
     convert_rgb: bool = Field(
         default=True,

@@ -1,5 +1,6 @@
 """Opening a source: which engine reads what the configuration names."""
 
+import importlib.util
 import math
 import os
 
@@ -24,6 +25,8 @@ def open_source(camera: CameraConfig) -> FrameSource:
         from billiards_shm.sources.demo.table import DemoTable
 
         return DemoTable(*camera.resolution, camera.fps)
+    if camera.backend == "av" or (camera.backend == "auto" and _for_av(kind, camera)):
+        return _open_with_av(camera)
     try:
         # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
@@ -36,3 +39,17 @@ def open_source(camera: CameraConfig) -> FrameSource:
     if camera.backend == "images" or (camera.backend == "auto" and kind is SourceKind.IMAGES):
         return ImageSequence(camera)
     return Camera(camera)
+
+
+def _for_av(kind: SourceKind, camera: CameraConfig) -> bool:
+    """Whether PyAV is the better engine for a source, and installed. Only OpenCV decodes with a graphics card."""
+    wanted = kind in (SourceKind.FILE, SourceKind.PIPE, SourceKind.URL) and camera.hardware_acceleration == "none"
+    return wanted and importlib.util.find_spec("av") is not None
+
+
+def _open_with_av(camera: CameraConfig) -> FrameSource:
+    try:
+        from billiards_shm.sources.video import Video
+    except ImportError as error:
+        raise CameraError(f"PyAV cannot be imported ({error}): pip install 'billiards-shm[av]'") from error
+    return Video(camera)

@@ -22,7 +22,7 @@ import pytest
 from segments_under_test import wait_until
 from videos import make_clip
 
-from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter
+from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.capture.process import run_capture
 from billiards_shm.config.load import load_settings
 from billiards_shm.service.signals import SAME_STOP_SEC
@@ -191,11 +191,39 @@ def test_the_demo_needs_no_opencv(capture: Callable[..., Capture]) -> None:
         assert read_counter(frame) == metadata.sequence
 
 
-def test_a_camera_without_opencv_is_an_error_that_says_what_to_install(capture: Callable[..., Capture]) -> None:
-    one = capture("clip.mp4", before="sys.modules['cv2'] = None")
-    one.start()
+@pytest.mark.parametrize(
+    ("source", "missing", "options", "parts"),
+    [
+        (0, ["cv2"], {}, ("OpenCV cannot be imported", "pip install 'billiards-shm[headless]'")),
+        ("clip.mp4", ["cv2", "av"], {}, ("OpenCV cannot be imported", "pip install 'billiards-shm[headless]'")),
+        (
+            "clip.mp4",
+            ["av"],
+            {"vision__camera__backend": "av"},
+            ("PyAV cannot be imported", "pip install 'billiards-shm[av]'"),
+        ),
+    ],
+    ids=["camera", "file", "backend av"],
+)
+def test_an_engine_that_is_missing_is_an_error_that_says_what_to_install(
+    capture: Callable[..., Capture], source: object, missing: list[str], options: dict[str, str], parts: tuple[str, ...]
+) -> None:
+    one = capture(source, before="; ".join(f"sys.modules[{name!r}] = None" for name in missing))
+    one.start(**options)
     assert one.wait() == 3
-    assert_one_error_line(one.said(), "OpenCV cannot be imported", "pip install 'billiards-shm[headless]'")
+    assert_one_error_line(one.said(), *parts)
+
+
+@pytest.mark.parametrize(("missing", "engine"), [("cv2", "AV"), ("av", "FFMPEG")])
+def test_one_engine_is_enough_for_a_file(
+    capture: Callable[..., Capture], tmp_path: Path, missing: str, engine: str
+) -> None:
+    one = capture(make_clip(tmp_path / "clip.avi", 5), before=f"sys.modules[{missing!r}] = None")
+    one.start()
+    with one.reader() as reader:
+        frame, _ = reader.read_frame(timeout=20)
+        assert frame is not None
+        assert inspect_segment(one.name).backend == engine
 
 
 # Signals.

@@ -280,7 +280,7 @@ def test_json_logs_on_a_terminal_stay_json(name: str) -> None:
 def test_without_opencv_one_line_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['cv2'] = None\n"
-        "from billiards_shm.__main__ import main; sys.exit(main(['capture', 'video.mp4']))"
+        "from billiards_shm.__main__ import main; sys.exit(main(['capture', '0']))"
     )
     result = run_python(code)
     assert result.returncode == 3

@@ -56,7 +56,7 @@ OTHERS: dict[str, set[str]] = {
     "config": {"pydantic", "pydantic_core"},
     "service": set(),
     "monitor": {"prometheus_client"},
-    "sources": {"cv2", "numpy"},
+    "sources": {"av", "cv2", "numpy"},
     "capture": {"matplotlib", "numpy"},  # matplotlib on request, within the function that draws
     "supervise": set(),
     "serve": {"fastapi", "numpy", "prometheus_client", "starlette", "uvicorn"},
@@ -152,7 +152,7 @@ def test_importing_the_package_imports_numpy_and_nothing_else_of_others() -> Non
     tops = {name for name in printed.split() if "cython" not in name}  # names that Cython's runtime gives itself
     assert tops - set(sys.stdlib_module_names) <= {"billiards_shm", "numpy"}
     everything = set(run("import billiards_shm\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
-    heavy = {"cv2", "click", "rich", "pydantic", "fastapi", "starlette", "uvicorn", "cython"}
+    heavy = {"av", "cv2", "click", "rich", "pydantic", "fastapi", "starlette", "uvicorn", "cython"}
     assert not heavy & everything
     assert not {"asyncio", "concurrent.futures", "multiprocessing"} & everything - of_numpy()
 

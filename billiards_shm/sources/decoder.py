@@ -1,0 +1,153 @@
+"""From a container's packets to frames, with PyAV: what is damaged, what is over, and with how many threads."""
+
+import time
+from collections import deque
+from typing import Final
+
+import av
+from av.container import InputContainer
+from av.stream import Discard
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+__all__ = ["Decoder"]
+
+BUSY_SHARE: Final = 0.6
+"""One thread decodes a live stream, unless that takes more than this share of the time between two frames."""
+MEASURED_FRAMES: Final = 50
+_END_OF_JPEG: Final = b"\xff\xd9"
+_JPEG_PADDING: Final = b"\0\r\n "
+_NS_PER_SEC: Final = 1e9
+
+
+class Decoder:
+    """Gives the frames of one video stream, in the order they are shown.
+
+    Parameters
+    ----------
+    container : InputContainer
+    stream : VideoStream
+        The container's stream to decode; its other streams are skipped.
+    live : bool
+        Decode each packet at once. With several threads FFmpeg decodes as many frames at a time, and so holds each back
+        until the next ones have come.
+    keep_damaged : bool
+        Give damaged JPEGs too, whose missing part FFmpeg fills with grey.
+    """
+
+    def __init__(self, container: InputContainer, stream: VideoStream, *, live: bool, keep_damaged: bool) -> None:
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all
+        self._container = container
+        self._stream = stream
+        self._context: VideoCodecContext = stream.codec_context
+        self._context.thread_type = "AUTO"
+        self._context.thread_count = 1 if live else 0
+        self._checks_jpegs = self._context.name == "mjpeg" and not keep_damaged
+        self._jpegs_have_ends = False
+        if self._checks_jpegs:
+            self._context.options = {"err_detect": "explode"}
+        self._packets = container.demux(stream)
+        self._decoded: deque[VideoFrame] = deque()
+        self._live = live
+        self._began = False
+        self._load = DecodingLoad() if live else None
+
+    def next_frame(self) -> VideoFrame | None:
+        """Decode on to the next frame.
+
+        Returns
+        -------
+        VideoFrame or None
+            None if what was read cannot be decoded.
+
+        Raises
+        ------
+        EOFError
+            The stream is over.
+        av.error.FFmpegError
+            Nothing can be read any more.
+        """
+        while not self._decoded:
+            try:
+                packet = next(self._packets, None)
+            except av.error.InvalidDataError:
+                # The generator ended with the error, the container did not.
+                self._packets = self._container.demux(self._stream)
+                return None
+            if packet is None:
+                raise EOFError
+            if self._checks_jpegs and packet.size and self._cut_off(bytes(packet)):
+                return None
+            try:
+                self._decoded.extend(self._decode(packet))
+            except av.error.FFmpegError:
+                # What a live stream sends before its first key frame is not damaged, it only came too early.
+                if self._began or not self._live:
+                    return None
+        self._began = True
+        return self._decoded.popleft()
+
+    def close(self) -> None:
+        """Stop reading; the container can be closed then."""
+        self._packets = iter(())
+
+    def _decode(self, packet: "av.Packet[VideoStream]") -> list[VideoFrame]:
+        if self._load is None:
+            return self._context.decode(packet)
+        if packet.is_keyframe and self._load.busy:
+            self._load = None
+            left = self._context.decode(None)
+            self._context = _with_two_threads(self._context)
+            return left + self._context.decode(packet)
+        began_ns = time.thread_time_ns()
+        frames = self._context.decode(packet)
+        self._load.add(time.thread_time_ns() - began_ns, frames)
+        return frames
+
+    def _cut_off(self, jpeg: bytes) -> bool:
+        """Whether a JPEG lacks its end marker, in a stream whose JPEGs have one.
+
+        FFmpeg notices most that are cut off, but not a cut within the last block.
+        """
+        if jpeg.rstrip(_JPEG_PADDING).endswith(_END_OF_JPEG):
+            self._jpegs_have_ends = True
+            return False
+        return self._jpegs_have_ends and _END_OF_JPEG not in jpeg[-1024:]
+
+
+class DecodingLoad:
+    """Whether one thread is too busy decoding a live stream to keep up with it when the picture gets difficult."""
+
+    def __init__(self) -> None:
+        self.busy = False
+        """By the last frames that were measured."""
+        self._spent_ns = 0
+        self._frames = 0
+        self._first_sec: float | None = None
+
+    def add(self, spent_ns: int, frames: list[VideoFrame]) -> None:
+        """Count the processor time of one packet, and the frames that came of it."""
+        self._spent_ns += spent_ns
+        self._frames += len(frames)
+        if not frames or frames[-1].time is None:
+            return
+        if self._first_sec is None:
+            self._first_sec = frames[-1].time
+        elif self._frames >= MEASURED_FRAMES:
+            span_sec = frames[-1].time - self._first_sec
+            self.busy = span_sec > 0 and self._spent_ns / _NS_PER_SEC > BUSY_SHARE * span_sec
+            self._spent_ns, self._frames, self._first_sec = 0, 0, frames[-1].time
+
+
+def _with_two_threads(old: VideoCodecContext) -> VideoCodecContext:
+    """Make a decoder like an old one; it begins at a key frame."""
+    context = av.CodecContext.create(old.codec, "r")
+    assert isinstance(context, VideoCodecContext)
+    context.extradata = old.extradata
+    context.options = old.options
+    context.thread_type = "AUTO"
+    context.thread_count = 2
+    return context

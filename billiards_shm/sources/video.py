@@ -1,0 +1,276 @@
+"""PyAV's FFmpeg as a source: files and URLs."""
+
+import ctypes
+import os
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.errors import CameraError
+from billiards_shm.sources.decoder import Decoder
+from billiards_shm.sources.delivery import delivery_of
+from billiards_shm.sources.diagnosis import reason_for_file, reason_for_unopened
+from billiards_shm.sources.names import ffmpeg_name
+from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, SourceLostError, VideoFormat
+
+if TYPE_CHECKING:
+    from billiards_shm.sources.conversion import FrameConverter
+
+__all__ = ["Video"]
+
+_SEGMENTED: Final = frozenset({"hls", "dash"})
+_BELIEVABLE_FPS: Final = 1000
+_US_PER_SEC: Final = 1_000_000
+
+# From malloc.h: how much free memory the heap keeps at its end, and from which size on a block is mapped by itself.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 1 << 30
+
+
+class Video:
+    """An open file or stream.
+
+    Parameters
+    ----------
+    config : CameraConfig
+
+    Raises
+    ------
+    CameraError
+        If the source cannot be opened; says what and why in one line.
+    """
+
+    def __init__(self, config: CameraConfig) -> None:
+        self._config = config
+        self._address = SourceAddress.parse(config.device_id)
+        _keep_freed_memory()
+        self._container = _open(self._address, config)
+        self._stream = _video_stream(self._address, self._container)
+        delivery = _delivery(self._address, self._container)
+        self._recorded = delivery is Delivery.RECORDED
+        self._decoder = Decoder(
+            self._container, self._stream, live=not self._recorded, keep_damaged=config.keep_damaged
+        )
+        self._reformatter = VideoReformatter()
+        self._converters: dict[int, FrameConverter | None] = {}
+        self._tick_ms = float((self._stream.time_base or 0) * 1000)
+        self._start_ms = (self._stream.start_time or 0) * self._tick_ms
+        self._frame: VideoFrame | None = None
+        self._grabbed = 0
+        self._ended = False
+        # Only a frame tells how a recording is to be turned, and with that its size.
+        self._first_is_decoded = self._recorded and self._decode()
+        self._details = self._read_details(delivery)
+
+    @property
+    def details(self) -> SourceDetails:
+        """What the container's header says."""
+        return self._details
+
+    @property
+    def position_ms(self) -> float | None:
+        """Position of the grabbed frame in a recording."""
+        timestamp = self.timestamp_ms
+        return timestamp - self._start_ms if self._recorded and timestamp is not None else None
+
+    @property
+    def timestamp_ms(self) -> float | None:
+        """When the grabbed frame is to be shown, on the clock of the file or stream."""
+        if self._frame is None:
+            return None
+        ticks = self._frame.dts if self._frame.pts is None else self._frame.pts
+        return None if ticks is None else ticks * self._tick_ms
+
+    @property
+    def frames_left(self) -> int | None:
+        """Frames that the header promises beyond those grabbed; 0 at the end, whatever it promised."""
+        if self._ended:
+            return 0
+        count = self._details.frame_count
+        return None if count is None else max(0, count - self._grabbed)
+
+    def grab(self) -> bool:
+        """Decode the next frame; True also for one that cannot be decoded, of which `retrieve` gives none."""
+        grabbed, self._first_is_decoded = self._first_is_decoded or self._decode(), False
+        self._grabbed += grabbed
+        return grabbed
+
+    def retrieve(self, target: Image | None) -> Image | None:
+        """Convert the decoded frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
+        frame = self._frame
+        if frame is None:
+            return None
+        try:
+            # Bicubic, as OpenCV does: it spreads colours over pixels where there are fewer colours than pixels.
+            converted = self._reformatter.reformat(
+                frame, format="bgr24", interpolation=Interpolation.BICUBIC, threads=1
+            )
+        except av.error.FFmpegError:
+            return None
+        image = converted.to_ndarray()
+        converter = self._converter_for(_turn_of(frame))
+        if converter is not None:
+            return converter.into(image, target)
+        if target is None or target.shape != image.shape or target.dtype != image.dtype:
+            return np.ascontiguousarray(image)
+        np.copyto(target, image)
+        return target
+
+    def release(self) -> None:
+        """Close the file or connection."""
+        self._frame = None
+        self._decoder.close()
+        self._container.close()
+
+    def _decode(self) -> bool:
+        self._frame = None
+        if self._ended:
+            return False
+        try:
+            self._frame = self._decoder.next_frame()
+        except EOFError:
+            self._ended = True
+            if not self._recorded:
+                raise SourceLostError(Reason.END_OF_STREAM.because("the server ended it")) from None
+            return False
+        except av.error.ExitError:
+            # The time is up, as the loop sees by its own clock.
+            return False
+        except av.error.FFmpegError as error:
+            words = (error.strerror or type(error).__name__).lower()
+            raise SourceLostError(Reason.END_OF_STREAM.because(words)) from None
+        return True
+
+    def _converter_for(self, turn: int) -> "FrameConverter | None":
+        """What turns, mirrors and crops frames that are themselves to be turned so; None if nothing has to."""
+        if turn not in self._converters:
+            self._converters[turn] = self._make_converter(turn)
+        return self._converters[turn]
+
+    def _make_converter(self, turn: int) -> "FrameConverter | None":
+        config = self._config
+        if (turn + config.rotation) % 360 == 0 and config.flip == "none" and config.crop is None:
+            return None
+        try:
+            from billiards_shm.sources.conversion import FrameConverter
+        except ImportError as error:
+            raise CameraError(
+                f"cannot open {self._address}: OpenCV turns, mirrors and crops, and cannot be imported ({error}): "
+                "pip install 'billiards-shm[headless]'"
+            ) from error
+        return FrameConverter(config, turn)
+
+    def _read_details(self, delivery: Delivery) -> SourceDetails:
+        context, rate = self._stream.codec_context, self._stream.guessed_rate
+        size = (context.width, context.height)
+        converter = self._converter_for(0 if self._frame is None else _turn_of(self._frame))
+        fps = float(rate) if rate is not None and 0 < rate <= _BELIEVABLE_FPS else 0.0
+        return SourceDetails(
+            "AV",
+            *(size if converter is None else converter.size(*size)),
+            fps,
+            frame_count=self._count_frames(fps) if self._recorded else None,
+            negotiated=VideoFormat(*size, fps, context.codec.canonical_name),
+            refused=_refused(self._config),
+            delivery=delivery,
+        )
+
+    def _count_frames(self, fps: float) -> int | None:
+        """How many frames the header promises, or its duration and rate do."""
+        if self._stream.frames:
+            return self._stream.frames
+        duration = self._container.duration
+        return (round(duration / _US_PER_SEC * fps) or None) if duration is not None and duration > 0 else None
+
+
+def _turn_of(frame: VideoFrame) -> int:
+    """Degrees clockwise by which a frame is to be turned."""
+    turn = -frame.rotation % 360
+    return turn if turn in (90, 180, 270) else 0
+
+
+def _refused(config: CameraConfig) -> tuple[str, ...]:
+    refused = []
+    if not config.convert_rgb:
+        refused.append("convert_rgb: asked for off, on for files and streams, which have no raw frames")
+    if config.hardware_acceleration != "none":
+        asked = config.hardware_acceleration
+        refused.append(f"hardware_acceleration: asked for {asked}, there is none; backend ffmpeg may have it")
+    return tuple(refused)
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Have the heap keep the memory of a converted frame for the next one.
+
+    Otherwise glibc gives it back to the kernel and asks for it again, at every frame: for 1080p a third of what
+    decoding costs.
+    """
+    if sys.platform == "linux":
+        set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such function
+        for option in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            if set_option is not None:
+                set_option(option, _KEPT_BYTES)
+
+
+# Opening.
+
+
+def _open(address: SourceAddress, config: CameraConfig) -> InputContainer:
+    url = address.kind is SourceKind.URL
+    if not address.recorded and not url:
+        raise CameraError(f"cannot open {address}: backend av reads files and URLs, and this is neither")
+    reason = None
+    if address.kind is SourceKind.FILE:
+        reason = reason_for_file(Path(str(address.place)))
+    elif address.kind is SourceKind.IMAGES and "%" in str(address.place):
+        reason = Reason.UNREADABLE.because("numbered images are for the backends images and auto")
+    started = time.monotonic()
+    if reason is None:
+        place = ffmpeg_name(address)
+        try:
+            return av.open(
+                place,
+                container_options=_options_for_url(place) if url else {"pattern_type": "none"},
+                timeout=(config.open_timeout_sec, config.read_timeout_sec) if url else None,
+                metadata_errors="replace",
+            )
+        except (av.error.FFmpegError, OSError, ValueError):
+            reason = reason_for_unopened(address, time.monotonic() - started, config.open_timeout_sec, "PyAV")
+    raise CameraError(f"cannot open {address}: {reason}")
+
+
+def _options_for_url(url: str) -> dict[str, str]:
+    """FFmpeg's options of a protocol; OpenCV's variable for them counts here too, as users have set it."""
+    text = os.environ.get("OPENCV_FFMPEG_CAPTURE_OPTIONS")
+    if text is not None:
+        return dict(pair.split(";", 1) for pair in text.split("|") if ";" in pair)
+    return {"rtsp_transport": "tcp"} if url.lower().startswith(("rtsp:", "rtsps:")) else {}
+
+
+def _video_stream(address: SourceAddress, container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if isinstance(stream, VideoStream) and stream.codec_context is not None:
+        return stream
+    container.close()
+    raise CameraError(f"cannot open {address}: {Reason.UNREADABLE.because('not a video that PyAV can read')}")
+
+
+def _delivery(address: SourceAddress, container: InputContainer) -> Delivery:
+    name = container.format.name
+    # Cameras name lengths of their endless answers, which are not to be believed.
+    length = 0 if name == "mpjpeg" else max(container.size, container.duration or 0)
+    return delivery_of(address, segmented=name in _SEGMENTED, has_end=length > 0)
