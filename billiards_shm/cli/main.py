@@ -12,8 +12,9 @@ from billiards_shm.cli.capture import capture_command, capture_configured
 from billiards_shm.cli.errors import EXIT_INTERRUPTED, PROGRAM, exit_code_of, report
 from billiards_shm.cli.options import CommonOptions, common_options
 from billiards_shm.cli.run import run_command
-from billiards_shm.cli.segments import clean_command, inspect_command, list_command, snapshot_command, watch_command
+from billiards_shm.cli.segments import clean_command, inspect_command, list_command, watch_command
 from billiards_shm.cli.serve import serve_command
+from billiards_shm.cli.snapshot import snapshot_command
 from billiards_shm.config.secrets import without_secrets
 
 __all__ = ["command_line", "run"]

@@ -1,6 +1,7 @@
 """Options that commands share, and one option for every key of the configuration."""
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CommonOptions",
     "ConfiguredCommand",
+    "Seconds",
     "common_options",
     "complete_names",
     "complete_sources",
@@ -59,6 +61,20 @@ def common_options(function: _F) -> _F:
         callback=_remember,
         help="Configuration file, instead of ./config.json. `capture` reads it.",
     )(function)
+
+
+class Seconds(click.FloatRange):
+    """A finite duration, up to a year."""
+
+    name = "seconds"
+
+    def __init__(self, min: float) -> None:  # noqa: A002
+        super().__init__(min=min, max=365 * 86400.0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Convert the text; "nan" is outside of every range."""
+        seconds = float(super().convert(value, param, ctx))
+        return self.fail(f"{value} is not a number.", param, ctx) if math.isnan(seconds) else seconds
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

@@ -1,10 +1,8 @@
-"""The commands that inspect segments from outside: list, inspect, watch, snapshot, clean."""
+"""The commands that inspect segments from outside: list, inspect, watch, clean."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
@@ -13,7 +11,6 @@ from billiards_shm import (
     SegmentInfo,
     SegmentNotFoundError,
     SegmentStatus,
-    SharedMemoryFrameReader,
     WriterExistsError,
     inspect_segment,
     list_segments,
@@ -30,11 +27,11 @@ from billiards_shm.cli.display import (
     with_health,
 )
 from billiards_shm.cli.errors import PROGRAM, report
-from billiards_shm.cli.options import common_options, complete_names, json_option, load_configuration
+from billiards_shm.cli.options import Seconds, common_options, complete_names, json_option
 from billiards_shm.monitor.rates import RateMeter
 from billiards_shm.service.signals import StopRequest
 
-__all__ = ["clean_command", "inspect_command", "list_command", "snapshot_command", "watch_command"]
+__all__ = ["clean_command", "inspect_command", "list_command", "watch_command"]
 
 
 @click.command(
@@ -100,9 +97,7 @@ Examples:
 """,
 )
 @click.argument("name", shell_complete=complete_names)
-@click.option(
-    "--interval", type=click.FloatRange(min=0.02), default=1.0, show_default=True, help="Seconds between two lines."
-)
+@click.option("--interval", type=Seconds(min=0.02), default=1.0, show_default=True, help="Seconds between two lines.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this many lines.")
 @json_option
 @common_options
@@ -143,61 +138,6 @@ def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo |
             )
     else:
         yield lambda info, fps: click.echo(watch_line(name, info, fps))
-
-
-@click.command(
-    "snapshot",
-    short_help="Write the newest frame as PNG or JPEG.",
-    epilog="""\b
-Examples:
-  billiards-shm snapshot billiards_video table.png
-  billiards-shm snapshot billiards_video table.jpg --quality 80
-
-\b
-The segment of a dead writer still has its last frame. PNG keeps every bit.
-""",
-)
-@click.argument("name", shell_complete=complete_names)
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of a JPEG.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    help="Seconds to wait for the segment and its first frame. [video.shared_memory_attach_timeout_sec: 5.0]",
-)
-@common_options
-@click.pass_context
-def snapshot_command(ctx: click.Context, /, name: str, file: Path, quality: int, timeout: float | None) -> None:
-    """Write the newest frame of NAME to FILE, a .png, .jpg or .jpeg."""
-    from billiards_shm.images import EXTENSIONS, encode_image
-
-    if file.suffix.lower() not in EXTENSIONS:
-        raise click.BadParameter(f"{str(file)!r} must end in {', '.join(EXTENSIONS)}", param_hint="FILE")
-    if not file.parent.is_dir():
-        raise click.BadParameter(f"there is no directory {str(file.parent)!r}", param_hint="FILE")
-    with SharedMemoryFrameReader(name) as reader:
-        if timeout is None:
-            timeout = load_configuration(ctx, {})[0].video.shared_memory_attach_timeout_sec
-        reader.attach(timeout=timeout)
-        frame, metadata = reader.read_frame(timeout=timeout)
-        if frame is None or metadata is None:
-            raise TimeoutError(f"no frame in {name} within {timeout:g} s: '{PROGRAM} inspect {name}' shows its source")
-        try:
-            image = encode_image(frame, metadata.pixel_format, file.suffix, quality)
-        except ValueError as error:
-            raise click.ClickException(f"{name}: {error}") from error
-    _write_atomically(file, image)
-    click.echo(f"{file}: frame {metadata.sequence}, {metadata.width}x{metadata.height} {metadata.pixel_format}")
-
-
-def _write_atomically(file: Path, data: bytes) -> None:
-    """Replace `file` in one step, so that its readers get the old content or the new."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @click.command(

@@ -551,6 +551,80 @@ def test_a_snapshot_has_the_permissions_of_any_new_file(writer: SharedMemoryFram
     assert Path("table.png").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.parametrize(("options", "start_of_file"), [([], b"\x89PNG"), (["--format", "jpg"], b"\xff\xd8\xff")])
+def test_snapshot_to_standard_output_is_the_image_alone(
+    writer: SharedMemoryFrameWriter, name: str, options: list[str], start_of_file: bytes
+) -> None:
+    done = subprocess.run([SCRIPT, "snapshot", name, "-", *options], capture_output=True, env=environment(), check=True)
+    assert done.stdout.startswith(start_of_file)
+    image = cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert abs(image.astype(int) - 7).max() <= 1
+    assert done.stderr.decode() == "-: frame 1, 64x48 BGR24\n"
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("table.png", "--format", "jpg"), ("--format", "FILE -")),
+        (("table.png", "--count", "2"), ("--count", "--every")),
+        (("table.png", "--every", "nan"), ("--every", "nan")),
+        (("table.png", "--every", "inf"), ("--every", "inf")),
+        (("table.png", "--timeout", "1e300"), ("--timeout", "1e+300")),
+    ],
+)
+def test_options_of_snapshot_that_make_no_sense_are_refused(
+    name: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_fails(call("snapshot", name, *arguments), 2, *words)
+
+
+def test_an_image_is_not_written_to_a_terminal(writer: SharedMemoryFrameWriter, name: str) -> None:
+    terminal = Terminal("snapshot", name, "-")
+    assert terminal.wait() == 2
+    assert "standard output is a terminal" in terminal.text
+    assert "PNG" not in terminal.text
+
+
+def frames_in(process: subprocess.Popen[str]) -> Iterator[str]:
+    """The file of each snapshot, as it is written."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line.partition(":")[0]
+
+
+def test_a_time_lapse_numbers_its_files_after_those_there_are_and_leaves_out_what_is_not_new(
+    writer: SharedMemoryFrameWriter, name: str
+) -> None:
+    Path("100%-01.png").touch()
+    process = start("snapshot", name, "100%%-%02d.png", "--every", "0.02")
+    files = frames_in(process)
+    assert next(files) == "100%-02.png"
+    for value in (20, 30):
+        # The frame before is not written again meanwhile.
+        time.sleep(0.1)
+        writer.write_frame(np.full(SHAPE, value, np.uint8))
+        assert next(files) == f"100%-{value // 10 + 1:02d}.png"
+    process.terminate()
+    assert (process.wait(30), [*files]) == (0, [])
+    assert [int(cv2.imread(f"100%-0{number}.png")[0, 0, 0]) for number in (2, 3, 4)] == [7, 20, 30]
+    assert Path("100%-01.png").stat().st_size == 0
+
+
+def test_a_time_lapse_goes_on_with_the_next_writer_and_ends_after_a_count(name: str) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as first:
+        first.write_frame(np.full(SHAPE, 1, np.uint8))
+        process = start("snapshot", name, "newest.png", "--every", "0.02", "--count", "2")
+        files = frames_in(process)
+        assert next(files) == "newest.png"
+    with SharedMemoryFrameWriter(name, SHAPE) as second:
+        second.write_frame(np.full(SHAPE, 2, np.uint8))
+        assert next(files) == "newest.png"
+        assert process.wait(30) == 0
+    assert (cv2.imread("newest.png") == 2).all()
+    assert [path.name for path in Path().iterdir()] == ["newest.png"]
+
+
 def encoded(frame: npt.NDArray[Any], pixel_format: str, extension: str = ".png") -> npt.NDArray[Any]:
     import cv2
 
