@@ -12,7 +12,6 @@ from billiards_shm.statistics import WriterStatistics
 from billiards_shm.status import SegmentStatus, SourceState
 
 ABI_VERSION: Final[tuple[int, int]]
-PIXEL_FORMATS: Final[tuple[str, ...]]
 MIN_SLOTS: Final[int]
 MAX_SLOTS: Final[int]
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from billiards_shm import errors as _errors
 from billiards_shm.owners import resolve_owners as _resolve_owners
+from billiards_shm.pixel_formats import PIXEL_FORMATS as _PIXEL_FORMATS
 from billiards_shm.statistics import REPORTED as _REPORTED
 from billiards_shm.statistics import STATISTICS as _STATISTICS
 from billiards_shm.statistics import WriterStatistics as _WriterStatistics
@@ -83,19 +84,21 @@ cdef object _exception(_abi.bshm_error *error):
 
 # ---------------------------------------------------------------- pixel formats, states, dtypes
 
-# V4L2's code for the same layout; the table is in csrc/billiards_shm.h.
-_FOURCC = {
-    "BGR24": b"BGR3", "RGB24": b"RGB3", "BGRA32": b"AR24", "GRAY8": b"GREY", "GRAY16": b"Y16 ",
-    "YUYV": b"YUYV", "NV12": b"NV12", "MJPG": b"MJPG", "RAW": b"RAW ",
-}
-_FOURCC_CODE = {name: int.from_bytes(code, "little") for name, code in _FOURCC.items()}
+# V4L2's code for the same layout.
+_FOURCC_CODE = {name: row.code for name, row in _PIXEL_FORMATS.items()}
 _PIXEL_FORMAT_OF_CODE = {code: name for name, code in _FOURCC_CODE.items()}
-PIXEL_FORMATS = tuple(_FOURCC)
 
-# What a frame of the format has: dimensions (0: 2 or 3), channels, kind and size of an item. RAW: anything.
-_FITS = {
-    "BGR24": (3, 3, "u", 1), "RGB24": (3, 3, "u", 1), "BGRA32": (3, 4, "u", 1), "GRAY8": (0, 1, "u", 1),
-    "GRAY16": (0, 1, "u", 2), "YUYV": (3, 2, "u", 1), "NV12": (2, 1, "u", 1), "MJPG": (2, 1, "u", 1),
+
+def _layouts_of(row):
+    """Layouts that a frame of the format can have: dimensions, channels, kind and size of an item."""
+    dtype = np.dtype(row.dtype or "V")
+    return [(number, row.channels, dtype.kind, dtype.itemsize)
+            for number in ((row.dimensions,) if row.dimensions else (2, 3))]
+
+
+_LAYOUTS = {name: _layouts_of(row) for name, row in _PIXEL_FORMATS.items()}
+_CODE_SUGGESTED_BY_LAYOUT = {
+    layout: row.code for name, row in _PIXEL_FORMATS.items() if row.suggested_by_shape for layout in _LAYOUTS[name]
 }
 
 _SOURCE_STATES = tuple(SourceState)
@@ -132,15 +135,10 @@ cdef tuple _shape_of(const _abi.bshm_frame_info *info):
 
 cdef uint32_t _fourcc_for(str declared, const _abi.bshm_frame_info *info):
     """The declared format if it fits the frame, else one that fits its shape."""
-    cdef str name
-    kind = chr(info.kind)
-    if declared == "RAW":
-        return _FOURCC_CODE["RAW"]
-    for name in (declared, "BGR24", "BGRA32", "GRAY8", "GRAY16"):
-        fit = _FITS.get(name)
-        if fit is not None and fit[0] in (0, info.ndim) and fit[1:] == (info.channels, kind, info.item_size):
-            return _FOURCC_CODE[name]
-    return _FOURCC_CODE["RAW"]
+    cdef tuple layout = (info.ndim, info.channels, chr(info.kind), info.item_size)
+    if declared == "RAW" or layout in _LAYOUTS[declared]:
+        return _FOURCC_CODE[declared]
+    return _CODE_SUGGESTED_BY_LAYOUT.get(layout, _FOURCC_CODE["RAW"])
 
 
 cdef str _hex(const uint8_t *generation):
@@ -194,7 +192,7 @@ cdef class FrameMetadata:
     dtype : numpy.dtype
         Of the array's items.
     pixel_format : str
-        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW.
+        Such as BGR24; RAW if it is none that this version knows.
     generation : str
         Which segment it came from: 32 hexadecimal digits, random.
     zero_copy : bool
@@ -606,8 +604,8 @@ cdef class SharedMemoryFrameWriter:
     dtype
         Type of the items: any bool, integer, floating or complex type of a fixed size.
     pixel_format
-        BGR24, RGB24, BGRA32, GRAY8, GRAY16, YUYV, NV12, MJPG or RAW. A frame that cannot have it, because of
-        its channels or dtype, is labelled by its shape instead.
+        Such as BGR24, GRAY16, NV12, or RAW for any other. A frame that cannot have it, because of its channels or
+        dtype, is labelled by its shape instead.
     slots
         3 to 62. Three have memory from the start, further ones when readers hold that many frames. All readers
         together can hold ``slots - 2`` frames; beyond that they get copies.
@@ -654,7 +652,7 @@ cdef class SharedMemoryFrameWriter:
         if self._writer != NULL:
             raise ValueError(f"the writer of {self.name!r} was created already: create another")
         if pixel_format not in _FOURCC_CODE:
-            raise ValueError(f"pixel_format {pixel_format!r}: expected one of {', '.join(PIXEL_FORMATS)}")
+            raise ValueError(f"pixel_format {pixel_format!r}: expected one of {', '.join(_PIXEL_FORMATS)}")
         if not isinstance(slots, int) or not MIN_SLOTS <= slots <= MAX_SLOTS:
             raise ValueError(f"slots={slots!r}: expected an integer from {MIN_SLOTS} to {MAX_SLOTS}")
         if not isinstance(mode, int) or mode & ~0o777:

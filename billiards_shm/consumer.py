@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from billiards_shm.errors import BilliardsShmError
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.reader import SharedMemoryFrameReader
 from billiards_shm.segments import SegmentInfo, inspect_segment
 
@@ -27,18 +28,6 @@ CAP_PROP_FOURCC: Final = 6
 CAP_PROP_CONVERT_RGB: Final = 16
 CAP_PROP_OPEN_TIMEOUT_MSEC: Final = 53
 CAP_PROP_READ_TIMEOUT_MSEC: Final = 54
-
-# What V4L2 calls the formats, which is what OpenCV reports for a camera. RAW has no code: 0.
-FOURCC_OF_PIXEL_FORMAT: Final = {
-    "BGR24": "BGR3",
-    "RGB24": "RGB3",
-    "BGRA32": "AR24",
-    "GRAY8": "GREY",
-    "GRAY16": "Y16 ",
-    "YUYV": "YUYV",
-    "NV12": "NV12",
-    "MJPG": "MJPG",
-}
 
 _log = logging.getLogger(__name__)
 
@@ -277,8 +266,9 @@ class VideoConsumer:
         return (shown.height or 0.0) if shown is not None else 0.0
 
     def _fourcc(self) -> float:
-        code = FOURCC_OF_PIXEL_FORMAT.get(self._pixel_format(), "\0\0\0\0")
-        return int.from_bytes(code.encode("ascii"), "little")
+        # The codes are V4L2's, which OpenCV reports for a camera. RAW is none of them: 0.
+        name = self._pixel_format()
+        return PIXEL_FORMATS[name].code if name in PIXEL_FORMATS and name != "RAW" else 0
 
     def _converts_to_bgr(self) -> float:
         return self._pixel_format() == "BGR24"

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from billiards_shm.pixel_formats import PIXEL_FORMATS
+
 __all__ = ["EXTENSIONS", "encode_image", "encode_preview"]
 
 PNG: Final = (".png",)
@@ -26,33 +28,31 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     Parameters
     ----------
     frame : numpy.ndarray
-        As readers give it: ``(h, w, 3)`` for BGR24 and RGB24, ``(h, w, 4)`` for BGRA32, ``(h, w)`` for GRAY8
-        and GRAY16, ``(h, w, 2)`` for YUYV, ``(h * 3 / 2, w)`` for NV12, ``(1, n)`` with the bytes of one JPEG
-        for MJPG.
+        As readers give it, in the shape that `PIXEL_FORMATS` names.
     pixel_format : str
-        One of ``billiards_shm.PIXEL_FORMATS``; RAW cannot be encoded.
+        One of `PIXEL_FORMATS`; RAW cannot be encoded.
     extension : str
-        ``.png``, ``.jpg`` or ``.jpeg``, in any case.
+        ``.png``, ``.jpg`` or ``.jpeg``, upper or lower case.
     quality : int
-        Of a JPEG, 1 to 100; without effect on PNG and on an MJPG frame that is a complete JPEG already, which
-        is passed on untouched.
+        JPEG quality, 1 to 100. Ignored for PNG, and for an MJPG frame that is a complete JPEG already: that one is
+        returned as it is.
 
     Returns
     -------
     bytes
-        The file. PNG keeps every bit, GRAY16 and alpha included; JPEG has 8 bits a channel and no alpha.
+        The file. PNG keeps every bit of gray, BGR and BGRA frames; JPEG has 8 bits a channel and no alpha.
 
     Raises
     ------
     ValueError
-        Unknown extension, or the frame cannot be made into an image; the message says why.
+        The extension is unknown, or the frame cannot be turned into an image; the message says why.
     """
     extension = extension.lower()
     if extension not in EXTENSIONS:
         raise ValueError(f"cannot write {extension or 'a file without extension'}: use {', '.join(EXTENSIONS)}")
     if pixel_format == "MJPG" and extension in JPEG:
         data = _jpeg_bytes(frame)
-        # Many cameras leave the Huffman tables out, which programs that open JPEG files do not forgive.
+        # Many cameras leave the Huffman tables out, and programs that open JPEG files need them.
         if b"\xff\xc4" in data:
             return data
     try:
@@ -71,14 +71,14 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
 
 
 def encode_preview(frame: npt.NDArray[Any], pixel_format: str, width: int | None, quality: int) -> bytes:
-    """Encode a frame as a JPEG for looking at, made smaller if it is wider than wanted.
+    """Encode a frame as a JPEG for display, scaled down if it is wider than `width`.
 
     Parameters
     ----------
     frame, pixel_format
         As for `encode_image`.
     width : int or None
-        Pixels; None, or no less than the frame has: as it is.
+        Pixels; None: the frame's own. A frame is never enlarged.
     quality : int
         1 to 100.
 
@@ -90,7 +90,7 @@ def encode_preview(frame: npt.NDArray[Any], pixel_format: str, width: int | None
     Raises
     ------
     ValueError
-        The frame cannot be made into an image; the message says why.
+        The frame cannot be turned into an image; the message says why.
     """
     if width is None:
         return encode_image(frame, pixel_format, ".jpg", quality)
@@ -99,45 +99,42 @@ def encode_preview(frame: npt.NDArray[Any], pixel_format: str, width: int | None
         full_height, full_width = image.shape[:2]
         if width >= full_width:
             return encode_image(frame, pixel_format, ".jpg", quality)
-        # Averaging over whole blocks costs no more than interpolating, and is right where pixels are left out;
-        # for sizes in between it takes seven times as long.
+        # Averaging over whole blocks costs no more than interpolation, and avoids aliasing where pixels are dropped.
+        # For sizes in between it takes seven times as long.
         whole = full_width % width == 0 or full_width > 2 * width
         size = (width, max(1, round(full_height * width / full_width)))
         smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
     except cv2.error as error:
         raise ValueError(f"{_description(frame, pixel_format)} cannot be made smaller: {error.err}") from error
-    # What can be displayed is gray, or has the channels in OpenCV's order.
+    # A displayable image is gray or has its channels in OpenCV's order.
     return encode_image(smaller, "GRAY8" if smaller.ndim == 2 else "BGR24", ".jpg", quality)
 
 
 def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]:
     """Turn a frame into what ``cv2.imencode`` takes: gray, BGR or BGRA, 8 or 16 bits."""
-    if pixel_format == "RAW":
-        raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: RAW says not how pixels are stored")
+    row = PIXEL_FORMATS.get(pixel_format)
+    if row is None:
+        raise ValueError(f"unknown pixel format {pixel_format!r}")
+    if row.name == "RAW":
+        raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: RAW does not say what the pixels are")
     if frame.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: images have uint8 or uint16 pixels")
-    match pixel_format:
-        case "BGR24" | "BGRA32" | "GRAY8" | "GRAY16":
-            return frame
-        case "RGB24":
-            return cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        case "YUYV":
-            return cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_YUYV)
-        case "NV12":
-            return cv2.cvtColor(frame, cv2.COLOR_YUV2BGR_NV12)
-        case "MJPG":
-            image = cv2.imdecode(np.frombuffer(_jpeg_bytes(frame), np.uint8), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f"{_description(frame, pixel_format)} cannot be decoded: not a whole JPEG")
-            return image
-        case _:
-            raise ValueError(f"unknown pixel format {pixel_format!r}")
+    if row.name == "MJPG":
+        image = cv2.imdecode(np.frombuffer(_jpeg_bytes(frame), np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise ValueError(f"{_description(frame, pixel_format)} cannot be decoded: not a complete JPEG")
+        return image
+    if not row.to_bgr:
+        return frame
+    if frame.dtype == np.uint16:
+        frame = (frame >> 8).astype(np.uint8)
+    return cv2.cvtColor(frame, getattr(cv2, row.to_bgr))
 
 
 def _jpeg_bytes(frame: npt.NDArray[Any]) -> bytes:
     data = frame.tobytes()
     if not data.startswith(b"\xff\xd8"):
-        raise ValueError(f"{_description(frame, 'MJPG')} does not begin like a JPEG")
+        raise ValueError(f"{_description(frame, 'MJPG')} does not start like a JPEG")
     return data
 
 

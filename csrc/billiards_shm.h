@@ -151,11 +151,12 @@
  *   `fourcc` is V4L2's code of the layout, little-endian; a reader takes a code that it does not know for RAW:
  *
  *     name    fourcc   array of                       name    fourcc   array of
- *     BGR24   'BGR3'   (h, w, 3) bytes                YUYV    'YUYV'   (h, w, 2) bytes
+ *     BGR24   'BGR3'   (h, w, 3) bytes                UYVY    'UYVY'   (h, w, 2) bytes
  *     RGB24   'RGB3'   (h, w, 3) bytes                NV12    'NV12'   (h * 3 / 2, w) bytes: Y, then U and V in turn
- *     BGRA32  'AR24'   (h, w, 4) bytes                MJPG    'MJPG'   (1, n) bytes: one JPEG
- *     GRAY8   'GREY'   (h, w) or (h, w, 1) bytes      RAW     'RAW '   anything else
- *     GRAY16  'Y16 '   (h, w) or (h, w, 1) of uint16
+ *     BGRA32  'AR24'   (h, w, 4) bytes                I420    'YU12'   (h * 3 / 2, w) bytes: Y, then U, then V
+ *     GRAY8   'GREY'   (h, w) or (h, w, 1) bytes      P010    'P010'   as NV12, of uint16: 10 bits, the upper ones
+ *     GRAY16  'Y16 '   (h, w) or (h, w, 1) of uint16  MJPG    'MJPG'   (1, n) bytes: one JPEG
+ *     YUYV    'YUYV'   (h, w, 2) bytes                RAW     'RAW '   anything else
  *
  *
  * CREATION AND TAKE-OVER

@@ -1,8 +1,8 @@
-"""Writes the tables of the documentation that follow from something else: configuration, statistics, memory, figures.
+"""Writes the tables of the documentation that follow from the code and from what was measured.
 
     python docs/generate.py
 
-Run it after a change of the configuration model or of the statistics. `python -m bench.report --docs` writes
+Run it after a change of the configuration, the statistics or the pixel formats. `python -m bench.report --docs` writes
 `figures.json` and runs it.
 Each table stands between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from billiards_shm.config.model import configuration_keys
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.statistics import STATISTICS
 
 DOCS = Path(__file__).parent
@@ -44,6 +45,12 @@ def statistics() -> str:
         for name, row in STATISTICS.items()
     ]
     return table(("statistic", "metric", "what it is"), rows)
+
+
+def pixel_formats() -> str:
+    """What a frame of each format looks like."""
+    rows = [(f"`{name}`", f"`{row.fourcc}`", row.shape, row.dtype or "any") for name, row in PIXEL_FORMATS.items()]
+    return table(("pixel format", "fourcc", "shape", "dtype"), rows)
 
 
 def memory() -> str:
@@ -123,6 +130,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 TABLES: dict[tuple[Path, str], Callable[[], str]] = {
     (DOCS / "configuration.md", "configuration"): configuration,
     (DOCS / "serving.md", "statistics"): statistics,
+    (DOCS / "writing.md", "pixel formats"): pixel_formats,
     (DOCS / "memory.md", "memory"): memory,
     (DOCS / "figures.md", "figures"): figures,
     (DOCS.parent / "README.md", "figures"): readme_figures,

@@ -9,24 +9,25 @@ import numpy as np
 
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.sources.protocol import Image
 
 __all__ = ["RAW_FORMATS", "FrameConverter", "Orientation", "as_bgr", "placeholder"]
 
-_CONVERSIONS: Final = {
-    "YUYV": cv2.COLOR_YUV2BGR_YUYV,
-    "YUY2": cv2.COLOR_YUV2BGR_YUYV,
-    "UYVY": cv2.COLOR_YUV2BGR_UYVY,
-    "NV12": cv2.COLOR_YUV2BGR_NV12,
+# By every name that a camera or pipeline may give; the last two are no pixel formats of segments.
+_CONVERSIONS: Final[dict[str, int]] = {
+    **{
+        name: getattr(cv2, PIXEL_FORMATS[key].to_bgr)
+        for key in ("YUYV", "UYVY", "NV12", "I420")
+        for name in PIXEL_FORMATS[key].names
+    },
     "NV21": cv2.COLOR_YUV2BGR_NV21,
-    "I420": cv2.COLOR_YUV2BGR_I420,
-    "YU12": cv2.COLOR_YUV2BGR_I420,
     "YV12": cv2.COLOR_YUV2BGR_YV12,
 }
-_COMPRESSED: Final = ("MJPG", "JPEG")
-_GREY: Final = ("GREY", "Y800", "Y16", "GRAY8", "GRAY16_LE")
+_COMPRESSED: Final = PIXEL_FORMATS["MJPG"].names
+_GREY: Final = (*PIXEL_FORMATS["GRAY8"].names, *PIXEL_FORMATS["GRAY16"].names)
 RAW_FORMATS: Final = frozenset({*_CONVERSIONS, *_COMPRESSED, *_GREY})
-"""Formats of cameras that `FrameConverter` makes BGR of."""
+"""Formats of cameras that `FrameConverter` converts to BGR."""
 _TURNS: Final = {(True, False): cv2.ROTATE_90_CLOCKWISE, (False, True): cv2.ROTATE_90_COUNTERCLOCKWISE}
 _FLIPS: Final = {(True, False): 1, (False, True): 0, (True, True): -1}
 _PLACEHOLDER_BACKGROUND: Final = (48, 40, 36)

@@ -658,7 +658,15 @@ def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
     nv12 = np.empty((72, 64), np.uint8)
     nv12[:48] = luma
     nv12[48:, 0::2], nv12[48:, 1::2] = u, v
-    for frame, pixel_format in ((yuyv, "YUYV"), (nv12, "NV12")):
+    i420 = np.concatenate([np.full(48 * 64, luma), np.full(24 * 32, u), np.full(24 * 32, v)])
+    frames = {
+        "YUYV": yuyv,
+        "UYVY": yuyv[..., ::-1].copy(),
+        "NV12": nv12,
+        "I420": i420.astype(np.uint8).reshape(72, 64),
+        "P010": nv12.astype(np.uint16) << 8 | 0xC0,
+    }
+    for pixel_format, frame in frames.items():
         image = encoded(frame, pixel_format)
         assert image.shape == SHAPE
         assert np.abs(image.astype(int) - (0, 0, 255)).max() <= 3

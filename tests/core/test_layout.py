@@ -19,6 +19,7 @@ from segment_layout import SegmentObject, fnv1a, opened, stride_of
 from segments_under_test import LARGER, SHAPE, new_frame, path_of, picture
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, _core
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.statistics import STATISTICS
 
 HEADER = CSRC / "billiards_shm.h"
@@ -194,7 +195,10 @@ def test_a_position_that_is_not_known_is_nan_and_an_online_frame_has_no_flag(seg
         ("GRAY8", (4, 6), "uint8", b"GREY"),
         ("GRAY16", (4, 6), "uint16", b"Y16 "),
         ("YUYV", (4, 6, 2), "uint8", b"YUYV"),
+        ("UYVY", (4, 6, 2), "uint8", b"UYVY"),
         ("NV12", (6, 6), "uint8", b"NV12"),
+        ("I420", (6, 6), "uint8", b"YU12"),
+        ("P010", (6, 6), "uint16", b"P010"),
         ("MJPG", (1, 999), "uint8", b"MJPG"),
         ("RAW", (4, 6, 3), "uint8", b"RAW "),
     ],
@@ -206,11 +210,6 @@ def test_pixel_formats_are_the_four_characters_that_v4l2_gives_them(
         writer.write_frame(picture(1, shape, dtype))
         with opened(path_of(segment_name)) as segment:
             assert newest(segment)["fourcc"].to_bytes(4, "little") == fourcc
-
-
-def test_the_header_lists_every_pixel_format_and_its_code() -> None:
-    listed = dict(re.findall(r"\b([A-Z]+\d*) +'(.{4})' ", HEADER.read_text()))
-    assert {name: code.encode() for name, code in listed.items()} == _core._FOURCC
 
 
 def test_the_pixels_lie_row_by_row_at_the_beginning_of_their_slot(segment_name: str) -> None:
@@ -528,6 +527,15 @@ def test_every_word_of_the_statistics_is_in_the_table_that_shows_them_or_more_th
         "backend",
         "reserved",
     }
+
+
+def test_the_table_of_pixel_formats_is_the_headers() -> None:
+    section = HEADER.read_text().partition(" *     name    fourcc   array of")[2].partition(" *\n")[0]
+    declared = dict(re.findall(r"\b([A-Z0-9]+) +'(.{4})'", section))
+    assert declared == {name: row.fourcc for name, row in PIXEL_FORMATS.items()}
+    for name, row in PIXEL_FORMATS.items():
+        if row.shape.startswith("(") and name != "P010":
+            assert re.search(rf"\b{name} +'....' +{re.escape(row.shape)}", section), name
 
 
 def test_the_numbers_of_the_header_are_those_of_these_tests() -> None:

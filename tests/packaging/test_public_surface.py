@@ -18,6 +18,7 @@ from billiards_shm import (
     VideoConsumer,
     _core,
 )
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 
 PACKAGE = Path(billiards_shm.__file__).parent
 
@@ -200,7 +201,10 @@ def test_the_states_have_these_values() -> None:
 
 
 def test_pixel_formats_and_limits() -> None:
-    assert _core.PIXEL_FORMATS == ("BGR24", "RGB24", "BGRA32", "GRAY8", "GRAY16", "YUYV", "NV12", "MJPG", "RAW")
+    assert list(PIXEL_FORMATS) == [
+        *("BGR24", "RGB24", "BGRA32", "GRAY8", "GRAY16"),
+        *("YUYV", "UYVY", "NV12", "I420", "P010", "MJPG", "RAW"),
+    ]
     assert (_core.MIN_SLOTS, _core.MAX_SLOTS) == (3, 62)
 
 

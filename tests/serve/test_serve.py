@@ -173,7 +173,10 @@ def test_a_jpeg_snapshot_can_be_made_smaller_but_not_larger(segment_name: str) -
         ("BGRA32", (48, 64, 4), "uint8"),
         ("RGB24", (48, 64, 3), "uint8"),
         ("YUYV", (48, 64, 2), "uint8"),
+        ("UYVY", (48, 64, 2), "uint8"),
         ("NV12", (72, 64), "uint8"),
+        ("I420", (72, 64), "uint8"),
+        ("P010", (72, 64), "uint16"),
     ],
 )
 def test_frames_of_every_kind_can_be_looked_at(
