@@ -285,8 +285,7 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
         if isinstance(place, int):
             capture = cv2.VideoCapture(place, backend, parameters)
         else:
-            # It crashes on text that is not UTF-8, and takes bytes, though it does not say so.
-            capture = cv2.VideoCapture(cast("str", os.fsencode(place)), backend, parameters)
+            capture = cv2.VideoCapture(_name_for_opencv(place), backend, parameters)
     except cv2.error as error:
         _log.debug("OpenCV: %s", " ".join(str(error).split()))
         return None
@@ -294,6 +293,15 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
         return capture
     capture.release()
     return None
+
+
+def _name_for_opencv(place: str) -> str:
+    """The name as text; as bytes where it is not UTF-8: OpenCV crashes on such text, and before 4.12 refuses bytes."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return cast("str", os.fsencode(place))
+    return place
 
 
 def _backends_for(address: SourceAddress) -> list[int]:

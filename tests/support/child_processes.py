@@ -87,7 +87,7 @@ class Child:
         self._errors.seek(0)
         return self._errors.read().decode("utf-8", "replace")
 
-    def says(self, seconds: float = 30.0) -> str:
+    def says(self, seconds: float = 60.0) -> str:
         """The next line it says."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
@@ -121,11 +121,11 @@ class Child:
         """Whether its main thread waits in the kernel."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
-    def ends(self, seconds: float = 30.0) -> int:
+    def ends(self, seconds: float = 60.0) -> int:
         """Its exit code; negative: the signal that killed it."""
         return self.process.wait(seconds)
 
-    def ends_well(self, seconds: float = 30.0) -> None:
+    def ends_well(self, seconds: float = 60.0) -> None:
         """Exit code 0, and not a word on stderr."""
         code = self.ends(seconds)
         assert (code, self.stderr) == (0, ""), f"exit code {code}; stderr: {self.stderr}"

@@ -117,7 +117,7 @@ class Terminal:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.text = ""
 
-    def read_until(self, found: Callable[[str], object], seconds: float = 30.0) -> None:
+    def read_until(self, found: Callable[[str], object], seconds: float = 60.0) -> None:
         """Read what it draws until `found` says so."""
         deadline = time.monotonic() + seconds
         while not found(self.text) and self._read(deadline - time.monotonic()):

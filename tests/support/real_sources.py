@@ -26,7 +26,7 @@ SHARED_MEMORY = Path("/dev/shm")
 _numbers = itertools.count(1)
 
 
-def settled(condition: Callable[[], bool], seconds: float = 30.0) -> float:
+def settled(condition: Callable[[], bool], seconds: float = 60.0) -> float:
     """Wait until something is so, and say how long that took."""
     began = time.monotonic()
     while not condition():
@@ -209,14 +209,14 @@ class CaptureProcess:
     def info(self) -> SegmentInfo:
         return inspect_segment(self.name)
 
-    def frame(self, seconds: float = 30.0) -> tuple[np.ndarray, FrameMetadata]:
+    def frame(self, seconds: float = 60.0) -> tuple[np.ndarray, FrameMetadata]:
         """The newest frame not yet seen."""
         frame, metadata = self.reader.read_frame(timeout=seconds)
         assert frame is not None, f"no frame within {seconds} s: {self.said}"
         assert metadata is not None
         return frame, metadata
 
-    def until(self, state: str, reason: str = "", seconds: float = 30.0) -> float:
+    def until(self, state: str, reason: str = "", seconds: float = 60.0) -> float:
         """Wait until readers are told so; give the seconds it took."""
 
         def is_so() -> bool:
@@ -225,7 +225,7 @@ class CaptureProcess:
 
         return settled(is_so, seconds)
 
-    def recovers(self, seconds: float = 30.0) -> float:
+    def recovers(self, seconds: float = 60.0) -> float:
         """Wait for a frame that was captured from now on; give the seconds it took."""
         began = time.monotonic_ns()
         while True:
@@ -233,7 +233,7 @@ class CaptureProcess:
             if metadata.online and metadata.capture_time_ns > began:
                 return (time.monotonic_ns() - began) / 1e9
 
-    def ends(self, seconds: float = 30.0) -> int:
+    def ends(self, seconds: float = 60.0) -> int:
         return self.process.wait(seconds)
 
     def descriptors(self) -> int:

@@ -91,7 +91,7 @@ class SupervisedRun:
         for name in names or self.names:
             wait_until(lambda name=name: published(name), seconds, f"a frame of {name}")
 
-    def end(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+    def end(self, number: int = signal.SIGTERM, seconds: float = 60.0) -> int:
         """Send a signal, give the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
