@@ -1,6 +1,8 @@
 """A drop-in for ``cv2.VideoCapture`` that reads the shared frames, so that OpenCV code changes one line."""
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -12,6 +14,7 @@ from billiards_shm.errors import BilliardsShmError
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.reader import SharedMemoryFrameReader
 from billiards_shm.segments import SegmentInfo, inspect_segment
+from billiards_shm.status import SourceState
 
 if TYPE_CHECKING:
     from billiards_shm._core import FrameMetadata
@@ -28,6 +31,9 @@ CAP_PROP_FOURCC: Final = 6
 CAP_PROP_CONVERT_RGB: Final = 16
 CAP_PROP_OPEN_TIMEOUT_MSEC: Final = 53
 CAP_PROP_READ_TIMEOUT_MSEC: Final = 54
+
+# Nothing wakes a reader when its writer closes, so a wait looks for that now and then.
+LONGEST_WAIT_SEC: Final = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +58,9 @@ class VideoConsumer:
     -----
     Two things differ from a camera. `read` gives the newest frame, so a slow loop skips frames instead of falling
     behind. And when the writer ends, `isOpened` stays True: `read` returns ``(False, None)`` after `timeout` seconds
-    until the next writer comes. Pixels come as they were published (``get(CAP_PROP_FOURCC)`` names the format);
-    ``billiards-shm capture`` publishes BGR, as OpenCV does.
+    until the next writer comes; at the end of a recording it does so at once, as it does for a file. Pixels come as
+    they were published (``get(CAP_PROP_FOURCC)`` names the format); ``billiards-shm capture`` publishes BGR, as OpenCV
+    does.
 
     **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone, and its
     pixels do not change before that. In either mode `grab` and `read` pin their frame until the next `grab`, `read` or
@@ -116,14 +123,15 @@ class VideoConsumer:
         Returns
         -------
         bool
-            False: no new frame within the timeout, or nothing is open.
+            False: no new frame within the timeout, or nothing is open. Also, at once, after the last frame of a
+            recording that has ended.
         """
         # The old pin goes before the wait: a consumer that waits holds no slot.
         self._grabbed = None
         if self._reader is None:
             return False
         try:
-            frame, metadata = self._reader.read_frame(timeout=self._read_timeout, copy=False)
+            frame, metadata = self._wait_for_frame(self._reader)
         except BilliardsShmError as error:
             self._report(error)
             return False
@@ -132,6 +140,18 @@ class VideoConsumer:
         self._last_failure = ""
         self._grabbed, self._metadata = frame, metadata
         return True
+
+    def _wait_for_frame(
+        self, reader: SharedMemoryFrameReader
+    ) -> "tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]":
+        found = reader.read_frame(copy=False)
+        deadline = time.monotonic() + (math.inf if self._read_timeout is None else self._read_timeout)
+        while found[0] is None and not (reader.source_state is SourceState.ENDED and reader._ended()):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            found = reader.read_frame(timeout=min(left, LONGEST_WAIT_SEC), copy=False)
+        return found
 
     def retrieve(self, image: npt.NDArray[Any] | None = None, flag: int = 0) -> tuple[bool, npt.NDArray[Any] | None]:
         """Give the frame that was grabbed last: the same one until the next `grab`.

@@ -377,6 +377,51 @@ def test_iteration_ends_when_no_frame_comes(name: str, writer: SharedMemoryFrame
         assert consumer.isOpened()
 
 
+def test_read_fails_at_once_when_a_recording_has_ended(name: str) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, VideoConsumer(name, timeout=None) as consumer:
+        writer.write_frame(picture(1))
+        writer.update_source(state="ended")
+        writer.close()
+        ok, frame = consumer.read()
+        assert ok
+        np.testing.assert_array_equal(frame, picture(1))
+        for _ in range(10):  # were one of them waited for, it would be for ever
+            assert consumer.read() == (False, None)
+            assert not consumer.grab()
+        assert consumer.isOpened()
+        with SharedMemoryFrameWriter(name, SHAPE) as again:
+            again.write_frame(picture(2))
+            assert consumer.read()[0]
+
+
+def test_a_read_that_waits_learns_of_the_end(name: str) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, VideoConsumer(name, timeout=None) as consumer:
+        writer.write_frame(picture(1))
+        assert consumer.read()[0]
+        results: list[tuple[bool, object]] = []
+        waiting = threading.Thread(target=lambda: results.append(consumer.read()), daemon=True)
+        waiting.start()
+        writer.update_source(state="ended")
+        # Whether it is closed is what counts: until then a recording may begin again.
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        writer.close()
+        waiting.join(20)
+        assert results == [(False, None)]
+
+
+@pytest.mark.parametrize("state", ["streaming", "reconnecting", "opening"])
+def test_any_other_end_is_waited_for(name: str, state: str) -> None:
+    with SharedMemoryFrameWriter(name, SHAPE) as writer, VideoConsumer(name, timeout=0.3) as consumer:
+        writer.write_frame(picture(1))
+        writer.update_source(state=state)
+        writer.close()
+        assert consumer.read()[0]
+        begin = time.monotonic()
+        assert consumer.read() == (False, None)
+        assert time.monotonic() - begin >= 0.3
+
+
 def test_frames_go_on_after_a_clean_restart_of_the_writer(name: str) -> None:
     with SharedMemoryFrameWriter(name, SHAPE) as first:
         first.write_frame(picture(1))

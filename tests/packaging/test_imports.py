@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "_core": {"_abi", "errors", "owners", "pixel_formats", "statistics", "status"},
     "reader": {"_core", "errors"},
     "segments": {"_core", "errors", "statistics", "status"},
-    "consumer": {"_core", "errors", "pixel_formats", "reader", "segments"},
+    "consumer": {"_core", "errors", "pixel_formats", "reader", "segments", "status"},
     "__init__": {"_core", "consumer", "errors", "include", "reader", "segments", "statistics", "status"},
     "images": {"pixel_formats"},
     # The rooms of the capture process and the server, from the bottom up.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import documentation
+import numpy as np
 import pytest
 from documentation import BLOCKS, Block
 from repository import ROOT, TESTS
@@ -29,6 +30,7 @@ WITHOUT_DEPENDENCIES = (
     *("ultralytics==8.4.190", "torchvision==0.28.0", "lap", "polars", "polars-runtime-32", "pyyaml"),
     *("requests", "urllib3", "certifi", "idna", "charset-normalizer"),
     *("rosbags", "lz4", "ruamel.yaml", "zstandard"),
+    *("scenedetect==0.7.2", "platformdirs", "tqdm"),
 )
 
 
@@ -139,6 +141,25 @@ print(message.header.stamp.sec)
     said, seconds = run(read, tmp_path, *paths).splitlines()
     assert said == "(240, 960) 320 bgr8 table True"
     assert abs(int(seconds) - (tmp_path / "image_raw.cdr").stat().st_mtime) < 60
+
+
+def test_pyscenedetect_reads_a_recording_to_its_end(libraries: Path, tmp_path: Path, segment_name: str) -> None:
+    colours = [(0, 0, 0), (255, 255, 255), (0, 0, 255)]
+    clip = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for colour in colours:
+        for _ in range(20):
+            clip.write(np.full((48, 64, 3), colour, np.uint8))
+    clip.release()
+    # Each read that fails would be waited for, without end.
+    block = needing("scenedetect").under(segment_name).code
+    block = block.replace(f'VideoConsumer("{segment_name}")', f'VideoConsumer("{segment_name}", timeout=None)')
+    assert "timeout=None" in block
+    command = [sys.executable, "-m", "billiards_shm", "capture", "clip.avi", "--name", segment_name, "--no-loop"]
+    starting = f"import subprocess\nprocess = subprocess.Popen({command})\n"
+    said = run(starting + block + "assert process.wait() == 0\n", tmp_path, libraries)
+    cuts = [tuple(map(int, line.split())) for line in said.splitlines()]
+    assert [begin for begin, _ in cuts[1:]] == [end for _, end in cuts[:-1]]
+    assert len(cuts) == len(colours)
 
 
 def test_pillow_swaps_the_channels(libraries: Path, captured: str, tmp_path: Path) -> None:
