@@ -1,4 +1,4 @@
-/* check.h - assertions and a runner, no more. Test functions are named as sentences; RUN prints them as such. */
+/* check.h - assertions and a test runner. Test functions are named as sentences; RUN prints them as such. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK_TOLD 20 /* failures that are printed; a loop may bring thousands */
+#define CHECK_TOLD 20 /* how many failures are printed; a loop may cause thousands */
 
-/* Counted by relaxed operations: threads check too, and a test for races must not be put in order by its checks. */
+/* Relaxed operations: threads check too, and the checks of a test for races must not order them. */
 static unsigned check_count;
 static unsigned check_failures;
 
-/* True: a failure that is to be told. */
+/* True: a failure that should be printed. */
 static inline bool check_tells(bool holds)
 {
     (void)__atomic_fetch_add(&check_count, 1, __ATOMIC_RELAXED);
@@ -47,7 +47,7 @@ static inline bool check_contains(const char *found, const char *part, const cha
 #define CHECK(holds)                 check_true((holds), #holds, __FILE__, __LINE__)
 #define CHECK_EQUAL(found, expected) check_equal((uint64_t)(found), (uint64_t)(expected), #found, __FILE__, __LINE__)
 #define CHECK_CONTAINS(found, part)  check_contains((found), (part), #found, __FILE__, __LINE__)
-/* For what the rest of a test cannot do without. */
+/* For conditions that the rest of the test depends on. */
 #define REQUIRE(holds)                                                                                                 \
     do {                                                                                                               \
         if (!CHECK(holds))                                                                                             \

@@ -1,4 +1,4 @@
-/* child.h - this very program once more, as another process, to be killed when it has served. */
+/* child.h - runs this program again as another process, which is killed at the end. */
 #ifndef CHILD_H
 #define CHILD_H
 
@@ -26,8 +26,8 @@ static inline void kill_child(child_process child)
 
 typedef pid_t child_process;
 
-/* Not a fork alone, as most tests have it: a program of its own, that shares nothing but the name. Except where the
- * kernel cannot start it, because it is one of another processor, which qemu runs. */
+/* A program of its own, which shares only the name; most tests just fork. If the kernel cannot start it, because it
+ * is for another processor and runs in qemu, the fork plays the role itself. */
 static inline child_process start_child(const char *program, const char *name, const char *role,
                                         void (*play)(const char *role))
 {

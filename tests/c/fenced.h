@@ -1,4 +1,4 @@
-/* fenced.h - memory between two pages that are not there. */
+/* fenced.h - memory between two inaccessible pages. */
 #ifndef FENCED_H
 #define FENCED_H
 

@@ -1,5 +1,5 @@
-/* fixture.h - what tests of the public functions share: a name of their own, small frames, and a window on the shared
- * words of a segment, to look at them and to poke them. */
+/* fixture.h - for tests of the public functions: a name of their own, small frames, and a window that maps the shared
+ * words of a segment, to read and to change them. */
 #ifndef FIXTURE_H
 #define FIXTURE_H
 
@@ -20,7 +20,7 @@
 #define HEIGHT      48u
 #define FRAME_BYTES ((uint64_t)WIDTH * HEIGHT)
 
-static char fixture_name[128]; /* argv[1]: so that whoever runs the program can remove what a crash leaves */
+static char fixture_name[128]; /* argv[1]: the caller removes what a crash leaves under it */
 static bshm_error fixture_error;
 
 #ifdef _WIN32
@@ -74,7 +74,7 @@ static inline bshm_reader *new_reader(uint32_t max_leases)
     return reader;
 }
 
-/* Every pixel of frame n is the low byte of n. Returns the number it was published under. */
+/* All pixels of frame n are the low byte of n. Returns the frame's number. */
 static inline uint64_t put(bshm_writer *writer)
 {
     uint8_t pixels[FRAME_BYTES];
@@ -106,7 +106,7 @@ static inline bshm_frame newest(bshm_reader *reader)
     return frame;
 }
 
-/* The next one unseen, waiting for it: a reader looks for a successor of its segment every few milliseconds only. */
+/* Waits for the next unseen frame: a reader looks for a successor of its segment every few milliseconds only. */
 static inline bshm_frame next_frame(bshm_reader *reader)
 {
     bshm_frame frame = {0};
@@ -127,7 +127,7 @@ static inline bshm_writer_counters counters_of(bshm_writer *writer)
     return counters;
 }
 
-/* Every lease token in somebody else's hands, until bshm_os_close: who reads now finds none and copies without a pin. */
+/* Locks every lease token, until bshm_os_close: readers find none and copy without a pin. */
 static inline bshm_os_file take_all_tokens(uint32_t slots)
 {
     bshm_os_file file;
@@ -137,7 +137,7 @@ static inline bshm_os_file take_all_tokens(uint32_t slots)
     return file;
 }
 
-/* A writer that was killed after `frames` frames: its object keeps the name, its lock is free. */
+/* Leaves the segment of a writer that was killed after `frames` frames: it has the name, its lock is free. */
 #ifdef _WIN32
 static inline void leave_dead_segment(uint32_t slots, unsigned frames)
 {
@@ -171,7 +171,7 @@ static inline void leave_dead_segment(uint32_t slots, unsigned frames)
         for (unsigned i = 0; i < frames; i++)
             (void)put(writer);
         (void)fflush(stdout);
-        _exit(check_failures_so_far() != before); /* as SIGKILL would: nothing is closed, no handler runs */
+        _exit(check_failures_so_far() != before); /* as with SIGKILL: nothing is closed, no handler runs */
     }
     REQUIRE(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
@@ -227,7 +227,7 @@ static inline uint32_t pinned_slots(const window *shared, uint32_t slots)
     return count;
 }
 
-/* What holds between any two calls of honest participants. */
+/* What holds between any two calls, unless pins are forged. */
 static inline void check_invariants(const window *shared, uint32_t slots)
 {
     CHECK(pinned_slots(shared, slots) <= slots - 2);
@@ -244,7 +244,7 @@ static inline void check_invariants(const window *shared, uint32_t slots)
     CHECK_EQUAL(seq_of(shared, latest_slot(shared)), 2 * latest_sequence(shared));
     for (uint32_t slot = 0; slot < slots; slot++)
         if (slot != latest_slot(shared))
-            CHECK(seq_of(shared, slot) != 2 * latest_sequence(shared)); /* no number twice */
+            CHECK(seq_of(shared, slot) != 2 * latest_sequence(shared)); /* no number is used twice */
 }
 
 #endif

@@ -1,5 +1,5 @@
-/* stage.h - the shared words of a segment in plain memory, so that the steps of csrc/protocol.h can be played on them one
- * at a time, in whatever order the test wants, as any number of writers and readers. */
+/* stage.h - the shared words of a segment in plain memory. Tests take the steps of csrc/protocol.h on them one at a
+ * time, in any order, as any number of writers and readers. */
 #ifndef STAGE_H
 #define STAGE_H
 
@@ -12,7 +12,7 @@ typedef struct stage {
     uint32_t slots;
     bshm_header header;
     bshm_control control;
-    uint64_t pixels[STAGE_SLOTS][2]; /* plain memory, as pixels are: first and last word of a picture */
+    uint64_t pixels[STAGE_SLOTS][2]; /* plain memory, like pixels: first and last word of a frame */
 } stage;
 
 static inline stage *new_stage(uint32_t slots)
@@ -68,7 +68,8 @@ static inline bool holds_frame(const stage *on, uint32_t slot, uint64_t n)
     return on->pixels[slot][0] == n && on->pixels[slot][1] == n;
 }
 
-/* After every step of honest participants. `owners`: tokens whose owner has cleared them; a dead owner's bit may lie about. */
+/* Holds after every step, unless pins are forged. `owners`: tokens whose owners have cleared them; a dead owner's bit
+ * may still be set. */
 static inline void check_stage(const stage *on, uint64_t owners)
 {
     uint64_t latest = bshm_load_relaxed(&on->header.publication.latest);

@@ -1,7 +1,7 @@
-/* The copy kernels: every one that this processor has, at every alignment and at the edges of what is mapped.
+/* The copy kernels: all that this processor has, at every alignment and at the edges of mapped memory.
  *
- * copy.c itself is included, for its kernels are nobody else's business; which of them bshm_copy_rows takes depends on
- * the processor. */
+ * copy.c itself is included, because its kernels are static and bshm_copy_rows chooses one by the processor.
+ */
 #include "copy.c"
 
 #include "check.h"
@@ -54,7 +54,7 @@ static bool is_guard(const uint8_t *from, const uint8_t *to)
     return true;
 }
 
-/* Copies to `to`, and says whether it is all there and nothing beside it was touched. `beside`: bytes looked at. */
+/* Copies to `to` and checks that all bytes are there and none of the `beside` bytes around them has changed. */
 static bool copies(copy_kernel kernel, uint8_t *to, const uint8_t *from, size_t bytes, size_t beside)
 {
     uint8_t *first = (size_t)(to - destination.begin) < beside ? destination.begin : to - beside;
@@ -150,7 +150,7 @@ static void rows_may_be_packed_apart_upside_down_or_all_the_same(void)
 
 static void large_frames_may_have_rows_apart_and_upside_down_too(void)
 {
-    check_rows(1919, 1100, 1919, 1919); /* two MiB and more in all: rows by the streaming kernel */
+    check_rows(1919, 1100, 1919, 1919); /* two MiB and more in all: the streaming kernel copies row by row */
     check_rows(1919, 1100, 1919, 1983);
     check_rows(1919, 1100, 2000, 1919);
     check_rows(1919, 1100, 1919, -1919);

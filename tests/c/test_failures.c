@@ -1,14 +1,15 @@
-/* Every call of the platform layer, and every allocation, fails once, in every operation that makes one: the operation
- * fails with a message or does without, nothing is left behind, and the next try succeeds.
+/* Every call of the platform layer, and every allocation, fails once, in every operation that makes it. The operation
+ * then fails with a message, or works without; it leaves nothing behind, and the next attempt succeeds.
  *
- * Linked with --wrap for each of them (tests/test_c_core.py), so that the core's calls come here first. */
+ * Linked with --wrap for each of these functions (test_c_core.py), so that the core's calls come here first.
+ */
 #include "fixture.h"
 
 #include <dirent.h>
 #include <errno.h>
 
-static unsigned calls, failing; /* which call is to fail; 0: none */
-static int failure;             /* how */
+static unsigned calls, failing; /* number of the call that fails; 0: none */
+static int failure;             /* with this errno */
 static const char *failed_call;
 
 static bool fails(const char *name)
@@ -19,8 +20,8 @@ static bool fails(const char *name)
     return true;
 }
 
-/* `on_failure`: what the real one does to its results when it fails. By __typeof__ the compiler holds the parameters to
- * the header's. */
+/* `on_failure`: what the function does to its results when it fails. __typeof__ makes the compiler compare the
+ * parameters with the header's. */
 #define WRAPPED(name, parameters, arguments, on_failure)                                                               \
     extern __typeof__(name) __real_##name;                                                                             \
     extern __typeof__(name) __wrap_##name;                                                                             \
@@ -208,7 +209,7 @@ static const int failures[] = {ENOSPC, EACCES, ENOENT, EAGAIN};
 typedef void (*preparation)(participants *);
 typedef int (*operation)(participants *, bshm_error *);
 
-/* False: there was no call of that number. */
+/* False: the operation makes no call of that number. */
 static bool fail_one(const char *what, unsigned which, preparation prepare, operation operate)
 {
     participants all = {0};
@@ -225,7 +226,7 @@ static bool fail_one(const char *what, unsigned which, preparation prepare, oper
         CHECK_EQUAL(error.code, rc);
         CHECK(strlen(error.message) > 0);
     }
-    if (rc < 0 && operate != reads) { /* a reader that failed is still there, to try again */
+    if (rc < 0 && operate != reads) { /* a reader that failed still exists and can try again */
         belongings after = take_stock();
         CHECK_EQUAL(after.files, before.files);
         CHECK_EQUAL(after.mappings, before.mappings);
@@ -233,12 +234,12 @@ static bool fail_one(const char *what, unsigned which, preparation prepare, oper
     if (check_failures_so_far() != failures_before)
         printf("    %s, call %u, %s, errno %d: returned %d, \"%s\"\n", what, which, failed_call ? failed_call : "none",
                failure, rc, error.message);
-    if (all.writer) { /* goes on as if nothing had been */
+    if (all.writer) { /* works as if nothing had happened */
         rc = write_one(all.writer, HEIGHT, &error);
         CHECK(rc == BSHM_OK || rc == BSHM_DROPPED);
     }
     end(&all);
-    bshm_writer *next = create(&error); /* nobody holds the name, nor its lock */
+    bshm_writer *next = create(&error); /* the name is free, and so is its lock */
     CHECK(next != NULL);
     bshm_writer_free(next);
     return failed_call != NULL;
@@ -296,7 +297,7 @@ static void inspecting_may_fail_anywhere(void)
 
 /* ---------------------------------------------------------------- what a failure means */
 
-/* Everything anew, until it is this call that fails. */
+/* Sets up again for each call, until it is this function's call that fails. */
 static int fail_at(const char *call, int how, preparation prepare, operation operate, participants *all,
                    bshm_error *error)
 {
@@ -308,7 +309,7 @@ static int fail_at(const char *call, int how, preparation prepare, operation ope
         failing = which;
         int rc = operate(all, error);
         failing = 0;
-        REQUIRE(failed_call != NULL); /* else that call is never made */
+        REQUIRE(failed_call != NULL); /* null: the operation makes no such call */
         if (strcmp(failed_call, call) == 0)
             return rc;
         end(all);
@@ -326,8 +327,7 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
     CHECK_EQUAL(counters_of(all.writer).sequence, 3);
     bshm_loan loan;
     bshm_frame_info info = picture(HEIGHT);
-    CHECK_EQUAL(bshm_writer_loan(all.writer, &info, &loan, &error),
-                1); /* not tried again so soon, the answer is the same */
+    CHECK_EQUAL(bshm_writer_loan(all.writer, &info, &loan, &error), 1); /* not tried again so soon: the same answer */
     CHECK_EQUAL(error.code, BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "65536");
     CHECK_EQUAL(counters_of(all.writer).statistics.dropped.shared, 2);

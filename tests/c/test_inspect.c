@@ -1,4 +1,4 @@
-/* A segment seen from outside. */
+/* bshm_inspect. */
 #include "fixture.h"
 
 static bshm_inspection found;
@@ -72,7 +72,7 @@ static void readers_are_counted_with_what_they_do_and_only_while_they_live(void)
     CHECK_EQUAL(leasing->leases, 2);
     bshm_frame_release(&one);
     CHECK_EQUAL(look()->reader_count, 2);
-    bshm_reader_free(first); /* the frame keeps the mapping, and with it the lock: it is still a reader */
+    bshm_reader_free(first); /* the frame keeps the mapping, and with it the lock: this is still a reader */
     CHECK_EQUAL(look()->reader_count, 2);
     bshm_frame_release(&two);
     CHECK_EQUAL(look()->reader_count, 1);
@@ -134,7 +134,7 @@ static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(vo
     memset(shared.control->readers, 0xFF, sizeof shared.control->readers);
     look();
     CHECK_EQUAL(found.reader_count, 1);
-    CHECK_EQUAL(found.readers[0].leases, 0); /* that it says it owns tokens pins nothing */
+    CHECK_EQUAL(found.readers[0].leases, 0); /* claiming to own tokens does not pin anything */
     CHECK_EQUAL(strlen(found.readers[0].process_name), 32);
     CHECK_EQUAL(strlen(found.source.reason), 128);
     CHECK_EQUAL(strlen(found.source.backend), 32);
@@ -152,7 +152,7 @@ static void the_dead_are_told_from_the_living_and_from_the_closed(void)
     CHECK_EQUAL(look()->status, BSHM_STATUS_DEAD);
     CHECK_EQUAL(found.latest_sequence, 2);
     window shared = open_window();
-    bshm_step_set_state(shared.header, BSHM_STATE_CLOSED); /* killed between CLOSED and the removal of the name */
+    bshm_step_set_state(shared.header, BSHM_STATE_CLOSED); /* killed between CLOSED and unlink */
     CHECK_EQUAL(look()->status, BSHM_STATUS_CLOSED);
     close_window(&shared);
     bshm_writer *writer = new_writer(3);

@@ -1,12 +1,13 @@
-/* Every interleaving of a writer, lease readers and a copier that fits into a few frames, with a kill of anybody between
- * any two steps and a cancelled loan: a search over the states that the real functions of csrc/protocol.h lead to. It
- * sees what is wrong with the *steps*; what is wrong with their memory orderings is for test_races.c and the models.
+/* Every interleaving of a writer, lease readers and a copier over a few frames, with a kill between any two steps and
+ * a cancelled loan: a search over the states that the real functions of csrc/protocol.h reach. It finds errors in the
+ * *steps*; errors in their memory orderings are for test_races.c and the models.
  *
- * A state is a few bytes; each action puts it on the stage, takes one step there, and reads it back. The search is
- * breadth first, so that what is printed for a violation is a shortest way to it. */
+ * A state is a few bytes. Each action loads the state into the stage, takes one step, and stores it back. The search
+ * is breadth first, so a violation is printed with a shortest path to it.
+ */
 #include "stage.h"
 
-#define SLOTS   4u /* at most here */
+#define SLOTS   4u /* at most */
 #define READERS 2u
 
 enum writer_step {
@@ -24,14 +25,14 @@ enum writer_step {
 enum reader_step { R_LOOK, R_PIN, R_DESCRIBE, R_UNPIN, R_HOLD, R_DEAD };
 enum copier_step { C_LOOK, C_DESCRIBE, C_FIRST, C_LAST, C_CHECK };
 
-/* Bytes only: no padding, so that states compare by memcmp. */
+/* Bytes only, no padding: states are compared by memcmp. */
 typedef struct state {
     uint8_t pin[SLOTS]; /* bit 7: WRITING */
     uint8_t seq[SLOTS];
     uint8_t described[SLOTS];
     uint8_t first[SLOTS], last[SLOTS];
     uint8_t latest_n, latest_slot;
-    uint8_t shown; /* the highest number anybody has read */
+    uint8_t shown; /* the highest number read so far */
     struct {
         uint8_t step, n, candidate, slot, seen_word, order[SLOTS], frames_left, cancels_left, deaths_left;
     } writer;
@@ -43,7 +44,7 @@ typedef struct state {
     } copier;
 } state;
 
-/* What is searched. `fine`: compound steps in their parts (W2 apart from W3, R2 from R3, a clearing slot by slot). */
+/* One search. `fine`: compound steps are split (W2 and W3, R2 and R3, the clearing slot by slot). */
 typedef struct scenario {
     const char *what;
     uint8_t slots, readers, frames, reads, copies, cancels, reader_deaths, writer_deaths;
@@ -399,7 +400,7 @@ static void check_state(const state *s)
         violation = "the newest frame is not whole";
 }
 
-/* Nobody has anything left to do: nothing may be pinned by the living, nor written to. */
+/* No process has anything left to do: no slot may be pinned by a living one, or be in writing. */
 static void check_end(const state *s)
 {
     for (uint32_t slot = 0; slot < now->slots; slot++) {
@@ -491,7 +492,7 @@ static const char *reader_1_dies(state *s)
 static const action actions[] = {writer_acts,   writer_cancels, writer_dies,   reader_0_acts,
                                  reader_1_acts, reader_0_dies,  reader_1_dies, copier_acts};
 
-/* False: a violation was found, and told. */
+/* False: a violation was found and printed. */
 static bool expand(uint32_t at)
 {
     bool end = true;
@@ -552,7 +553,7 @@ static void search(const scenario *searched)
 
 /* slots, readers, frames, reads, copies, cancels, reader deaths, writer deaths, fine */
 
-static void a_lease_holds_whatever_the_writer_does_and_the_writer_always_finds_a_slot(void)
+static void a_lease_holds_against_all_that_the_writer_does_and_the_writer_always_finds_a_slot(void)
 {
     search(&(scenario){"one token, three slots", 3, 1, 8, 6, 0, 0, 0, 0, false});
     search(&(scenario){"one token, three slots, steps in their parts", 3, 1, 8, 6, 0, 0, 0, 0, true});
@@ -588,7 +589,7 @@ static void the_writer_may_die_between_any_two_steps(void)
 
 int main(void)
 {
-    RUN(a_lease_holds_whatever_the_writer_does_and_the_writer_always_finds_a_slot);
+    RUN(a_lease_holds_against_all_that_the_writer_does_and_the_writer_always_finds_a_slot);
     RUN(a_cancelled_loan_is_never_taken_for_a_frame);
     RUN(a_copy_that_is_taken_for_whole_is_whole);
     RUN(readers_may_die_between_any_two_steps);

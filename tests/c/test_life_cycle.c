@@ -1,5 +1,5 @@
-/* Races for a name: something happens to it just before the call that counts. The sources are included with some calls of
- * the platform layer announced first, and in that moment the test does what another process might. */
+/* Races for a name: something happens just before a certain call. The sources are included with macros around some
+ * calls of the platform layer; there the test does what another process might do. */
 #include "platform.h"
 
 #include <string.h>
@@ -10,7 +10,7 @@ static struct {
     void (*what)(void);
     bool every_time;
     unsigned happened;
-    const char *temporary; /* the last one made */
+    const char *temporary; /* the last temporary that was created */
 } race;
 
 static void about_to(const char *call)
@@ -18,14 +18,14 @@ static void about_to(const char *call)
     if (!race.awaited || strcmp(call, race.awaited) != 0 || (race.number > 1 && race.number--))
         return;
     const char *kept = race.awaited;
-    race.awaited = NULL; /* what happens makes such calls, too */
+    race.awaited = NULL; /* what happens makes such calls too */
     race.happened++;
     race.what();
     race.awaited = race.every_time ? kept : NULL;
 }
 
-/* A reader's two openings: for reading; and, with no fork in between, for the control region. Within that no other
- * participant of this process can be made, so what happens happens before it begins. */
+/* A reader opens twice: for reading, and, with forks blocked, for the control region. While forks are blocked no
+ * other reader or writer can be created in this process, so the event happens before that. */
 #define bshm_os_open(path, access, file)                                                                               \
     (about_to((access) == BSHM_OS_READ ? "open for reading" : "open"), (bshm_os_open)(path, access, file))
 #define bshm_os_block_fork()               (about_to("second open"), (bshm_os_block_fork)())
@@ -50,7 +50,7 @@ static void before(const char *call, unsigned number, void (*what)(void))
     race.every_time = false;
 }
 
-/* What was to happen did, and will not any more. */
+/* The event happened, and will not happen again. */
 static void expect_happened(void)
 {
     CHECK(race.happened > 0);
@@ -63,7 +63,7 @@ static bshm_writer *other;
 
 static void another_writer_takes_the_name(void)
 {
-    (void)bshm_os_unlink(fixture_path()); /* as a cleaner would, if what is there is dead */
+    (void)bshm_os_unlink(fixture_path()); /* as a cleaner does, if the segment there is dead */
     other = new_writer(3);
     (void)put(other);
 }
@@ -113,7 +113,7 @@ static int try_to_create(bshm_writer **writer)
     return bshm_writer_create(writer, fixture_name, &options, &fixture_error);
 }
 
-/* The other writer got the name, and goes on as if nobody had tried. */
+/* The other writer has the name, and works as if there had been no attempt. */
 static void check_the_other_one_won(int rc, bshm_writer *writer)
 {
     bshm_os_info found;
@@ -127,10 +127,10 @@ static void check_the_other_one_won(int rc, bshm_writer *writer)
     CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
 }
 
-static void of_two_that_find_nobody_there_one_wins(void)
+static void of_two_writers_that_find_the_name_free_one_wins(void)
 {
     bshm_writer *writer;
-    before("lock", 1, another_writer_takes_the_name); /* while its temporary is made */
+    before("lock", 1, another_writer_takes_the_name); /* while the temporary is created */
     int rc = try_to_create(&writer);
     check_the_other_one_won(rc, writer);
     before("rename", 1, another_writer_takes_the_name); /* at the last moment */
@@ -140,7 +140,7 @@ static void of_two_that_find_nobody_there_one_wins(void)
 
 static void of_two_that_find_a_dead_segment_one_wins(void)
 {
-    for (unsigned number = 1; number <= 3; number++) { /* the lock of the dead one, of the temporary, of the dead one */
+    for (unsigned number = 1; number <= 3; number++) { /* of the dead segment, the temporary, the dead segment */
         bshm_writer *writer;
         leave_dead_segment(3, 5);
         before("lock", number, another_writer_takes_the_name);
@@ -174,7 +174,7 @@ static void a_count_goes_on_after_the_segment_that_is_replaced_in_the_end(void)
         bshm_writer_free(writer);
     }
     bshm_writer *writer;
-    before("rename", 1, a_later_dead_segment_takes_the_name); /* where nobody had been */
+    before("rename", 1, a_later_dead_segment_takes_the_name); /* where the name had been free */
     CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
     expect_happened();
     CHECK_EQUAL(put(writer), 21);
@@ -190,14 +190,14 @@ static void a_temporary_that_is_cleaned_away_is_made_again(void)
     CHECK_EQUAL(put(writer), 1);
     bshm_writer_free(writer);
     leave_dead_segment(3, 5);
-    before("rename", 2, the_temporary_is_removed); /* with the dead one's lock in hand */
+    before("rename", 2, the_temporary_is_removed); /* with the dead segment's lock held */
     CHECK_EQUAL(try_to_create(&writer), BSHM_OK);
     expect_happened();
     CHECK_EQUAL(put(writer), 6);
     bshm_writer_free(writer);
 }
 
-/* Its creator was stopped for so long that it looked abandoned, or the clock jumped. */
+/* The creator was stopped for so long that its temporary looked abandoned, or the clock jumped. */
 static void a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again(void)
 {
     bshm_writer *writer;
@@ -226,7 +226,7 @@ static uint64_t series_under_the_name(void)
 
 static void a_count_that_goes_on_keeps_its_series_however_often_creation_begins_again(void)
 {
-    for (unsigned number = 1; number <= 2; number++) { /* without the dead one's lock; with it */
+    for (unsigned number = 1; number <= 2; number++) { /* without the dead segment's lock; with it */
         bshm_writer *writer;
         leave_dead_segment(3, 5);
         uint64_t series = series_under_the_name();
@@ -291,7 +291,7 @@ static void a_cleaner_never_removes_a_name_that_went_to_the_living(void)
     the_other_writer_ends();
     leave_dead_segment(3, 5);
     before("lock", 1, the_name_is_removed);
-    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING); /* somebody else did */
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING); /* another process removed it */
     expect_happened();
 }
 
@@ -330,7 +330,7 @@ static void a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it(v
     expect_happened();
     bshm_frame frame = newest(reader);
     CHECK_EQUAL(frame.info.sequence, 5);
-    CHECK(frame.to_copy); /* there is no way left to the control region */
+    CHECK(frame.to_copy); /* the control region cannot be opened any more */
     CHECK_EQUAL(bshm_frame_copy(&frame, pixels, sizeof pixels), BSHM_OK);
     CHECK(pixels[0] == 5 && pixels[FRAME_BYTES - 1] == 5);
     bshm_frame_release(&frame);
@@ -350,7 +350,7 @@ static void a_reader_that_comes_too_late_finds_nothing(void)
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
-    RUN(of_two_that_find_nobody_there_one_wins);
+    RUN(of_two_writers_that_find_the_name_free_one_wins);
     RUN(of_two_that_find_a_dead_segment_one_wins);
     RUN(a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance);
     RUN(a_count_goes_on_after_the_segment_that_is_replaced_in_the_end);

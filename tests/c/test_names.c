@@ -1,4 +1,4 @@
-/* Names, what is under them, and who may take them over. */
+/* Names, what they lead to, and when one may be taken over. */
 #include "fixture.h"
 
 #include "names.h"
@@ -51,7 +51,7 @@ static void names_are_letters_digits_dots_underscores_and_dashes(void)
     CHECK_EQUAL(path_of("", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of(".", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of("..", path), BSHM_E_NAME);
-    CHECK_EQUAL(bshm_object_path("a-name", path, 5, &fixture_error), BSHM_E_NAME); /* no room */
+    CHECK_EQUAL(bshm_object_path("a-name", path, 5, &fixture_error), BSHM_E_NAME); /* the buffer is too small */
 }
 
 static void what_has_a_slash_is_a_path_to_a_file(void)
@@ -62,7 +62,7 @@ static void what_has_a_slash_is_a_path_to_a_file(void)
     CHECK(strcmp(path, "some/where") == 0);
     CHECK_EQUAL(path_of("/mnt/some where/\xC3\xBC", path), BSHM_OK);
     CHECK_EQUAL(path_of("/billiards_video", path), BSHM_E_NAME);
-    CHECK_CONTAINS(fixture_error.message, "'billiards_video'"); /* says what to leave out */
+    CHECK_CONTAINS(fixture_error.message, "'billiards_video'"); /* says which part to leave out */
     CHECK_EQUAL(path_of("/mnt/directory/", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of("/mnt/.", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of("/mnt/..", path), BSHM_E_NAME);
@@ -115,7 +115,7 @@ static int try_to_create(bshm_error *error)
     return try_to_create_as(fixture_name, error);
 }
 
-/* Everybody refuses it with this code, and it stays what it was. */
+/* Reading, writing and cleaning all refuse it with this code, and leave it unchanged. */
 static void check_left_alone(int code)
 {
     bshm_os_info before, after;
@@ -141,7 +141,7 @@ static void check_left_alone(int code)
 
 static void foreign_files_are_refused_and_left_alone(void)
 {
-    static const char *contents[] = {"", "B", "BILLISH", "BILLISHN and more", "some text that somebody needs\n"};
+    static const char *contents[] = {"", "B", "BILLISH", "BILLISHN and more", "some text of value\n"};
     for (size_t i = 0; i < sizeof contents / sizeof contents[0]; i++) {
         make_file(contents[i], strlen(contents[i]));
         check_left_alone(BSHM_E_FORMAT);
@@ -162,7 +162,7 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
     (void)rmdir(fixture_path());
 #ifndef _WIN32
     REQUIRE(mkfifo(fixture_path(), 0600) == 0);
-    check_left_alone(BSHM_E_FORMAT); /* and nobody waits for its other end */
+    check_left_alone(BSHM_E_FORMAT); /* no open waits for its other end */
     (void)bshm_os_unlink(fixture_path());
     REQUIRE(symlink("/etc/passwd", fixture_path()) == 0);
     check_left_alone(BSHM_E_FORMAT);
@@ -173,7 +173,7 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
 #endif
 }
 
-/* Under the name lies a copy of a dead segment, changed in one place. */
+/* Puts a copy of a dead segment under the name, with one change. */
 static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
 {
     leave_dead_segment(3, 2);
@@ -187,7 +187,7 @@ static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
     }
 }
 
-/* Readers refuse it by an error; a writer may replace it, for it is ours by its magic and its writer is dead. */
+/* Readers refuse it. A writer may replace it: it has the magic and its writer is dead. */
 static void check_replaceable(void)
 {
     bshm_reader *reader = new_reader(1);
@@ -197,7 +197,7 @@ static void check_replaceable(void)
     CHECK_CONTAINS(fixture_error.message, fixture_name);
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, &fixture_error), BSHM_E_FORMAT);
     bshm_writer *writer = new_writer(3);
-    CHECK_EQUAL(put(writer), 1); /* nothing in it was believed, its count neither */
+    CHECK_EQUAL(put(writer), 1); /* nothing in it was believed, not even its count */
     bshm_frame frame = next_frame(reader);
     CHECK(is_whole(&frame));
     bshm_frame_release(&frame);
@@ -214,10 +214,10 @@ static void damaged_foreign_and_short_segments_are_refused_by_readers_and_replac
     check_replaceable();
     make_changed_segment(offsetof(bshm_identity, slot_count), 60, 0);
     check_replaceable();
-    make_changed_segment(0, 'B', 100000); /* cut off */
+    make_changed_segment(0, 'B', 100000); /* truncated */
     check_replaceable();
-    make_changed_segment(0, 'B', 40);                          /* not even a whole header */
-    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_FORMAT); /* too short to be known for ours */
+    make_changed_segment(0, 'B', 40);                          /* less than a header */
+    CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_FORMAT); /* too short to have the magic */
     (void)bshm_os_unlink(fixture_path());
 }
 
@@ -234,7 +234,7 @@ static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_han
     REQUIRE(bshm_reader_create(&reader, name, &options, &fixture_error) == BSHM_OK);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
     bshm_reader_free(reader);
-    (void)bshm_os_unlink(fixture_path()); /* now the directory is not there at all */
+    (void)bshm_os_unlink(fixture_path()); /* now the directory does not exist */
     CHECK_EQUAL(try_to_create_as(name, &fixture_error), BSHM_E_NOT_FOUND);
     CHECK_CONTAINS(fixture_error.message, "below");
 }
@@ -259,7 +259,7 @@ static void a_living_writer_keeps_its_name(void)
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_OK);
 }
 
-static void somebody_who_only_holds_a_read_lock_is_named_as_what_he_is(void)
+static void a_process_that_only_holds_a_read_lock_is_reported_as_such(void)
 {
     leave_dead_segment(3, 1);
     bshm_os_file file;
@@ -267,7 +267,7 @@ static void somebody_who_only_holds_a_read_lock_is_named_as_what_he_is(void)
     bshm_reader *reader = new_reader(1);
     bshm_frame frame = newest(reader);
     bshm_frame_release(&frame);
-    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD); /* it does not pass for a writer */
+    CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD); /* it does not count as a writer */
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_EXISTS);
     CHECK_CONTAINS(fixture_error.message, "read lock");
     bshm_os_close(file);
@@ -297,7 +297,7 @@ static void a_dead_writers_segment_is_taken_over_and_its_count_goes_on(void)
     bshm_writer_free(writer);
 }
 
-/* The window is poked as if the writer had died at that step. */
+/* Changes the words to those of a writer that died at that step. */
 static uint64_t next_number_after(void (*poke)(window *))
 {
     leave_dead_segment(4, 5); /* frames 1 to 5 in slots 0 1 2 0 1: `latest` is 5 in slot 1, next would be slot 2 */
@@ -360,8 +360,8 @@ static void the_largest_number_there_is(window *shared)
 
 static void a_number_that_may_have_been_seen_is_never_given_again(void)
 {
-    /* A frame between W8 and W10 may have been read through a stale `latest`, so 6 is used up; one that was only begun
-     * counts as used too, for it cannot be told from it by its seq alone. */
+    /* A frame between W8 and W10 may have been read through a stale `latest`, so 6 is used up. A frame that was only
+     * begun counts as used too: its seq does not tell the two apart. */
     CHECK_EQUAL(next_number_after(killed_after_w4), 7);
     CHECK_EQUAL(next_number_after(killed_after_w8), 7);
     CHECK_EQUAL(next_number_after(killed_after_w9), 7);
@@ -392,7 +392,7 @@ static void a_dead_writers_segment_can_be_cleaned_away(void)
     bshm_frame held = newest(reader);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_NOTHING);
-    CHECK(is_whole(&held)); /* whoever looks at it goes on looking */
+    CHECK(is_whole(&held)); /* open mappings stay readable */
     bshm_writer *writer = new_writer(3);
     CHECK_EQUAL(put(writer), 1);
     bshm_frame_release(&held);
@@ -417,7 +417,7 @@ static void a_writer_whose_name_was_removed_takes_it_again(void)
     (void)bshm_os_unlink(fixture_path());
     do {
         bshm_os_sleep(20000000);
-        CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_OK); /* it brings no frame, and looks */
+        CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), BSHM_OK); /* this checks the name too */
     } while (bshm_os_info_at(fixture_path(), &found) < 0 && CHECK(bshm_now_ns() < deadline));
     CHECK_EQUAL(counters_of(writer).replacements, 1);
     CHECK_EQUAL(put(writer), 2);
@@ -441,10 +441,10 @@ static void a_name_that_went_to_another_writer_is_not_removed_on_close(void)
     CHECK(bshm_os_info_at(fixture_path(), &found) < 0);
 }
 
-static void the_object_has_the_mode_that_was_asked_for_whatever_the_umask(void)
+static void the_object_has_the_mode_that_was_asked_for_under_any_umask(void)
 {
 #ifdef _WIN32
-    static const uint32_t modes[] = {0600, 0604, 0606}; /* a group is any: wine does not know one from another */
+    static const uint32_t modes[] = {0600, 0604, 0606}; /* any group: wine does not tell one from another */
 #else
     static const uint32_t modes[] = {0600, 0640, 0660, 0666};
 #endif
@@ -476,10 +476,10 @@ static void temporaries_of_the_dead_are_removed_once_they_are_old(void)
     CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* there is none */
     bshm_os_file file;
     REQUIRE(bshm_os_create(temporary, &file) == 0);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* somebody may be at work */
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* its creator may be at work */
     struct utimbuf old = {.actime = 100000, .modtime = 100000};
     REQUIRE(utime(temporary, &old) == 0 && bshm_os_lock(file, BSHM_WRITER_BYTE, true) == 0);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* and is */
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* it is */
     bshm_os_unlock(file, BSHM_WRITER_BYTE);
     CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_REMOVED);
     bshm_os_close(file);
@@ -507,7 +507,7 @@ int main(int argc, char **argv)
     RUN(damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers);
     RUN(a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang);
     RUN(a_living_writer_keeps_its_name);
-    RUN(somebody_who_only_holds_a_read_lock_is_named_as_what_he_is);
+    RUN(a_process_that_only_holds_a_read_lock_is_reported_as_such);
     RUN(a_dead_writers_segment_is_taken_over_and_its_count_goes_on);
     RUN(a_number_that_may_have_been_seen_is_never_given_again);
     RUN(damaged_numbers_are_not_inherited);
@@ -515,7 +515,7 @@ int main(int argc, char **argv)
     RUN(a_dead_writers_segment_can_be_cleaned_away);
     RUN(a_writer_whose_name_was_removed_takes_it_again);
     RUN(a_name_that_went_to_another_writer_is_not_removed_on_close);
-    RUN(the_object_has_the_mode_that_was_asked_for_whatever_the_umask);
+    RUN(the_object_has_the_mode_that_was_asked_for_under_any_umask);
     RUN(temporaries_of_the_dead_are_removed_once_they_are_old);
     RUN(a_file_from_the_far_future_is_no_trouble);
     return check_summary();

@@ -1,4 +1,5 @@
-/* Linux as it was: calls that came later fail as they would there. Each test installs a filter in a child of its own. */
+/* Old versions of Linux: system calls that came later fail as they did there. Each test installs a seccomp filter in
+ * a child of its own. */
 #include "fixture.h"
 #include "names.h"
 
@@ -14,7 +15,7 @@
 #define LARGE_BYTES (UINT64_C(4) << 20)
 #define ANY_VALUE   UINT32_MAX
 
-/* From now on, in this process, `number` fails with `error` if its argument `argument` lies in the range. */
+/* From now on, in this process, system call `number` fails with `error` if its argument `argument` is in the range. */
 static void forbid(long number, unsigned argument, uint32_t first, uint32_t last, int error)
 {
     const uint32_t low_half = (uint32_t)(offsetof(struct seccomp_data, args) + 8 * argument); /* little-endian */

@@ -1,7 +1,8 @@
-/* In which order the writer and the readers take the steps: the sources are included with each step telling its name.
+/* The order in which writer and readers take the steps: the sources are included with macros that record each step.
  *
- * That each step does what it must is for test_steps.c, that no order of *several* participants breaks anything for
- * test_interleavings.c; here it is that each participant keeps to the order which both of them suppose. */
+ * test_steps.c tests that each step does what it must; test_interleavings.c, that no order of *several* participants
+ * breaks anything. This program tests that each participant keeps the order which both rely on.
+ */
 #include "copy.h"
 #include "platform.h"
 #include "protocol.h"
@@ -27,7 +28,7 @@ static void tell_lock(const char *what, uint64_t byte)
     tell(step);
 }
 
-/* A macro's own name is not expanded again inside of it. */
+/* A macro's own name is not expanded inside it. */
 #define bshm_step_claim_slot(...)       (tell("claim"), (bshm_step_claim_slot)(__VA_ARGS__))
 #define bshm_step_begin_write(...)      (tell("begin-write"), (bshm_step_begin_write)(__VA_ARGS__))
 #define bshm_step_store_descriptor(...) (tell("store-descriptor"), (bshm_step_store_descriptor)(__VA_ARGS__))
@@ -62,7 +63,7 @@ static void tell_lock(const char *what, uint64_t byte)
 
 #include "fixture.h"
 
-/* What was told since the last time. */
+/* The steps recorded since the last call. */
 static const char *since(void)
 {
     static char last[sizeof steps_told];
@@ -188,7 +189,7 @@ static void a_dead_writers_segment_is_locked_replaced_retired_and_let_go(void)
     leave_dead_segment(4, 2);
     (void)since();
     bshm_writer *writer = new_writer(4);
-    /* looked at first, before any memory is taken; then again with the name's fate in hand */
+    /* first without taking memory; then again with the temporary ready */
     expect(
         "lock-writer unlock-writer lock-writer mode allocate state rename lock-writer rename state wake unlock-writer");
     bshm_writer_free(writer);
@@ -208,8 +209,8 @@ static void a_lease_is_taken_in_the_order_of_the_specification(void)
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
     (void)since();
     bshm_frame first = newest(reader);
-    expect(
-        "load-latest lock-token clear-token fence-token load-latest pin load-descriptor"); /* the first look is whether a pin can be shared */
+    /* The first load of `latest` is for a pin that could be shared. */
+    expect("load-latest lock-token clear-token fence-token load-latest pin load-descriptor");
     bshm_frame again = newest(reader);
     expect("load-latest load-descriptor");
     bshm_frame_release(&again);
@@ -217,7 +218,7 @@ static void a_lease_is_taken_in_the_order_of_the_specification(void)
     bshm_frame_release(&first);
     expect("unpin");
     first = newest(reader);
-    expect("load-latest fence-token load-latest pin load-descriptor"); /* a token that is kept needs no clearing */
+    expect("load-latest fence-token load-latest pin load-descriptor"); /* a token that was kept needs no clearing */
     CHECK(bshm_frame_intact(&first));
     expect("seq-unchanged");
     bshm_frame_release(&first);
@@ -268,12 +269,12 @@ static void without_a_token_a_copy_looks_at_seq_before_and_after(void)
 static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
 {
     bshm_writer *writer = new_writer(4);
-    bshm_reader *reader = new_reader(0); /* so that its token is one in passing */
+    bshm_reader *reader = new_reader(0); /* so that its token is a transient one */
     window shared = open_window();
     bshm_frame frame;
     (void)put(writer);
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
-    bshm_step_begin_write(shared.header, 0, 1); /* odd, and will stay so */
+    bshm_step_begin_write(shared.header, 0, 1); /* odd, and stays so */
     (void)since();
     CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, &fixture_error), BSHM_NOTHING);
     const char *found = since();
@@ -284,7 +285,7 @@ static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
         attempt = strstr(attempt + sizeof one - 1, one);
     if (!CHECK_EQUAL(attempts, BSHM_READ_ATTEMPTS) ||
         !CHECK(strstr(found, "unpin unlock-token load-latest load-descriptor") != NULL))
-        printf("      found: %s\n", found); /* the token is given up before it is tried without */
+        printf("      found: %s\n", found); /* the token is released before the copy without a pin is tried */
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);

@@ -1,13 +1,14 @@
 /* The pairs of operations that order the pixels, each alone, for ThreadSanitizer.
  *
- * Threads take turns by a relaxed counter. Relaxed operations order nothing, so for ThreadSanitizer the turns are as good
- * as chance, and yet the schedule is the same every time: if the pair under test did not order the plain accesses on both
- * sides of it, each run would report a race. (Without the sanitizer this program shows little; it runs all the same.)
+ * Threads take turns by a relaxed counter. Relaxed operations order nothing, so ThreadSanitizer treats the turns as
+ * chance, while the schedule is the same every time: if the pair under test did not order the plain accesses on both
+ * sides of it, every run would report a race. (Without the sanitizer this program shows little.)
  *
- * GCC's ThreadSanitizer does not understand atomic_thread_fence, and says so (-Wtsan, which the build turns off). That is
- * sound here, because nothing in this program needs a fence: a lease is ordered by read-modify-write pairs on the pin word
- * (R2 with W9, R6 with W3), by seq (R4 with W8) and by latest (R1 with W10). What does rest on fences - W5 against the
- * closing look of a copy, W11 against R0 - is left to the models, and copies are not made here: they race by design. */
+ * GCC's ThreadSanitizer does not model atomic_thread_fence, and says so (-Wtsan, turned off by the build). That is
+ * sound here, because nothing in this program needs a fence: a lease is ordered by read-modify-write pairs on the pin
+ * word (R2 with W9, R6 with W3), by seq (R4 with W8) and by latest (R1 with W10). What does rest on fences (W5 with
+ * R5's, W11 with R0) is for the models. There are no unpinned copies here: they race by design.
+ */
 #include "stage.h"
 
 #include <pthread.h>
@@ -28,7 +29,7 @@ static void end_turn(void)
 
 static stage *theatre;
 
-/* Both start with nothing but the stage in common; `first` has the even turns, `second` the odd ones. */
+/* Runs both threads, which share only the stage. `first` has the even turns, `second` the odd ones. */
 static void play(void *(*first)(void *), void *(*second)(void *))
 {
     pthread_t threads[2];
@@ -41,7 +42,7 @@ static void play(void *(*first)(void *), void *(*second)(void *))
     free(theatre);
 }
 
-/* Plain accesses, as those of pixels. */
+/* Plain accesses, like those of pixels. */
 static void paint(uint64_t n)
 {
     theatre->pixels[0][0] = n;
@@ -75,7 +76,7 @@ static void *reader_pins(void *unused)
     return unused;
 }
 
-static void who_pins_sees_what_the_writer_drew_before_it_let_go(void)
+static void a_reader_that_pins_sees_what_the_writer_drew_before_it_cleared_writing(void)
 {
     play(writer_lets_go, reader_pins); /* R2 with W9 */
 }
@@ -102,7 +103,7 @@ static void *reader_finds_it_complete(void *unused)
     return unused;
 }
 
-static void who_finds_seq_even_sees_what_was_drawn_before(void)
+static void a_reader_that_finds_seq_even_sees_what_was_drawn_before(void)
 {
     play(writer_completes, reader_finds_it_complete); /* R4 with W8 */
 }
@@ -125,7 +126,7 @@ static void *reader_looks(void *unused)
     return unused;
 }
 
-static void who_learns_of_a_frame_from_latest_sees_what_was_drawn_before(void)
+static void a_reader_that_has_a_frame_from_latest_sees_what_was_drawn_before(void)
 {
     play(writer_shows, reader_looks); /* R1 with W10 */
 }
@@ -148,9 +149,9 @@ static void *reader_is_woken(void *unused)
     return unused;
 }
 
-static void who_sees_notify_changed_sees_what_went_before(void)
+static void a_waiter_that_sees_notify_changed_sees_what_was_stored_before(void)
 {
-    play(writer_notifies, reader_is_woken); /* W12 with the waiter's look */
+    play(writer_notifies, reader_is_woken); /* W12 with the waiter */
 }
 
 static void *writer_sets_state(void *unused)
@@ -171,7 +172,7 @@ static void *reader_sees_state(void *unused)
     return unused;
 }
 
-static void who_sees_the_segment_closed_sees_its_last_frame(void)
+static void a_reader_that_sees_the_segment_closed_sees_its_last_frame(void)
 {
     play(writer_sets_state, reader_sees_state);
 }
@@ -197,7 +198,7 @@ static void *writer_claims(void *unused)
     return unused;
 }
 
-static void the_writer_draws_only_after_the_last_look_of_who_unpinned(void)
+static void the_writer_draws_only_after_the_last_read_of_a_reader_that_unpinned(void)
 {
     play(reader_unpins, writer_claims); /* W3 with R6 */
 }
@@ -231,7 +232,7 @@ static void a_claim_that_failed_first_is_ordered_all_the_same(void)
     play(reader_holds_on, writer_tries_twice);
 }
 
-/* Two owners, one after the other, in one thread: the kernel's handing over of the lock orders them, and nobody else. */
+/* Two owners, one after the other, in one thread: in reality the kernel orders them, by handing over the lock. */
 static void *owner_dies_and_the_next_clears(void *unused)
 {
     await_turn(0);
@@ -255,7 +256,7 @@ static uint64_t kept;
 static void *holder_drops(void *unused)
 {
     await_turn(0);
-    kept = 7; /* plain: what a holder does before it lets go */
+    kept = 7; /* plain: what a holder does before it drops its reference */
     CHECK(!bshm_reference_drop(&references));
     end_turn();
     return unused;
@@ -266,11 +267,11 @@ static void *last_holder_drops(void *unused)
     await_turn(1);
     CHECK(bshm_reference_drop(&references));
     CHECK_EQUAL(kept, 7);
-    kept = 0; /* as free() would */
+    kept = 0; /* like free() */
     return unused;
 }
 
-static void who_drops_the_last_reference_sees_what_the_others_did(void)
+static void the_thread_that_drops_the_last_reference_sees_what_the_others_did(void)
 {
     references = 1;
     bshm_reference_take(&references);
@@ -374,15 +375,15 @@ static void leases_by_chance_are_free_of_races(void)
 
 int main(void)
 {
-    RUN(who_pins_sees_what_the_writer_drew_before_it_let_go);
-    RUN(who_finds_seq_even_sees_what_was_drawn_before);
-    RUN(who_learns_of_a_frame_from_latest_sees_what_was_drawn_before);
-    RUN(who_sees_notify_changed_sees_what_went_before);
-    RUN(who_sees_the_segment_closed_sees_its_last_frame);
-    RUN(the_writer_draws_only_after_the_last_look_of_who_unpinned);
+    RUN(a_reader_that_pins_sees_what_the_writer_drew_before_it_cleared_writing);
+    RUN(a_reader_that_finds_seq_even_sees_what_was_drawn_before);
+    RUN(a_reader_that_has_a_frame_from_latest_sees_what_was_drawn_before);
+    RUN(a_waiter_that_sees_notify_changed_sees_what_was_stored_before);
+    RUN(a_reader_that_sees_the_segment_closed_sees_its_last_frame);
+    RUN(the_writer_draws_only_after_the_last_read_of_a_reader_that_unpinned);
     RUN(a_claim_that_failed_first_is_ordered_all_the_same);
     RUN(the_writer_draws_only_after_the_last_look_of_a_dead_owner_whose_pin_the_next_cleared);
-    RUN(who_drops_the_last_reference_sees_what_the_others_did);
+    RUN(the_thread_that_drops_the_last_reference_sees_what_the_others_did);
     RUN(leases_by_chance_are_free_of_races);
     return check_summary();
 }

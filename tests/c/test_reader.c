@@ -1,5 +1,5 @@
-/* The reader through its public functions, against words that are poked the way a writer, another reader, a dead one or a
- * hostile one would leave them. */
+/* The reader through its public functions. The shared words are changed as a writer, another reader, a dead one or an
+ * attacker would leave them. */
 #include "fixture.h"
 
 #define BIT(t) (UINT64_C(1) << (t))
@@ -40,7 +40,7 @@ static void a_reader_gets_the_newest_frame_once_and_counts_what_it_missed(void)
         (void)put(writer);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 3);
-    CHECK_EQUAL(frame.skipped, 0); /* its first: it missed none */
+    CHECK_EQUAL(frame.skipped, 0); /* its first frame: it missed none */
     bshm_frame_release(&frame);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING);
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), BSHM_FOUND);
@@ -219,7 +219,7 @@ static void with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_l
     bshm_frame_release(&frame);
     bshm_os_close(others);
     frame = newest(reader);
-    if (bshm_now_ns() - before < 90000000) /* the tokens are free, but a search found none just now */
+    if (bshm_now_ns() - before < 90000000) /* the tokens are free now, but the last search is too recent */
         CHECK(frame.to_copy && !frame.pinned);
     bshm_frame_release(&frame);
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
@@ -253,11 +253,11 @@ static void a_reader_that_only_copies_keeps_no_token(void)
     bshm_frame_release(&frame);
     CHECK_EQUAL(pinned_slots(&shared, 3), 0);
     CHECK_EQUAL(acquire(leasing, 0, &frame), BSHM_FOUND);
-    CHECK(frame.pinned && !frame.to_copy); /* the only one there is */
+    CHECK(frame.pinned && !frame.to_copy); /* the only one */
     bshm_frame_release(&frame);
     (void)put(writer);
     CHECK_EQUAL(acquire(leasing, BSHM_ACQUIRE_COPY, &frame), BSHM_FOUND);
-    CHECK(frame.pinned && frame.to_copy && copies_whole(&frame)); /* a token it has anyway protects the copy */
+    CHECK(frame.pinned && frame.to_copy && copies_whole(&frame)); /* it has a token, which protects the copy too */
     bshm_frame_release(&frame);
     CHECK_EQUAL(reader_counters(copying).copies, 1);
     CHECK_EQUAL(reader_counters(never).copies, 1);
@@ -302,7 +302,7 @@ static void a_new_owner_clears_what_a_dead_one_left_in_every_slot(void)
     bshm_frame frame = newest(reader);
     CHECK(frame.pinned);
     for (uint32_t slot = 0; slot < 5; slot++)
-        CHECK_EQUAL(pin_of(&shared, slot), slot == 0 ? BIT(0) | BIT(1) : BIT(1)); /* token 1 is somebody else's */
+        CHECK_EQUAL(pin_of(&shared, slot), slot == 0 ? BIT(0) | BIT(1) : BIT(1)); /* token 1 is not its own */
     bshm_frame_release(&frame);
     CHECK_EQUAL(pin_of(&shared, 0), BIT(1));
     close_window(&shared);
@@ -320,7 +320,7 @@ static void closing_the_last_frame_gives_the_tokens_back(void)
     bshm_reader *next = new_reader(1);
     bshm_frame frame = newest(next);
     CHECK(frame.to_copy &&
-          !frame.pinned); /* the frame that is held keeps the token's lock, or its pin would be cleared under it */
+          !frame.pinned); /* the held frame keeps the token's lock: otherwise its pin would be cleared */
     bshm_frame_release(&frame);
     bshm_frame_release(&held);
     bshm_reader_free(next);
@@ -388,7 +388,7 @@ static void a_frame_completed_but_not_shown_is_found_through_a_stale_latest(void
     CHECK(frame.pinned && is_whole(&frame));
     bshm_frame_release(&frame);
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 0));
-    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* and not once more */
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* but only once */
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -409,7 +409,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     CHECK(!frame.pinned && bshm_frame_intact(&frame));
     for (int i = 0; i < 2; i++)
         (void)put(writer);
-    CHECK(bshm_frame_intact(&frame)); /* nobody pins it, but nobody needed its slot */
+    CHECK(bshm_frame_intact(&frame)); /* not pinned, but its slot was not reused */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
     (void)put(writer);
     CHECK(!bshm_frame_intact(&frame));
@@ -418,7 +418,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     bshm_frame_release(&frame);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 5);
-    CHECK_EQUAL(frame.skipped, 3); /* 2, that it had to give back, and 3 and 4 */
+    CHECK_EQUAL(frame.skipped, 3); /* 2, which it gave back, and 3 and 4 */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
     bshm_frame_release(&frame);
     CHECK_EQUAL(reader_counters(reader).frames, 2);
@@ -426,7 +426,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     CHECK_EQUAL(reader_counters(reader).skipped, 3);
     CHECK_EQUAL(reader_counters(reader).retries, 1);
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), BSHM_FOUND);
-    bshm_reader_give_back(reader, &frame); /* seen before: that is no frame missed */
+    bshm_reader_give_back(reader, &frame); /* seen before: no frame is missed */
     bshm_frame_release(&frame);
     (void)put(writer);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
@@ -523,7 +523,7 @@ static void a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin(void)
                 CHECK(rc == BSHM_FOUND || rc == BSHM_E_FORMAT);
                 if (rc != BSHM_FOUND)
                     continue;
-                /* Whatever it says, it lies inside of the slot. */
+                /* Whatever the descriptor says, the frame is inside its slot. */
                 uint64_t bytes =
                     (uint64_t)frame.info.height * frame.info.width * frame.info.channels * frame.info.item_size;
                 CHECK(frame.info.payload_bytes <= FRAME_BYTES && bytes <= FRAME_BYTES);
@@ -596,11 +596,11 @@ static void a_reader_that_asks_for_the_newest_frame_only_follows_too(void)
     leave_dead_segment(4, 3);
     bshm_reader *reader = new_reader(2);
     bshm_frame frame = newest(reader);
-    CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: late, and served at once */
+    CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: a late reader gets it at once */
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error),
-                BSHM_REMOVED); /* so that nobody can mark it as retired */
+                BSHM_REMOVED); /* so that it cannot be marked as retired */
     bshm_writer *writer = new_writer(4);
     (void)put(writer);
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
@@ -622,7 +622,7 @@ static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
     REQUIRE(bshm_reader_attach(reader, &fixture_error) == BSHM_OK);
     bshm_writer_free(writer);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_CLOSED);
-    CHECK_EQUAL(bshm_reader_ended(reader), 0); /* there is a frame still */
+    CHECK_EQUAL(bshm_reader_ended(reader), 0); /* there still is a frame */
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), BSHM_FOUND);
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_ended(reader), 1);
@@ -666,7 +666,7 @@ static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there
     CHECK(shortest_wait(reader, -5) < 50000000);
     CHECK(shortest_wait(reader, 3000000) >= 2900000);
     int64_t before = bshm_now_ns();
-    bshm_reader_wait(reader, INT64_MAX); /* never longer than a slice, so that signals are seen to */
+    bshm_reader_wait(reader, INT64_MAX); /* never longer than a slice, so that the caller can handle signals */
     CHECK(bshm_now_ns() - before >= 90000000 && bshm_now_ns() - before < INT64_C(5000000000));
     bshm_reader_free(reader);
     bshm_writer_free(writer);

@@ -1,4 +1,4 @@
-/* The interleavings that the protocol's steps exist for, one at a time, in plain memory. */
+/* The interleavings that the steps of the protocol exist for, one at a time, in plain memory. */
 #include "stage.h"
 
 #define TOKEN_0 0u
@@ -13,7 +13,7 @@ static void a_reader_that_finds_writing_takes_its_pin_back(void)
     publish(on, 0, 1);
     write_up_to_complete(on, 1, 2);
     CHECK(!bshm_step_pin(&on->control, 1, TOKEN_0));
-    CHECK_EQUAL(stage_pin(on, 1), BSHM_PIN_WRITING); /* as if nobody had been there */
+    CHECK_EQUAL(stage_pin(on, 1), BSHM_PIN_WRITING); /* as if the reader had not been there */
     check_stage(on, BIT(0));
     free(on);
 }
@@ -68,7 +68,7 @@ static void a_pin_and_its_release_between_the_look_and_the_claim_let_the_claim_s
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     bshm_step_unpin(&on->control, 0, TOKEN_0);
     CHECK(bshm_claim_acquire(&on->control.pins[0].word, word,
-                             BSHM_PIN_WRITING)); /* nobody is there: that is what counts */
+                             BSHM_PIN_WRITING)); /* no token is set, which is what counts */
     free(on);
 }
 
@@ -106,12 +106,12 @@ static void a_cancelled_loan_is_refused_although_it_can_be_pinned(void)
     uint64_t seq = 0;
     bshm_frame_info info = {0};
     publish(on, 0, 1);
-    uint64_t latest = bshm_step_load_latest(&on->header); /* R1, and then the reader is slow */
+    uint64_t latest = bshm_step_load_latest(&on->header); /* R1; then the reader is slow */
     publish(on, 1, 2);
     write_up_to_complete(on, 0, 3);
     bshm_step_clear_writing(&on->control, 0); /* cancelled */
     check_stage(on, BIT(0));
-    CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0)); /* nothing to be seen from the pin word */
+    CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0)); /* the pin word shows nothing of it */
     CHECK(!bshm_step_load_descriptor(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     free(on);
 }
@@ -145,7 +145,7 @@ static void a_stale_look_at_a_slot_completed_but_not_shown_yet_brings_that_frame
     write_up_to_complete(on, 0, 3);
     bshm_step_end_write(&on->header, 0, 3);
     bshm_step_clear_writing(&on->control,
-                            0); /* W9, and not W10: a writer killed here has shown frame 3 to this reader */
+                            0); /* W9 without W10: a writer killed here has shown frame 3 to this reader */
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     CHECK(bshm_step_load_descriptor(&on->header, 0, BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     CHECK_EQUAL(info.sequence, 3);
@@ -226,10 +226,10 @@ static void a_view_whose_pin_was_overridden_is_not_intact(void)
     CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
     publish(on, 1, 2);
-    bshm_seize_acquire(&on->control.pins[0].word, BSHM_PIN_WRITING); /* the writer's last resort */
+    bshm_seize_acquire(&on->control.pins[0].word, BSHM_PIN_WRITING); /* what the writer does last */
     bshm_step_begin_write(&on->header, 0, 3);
     CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
-    bshm_step_unpin(&on->control, 0, TOKEN_0); /* the holder lets go of what it has no more: nobody is hurt */
+    bshm_step_unpin(&on->control, 0, TOKEN_0); /* the holder releases a pin that it lost: no harm is done */
     CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
     free(on);
 }
@@ -243,7 +243,7 @@ static void a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it(void
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0)); /* and then SIGKILL: the kernel drops the lock, the bit stays */
     publish(on, 1, 2);
     CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
-    publish(on, 2, 3); /* the writer goes on all the same */
+    publish(on, 2, 3); /* the writer works on */
     check_stage(on, 0);
     bshm_step_clear_token(&on->control, TOKEN_0, on->slots);
     check_stage(on, BIT(0));
@@ -260,7 +260,7 @@ static void without_the_clearing_a_token_would_hold_two_slots_and_the_writer_fin
     publish(on, 0, 1);
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     publish(on, 1, 2);
-    CHECK(bshm_step_pin(&on->control, 1, TOKEN_0)); /* the next owner, had it not cleared */
+    CHECK(bshm_step_pin(&on->control, 1, TOKEN_0)); /* the next owner, if it had not cleared */
     publish(on, 2, 3);
     CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
     CHECK(!bshm_step_claim_slot(&on->control, 1, on->slots)); /* and 2 is the newest: this is why R0 clears first */
@@ -296,7 +296,7 @@ static void with_every_token_in_use_one_pass_still_finds_a_slot(void)
         uint64_t n = 1;
         uint32_t last = 0;
         publish(on, last, n);
-        for (uint32_t token = 0; token < slots - 2; token++) { /* each token holds the frame that was the newest then */
+        for (uint32_t token = 0; token < slots - 2; token++) { /* each token holds what was the newest then */
             CHECK(bshm_step_pin(&on->control, last, token));
             last = token + 1;
             publish(on, last, ++n);
@@ -312,7 +312,7 @@ static void with_every_token_in_use_one_pass_still_finds_a_slot(void)
 
 /* ---------------------------------------------------------------- telling the readers */
 
-static void who_learns_of_a_frame_from_latest_does_not_meet_writing_there(void)
+static void a_reader_that_has_a_frame_from_latest_does_not_find_writing_there(void)
 {
     stage *on = new_stage(3);
     write_up_to_complete(on, 0, 1);
@@ -327,7 +327,8 @@ static void who_learns_of_a_frame_from_latest_does_not_meet_writing_there(void)
 
 static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_frame(void)
 {
-    /* The waiter's two looks fall anywhere among W10 and W12: whatever it saw, it does not sleep once they are done. */
+    /* The waiter's two loads happen anywhere around W10 and W12: whatever it saw, it does not sleep when they are
+     * done. */
     for (int first = 0; first <= 2; first++)
         for (int second = first; second <= 2; second++) {
             stage *on = new_stage(3);
@@ -343,7 +344,7 @@ static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_fram
                 if (step == 1)
                     bshm_step_bump_notify(&on->header);
             }
-            /* It saw the frame, or FUTEX_WAIT finds another number than it looked at and returns at once. */
+            /* It saw the frame; or FUTEX_WAIT finds another number and returns at once. */
             CHECK(latest != 0 || notify != bshm_load_acquire32(&on->header.publication.notify));
             free(on);
         }
@@ -352,7 +353,7 @@ static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_fram
 static void a_waiter_that_looks_at_latest_first_can_sleep_over_a_frame(void)
 {
     stage *on = new_stage(3);
-    uint64_t latest = bshm_step_load_latest(&on->header); /* the wrong way round: this is why the order matters */
+    uint64_t latest = bshm_step_load_latest(&on->header); /* in the wrong order: this is why the order matters */
     bshm_step_store_latest(&on->header, 0, 1);
     bshm_step_bump_notify(&on->header);
     uint32_t notify = bshm_load_acquire32(&on->header.publication.notify);
@@ -440,7 +441,7 @@ int main(void)
     RUN(clearing_a_token_clears_it_in_every_slot_and_nothing_else);
     RUN(letting_go_leaves_the_pins_and_unpinning_leaves_writing_and_other_pins);
     RUN(with_every_token_in_use_one_pass_still_finds_a_slot);
-    RUN(who_learns_of_a_frame_from_latest_does_not_meet_writing_there);
+    RUN(a_reader_that_has_a_frame_from_latest_does_not_find_writing_there);
     RUN(a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_frame);
     RUN(a_waiter_that_looks_at_latest_first_can_sleep_over_a_frame);
     RUN(every_change_of_state_changes_notify_too);

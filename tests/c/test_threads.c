@@ -1,11 +1,12 @@
-/* One writer and four readers at full speed for two seconds: two lease, two copy. Every line of 64 bytes of a picture is a
- * function of the frame's number and the line, and every reader looks at every one of them.
+/* One writer and four readers at full speed for two seconds: two lease, two copy. Every line of 64 bytes of a frame
+ * is a function of the frame's number and the line, and every reader checks every line.
  *
- * ThreadSanitizer sees what the threads share inside of the process: readers, attachments, references, mutexes. It does
- * not see the segment, which each participant maps at an address of its own; test_races.c plays the protocol on one
- * mapping for that. GCC's warns that it does not model atomic_thread_fence (-Wtsan, turned off by the build): what is
- * compared here by address is ordered by mutexes and by read-modify-writes, not by fences, so that costs nothing. And
- * copies without a pin, which race by design, are made by pread: no access of a thread's at all. */
+ * ThreadSanitizer sees what the threads share inside the process: readers, attachments, references, mutexes. It does
+ * not see the segment, which each participant maps at another address; test_races.c plays the protocol on one mapping
+ * for that. GCC's ThreadSanitizer does not model atomic_thread_fence (-Wtsan, turned off by the build): what is
+ * compared here by address is ordered by mutexes and read-modify-writes, not by fences. Unpinned copies, which race
+ * by design, are made by pread, which is no access of a thread.
+ */
 #include "fixture.h"
 
 #include <pthread.h>
@@ -13,14 +14,14 @@
 #define LINE_BYTES  64u
 #define LINE_WORDS  (LINE_BYTES / 8)
 #define SMALL_LINES 512u
-#define LARGE_LINES 34000u /* above two MiB: past the cache, by non-temporal stores where there are any */
-#define SLOTS       5u     /* three tokens: the two that lease keep them all, so that copies go without now and then */
+#define LARGE_LINES 34000u /* above two MiB: non-temporal stores, where the processor has them */
+#define SLOTS       5u     /* three tokens, which the two lease readers keep: some copies are unpinned */
 #define ROUND_NS    INT64_C(1000000000)
 
 static uint32_t stop;
 static uint32_t lines;
 
-/* Counts of threads that are waited for; relaxed, for they order nothing. */
+/* Counters that threads are waited for by; relaxed, they order nothing. */
 static void count(uint64_t *counter)
 {
     (void)__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
@@ -31,7 +32,7 @@ static uint64_t value_of(const uint64_t *counter)
     return __atomic_load_n(counter, __ATOMIC_RELAXED);
 }
 
-/* A thread gets to run sooner or later, however busy the machine. */
+/* Every thread runs sooner or later, however busy the machine is. */
 static void await_some(const uint64_t *counter)
 {
     int64_t deadline = bshm_now_ns() + INT64_C(30000000000);
@@ -116,7 +117,7 @@ static void *write_until_stopped(void *given)
     REQUIRE(scratch != NULL);
     for (uint64_t n = 1; !stopped(); n++) {
         if (n % 7 == 0)
-            write_by_loan(writer, UINT64_MAX, false); /* cancelled: nobody may ever see this */
+            write_by_loan(writer, UINT64_MAX, false); /* cancelled: no reader may ever see this */
         if (n % 3 == 0)
             write_by_copy(writer, scratch, n);
         else
@@ -159,7 +160,8 @@ static void look_at(const bshm_frame *frame, void *scratch, shift *mine)
     }
 }
 
-/* `latest` is stored before `notify`: who reads them the other way round sees at least as many frames as bumps. */
+/* `latest` is stored before `notify`: a reader that loads them in the other order sees at least as many frames as
+ * bumps. */
 static void check_order(const window *shared)
 {
     uint32_t bumps = bshm_load_acquire32(&shared->header->publication.notify);
@@ -179,7 +181,7 @@ static void *read_until_stopped(void *given)
         bshm_frame frame = {0};
         check_order(&mine->shared);
         if (mine->max_leases == 1)
-            bshm_frame_release(&held); /* or its only lease would stay on it */
+            bshm_frame_release(&held); /* otherwise its only lease would stay in use */
         int rc = bshm_reader_acquire(mine->reader, mine->flags, &frame, &error);
         if (rc == BSHM_NOTHING)
             bshm_reader_wait(mine->reader, 10000000);
@@ -194,7 +196,7 @@ static void *read_until_stopped(void *given)
             bshm_frame_release(&frame);
             continue;
         }
-        if (held.attachment) /* the one before is still what it was, however many came since */
+        if (held.attachment) /* the frame before is unchanged, however many came since */
             CHECK(shows(held.pixels, held.info.sequence) && bshm_frame_intact(&held));
         bshm_frame_release(&held);
         held = frame;

@@ -1,9 +1,9 @@
-/* Two programs and one name: waking, locks and death across processes, as each system's platform layer has them. */
+/* Two programs and one name: waking, locks and death across processes, through each system's platform layer. */
 #include "child.h"
 
 #define PERIOD_NS INT64_C(5000000) /* between a child's frames */
 #define PATIENCE  INT64_C(30000000000)
-#define SLICE_NS  INT64_C(100000000) /* a sleeper that is never woken looks this often */
+#define SLICE_NS  INT64_C(100000000) /* how often a sleeper that is not woken looks */
 
 static const char *program;
 
@@ -18,7 +18,7 @@ static void write_until_killed(void)
     }
 }
 
-/* Takes the only token there is, for a frame that it never gives back. */
+/* Takes the only token, for a frame that it never releases. */
 static void hold_until_killed(void)
 {
     bshm_reader *reader = new_reader(1);
@@ -42,7 +42,7 @@ static bool in_time(int64_t since)
     return CHECK(bshm_now_ns() - since < PATIENCE);
 }
 
-static void frames_of_another_process_arrive_and_wake_who_waits(void)
+static void frames_of_another_process_arrive_and_wake_a_waiting_reader(void)
 {
     child_process child = start_child(program, fixture_name, "write", play);
     bshm_reader *reader = new_reader(1);
@@ -67,8 +67,8 @@ static void frames_of_another_process_arrive_and_wake_who_waits(void)
     int64_t took = bshm_now_ns() - began;
     printf("    200 frames, one every %lld ms or more, in %lld ms and %u waits\n", (long long)(PERIOD_NS / 1000000),
            (long long)(took / 1000000), waits);
-    CHECK(took < 200 * SLICE_NS / 2); /* by slices alone it would take 20 s */
-    CHECK(waits < 200 * 3);           /* by looking every millisecond it would take five for each */
+    CHECK(took < 200 * SLICE_NS / 2); /* with slices alone this would take 20 s */
+    CHECK(waits < 200 * 3);           /* by polling every millisecond it would take five each */
     bshm_reader_free(reader);
     kill_child(child);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_REMOVED);
@@ -96,7 +96,7 @@ static void a_killed_writers_name_is_free_and_its_count_goes_on(void)
     CHECK(is_whole(&frame));
     bshm_writer *writer = new_writer(3);
     CHECK(put(writer) > last);
-    CHECK(is_whole(&frame)); /* in what was its object */
+    CHECK(is_whole(&frame)); /* in what was its segment */
     bshm_frame_release(&frame);
     frame = next_frame(reader);
     CHECK(frame.info.sequence > last);
@@ -117,14 +117,14 @@ static void a_killed_readers_token_is_there_for_the_next(void)
         bshm_os_sleep(PERIOD_NS);
     bshm_reader *reader = new_reader(1);
     for (unsigned i = 0; i < 10; i++) {
-        (void)put(writer); /* its frame takes nothing from the writer */
+        (void)put(writer); /* its frame costs the writer nothing */
         bshm_frame frame = newest(reader);
         CHECK(frame.to_copy && !frame.pinned);
         bshm_frame_release(&frame);
     }
     kill_child(child);
     bshm_frame frame;
-    do { /* a search for a token that failed is repeated every 100 ms */
+    do { /* a failed search for a token is repeated after 100 ms */
         bshm_os_sleep(SLICE_NS);
         (void)put(writer);
         frame = newest(reader);
@@ -148,7 +148,7 @@ int main(int argc, char **argv)
         play(argv[2]);
     }
     fixture_begin(argc, argv);
-    RUN(frames_of_another_process_arrive_and_wake_who_waits);
+    RUN(frames_of_another_process_arrive_and_wake_a_waiting_reader);
     RUN(a_killed_writers_name_is_free_and_its_count_goes_on);
     RUN(a_killed_readers_token_is_there_for_the_next);
     return check_summary();

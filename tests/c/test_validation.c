@@ -1,4 +1,4 @@
-/* What is believed of an object: every field of its identity and of its descriptors, with the values that overflow. */
+/* Validation: every field of an identity and of a descriptor, with the values that overflow. */
 #include "check.h"
 #include "layout.h"
 
@@ -69,7 +69,7 @@ static void an_identity_is_believed_for_its_object_and_larger_ones_only(void)
     CHECK_EQUAL(bshm_identity_check(&identity, identity.total_bytes - 1, "name", &error), BSHM_E_FORMAT);
     CHECK_CONTAINS(error.message, "name");
     CHECK_EQUAL(bshm_identity_check(&identity, 0, "name", &error), BSHM_E_FORMAT);
-    identity.abi_minor++; /* a later one of the same kind */
+    identity.abi_minor++; /* a later minor version */
     bshm_identity_seal(&identity);
     CHECK_EQUAL(bshm_identity_check(&identity, identity.total_bytes, "name", &error), BSHM_OK);
 }
@@ -87,7 +87,7 @@ static void any_byte_of_it_that_changes_is_noticed(void)
     CHECK_EQUAL(bshm_identity_check(&identity, UINT64_MAX, "name", NULL), BSHM_OK);
 }
 
-/* With a checksum that is right: whoever writes such an object can compute one. */
+/* With a valid checksum: an attacker can compute one. */
 #define FORGED(field, value)                                                                                           \
     do {                                                                                                               \
         bshm_identity forged = good();                                                                                 \
@@ -126,7 +126,7 @@ static void no_field_is_believed_because_the_checksum_is_right(void)
     FORGED(slot_count, 0);
     FORGED(slot_count, 1);
     FORGED(slot_count, 2);
-    FORGED(slot_count, 9); /* more than total_bytes has */
+    FORGED(slot_count, 9); /* more than total_bytes covers */
     FORGED(slot_count, 63);
     FORGED(slot_count, 64);
     FORGED(slot_count, UINT32_MAX);
@@ -217,7 +217,7 @@ static void a_frame_has_two_or_three_dimensions_and_none_is_zero(void)
     }
 }
 
-static void a_frame_beyond_a_tebibyte_is_refused_whatever_overflows(void)
+static void a_frame_beyond_a_tebibyte_is_refused_also_where_its_size_overflows(void)
 {
     static const uint32_t many[] = {1, 2, 3, 65535, 65536, 1 << 20, UINT32_C(1) << 31, UINT32_MAX - 1, UINT32_MAX};
     static const uint32_t sizes[] = {1, 8};
@@ -322,11 +322,11 @@ static void texts_are_cut_between_characters_and_always_end(void)
     CHECK_EQUAL(bshm_text_fit("", 16), 0);
     CHECK_EQUAL(bshm_text_fit("0123456789abcdef", 16), 16);
     CHECK_EQUAL(bshm_text_fit("0123456789abcdefg", 16), 16);
-    CHECK_EQUAL(bshm_text_fit("0123456789abcde\xC3\xBC", 16), 15);        /* an umlaut across the edge */
+    CHECK_EQUAL(bshm_text_fit("0123456789abcde\xC3\xBC", 16), 15);        /* an umlaut, cut by the limit */
     CHECK_EQUAL(bshm_text_fit("0123456789abcde\xE2\x82\xAC", 16), 15);    /* a euro sign */
     CHECK_EQUAL(bshm_text_fit("0123456789abcd\xF0\x9F\x8E\xB1", 16), 14); /* a billiard ball */
     CHECK_EQUAL(bshm_text_fit("0123456789ab\xF0\x9F\x8E\xB1", 16), 16);
-    CHECK_EQUAL(bshm_text_fit("\x80\x80\x80\x80", 2), 0); /* no text at all */
+    CHECK_EQUAL(bshm_text_fit("\x80\x80\x80\x80", 2), 0); /* not UTF-8 at all */
     memset(words, 0xFF, sizeof words);
     bshm_text_store(words, 2, "short");
     bshm_text_load(words, 2, back);
@@ -334,7 +334,7 @@ static void texts_are_cut_between_characters_and_always_end(void)
     bshm_text_store(words, 2, "0123456789abcde\xC3\xBC");
     bshm_text_load(words, 2, back);
     CHECK(strcmp(back, "0123456789abcde") == 0);
-    memset(words, 'x', sizeof words); /* by somebody who writes no end */
+    memset(words, 'x', sizeof words); /* written without an end */
     bshm_text_load(words, 2, back);
     CHECK_EQUAL(strlen(back), 16);
 }
@@ -395,7 +395,7 @@ int main(void)
     RUN(sizes_whose_product_overflows_are_refused);
     RUN(items_are_the_fixed_sizes_there_are);
     RUN(a_frame_has_two_or_three_dimensions_and_none_is_zero);
-    RUN(a_frame_beyond_a_tebibyte_is_refused_whatever_overflows);
+    RUN(a_frame_beyond_a_tebibyte_is_refused_also_where_its_size_overflows);
     RUN(a_descriptor_is_believed_only_if_all_of_it_lies_in_its_slot);
     RUN(rows_may_be_padded);
     RUN(owners_beyond_what_is_kept_are_refused);

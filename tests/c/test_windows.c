@@ -1,9 +1,9 @@
-/* What Windows does otherwise: files that are mapped, paths, owners, and events instead of a futex. */
+/* What is different on Windows: mapped files, paths, owners, and events instead of a futex. */
 #include "fixture.h"
 #include "names.h"
 #include "platform/windows_base.h"
 
-/* How many files of this directory are out of the way and still there. */
+/* How many leftovers this directory has. */
 static unsigned files_out_of_the_way(void)
 {
     char pattern[BSHM_OS_PATH_BYTES];
@@ -49,7 +49,7 @@ static void a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mappi
     CHECK_EQUAL(bshm_os_info_at(fixture_path(), &found), -ENOENT);
     CHECK(is_all(address, 7));
     bshm_os_close(file);
-    CHECK(is_all(address, 7)); /* nobody has it open any more, but mapped */
+    CHECK(is_all(address, 7)); /* no handle is open any more, but it is mapped */
     bshm_os_unmap(address, BSHM_REGION_BYTES);
     CHECK_EQUAL(files_out_of_the_way(), before);
 }
@@ -136,8 +136,7 @@ static void paths_may_have_either_separator_and_any_length(void)
     }
     CHECK_EQUAL(bshm_writer_create(&writer, same, &options, &error), BSHM_E_EXISTS);
     bshm_writer_free(writer);
-    bshm_os_file
-        next; /* its creation removes what was moved out of the way: wine does not tell what so long a path is */
+    bshm_os_file next; /* creating it removes the leftovers; wine cannot tell for so long a path */
     REQUIRE(bshm_os_create(same, &next) == 0);
     bshm_os_close(next);
     CHECK_EQUAL(bshm_os_unlink(name), 0);
@@ -171,12 +170,12 @@ static void a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_
     int64_t began = bshm_now_ns();
     bshm_os_wait(word, 4, 1000000000);
     CHECK(bshm_now_ns() - began < 500000000);
-    bshm_os_wake_all(word); /* as after the change from 4 to 5: from now on there are events */
+    bshm_os_wake_all(word); /* as after the change from 4 to 5: the events exist from now on */
     began = bshm_now_ns();
     for (int i = 0; i < 20; i++)
         bshm_os_wait(word, 5, 10000000);
     int64_t slept = bshm_now_ns() - began;
-    CHECK(slept >= 100000000); /* at most one of them is let go early, by the event of the last turn */
+    CHECK(slept >= 100000000); /* at most one returns early, by the event of the last turn */
     bshm_os_close(file);
     bshm_os_unmap(address, BSHM_REGION_BYTES);
     (void)bshm_os_unlink(fixture_path());

@@ -1,10 +1,10 @@
-/* The writer through its public functions: which slot is next, when another is backed, what a cancelled loan leaves, and
- * what forged pins can do. */
+/* The writer through its public functions: which slot is next, when another slot gets memory, what a cancelled loan
+ * leaves, and what forged pins can do. */
 #include "fixture.h"
 
 /* ---------------------------------------------------------------- rotation */
 
-/* Publishes a frame and says which slot it went to. */
+/* Publishes a frame; returns its slot. */
 static uint32_t slot_of_next(bshm_writer *writer, const window *shared, uint32_t slots)
 {
     uint64_t sequence = put(writer);
@@ -68,7 +68,7 @@ static void another_slot_is_backed_only_when_leases_leave_no_other(void)
     CHECK_EQUAL(counters_of(writer).backed_bytes, before + 2 * (uint64_t)BSHM_REGION_BYTES);
     CHECK_EQUAL(counters_of(writer).backed_bytes, counters_of(writer).total_bytes);
     for (uint32_t i = 0; i < 6; i++)
-        CHECK_EQUAL(slot_of_next(writer, &shared, 5), i % 2 ? 4 : 3); /* every token in use: two slots are left to it */
+        CHECK_EQUAL(slot_of_next(writer, &shared, 5), i % 2 ? 4 : 3); /* all tokens in use: two slots are left */
     for (uint32_t i = 0; i < 3; i++) {
         CHECK(is_whole(&held[i]) && bshm_frame_intact(&held[i]));
         bshm_frame_release(&held[i]);
@@ -109,14 +109,14 @@ static void a_slot_pinned_by_a_dead_reader_is_left_alone_until_the_next_owner_of
     bshm_writer *writer = new_writer(4);
     window shared = open_window();
     CHECK_EQUAL(slot_of_next(writer, &shared, 4), 0);
-    CHECK(bshm_step_pin(shared.control, 0, 1)); /* a reader that took token 1, and was killed */
+    CHECK(bshm_step_pin(shared.control, 0, 1)); /* as a reader that took token 1 and was killed */
     for (uint32_t i = 0; i < 6; i++)
         CHECK(slot_of_next(writer, &shared, 4) != 0);
     bshm_reader *reader = new_reader(2);
     bshm_frame first = newest(reader); /* token 0 */
     (void)put(writer);
     CHECK_EQUAL(pin_of(&shared, 0), UINT64_C(1) << 1);
-    bshm_frame second = newest(reader); /* token 1: the bit left in slot 0 goes */
+    bshm_frame second = newest(reader); /* token 1: the bit that was left in slot 0 is cleared */
     CHECK_EQUAL(pin_of(&shared, 0) & UINT64_C(1) << 1, 0);
     CHECK(first.pinned && second.pinned);
     check_invariants(&shared, 4);
@@ -131,7 +131,7 @@ static void a_slot_pinned_by_a_dead_reader_is_left_alone_until_the_next_owner_of
 
 /* ---------------------------------------------------------------- loans */
 
-static void a_cancelled_loan_leaves_its_number_and_its_place_and_a_slot_nobody_can_read(void)
+static void a_cancelled_loan_leaves_its_number_and_its_place_and_an_unreadable_slot(void)
 {
     bshm_writer *writer = new_writer(8);
     bshm_reader *reader = new_reader(2);
@@ -146,7 +146,7 @@ static void a_cancelled_loan_leaves_its_number_and_its_place_and_a_slot_nobody_c
     CHECK_EQUAL(seq_of(&shared, 1), 2 * 5 - 1);
     memset(loan.pixels, 0xEE, FRAME_BYTES);
     bshm_frame frame = newest(reader);
-    CHECK_EQUAL(frame.info.sequence, 4); /* a loan is nothing to a reader */
+    CHECK_EQUAL(frame.info.sequence, 4); /* readers do not see a loan */
     bshm_frame_release(&frame);
     bshm_writer_cancel(writer, &loan);
     bshm_loan_release(&loan);
@@ -177,7 +177,7 @@ static void there_is_one_loan_at_a_time_and_no_writing_beside_it(void)
     CHECK_EQUAL(bshm_writer_publish(writer, &first, &sequence, &fixture_error), BSHM_OK);
     CHECK_EQUAL(sequence, 1);
     CHECK_EQUAL(bshm_writer_publish(writer, &first, &sequence, &fixture_error), BSHM_E_LOAN);
-    bshm_writer_cancel(writer, &first); /* too late, and harmless */
+    bshm_writer_cancel(writer, &first); /* too late, without effect */
     bshm_loan_release(&first);
     CHECK_EQUAL(put(writer), 2);
     bshm_writer_free(writer);
@@ -214,7 +214,7 @@ static void closing_cancels_the_loan_and_leaves_its_memory_until_it_is_released(
     uint64_t sequence = 0;
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
     bshm_writer_close(writer);
-    memset(loan.pixels, 1, FRAME_BYTES); /* would be a crash, were it unmapped */
+    memset(loan.pixels, 1, FRAME_BYTES); /* would crash if it were unmapped */
     CHECK_EQUAL(bshm_writer_publish(writer, &loan, &sequence, &fixture_error), BSHM_E_CLOSED);
     CHECK_EQUAL(sequence, 0);
     bshm_writer_cancel(writer, &loan);
@@ -278,7 +278,7 @@ static void forged_pins_cost_memory_and_then_leases_but_no_frame(void)
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 5);
     CHECK_EQUAL(counters_of(writer).statistics.dropped.shared, 0);
     CHECK(counters_of(writer).statistics.leases_broken.shared >=
-          7); /* 11 frames, of which two backed a slot and two found one not yet published */
+          7); /* 11 frames: two of them got a new slot, and two found a slot that was never published */
     CHECK(!bshm_frame_intact(&held));
     uint8_t copy[FRAME_BYTES];
     CHECK_EQUAL(bshm_frame_copy(&held, copy, sizeof copy), BSHM_E_TORN);
@@ -462,7 +462,7 @@ static void reports_reach_the_readers_and_the_next_generation(void)
         bshm_reader_free(reader);
         reader = new_reader(2);
         CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
-        /* What the writer counts is summed over its generations, what it was told is not. */
+        /* What the writer counts is summed over its segments; what was reported is not. */
         CHECK_EQUAL(counters_of(writer).statistics.published.shared, 1);
         CHECK_EQUAL(counters_of(writer).statistics.captured.shared, 5);
     }
@@ -491,7 +491,7 @@ static void a_closed_writer_says_so_and_its_name_is_free(void)
     CHECK_EQUAL(counters_of(writer).statistics.published.shared, 1);
     CHECK_EQUAL(counters_of(writer).sequence, 1);
     bshm_writer *next = new_writer(4);
-    CHECK_EQUAL(put(next), 1); /* after a clean close numbers begin anew */
+    CHECK_EQUAL(put(next), 1); /* after a clean close numbers begin at 1 */
     close_window(&shared);
     bshm_writer_free(next);
     bshm_writer_free(writer);
@@ -506,7 +506,7 @@ int main(int argc, char **argv)
     RUN(another_slot_is_backed_only_when_leases_leave_no_other);
     RUN(the_strict_triple_buffer_never_waits_and_never_breaks_a_lease);
     RUN(a_slot_pinned_by_a_dead_reader_is_left_alone_until_the_next_owner_of_its_token);
-    RUN(a_cancelled_loan_leaves_its_number_and_its_place_and_a_slot_nobody_can_read);
+    RUN(a_cancelled_loan_leaves_its_number_and_its_place_and_an_unreadable_slot);
     RUN(there_is_one_loan_at_a_time_and_no_writing_beside_it);
     RUN(a_loan_publishes_what_was_drawn_and_may_become_smaller);
     RUN(closing_cancels_the_loan_and_leaves_its_memory_until_it_is_released);
