@@ -1,9 +1,10 @@
-/* counted.c - what instructions.py counts: the calls of csrc, from C, each followed by a dump of callgrind's that has its name.
+/* counted.c - the calls that instructions.py counts, in C. After each call there is a dump of callgrind with its
+ * name.
  *
  *     counted NAME READERS ROUNDS
  *
- * A writer and READERS readers that are attached and do not wait; one more reads. Built with PLANT_COPY or
- * PLANT_SYSCALL it does a copy or a system call too many, which whoever counts has to notice.
+ * A writer, READERS readers that are attached and do not wait, and one more that reads. Built with PLANT_COPY or
+ * PLANT_SYSCALL it does a copy or a system call too many, which the counts must show.
  */
 #include "billiards_shm.h"
 
@@ -91,7 +92,7 @@ static void count_read_nothing(bshm_reader *reader)
     plant(pixels);
 }
 
-/* What a reader looks after ten times a second it does here, and not in the next call. */
+/* Does here what a reader checks ten times a second, so that it is not in the next call. */
 static void settle(bshm_reader *reader)
 {
     (void)usleep(110000);

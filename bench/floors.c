@@ -1,6 +1,6 @@
-/* floors.c - what no transport can beat: a copy with nothing around it, and a wake-up with nothing around it.
+/* floors.c - lower bounds for any transport: a copy with nothing around it, and a wake-up with nothing around it.
  *
- * Built by floors.py when benchmarks run. Shares no code with the package, on purpose: it is what that is measured by.
+ * Built by floors.py when benchmarks run. It shares no code with the package, because the package is measured by it.
  */
 #include <linux/futex.h>
 #include <stddef.h>
@@ -68,7 +68,7 @@ __attribute__((target("avx2"))) static void copy_avx2(uint8_t *to, const uint8_t
     _mm_sfence();
 }
 
-/* The same, with the source asked for ahead of its use. */
+/* The same with a prefetch of the source. */
 __attribute__((target("avx2"))) static void copy_avx2_ahead(uint8_t *to, const uint8_t *from, size_t bytes)
 {
     enum { AHEAD = 1024 };
@@ -116,7 +116,7 @@ static const struct kernel {
 #endif
 };
 
-/* Its name; empty when this processor cannot do it, null behind the last one. */
+/* Its name; empty if this processor does not have it; null after the last one. */
 const char *floor_kernel_name(unsigned kernel)
 {
     if (kernel >= sizeof kernels / sizeof *kernels)
@@ -133,7 +133,7 @@ int64_t floor_copy_ns(unsigned kernel, void *to, const void *from, size_t bytes)
 
 /* ---------------------------------------------------------------- a bare wake-up between processes */
 
-/* The time just before the word changes. */
+/* The time just before the word is changed. */
 int64_t floor_wake(uint32_t *word)
 {
     int64_t before = floor_now_ns();
@@ -142,7 +142,7 @@ int64_t floor_wake(uint32_t *word)
     return before;
 }
 
-/* The time when it was seen to differ from `seen`, or 0 after the timeout. */
+/* The time when the word was seen to differ from `seen`; 0 after the timeout. */
 int64_t floor_wait(const uint32_t *word, uint32_t seen, int64_t timeout_ns)
 {
     const struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};

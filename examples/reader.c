@@ -25,11 +25,11 @@ static double mean_of(const bshm_frame *frame)
     return (double)sum / (double)(row_bytes * info->height);
 }
 
-/* In place, as a rule; without a copy it stays as it is until it is released. */
+/* Reads the frame in place. */
 static void show(bshm_reader *reader, bshm_frame *frame)
 {
     const bshm_frame_info *info = &frame->info;
-    if (!frame->pixels) { /* every lease is in use by others: it can be had as a copy only */
+    if (!frame->pixels) { /* other readers use every lease: skip what could only be copied */
         bshm_reader_give_back(reader, frame);
         return;
     }

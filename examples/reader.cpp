@@ -45,7 +45,7 @@ class Frame
         return std::size_t{info().width} * info().channels * info().item_size;
     }
 
-    // In place if there is a lease to be had, else a copy, which may come too late: then nothing.
+    // In place if a lease is free, else a copy; nothing if a newer frame overwrote it during the copy.
     std::optional<double> mean() const
     {
         const auto *pixels = static_cast<const std::uint8_t *>(held_.pixels);
@@ -80,7 +80,7 @@ class Reader
         reader_.reset(created);
     }
 
-    // The next frame, however long it takes; nothing once the writer has closed.
+    // Waits for the next frame; nothing once the writer has closed.
     std::optional<Frame> next()
     {
         for (;;) {

@@ -169,8 +169,8 @@ BUGS = {
     ),
     "a frame is shown before it is complete": Bug(
         "publish",
-        "    bshm_step_store_descriptor(header, slot, info);           /* W6 */\n",
-        "    bshm_step_store_latest(header, slot, n);\n    bshm_step_store_descriptor(header, slot, info);\n",
+        "    bshm_step_store_descriptor(header, slot, info);",
+        "    bshm_step_store_latest(header, slot, n);\n    bshm_step_store_descriptor(header, slot, info);",
         "a late reader did not get the newest frame",
     ),
     "a take-over begins to count anew": Bug(

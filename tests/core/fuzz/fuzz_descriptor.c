@@ -1,7 +1,7 @@
-/* fuzz_descriptor.c - any publication line, descriptors and pins behind a good identity: an error, nothing, or a frame
- * that lies in its slot.
+/* fuzz_descriptor.c - any publication, descriptors and pins after a valid identity: the result must be an error,
+ * nothing, or a frame inside its slot.
  *
- * Input: capacity (8), choices (1), publication, descriptors, pins. Environment as for fuzz_header.c.
+ * Input: capacity (8), choices (1), publication, descriptors, pins. Environment: see fuzz_header.c.
  */
 #include "copy.h"
 #include "object.h"
@@ -37,7 +37,7 @@ int LLVMFuzzerInitialize(int *count, char ***arguments)
     return 0;
 }
 
-/* What the check lets through is read row by row from a slot of exactly the capacity. */
+/* Reads a frame that passed the check row by row, from memory of exactly the slot's capacity. */
 static void check_as_it_is(const bshm_frame_info *info, uint64_t capacity)
 {
     bshm_error error = {0};
@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     memcpy(parts.descriptors, input.descriptors, sizeof parts.descriptors);
     memcpy(parts.pins, input.pins, sizeof parts.pins);
     uint32_t slot = BSHM_LATEST_SLOT(parts.publication.latest.shared);
-    if ((input.choices & CONSISTENT) && slot < OBJECT_SLOTS) /* else few inputs come as far as the descriptor */
+    if ((input.choices & CONSISTENT) && slot < OBJECT_SLOTS) /* otherwise few inputs get as far as the descriptor */
         parts.descriptors[slot].seq.shared = 2 * BSHM_LATEST_SEQUENCE(parts.publication.latest.shared);
     memcpy(&info, parts.descriptors[slot % OBJECT_SLOTS].info, sizeof info);
     check_as_it_is(&info, input.capacity % (CAPACITY_MOST + 1));

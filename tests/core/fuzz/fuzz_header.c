@@ -1,6 +1,7 @@
-/* fuzz_header.c - any identity, in a file of any size: refused with a message, or all that it says is so.
+/* fuzz_header.c - any identity, in a file of any size: it must be refused with a message, or all that it says must
+ * hold.
  *
- * Input: object bytes (8), choices (1), an identity. Environment: FUZZ_DIRECTORY, where the object lies.
+ * Input: object bytes (8), choices (1), an identity. Environment: FUZZ_DIRECTORY, the directory of the object.
  */
 #include "object.h"
 

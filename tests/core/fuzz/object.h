@@ -1,6 +1,5 @@
-/* object.h - an object file whose parts a fuzzer replaces, and everything that is done with such a file: attaching,
- * reading, inspecting, taking over. What must hold of a result is asserted; the sanitizers see to the rest.
- */
+/* object.h - a segment's file of which a fuzzer replaces parts, and all that is done with such a file: attaching,
+ * reading, inspecting, taking over. Results are checked by assertions, memory by the sanitizers. */
 #ifndef OBJECT_H
 #define OBJECT_H
 
@@ -29,7 +28,7 @@
 
 __extension__ typedef unsigned __int128 exact; /* for sums that must not overflow */
 
-/* What may be replaced, as it lies in a corpus file. */
+/* The parts that can be replaced, as they are in a corpus file. */
 struct object_parts {
     bshm_identity identity;
     bshm_publication publication;
@@ -39,7 +38,7 @@ struct object_parts {
 
 static struct object_parts object_original;
 static char object_name[256];    /* that readers and writers are given */
-static char object_kept_as[264]; /* a second name: a takeover removes the first */
+static char object_kept_as[264]; /* a second name: a take-over removes the first */
 static int object_file = -1;
 
 static inline void object_remove(void)
@@ -48,7 +47,7 @@ static inline void object_remove(void)
     (void)unlink(object_kept_as);
 }
 
-/* The same before and after, or a file was left open. */
+/* Open files; the same before and after, unless one was left open. */
 static inline int object_first_free_file(void)
 {
     int file = dup(object_file);
@@ -81,7 +80,7 @@ static inline uint64_t object_put(bshm_writer *writer)
     return sequence;
 }
 
-/* A segment as a writer leaves it that was killed, made large enough for any count of slots. */
+/* The segment of a killed writer, large enough for any number of slots. */
 static inline void object_begin(const char *directory)
 {
     bshm_error error;
@@ -126,7 +125,7 @@ static inline void object_set(const struct object_parts *parts, uint64_t object_
         object_write_at(BSHM_REGION_BYTES + slot * sizeof(bshm_pin), &parts->pins[slot], sizeof parts->pins[slot]);
 }
 
-/* Everything that readers count on once an identity was found good. */
+/* Checks all that readers rely on once an identity has passed. */
 static inline void object_check_identity(const bshm_identity *identity, uint64_t object_bytes)
 {
     exact end = (exact)identity->pixels_offset + (exact)identity->slot_count * identity->slot_stride;
@@ -160,12 +159,12 @@ static inline void object_check_frame(const bshm_frame *frame)
     uint64_t bytes = row * frame->info.height;
     MUST(frame->slot < identity->slot_count);
     object_check_info(&frame->info, identity->slot_capacity);
-    if (frame->pinned) { /* each row is there */
+    if (frame->pinned) { /* all bytes of each row exist */
         const volatile uint8_t *pixels = frame->pixels;
         for (uint64_t y = 0; y < frame->info.height; y++)
             (void)(pixels[y * frame->info.row_stride] + pixels[y * frame->info.row_stride + row - 1]);
     }
-    uint8_t *copy = malloc((size_t)bytes); /* to the byte, so that a byte too many is seen */
+    uint8_t *copy = malloc((size_t)bytes); /* exactly, so that reading a byte too many is seen */
     if (copy) {
         int rc = bshm_frame_copy(frame, copy, bytes);
         MUST(rc == BSHM_OK || rc == BSHM_E_TORN);
@@ -203,7 +202,7 @@ static inline void object_inspect(void)
         object_check_info(&inspection.frame, inspection.identity.slot_capacity);
 }
 
-/* A successor's numbers are above any that was shown, and possible. */
+/* A successor's numbers are above any that was published, and valid. */
 static inline void object_take_over(void)
 {
     bshm_error error = {0};
@@ -216,7 +215,7 @@ static inline void object_take_over(void)
     bshm_writer_free(writer);
 }
 
-/* For what costs most; the same each time for the same input. */
+/* For what is slow: decides by the input alone, so that the same input has the same result. */
 static inline bool object_is_one_in_16(const uint8_t *data, size_t bytes)
 {
     unsigned sum = 0;
@@ -225,7 +224,7 @@ static inline bool object_is_one_in_16(const uint8_t *data, size_t bytes)
     return sum % 16 == 0;
 }
 
-/* All that one does with an object under a name. */
+/* All that can be done with an object under a name. */
 static inline void object_use(bool takes_over)
 {
     int first_free = object_first_free_file();

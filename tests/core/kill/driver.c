@@ -1,5 +1,5 @@
-/* driver.c - the one that is killed: gets ready, lets its tracer look (SIGSTOP), says that the phase begins (SIGUSR2),
- * does it, and says that it is over (SIGUSR1).
+/* driver.c - the process that is killed. It gets ready, lets its tracer look (SIGSTOP), announces the phase
+ * (SIGUSR2), does it, and reports the end (SIGUSR1).
  *
  *     driver PHASE NAME [TEMPORARY]
  */
@@ -11,7 +11,7 @@
 #include <sys/ptrace.h>
 #include <unistd.h>
 
-#define MODE 0644u /* so that another user can be an observer */
+#define MODE 0644u /* so that another user can read it as an observer */
 
 static const char *name;
 static const char *temporary;
@@ -71,7 +71,7 @@ static void a_writer(void)
     let_look();
 }
 
-/* The tracer takes a view each time: then every backed slot is held. */
+/* The tracer takes a view each time, until every slot with memory is held. */
 static void a_writer_short_of_slots(void)
 {
     new_writer(6);
@@ -184,7 +184,7 @@ static void attach(void)
 static void detach(void)
 {
     acquire(0, &frames[1]);
-    bshm_reader_close(reader); /* before its views */
+    bshm_reader_close(reader); /* before its views are gone */
     bshm_frame_release(&frames[0]);
     bshm_frame_release(&frames[1]);
     bshm_reader_free(reader);

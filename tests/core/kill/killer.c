@@ -1,17 +1,18 @@
-/* killer.c - kills the driver at every instruction of a phase, and sees whether everybody else goes on.
+/* killer.c - kills the driver at every instruction of a phase, and checks that all other processes work on.
  *
- *     killer DRIVER LIBRARY DIRECTORY [--every K] [--part I/N] [--enough N] [--instructions | --calls | --rivals] [PHASE...]
+ *     killer DRIVER LIBRARY DIRECTORY [--every K] [--part I/N] [--enough N] [--instructions | --calls | --rivals]
+ * [PHASE...]
  *
- * DIRECTORY: an empty one on a tmpfs, for the segments; root gets a tmpfs of its own mounted over it, in a mount
- * namespace of its own, so that memory can be accounted for to the byte.
- * After N failures a phase is left.
+ * DIRECTORY is an empty one on a tmpfs, for the segments. For root a tmpfs is mounted over it, in a mount namespace,
+ * so that memory can be accounted for to the byte. A phase ends after N failures.
  *
- * A phase is single-stepped once to learn which instructions of LIBRARY it executes. Then, for each (or each Kth) of
- * them: a new driver, a breakpoint there, a look around while the driver is stopped, SIGKILL, and the aftermath. The
- * same again at a later execution of the instruction, if there is one, and at each boundary of a system call.
+ * A phase is single-stepped once to find the instructions of LIBRARY that it executes. Then, for each (or every Kth)
+ * of them: start a new driver, set a breakpoint there, check all other processes while the driver is stopped,
+ * SIGKILL, check what follows. The same at a later execution of the instruction, if there is one, and at each
+ * boundary of a system call.
  *
- * With --rivals nobody is killed: while the driver is stopped there, another writer asks for the name, then the driver
- * goes on. In the end one of them has it, and nobody lost it.
+ * With --rivals nothing is killed: while the driver is stopped, another writer asks for the name, then the driver
+ * continues. In the end one of them must have it, and it must not have been lost.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -40,7 +41,7 @@
 #define HANG_SECONDS   20
 #define FAILURES_TOLD  20
 #define LATER_HIT_MOST 24u
-#define CALLS_DENSER   8u /* a sample of boundaries is this much denser than one of instructions */
+#define CALLS_DENSER   8u /* a sample of boundaries is denser than one of instructions by this factor */
 #define VIEWS_MOST     3
 #define SLOTS_MOST     8u
 #define SLOT_BYTES     ((uint64_t)BSHM_REGION_BYTES)
@@ -51,9 +52,9 @@ enum kind { OF_WRITER, OF_READER, OF_CLEANER };
 enum traits {
     NEEDS_DEAD = 1,   /* there is a segment whose writer was killed */
     NEEDS_FULL = 2,   /* and no room for another */
-    LEAVES_FRAME = 4, /* the newest frame is there for late readers, whatever happens */
-    MAY_RESTART = 8,  /* the name may be free afterwards, so that numbers begin again */
-    HAS_RIVAL = 16    /* it gives, takes or removes a name that another writer wants */
+    LEAVES_FRAME = 4, /* late readers always get the newest frame */
+    MAY_RESTART = 8,  /* the name may be free afterwards; numbers then begin again */
+    HAS_RIVAL = 16    /* gives, takes or removes a name, which another writer wants */
 };
 
 static const struct phase {
@@ -97,7 +98,7 @@ static uint32_t *hits; /* by offset in the text of LIBRARY */
 static uint64_t text_bytes;
 static uint64_t calls;
 
-static const struct phase *phase; /* of the experiment */
+static const struct phase *phase; /* when the experiment began */
 static struct stop stop;
 static unsigned experiment;
 static unsigned long failures;
@@ -195,7 +196,7 @@ static void resume(pid_t driver, enum __ptrace_request request)
         give_up("resume");
 }
 
-/* The signal it stopped with (a boundary of a system call: SIGTRAP | 0x80); 0: it has ended. */
+/* The signal that stopped it (SIGTRAP | 0x80: a boundary of a system call); 0: it has ended. */
 static int stopped_with(pid_t driver)
 {
     int status;
@@ -290,7 +291,7 @@ static void poke(pid_t driver, uint64_t address, long word)
         give_up("poke");
 }
 
-/* At the breakpoint: back to the instruction itself, which has not been executed. */
+/* At the breakpoint: sets it back to the instruction, which was not executed. */
 static void step_back(pid_t driver)
 {
     struct user_regs_struct registers;
@@ -301,7 +302,7 @@ static void step_back(pid_t driver)
         give_up("registers");
 }
 
-/* True: stopped there. False: the phase was over before. */
+/* True: it is stopped there. False: the phase was over before. */
 static bool run_to_instruction(pid_t driver, uint64_t address)
 {
     long original = peek(driver, address);
@@ -437,7 +438,7 @@ static void let_go(struct survivor *who)
     who->reader = NULL;
 }
 
-/* Once, as a reader that polls does. Everything but a frame or nothing is a failure. */
+/* Acquires once, as a polling reader does. Any result but a frame or nothing is a failure. */
 static void poll(struct survivor *who)
 {
     bshm_frame frame;
@@ -469,7 +470,7 @@ static void poll_until(struct survivor *who, uint64_t number)
     while (who->seen != number && bshm_now_ns() < until) {
         become(who);
         if (phase->kind == OF_CLEANER)
-            (void)bshm_reader_status(who->reader); /* moves on now; acquire does within 100 ms */
+            (void)bshm_reader_status(who->reader); /* moves on now; acquire would within 100 ms */
         bshm_reader_wait(who->reader, SECOND_NS / 1000);
         become_oneself(who);
         poll(who);
@@ -484,7 +485,7 @@ static void hold_newest(void)
     if (view_count == VIEWS_MOST)
         return;
     int rc = bshm_reader_acquire(holder, 0, &views[view_count], &error);
-    EXPECT(rc == BSHM_FOUND && views[view_count].pinned && !views[view_count].to_copy, "no view was to be had");
+    EXPECT(rc == BSHM_FOUND && views[view_count].pinned && !views[view_count].to_copy, "no view was available");
     view_count += rc == BSHM_FOUND;
 }
 
@@ -566,7 +567,7 @@ static void make_temporary(void)
     age(temporary);
 }
 
-/* All but one slot's room is taken: only the dead segment's slots make a take-over possible. */
+/* Leaves room for one slot only: a take-over is possible only with the dead segment's slots. */
 static void fill_up(const char *ballast)
 {
     struct statfs status;
@@ -579,7 +580,7 @@ static void fill_up(const char *ballast)
     (void)close(file);
 }
 
-/* Every token of the living writer's segment can be had, and is clean when it is given back. */
+/* Every token of the living writer's segment can be taken, and pins nothing after it was given back. */
 static void check_tokens(uint32_t slots)
 {
     bshm_reader_options options = {.max_leases = slots - 2};
@@ -591,7 +592,7 @@ static void check_tokens(uint32_t slots)
     while (count < slots - 2) {
         (void)put();
         int rc = bshm_reader_acquire(greedy, 0, &held[count], &error);
-        EXPECT(rc == BSHM_FOUND && held[count].pinned && !held[count].to_copy, "lease %u of %u was not to be had",
+        EXPECT(rc == BSHM_FOUND && held[count].pinned && !held[count].to_copy, "lease %u of %u was not available",
                count + 1, slots - 2);
         if (rc != BSHM_FOUND)
             break;
@@ -701,7 +702,7 @@ static void look_at_aftermath(void)
     close_living_writer();
 }
 
-/* What `clean` does for temporaries; those of creators that were killed moments ago are spared. */
+/* What `clean` does with temporaries; it spares those of creators that were killed a moment ago. */
 static void clean_temporaries(void)
 {
     char path[512];
@@ -744,7 +745,7 @@ static bool get_ready(pid_t driver)
     }
 }
 
-/* Survivors, and what else a phase finds there when it begins. */
+/* The processes that must survive, and what a phase finds when it begins. */
 static void set_scene(const char *ballast)
 {
     bool observes = is_root() && experiment++ % 2 == 0;
@@ -765,7 +766,7 @@ static void set_scene(const char *ballast)
         fill_up(ballast);
 }
 
-/* True: it was killed where it was to be. */
+/* True: it was killed where it should be. */
 static bool try_once(struct stop where)
 {
     char ballast[512];
@@ -808,7 +809,7 @@ static void contend(pid_t driver)
     if (rc == BSHM_OK)
         (void)put();
     resume(driver, PTRACE_CONT);
-    int signal_number = stopped_with(driver); /* 0: it gave up, and said so */
+    int signal_number = stopped_with(driver); /* 0: it gave up with an error */
     if (rc == BSHM_OK) {
         EXPECT(has_name_and_lives(), "a rival had the name and lost it");
         EXPECT(!creates || signal_number == 0, "two writers have one name");

@@ -1,5 +1,5 @@
-/* picture.h - frames that tell whether they are whole: every word is a function of the writer's salt, the frame's
- * number and the word's place, and the first word is the salt. */
+/* picture.h - frames that show whether they are whole: every word is a function of the writer's salt, the frame's
+ * number and the word's position, and the first word is the salt. */
 #ifndef PICTURE_H
 #define PICTURE_H
 
@@ -10,7 +10,7 @@
 
 #define PICTURE_SIDE       64u
 #define PICTURE_BYTES      (PICTURE_SIDE * PICTURE_SIDE)
-#define PICTURE_MOST_BYTES (2 * PICTURE_BYTES) /* of one that needs a larger segment */
+#define PICTURE_MOST_BYTES (2 * PICTURE_BYTES) /* of a frame that needs a larger segment */
 
 static inline uint64_t picture_word(uint64_t salt, uint64_t number, uint64_t place)
 {

@@ -1,11 +1,11 @@
-/* publish.c - a writer whose publishing test_nobody_stalls.py counts the instructions of.
+/* publish.c - a writer; test_nobody_stalls.py counts the instructions of its publishing.
  *
  *     publish NAME SLOTS ROUNDS FRAMES [forge]
  *
- * Says "ready" after the first frame, and "next" after one more for every line "next", so that readers can attach and
- * hold frames. At any other line it publishes ROUNDS times FRAMES frames; `publish_frames` is all that is counted. With `forge` every bit of every pin
- * word is set before each round, as a reader gone mad would do it. At the end it says how many frames were published,
- * how many were dropped, and how often a pin had to be overridden.
+ * Prints "ready" after the first frame, and "next" after one more frame for every line "next", so that readers can
+ * attach and hold frames. At any other line it publishes ROUNDS times FRAMES frames; only `publish_frames` is
+ * counted. With `forge` every bit of every pin word is set before each round, as a faulty reader might do. At the end
+ * it prints how many frames were published, how many were dropped, and how often a pin was overridden.
  */
 #include "billiards_shm.h"
 
@@ -33,7 +33,7 @@ static bshm_writer *create(const char *name, uint32_t slots)
     return writer;
 }
 
-/* Not inlined: it is known by its name to the one who counts. */
+/* Not inlined: the test finds it by its name. */
 __attribute__((noinline)) void publish_frames(bshm_writer *writer, long frames);
 void publish_frames(bshm_writer *writer, long frames)
 {
