@@ -6,8 +6,10 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 from urllib.parse import urlsplit
 
 import cv2
@@ -285,8 +287,9 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
         if isinstance(place, int):
             capture = cv2.VideoCapture(place, backend, parameters)
         else:
-            capture = cv2.VideoCapture(_name_for_opencv(place), backend, parameters)
-    except cv2.error as error:
+            with _name_for_opencv(place) as name:
+                capture = cv2.VideoCapture(name, backend, parameters)
+    except (cv2.error, OSError) as error:
         _log.debug("OpenCV: %s", " ".join(str(error).split()))
         return None
     if capture.isOpened():
@@ -295,13 +298,16 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
     return None
 
 
-def _name_for_opencv(place: str) -> str:
-    """The name as text; as bytes where it is not UTF-8: OpenCV crashes on such text, and before 4.12 refuses bytes."""
+@contextmanager
+def _name_for_opencv(place: str) -> Iterator[str]:
+    """The name, or, if it is not UTF-8, that of a descriptor: OpenCV crashes on such text."""
     try:
         place.encode()
     except UnicodeEncodeError:
-        return cast("str", os.fsencode(place))
-    return place
+        with Path(place).open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield place
 
 
 def _backends_for(address: SourceAddress) -> list[int]:
