@@ -1,0 +1,253 @@
+"""Both engines that read files and URLs: the same pictures, the same errors, the same places for frames."""
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engines import BACKENDS, ENGINES, open_with, read_all
+from videos import FPS, SIZE, damage_clip, decode_all, make_clip, make_images, turn_clip
+
+from billiards_shm import CameraError
+from billiards_shm.sources.demo.table import read_counter
+from billiards_shm.sources.diagnosis import reason_for_url
+from billiards_shm.sources.protocol import Delivery
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip.mp4"])
+def test_a_clip_gives_its_frames_as_opencv_decodes_them(engine: str, tmp_path: Path, name: str) -> None:
+    clip = make_clip(tmp_path / name, 20)
+    camera = open_with(engine, clip)
+    assert (camera.details.width, camera.details.height) == SIZE
+    assert camera.details.fps == FPS
+    assert camera.details.frame_count == 20
+    assert camera.details.backend == {"OpenCV": "FFMPEG", "PyAV": "AV"}[engine]
+    assert camera.details.delivery is Delivery.RECORDED
+    frames = list(read_all(camera))
+    assert [read_counter(frame) for frame in frames] == list(range(1, 21))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(frames, decode_all(clip), strict=True))
+
+
+def test_positions_rise_by_the_duration_of_a_frame(engine: str, tmp_path: Path) -> None:
+    camera = open_with(engine, make_clip(tmp_path / "clip.avi", 4))
+    positions = []
+    while camera.grab():
+        camera.retrieve(None)
+        positions.append(camera.position_ms)
+    assert positions == pytest.approx([0, 40, 80, 120])
+
+
+def test_a_recording_tells_how_many_frames_are_left(engine: str, tmp_path: Path) -> None:
+    camera = open_with(engine, make_clip(tmp_path / "clip.avi", 3))
+    left = [camera.frames_left]
+    while camera.grab():
+        left.append(camera.frames_left)
+    assert left == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_turned_clip_is_shown_upright_and_lands_in_the_slot(engine: str, tmp_path: Path, degrees: int) -> None:
+    clip = turn_clip(make_clip(tmp_path / "phone.mp4", 5), degrees)
+    upright = decode_all(clip)
+    camera = open_with(engine, clip)
+    assert upright[0].shape == (camera.details.height, camera.details.width, 3)
+    frames = list(read_all(camera))
+    assert all(np.array_equal(ours, theirs) for ours, theirs in zip(frames, upright, strict=True))
+    if degrees != 180:
+        assert (camera.details.height, camera.details.width) == SIZE
+
+
+def test_memory_of_another_shape_stays_untouched(engine: str, tmp_path: Path) -> None:
+    camera = open_with(engine, make_clip(tmp_path / "clip.avi", 1))
+    slot = np.zeros((10, 10, 3), np.uint8)
+    assert camera.grab()
+    image = camera.retrieve(slot)
+    assert image is not None
+    assert image is not slot
+    assert not slot.any()
+
+
+def test_frames_land_in_memory_with_padded_rows(engine: str, tmp_path: Path) -> None:
+    camera = open_with(engine, make_clip(tmp_path / "clip.avi", 1))
+    padded = np.zeros((SIZE[1], SIZE[0] + 16, 3), np.uint8)
+    slot = padded[:, : SIZE[0]]
+    assert camera.grab()
+    assert camera.retrieve(slot) is slot
+    assert read_counter(slot) == 1
+    assert not padded[:, SIZE[0] :].any()
+
+
+def test_damaged_frames_are_left_out_and_the_others_come(engine: str, tmp_path: Path) -> None:
+    camera = open_with(engine, damage_clip(make_clip(tmp_path / "clip.avi", 20), 5, 11, 12))
+    numbers = [read_counter(frame) for frame in read_all(camera)]
+    assert numbers == [number for number in range(1, 21) if number not in (5, 11, 12)]
+
+
+def test_numbered_images_are_not_for_ffmpeg_which_would_guess(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match=r"numbered images are for the backends images and auto$"):
+        open_with(engine, make_images(tmp_path / "images", range(1, 4)), backend=BACKENDS[engine])
+
+
+# What cannot be opened.
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
+def test_a_missing_file_is_an_error_that_says_so(engine: str, tmp_path: Path, name: str) -> None:
+    with pytest.raises(CameraError, match=rf"^cannot open {tmp_path}/{name}: not found: no such file or directory$"):
+        open_with(engine, tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("demmo", True), ("Demo", True), ("dmo", True), ("clip", False), ("demo.mp4", False)]
+)
+def test_a_name_like_that_of_the_demo_gets_a_hint(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CameraError, match=f"^cannot open {name}: not found: no such file or directory") as caught:
+        open_with(engine, Path(name))
+    assert str(caught.value).endswith("; did you mean demo?") is hint
+
+
+def test_a_directory_is_an_error_that_says_so(engine: str, tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match=r"is a directory$"):
+        open_with(engine, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "file is empty"),
+        (b"just a text, renamed\n" * 50, "file is text, not video"),
+        (bytes(5000), "file holds nothing but zeros"),
+        (bytes(range(256)) * 20, "not a video that {engine} can read"),
+    ],
+)
+def test_a_file_that_is_no_video_is_an_error_that_says_what_it_is(
+    engine: str, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(CameraError, match=f"{reason.format(engine=engine)}$"):
+        open_with(engine, path)
+
+
+def test_a_file_that_was_cut_off_is_an_error_that_says_so(engine: str, tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "clip.mp4", 30)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(CameraError, match="file is cut off"):
+        open_with(engine, path)
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Path]:
+    """A directory of a user who may not read everything: root is `nobody` meanwhile."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        if user == 0:
+            Path(folder).chmod(0o777)
+            os.seteuid(65534)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(user)
+
+
+def test_an_unreadable_file_is_an_error_that_says_so(engine: str, unprivileged: Path) -> None:
+    path = unprivileged / "clip.mp4"
+    path.write_bytes(b"content")
+    path.chmod(0)
+    with pytest.raises(CameraError, match=r"permission denied$"):
+        open_with(engine, path)
+
+
+# URLs.
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def answer(server: socket.socket, text: bytes) -> threading.Thread:
+    """Answer every connection with the same text, until the server is closed."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(text)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread
+
+
+def port_of(server: socket.socket) -> int:
+    return int(server.getsockname()[1])
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return port_of(listening)
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_server_that_is_not_there_is_an_error_that_says_so_without_the_password(engine: str, scheme: str) -> None:
+    port = free_port()
+    expected = (
+        rf"^cannot open {scheme}://me:\*\*\*@127.0.0.1:{port}/x: not found: 127.0.0.1:{port}: connection refused$"
+    )
+    with pytest.raises(CameraError, match=expected):
+        open_with(engine, f"{scheme}://me:secret@127.0.0.1:{port}/x")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(b"401 Unauthorized", "permission: "), (b"404 Not Found", "not found: "), (b"503 Busy", "busy: ")],
+)
+@pytest.mark.parametrize(("scheme", "protocol"), [("rtsp", b"RTSP/1.0"), ("http", b"HTTP/1.1")])
+def test_a_server_that_refuses_is_an_error_with_its_reason(
+    server: socket.socket, scheme: str, protocol: bytes, status: bytes, reason: str
+) -> None:
+    answer(server, protocol + b" " + status + b"\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n")
+    assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0, "OpenCV").startswith(reason)
+
+
+def test_a_server_that_sends_something_else_is_an_error(engine: str, server: socket.socket) -> None:
+    answer(server, b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+    with pytest.raises(CameraError, match=f"answers, but with no stream that {engine} can read$"):
+        open_with(engine, f"http://127.0.0.1:{port_of(server)}/")
+
+
+def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None:
+    assert reason_for_url(f"rtsp://127.0.0.1:{port_of(server)}/x", 0.1, "OpenCV").startswith("timeout: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("rtsp://127.0.0.1:port/", "not found: not a URL: "),
+        ("udp://127.0.0.1:9999", "no signal: "),
+        ("strange://host/x", "unreadable: nothing there"),
+    ],
+)
+def test_addresses_that_lead_nowhere_have_a_reason_too(url: str, reason: str) -> None:
+    assert reason_for_url(url, 0.1, "OpenCV").startswith(reason)
