@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,14 +21,15 @@ from billiards_shm.images import encode_image, encode_preview
 from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
 from billiards_shm.serve.access import Access, Guard
 from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.feed import Feed, PreviewFormat, capture_wall_ns
+from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat, capture_wall_ns
 from billiards_shm.serve.metrics import ServerMetrics
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 from billiards_shm.statistics import STATISTICS
 
 __all__ = ["create_app"]
 
-DEFAULT_QUALITY: Final = 80
+_log = logging.getLogger(__name__)
+
 _WAITING_SNAPSHOTS: Final = 8
 _ASSETS: Final = {
     "page.css": "text/css",
@@ -304,12 +306,18 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
     ) -> Response:
         """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
         await server.require_watched(name)
-        return await server.in_snapshot_thread(partial(_snapshot, name, extension, quality, width, server.owners))
+        answer = await server.in_snapshot_thread(partial(_snapshot, name, extension, quality, width, server.owners))
+        if isinstance(answer, HTTPException):
+            raise answer
+        return answer
 
 
 def _snapshot(
     name: str, extension: str, quality: int, width: int | None, owners: tuple[int | str, ...] | None
-) -> Response:
+) -> Response | HTTPException:
+    """Read and encode the newest frame. Errors are returned: a traceback would hold the frame."""
+    if extension == "png" and width is not None:
+        return HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
     with SharedMemoryFrameReader(name, trusted_owners=owners) as reader:
         try:
             frame, metadata = reader.latest_frame()
@@ -317,18 +325,19 @@ def _snapshot(
         except SegmentNotFoundError:
             frame = metadata = None
         except BilliardsShmError as error:
-            raise HTTPException(503, str(error)) from error
+            return HTTPException(503, str(error))
         if frame is None or metadata is None:
-            raise HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
+            return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
         try:
             if extension == "jpg":
                 image = encode_preview(frame, metadata.pixel_format, width, quality)
-            elif width is not None:
-                raise HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
             else:
                 image = encode_image(frame, metadata.pixel_format, ".png")
         except ValueError as error:
-            raise HTTPException(415, str(error)) from error
+            return HTTPException(415, str(error))
+        except Exception:
+            _log.exception("A snapshot of %s could not be encoded", name)
+            return HTTPException(500, "the frame could not be encoded; the server's log says why")
     captured = datetime.fromtimestamp(capture_wall_ns(metadata) / 1e9, UTC)
     headers = {
         "Cache-Control": "no-store",

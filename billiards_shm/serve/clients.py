@@ -137,8 +137,12 @@ class Clients:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
+        try:
+            for task in done:
+                task.result()
+        finally:
+            # The traceback of what a task raised has this frame, and so would hold the task that holds it.
+            del tasks, task, done
 
     def stop(self) -> None:
         """Let every client go."""

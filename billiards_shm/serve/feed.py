@@ -15,20 +15,21 @@ import numpy.typing as npt
 from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameReader
 from billiards_shm.images import encode_preview
 
-__all__ = ["BOUNDARY", "EncodedFrame", "Feed", "PreviewFormat", "TooManyFormatsError", "capture_wall_ns"]
+__all__ = ["BOUNDARY", "DEFAULT_QUALITY", "PAGE_WIDTHS", "EncodedFrame", "Feed", "PreviewFormat", "capture_wall_ns"]
 
 _log = logging.getLogger(__name__)
 
-MAX_FORMS: Final = 8
-"""Sizes and qualities of one segment that are encoded at a time: each costs as much as all its viewers together."""
+DEFAULT_QUALITY: Final = 80
+
+PAGE_WIDTHS: Final = (320, 640, 960, 1280, 1920)
+"""What the page asks for, besides full size. These forms are always there: no choice of others takes them away."""
+
+MAX_OTHER_FORMS: Final = 8
+"""Other sizes and qualities of one segment that are encoded at a time: each costs what all its viewers cost."""
 
 _RETRY_S: Final = 0.5
 # The newest frame, and older ones that are still being encoded.
 _LEASES: Final = 3
-
-
-class TooManyFormatsError(Exception):
-    """Nobody else may have yet another size or quality now; the message says which there are."""
 
 
 class PreviewFormat(NamedTuple):
@@ -39,8 +40,12 @@ class PreviewFormat(NamedTuple):
     quality: int
     """1 to 100."""
 
-    def __str__(self) -> str:
-        return f"{'full' if self.width is None else self.width} wide at quality {self.quality}"
+    @property
+    def standard(self) -> "PreviewFormat":
+        """The nearest that the page asks for: no narrower, at the page's quality."""
+        if self.width is None:
+            return PreviewFormat(None, DEFAULT_QUALITY)
+        return PreviewFormat(next((width for width in PAGE_WIDTHS if width >= self.width), None), DEFAULT_QUALITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,8 @@ class _Held(NamedTuple):
 
 class _Encoding(NamedTuple):
     serial: int
-    done: "asyncio.Future[EncodedFrame]"
+    done: "asyncio.Future[EncodedFrame | str]"
+    """A text says why there is no picture."""
 
 
 class Feed:
@@ -129,67 +135,84 @@ class Feed:
         self._missed = 0
 
     @contextmanager
-    def subscribed(self, form: PreviewFormat) -> Iterator[None]:
-        """Read the segment while the block runs, and let pictures of `form` be asked for.
+    def subscribed(self, wanted: PreviewFormat) -> Iterator[PreviewFormat]:
+        """Read the segment while the block runs, and let pictures of the form that is given be asked for.
 
-        Raises
-        ------
-        TooManyFormatsError
-            Others ask for so many other forms already.
+        That is `wanted`, or the nearest form of the page when there are many other forms already.
         """
-        if form not in self._forms and len(self._forms) >= MAX_FORMS:
-            now = ", ".join(map(str, self._forms))
-            raise TooManyFormatsError(f"{self.name} is encoded in {MAX_FORMS} forms already, take one of these: {now}")
+        form = wanted if self._may_have(wanted) else wanted.standard
         self._forms[form] += 1
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
         try:
-            yield
+            yield form
         finally:
             self._forms[form] -= 1
             if not self._forms[form]:
                 del self._forms[form]
+                self._encodings.pop(form, None)
             if not self._forms:
-                self._reading.cancel()
-                self._reading = self._held = self._arrival = None
-                self._encodings.clear()
+                self._rest()
+
+    def _may_have(self, form: PreviewFormat) -> bool:
+        others = sum(one != one.standard for one in self._forms)
+        return form in self._forms or form == form.standard or others < MAX_OTHER_FORMS
+
+    def _rest(self) -> None:
+        """Let go of reader and frames: nobody watches."""
+        assert self._reading is not None
+        self._reading.cancel()
+        self._reading = self._held = self._arrival = None
+        for encoding in self._encodings.values():
+            encoding.done.cancel()  # one that has not begun never will
+        self._encodings.clear()
 
     async def picture(self, form: PreviewFormat, after: int = 0) -> EncodedFrame:
         """Give the newest picture, waiting for one whose serial number is beyond `after`.
 
-        To be called within `subscribed`.
+        To be called within `subscribed`, with the form that it gave.
 
         Raises
         ------
         ValueError
             The frame cannot be made into an image; the message says why.
         """
-        while True:
-            held = self._held
-            if held is None or held.serial <= after:
-                if self._arrival is None:
-                    self._arrival = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._arrival)
-                continue
-            if form.width is not None and form.width >= held.metadata.width:
-                form = form._replace(width=None)
-            encoding = self._encodings.get(form)
-            # One that is under way, or done, and new to this viewer is as good as any that could begin now.
-            if encoding is None or encoding.serial <= after or (encoding.done.done() and encoding.serial < held.serial):
-                encoding = self._encodings[form] = self._begin(form, held)
-            return await asyncio.shield(encoding.done)
+        # No frame in here: a viewer that leaves ends this by an exception, whose traceback holds every variable.
+        while (done := self._encode_newest(form, after)) is None:
+            if self._arrival is None:
+                self._arrival = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._arrival)
+        picture = await asyncio.shield(done)
+        if isinstance(picture, str):
+            raise ValueError(picture)
+        return picture
 
-    def _begin(self, form: PreviewFormat, held: _Held) -> _Encoding:
-        def encode() -> EncodedFrame:
-            begun = time.perf_counter()
+    def _encode_newest(self, form: PreviewFormat, after: int) -> "asyncio.Future[EncodedFrame | str] | None":
+        """Begin or join an encoding that is beyond `after`; None: there is no such frame yet."""
+        held = self._held
+        if held is None or held.serial <= after:
+            return None
+        if form.width is not None and form.width >= held.metadata.width:
+            form = form._replace(width=None)
+        encoding = self._encodings.get(form)
+        # One that is under way, or done, and new to this viewer is as good as any that could begin now.
+        if encoding is None or encoding.serial <= after or (encoding.done.done() and encoding.serial < held.serial):
+            done = asyncio.get_running_loop().run_in_executor(self._encoders, self._encode, held, form)
+            encoding = self._encodings[form] = _Encoding(held.serial, done)
+        return encoding.done
+
+    def _encode(self, held: _Held, form: PreviewFormat) -> EncodedFrame | str:
+        """Make a picture, or tell why there is none: an exception's traceback would hold the frame."""
+        begun = time.perf_counter()
+        try:
             jpeg = encode_preview(held.frame, held.metadata.pixel_format, form.width, form.quality)
-            self._on_encoded(time.perf_counter() - begun)
-            return _picture(held.serial, held.missed, held.metadata, jpeg)
-
-        done = asyncio.get_running_loop().run_in_executor(self._encoders, encode)
-        # A failure that every viewer has left before is nobody's.
-        done.add_done_callback(lambda future: future.cancelled() or future.exception())
-        return _Encoding(held.serial, done)
+        except ValueError as error:
+            return str(error)
+        except Exception:
+            _log.exception("A frame of %s could not be encoded", self.name)
+            return "the frame could not be encoded; the server's log says why"
+        self._on_encoded(time.perf_counter() - begun)
+        return _picture(held.serial, held.missed, held.metadata, jpeg)
 
     async def _read(self) -> None:
         """Hold the newest frame, across writers, until cancelled."""

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from billiards_shm.serve.clients import Client, Clients, TooManyClientsError
-from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat, TooManyFormatsError, capture_wall_ns
+from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat, capture_wall_ns
 
 __all__ = ["EventStream", "MjpegStream", "RateLimit", "send_over_websocket"]
 
@@ -66,7 +66,7 @@ class _StreamingResponse(Response):
         try:
             with self._clients.join(self._kind, self._name, address) as client:
                 await self._clients.serve(self._stream(client, send), _wait_for_disconnect(receive))
-        except (TooManyClientsError, TooManyFormatsError) as error:
+        except TooManyClientsError as error:
             refusal = JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})
             await refusal(scope, receive, send)
         except ValueError as error:
@@ -110,9 +110,10 @@ class MjpegStream(_StreamingResponse):
         return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), _NO_CACHE]
 
     async def _stream(self, client: Client, send: Send) -> None:
-        with self._feed.subscribed(self._form):
+        with self._feed.subscribed(self._form) as form:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._feed.picture(self._form), FIRST_PICTURE_S)
+                async with asyncio.timeout(FIRST_PICTURE_S):  # Python 3.11's wait_for can lose a cancellation
+                    await self._feed.picture(form)
             await send({"type": "http.response.start", "status": 200, "headers": self._head()})
             await send(_body_chunk(b"--" + BOUNDARY + b"\r\n"))
             while True:
@@ -120,7 +121,7 @@ class MjpegStream(_StreamingResponse):
                 # Waits until the last picture has left: the next one is chosen only then.
                 await send(_body_chunk(b""))
                 try:
-                    picture = await self._feed.picture(self._form, client.serial)
+                    picture = await self._feed.picture(form, client.serial)
                 except ValueError:  # a frame of a kind that is no image; too late for another status
                     return
                 await send(_body_chunk(picture.part))
@@ -191,12 +192,12 @@ async def send_over_websocket(
     unacknowledged = _SendWindow(window)
     code, reason = _GOING_AWAY, "the server stops"
     try:
-        with clients.join("websocket", feed.name, address) as client, feed.subscribed(form):
+        with clients.join("websocket", feed.name, address) as client, feed.subscribed(form) as served_form:
             await clients.serve(
-                _send_pictures(socket, feed, form, RateLimit(fps), unacknowledged, client),
+                _send_pictures(socket, feed, served_form, RateLimit(fps), unacknowledged, client),
                 _take_answers(socket, unacknowledged),
             )
-    except (TooManyClientsError, TooManyFormatsError) as error:
+    except TooManyClientsError as error:
         code, reason = _TRY_AGAIN_LATER, str(error)
     except ValueError as error:
         code, reason = _UNSUPPORTED, str(error)

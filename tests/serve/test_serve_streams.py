@@ -1,5 +1,6 @@
 """Moving pictures: for many at the cost of one, and who is slow delays nobody."""
 
+import gc
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,9 @@ from serving import Address, Answer, Filming, Mjpeg, ServeProcess, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import create_app
+from billiards_shm.serve.feed import MAX_OTHER_FORMS, PAGE_WIDTHS
 from billiards_shm.sources.demo.table import read_counter
 
 HEADER = struct.Struct("!4d")
@@ -192,18 +195,151 @@ def test_nothing_is_read_or_encoded_while_nobody_watches(server: Address, filmin
     assert metric(server, "encode_seconds_count") == encoded
 
 
-def test_sizes_and_qualities_of_one_source_are_limited(server: Address, filming: Filming) -> None:
-    path = f"/stream/{filming.name}.mjpg?quality="
+def test_one_client_that_asks_for_many_forms_leaves_the_others_theirs(server: Address, filming: Filming) -> None:
+    path = f"/stream/{filming.name}.mjpg"
     with ExitStack() as stack:
-        for quality in range(10, 18):
-            stack.enter_context(server.stream(f"{path}{quality}")).part()
-        refused = server.get(f"{path}18")
-        assert refused.status == 503
-        assert "quality 17" in refused.json["detail"]
-        stack.enter_context(server.stream(f"{path}17")).part()
+        for quality in range(10, 10 + MAX_OTHER_FORMS):
+            stack.enter_context(server.stream(f"{path}?width=16&quality={quality}")).part()
+        page = stack.enter_context(server.stream(f"{path}?width=320"))
+        assert page.part().image.shape == (180, 320, 3)
+        nearest = stack.enter_context(server.stream(f"{path}?width=200&quality=20"))
+        assert nearest.part().image.shape == (180, 320, 3), "the page's next width"
+        there_already = stack.enter_context(server.stream(f"{path}?width=16&quality=10"))
+        assert there_already.part().image.shape == (9, 16, 3)
     wait_until(lambda: metric(server, "clients") == 0)
-    with server.stream(f"{path}18") as stream:
+    with server.stream(f"{path}?width=200&quality=20") as stream:
+        assert stream.part().image.shape == (112, 200, 3)
+
+
+def test_the_forms_that_are_always_there_are_those_of_the_page() -> None:
+    page = (files("billiards_shm.serve") / "page" / "page.js").read_text()
+    assert f"const WIDTHS = {list(PAGE_WIDTHS)};" in page
+
+
+# Viewers that leave.
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def leave_mjpeg(server: Address, name: str) -> None:
+    with server.stream(f"/stream/{name}.mjpg") as stream:
         stream.part()
+
+
+def abort_mjpeg(server: Address, name: str) -> None:
+    with server.stream(f"/stream/{name}.mjpg") as stream:
+        stream.part()
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def leave_mjpeg_unread(server: Address, name: str) -> None:
+    frames = metric(server, "client_frames_total")
+    with idle_client(server, name):
+        wait_until(lambda: metric(server, "client_frames_total") > frames)
+
+
+def leave_websocket(server: Address, name: str) -> None:
+    with connect(server.url(f"/ws/{name}", "ws")) as websocket:
+        websocket_frame(websocket)
+
+
+def abort_websocket(server: Address, name: str) -> None:
+    with connect(server.url(f"/ws/{name}", "ws")) as websocket:
+        websocket_frame(websocket)
+        websocket.socket.shutdown(socket.SHUT_RDWR)  # no closing handshake
+
+
+def leave_websocket_unanswered(server: Address, name: str) -> None:
+    with connect(server.url(f"/ws/{name}?window=1", "ws")) as websocket:
+        websocket_frame(websocket)
+        websocket.send("1")
+
+
+def leave_events(server: Address, name: str) -> None:
+    with socket.create_connection((server.host, server.port)) as events:
+        events.sendall(b"GET /api/events?interval=0.2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert events.recv(100)
+
+
+def take_snapshots(server: Address, name: str) -> None:
+    for extension in ("jpg", "png", "jpg?width=16", "png?width=16"):
+        server.get(f"/snapshot/{name}.{extension}")
+
+
+VIEWERS = [
+    leave_mjpeg, abort_mjpeg, leave_mjpeg_unread, leave_websocket, abort_websocket, leave_websocket_unanswered,
+    leave_events, take_snapshots,
+]  # fmt: skip
+
+
+def no_lease_is_left(name: str) -> None:
+    """See that the server has let go of every frame: nobody reads, and another reader can have all leases."""
+    wait_until(lambda: not inspect_segment(name).readers, 5, "the end of every reader")
+    slots = inspect_segment(name).slots
+    held = []
+    with SharedMemoryFrameReader(name, max_leases=slots - 2) as reader:
+        while len(held) < slots - 2:
+            frame, metadata = reader.read_frame(timeout=20)
+            assert metadata is not None
+            assert metadata.zero_copy, f"{len(held)} of {slots - 2} leases were to be had"
+            held.append(frame)
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("view", VIEWERS)
+def test_a_viewer_that_leaves_leaves_no_lease(
+    server: Address, filming: Filming, view: Callable[[Address, str], None]
+) -> None:
+    for _ in range(8):
+        view(server, filming.name)
+    wait_until(lambda: not server.get("/api/clients").json)
+    no_lease_is_left(filming.name)
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_frames_that_cannot_be_encoded_leave_no_lease(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, (4, 4), dtype="float32", pixel_format="RAW") as writer,
+        served(create_app([segment_name])) as server,
+    ):
+        writer.write_frame(np.zeros((4, 4), "float32"))
+        for _ in range(8):
+            assert server.get(f"/stream/{segment_name}.mjpg").status == 415
+            assert server.get(f"/snapshot/{segment_name}.jpg").status == 415
+            assert reason_of(server, segment_name) == (1003, "RAW")
+        wait_until(lambda: not inspect_segment(segment_name).readers, 5, "the end of every reader")
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_a_viewer_that_leaves_before_the_first_picture_leaves_no_lease(segment_name: str) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer,
+        served(create_app([segment_name])) as server,
+    ):
+        for number in range(8):
+            with ExitStack() as stack:
+                stack.enter_context(idle_client(server, segment_name))
+                stack.enter_context(connect(server.url(f"/ws/{segment_name}", "ws")))
+                wait_until(lambda: len(server.get("/api/clients").json) == 2)
+                if number >= 4:
+                    writer.write_frame(picture(number, (48, 64, 3)))
+            wait_until(lambda: not server.get("/api/clients").json)
+        wait_until(lambda: not inspect_segment(segment_name).readers, 5, "the end of every reader")
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_a_server_that_stops_leaves_no_lease(segment_name: str, filming: Filming) -> None:
+    for _ in range(2):
+        with ExitStack() as stack, served(create_app([segment_name])) as server:
+            clients_of_every_kind(server, segment_name, stack)
+        no_lease_is_left(segment_name)
 
 
 # Clients that are slow, stopped, too many.
