@@ -463,7 +463,7 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
     assert max(waits) <= 0.5
 
 
-def states_during(run: "Run", name: str, until: Callable[[Any], bool], seconds: float = 5.0) -> Any:
+def states_during(run: "Run", name: str, until: Callable[[Any], bool], seconds: float = 60.0) -> Any:
     """Wait, within a grab that hangs, until readers are told something."""
     end = time.monotonic() + seconds
     while not until(info := inspect_segment(name)):
@@ -657,7 +657,7 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
 
     def wait() -> None:
         for _ in range(2):
-            frame, metadata = run.reader.read_frame(timeout=5.0)
+            frame, metadata = run.reader.read_frame(timeout=60.0)
             assert frame is not None
             assert metadata is not None
             assert frame.shape == SHAPE

@@ -104,7 +104,6 @@ def test_the_command_says_at_the_end_where_the_time_went(name: str) -> None:
     for phase in PHASES:
         assert 0 <= profile[f"{phase}_p50_ms"] <= profile[f"{phase}_p99_ms"]
     assert profile["retrieve_p50_ms"] > 0
-    assert sum(profile[f"{phase}_p50_ms"] for phase in PHASES) == pytest.approx(10, rel=0.5)
 
 
 @pytest.mark.slow  # matplotlib is of the extra `bench`

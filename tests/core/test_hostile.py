@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segment_layout as layout
-from child_processes import PRELUDE, Child
+from child_processes import Child
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from segment_layout import opened
@@ -99,7 +99,16 @@ def test_a_file_of_any_size_with_anything_behind_a_good_identity_is_refused_by_n
 
 # ---------------------------------------------------------------- everything, all the time
 
-EVIL = """
+UNTIL_TOLD = """
+import threading
+
+over = threading.Event()
+threading.Thread(target=lambda: (told(), over.set()), daemon=True).start()
+"""
+
+EVIL = (
+    UNTIL_TOLD
+    + """
 import mmap
 import segment_layout as layout
 
@@ -128,9 +137,8 @@ original = words[: layout.PIXELS // 8].copy()
 odd = np.array([0, 1, 2, 3, 62, 63, 64, 2**31, 2**32 - 1, 2**57, 2**63, 2**64 - 1], np.uint64)
 latest = layout.PUBLICATION_AT // 8
 rounds = written = 0
-until = time.monotonic() + float(sys.argv[3])
 say("evil")
-while time.monotonic() < until:
+while not over.is_set() or written <= 1000:
     places = random.choice(lines[random.integers(len(lines))], random.integers(1, 20))
     how = random.integers(3)
     if how == 0:
@@ -153,6 +161,7 @@ while time.monotonic() < until:
 words[: layout.PIXELS // 8] = original
 say(written)
 """
+)
 
 READS = """
 import collections
@@ -187,7 +196,11 @@ if kind == "observer":
 reader = fresh()
 until = time.monotonic() + seconds
 say("reads")
-while time.monotonic() < until:
+
+def saw_all():
+    return seen["SegmentFormatError"] and seen["view"] + seen["copy"] and seen["tries"] > 50
+
+while time.monotonic() < until or not saw_all():
     seen["tries"] += 1
     try:
         seen[look(reader)] += 1
@@ -205,28 +218,25 @@ while time.monotonic() < until:
 say(*(f"{what}={count}" for what, count in sorted(seen.items())))
 """
 
-WRITES = """
+WRITES = (
+    UNTIL_TOLD
+    + """
 writer = SharedMemoryFrameWriter(sys.argv[1], (64, 64, 3), slots=5, mode=0o644)
 frames = [picture(number, (64, 64, 3)) for number in range(8)]
 for frame in frames:
     writer.write_frame(frame)
 say("written")
-until = time.monotonic() + float(sys.argv[2])
-written = slow = 0
-while time.monotonic() < until:
-    began = time.monotonic()
+written = 0
+while not over.is_set() or written <= 50:
     writer.write_frame(frames[written % 8])
     written += 1
-    slow = max(slow, time.monotonic() - began)
     if written % 64 == 0:
         writer.update_source(state="streaming", reason=f"frame {written}", fps=30.0)
     time.sleep(0.001)
 say(written)
-told()
 writer.close()
 """
-
-SLACK_SECONDS = 60  # for processes to start and to end on a machine that has other things to do
+)
 
 
 def counts_of(line: str) -> dict[str, int]:
@@ -238,34 +248,28 @@ def attack(name: str, seconds: float, seed: int) -> None:
     if os.geteuid() != 0:
         kinds.remove("observer")  # test_permissions.py has more on those
     with ExitStack() as children:
-        writer = children.enter_context(Child(WRITES, name, seconds))
+        writer = children.enter_context(Child(WRITES, name))
         assert writer.says() == "written"
         readers = [children.enter_context(Child(READS, name, kind, seconds, 64 * 64 * 3)) for kind in kinds]
         assert [reader.says() for reader in readers] == ["reads"] * len(readers)
-        evil = children.enter_context(Child(EVIL, name, seed, seconds, prelude=PRELUDE))
+        evil = children.enter_context(Child(EVIL, name, seed))
         assert evil.says() == "evil"
-        done = [counts_of(reader.says(seconds + SLACK_SECONDS)) for reader in readers]
+        done = [counts_of(reader.says(seconds + 90)) for reader in readers]
         for reader in readers:
             reader.ends_well()
-        words = int(evil.says(seconds + SLACK_SECONDS))
+        for child in (evil, writer):
+            child.tell()
+        words, frames = int(evil.says()), int(writer.says())
         evil.ends_well()
-        frames = int(writer.says(seconds + SLACK_SECONDS))
         for kind, counts in zip(kinds, done, strict=True):
             print(f"{kind}: {counts}")
         print(f"{words} words written over {seconds} s, seed {seed}; {frames} frames published meanwhile")
-        writer.tell()
         writer.ends_well()
     Path(path_of(name)).unlink(missing_ok=True)  # its identity may be another's by now, and then it stays
-    for kind, counts in zip(kinds, done, strict=True):
-        assert counts["tries"] > 50, kind
-        assert counts.get("SegmentFormatError", 0) > 0, f"the attack did not come through to the {kind} reader"
-        assert counts.get("view", 0) + counts.get("copy", 0) > 0, f"the {kind} reader got no frame"
-    assert words > 1000
-    assert frames > 50
 
 
 def test_who_rewrites_everything_while_others_read_brings_them_errors_and_no_signal(segment_name: str) -> None:
-    attack(segment_name, seconds=4.0, seed=1)
+    attack(segment_name, seconds=2.0, seed=1)
 
 
 @pytest.mark.slow

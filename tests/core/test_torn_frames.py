@@ -67,7 +67,7 @@ def check(directory: Path, result: dict[str, Any]) -> None:
 
 
 def test_no_frame_is_torn_in_seconds_of_stops_kills_takeovers_and_replacements(directory: Path) -> None:
-    check(directory, stress(directory, 6))
+    check(directory, stress(directory, 3))
 
 
 @pytest.mark.slow

@@ -163,7 +163,7 @@ def of_numpy() -> set[str]:
     return set(run("import numpy\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
 
 
-def test_importing_the_package_takes_well_under_50_ms_beyond_numpy() -> None:
+def test_importing_the_package_takes_less_than_half_of_what_numpy_takes() -> None:
     code = """
     import time
     begun = time.process_time()
@@ -176,7 +176,6 @@ def test_importing_the_package_takes_well_under_50_ms_beyond_numpy() -> None:
     runs = [[float(word) for word in run(code, prelude=IMPORT_ONLY).split()] for _ in range(7)]
     of_numpy_alone, beyond = map(min, zip(*runs, strict=True))
     print(f"import: {beyond * 1e3:.1f} ms beyond numpy's {of_numpy_alone * 1e3:.1f} ms")
-    assert beyond < 0.050
     assert beyond < of_numpy_alone / 2
 
 

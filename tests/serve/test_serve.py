@@ -86,14 +86,15 @@ def test_a_text_instead_of_a_list_of_names_is_an_error() -> None:
 def test_health_is_judged_by_the_age_of_the_newest_captured_frame(
     segment_name: str, writer: SharedMemoryFrameWriter
 ) -> None:
-    with served(create_app([segment_name], max_frame_age=2)) as server:
+    with served(create_app([segment_name], max_frame_age=100)) as server:
         waiting = server.get(f"/health/{segment_name}")
         assert (waiting.status, waiting.json["state"]) == (503, "waiting")
         writer.update_source(state="stalled", reason="the cable is out")
-        writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() - 9_000_000_000)
+        writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() - 900_000_000_000)
         stalled = wait_until(lambda: changed_from("waiting", server, segment_name))
         assert (stalled.status, stalled.json["state"]) == (503, "stalled")
-        assert re.search(r"9\.\d s old, more than the 2 s allowed.*stalled: the cable is out", stalled.json["reason"])
+        reason = stalled.json["reason"]
+        assert re.search(r"9\d\d\.\d s old, more than the 100 s allowed.*stalled: the cable is out", reason)
         assert server.get("/readyz").status == 503
         writer.update_source(state="streaming", reason="")
         writer.write_frame(picture(2))
@@ -114,7 +115,7 @@ def test_placeholders_do_not_make_a_source_healthy(segment_name: str, writer: Sh
 
 
 def test_a_dead_writer_is_unhealthy_however_new_its_last_frame_and_a_new_one_heals_it(segment_name: str) -> None:
-    with served(create_app([segment_name])) as server:
+    with served(create_app([segment_name], max_frame_age=100)) as server:
         gone = server.get(f"/health/{segment_name}")
         assert (gone.status, gone.json["state"]) == (503, "gone")
         with Child("write_and_wait(sys.argv[1])", segment_name) as child:
@@ -132,7 +133,7 @@ def test_a_dead_writer_is_unhealthy_however_new_its_last_frame_and_a_new_one_hea
 
 def test_ready_is_who_has_all_named_segments_well(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     writer.write_frame(picture(1))
-    with served(create_app([segment_name])) as server:
+    with served(create_app([segment_name], max_frame_age=100)) as server:
         assert server.get("/readyz").json["ready"]
     with served(create_app([segment_name, "missing-one"])) as server:
         answer = server.get("/readyz")
@@ -152,9 +153,9 @@ def test_a_png_snapshot_is_the_frame_to_the_last_bit(segment_name: str, writer: 
     assert (answer.status, answer.headers["content-type"]) == (200, "image/png")
     assert np.array_equal(answer.image, frame)
     assert answer.headers["x-frame-sequence"] == "2"
-    assert 2 <= float(answer.headers["x-frame-age"]) < 60
+    assert float(answer.headers["x-frame-age"]) >= 2
     captured = np.datetime64(answer.headers["x-frame-capture-time"].removesuffix("+00:00")).astype(float) / 1e6
-    assert before - 2.5 < captured < before + 30
+    assert before - 2.1 < captured < time.time() - 1.9
 
 
 def test_a_jpeg_snapshot_can_be_made_smaller_but_not_larger(segment_name: str) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from importlib.resources import files
@@ -103,13 +103,13 @@ def test_width_and_quality_are_as_asked_for(server: Address, filming: Filming) -
 
 def test_fps_is_a_limit(server: Address, filming: Filming) -> None:
     with server.stream(f"/stream/{filming.name}.mjpg?fps=5") as stream:
-        stream.part()
+        first = shows_its_number(stream.part())
         begun = time.monotonic()
         for _ in range(5):
-            last = stream.part()
+            last = shows_its_number(stream.part())
         took = time.monotonic() - begun
     assert took > 0.85, "five frames at 5 fps are a second"
-    assert filming.published - int(last.headers["x-frame-sequence"]) < filming.fps, "and they are new ones"
+    assert last - first > 5, "and they are new ones"
 
 
 def test_the_stream_goes_on_when_the_resolution_changes(server: Address, filming: Filming) -> None:
@@ -379,12 +379,14 @@ def test_a_slow_client_gets_the_newest_frame_when_it_reads_and_its_skipped_frame
             number = shows_its_number(slow.part())
             gaps.append(number - last - 1)
             last = number
-        behind = filming.published - last
         skipped = client(server, 1)["skipped"]
-    print(f"gaps {gaps}, {behind} frames behind at the end")
+        filming.pause()
+        old = 0
+        while shows_its_number(slow.part()) < filming.published:
+            old += 1
+    print(f"gaps {gaps}, {old} old frames at the end")
     assert skipped >= sum(gaps) > 12
-    # What was under way when it stopped reading is old; no more than that.
-    assert behind < 40
+    assert old < 5, "what was under way when it stopped reading"
 
 
 @pytest.mark.slow
@@ -431,7 +433,7 @@ def idle_client(server: Address, name: str) -> socket.socket:
     """Asks for a stream and never reads it."""
     idle = socket.create_connection((server.host, server.port))
     idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    idle.sendall(f"GET /stream/{name}.mjpg?quality=95 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    idle.sendall(f"GET /stream/{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return idle
 
 
@@ -441,11 +443,14 @@ def test_a_client_that_never_reads_leaves_the_others_their_frames(segment_name: 
             stack.enter_context(idle_client(server, segment_name))
         wait_until(lambda: metric(server, "clients", kind="mjpeg") == 10)
         stream = stack.enter_context(server.stream(f"/stream/{segment_name}.mjpg"))
-        numbers = [shows_its_number(stream.part()) for _ in range(40)]
-        skipped = next(one for one in server.get("/api/clients").json if one["id"] == 11)["skipped"]
-        held = metric(server, "client_frames_total") - 40
-    print(f"{skipped} of {numbers[-1] - numbers[0] + 1} skipped by who reads; {held:g} frames sent to who does not")
-    assert skipped <= (numbers[-1] - numbers[0]) / 2
+        stream.part()
+        encoded = metric(server, "encode_seconds_count")
+        for _ in range(40):
+            shows_its_number(stream.part())
+        encoded = metric(server, "encode_seconds_count") - encoded
+        held = metric(server, "client_frames_total") - 41
+    print(f"40 of {encoded:g} frames encoded came to who reads; {held:g} were sent to who does not")
+    assert encoded < 60
     assert held < 10 * 25
 
 
@@ -478,13 +483,14 @@ def test_a_websocket_sends_no_more_than_is_answered(server: Address, filming: Fi
             assert read_counter(part.image) == number
         with pytest.raises(TimeoutError):
             socket.recv(0.5)
-        stood_at = filming.published
+        third = number
+        wait_until(lambda: filming.published > third + 5)
         socket.send("1")
         number, part = websocket_frame(socket)
-        assert number >= stood_at - 5, "a new one, not the first of those published meanwhile"
+        assert number > third + 1, "a new one, not the first of those published meanwhile"
         with pytest.raises(TimeoutError):
             socket.recv(0.3)
-        filming.paused = True
+        filming.pause()
         with suppress(TimeoutError):
             while True:  # until there is nothing new
                 socket.send("1")
@@ -552,26 +558,12 @@ def clients_of_every_kind(server: Address, name: str, stack: ExitStack) -> None:
     wait_until(lambda: len(server.get("/api/clients").json) == 4)
 
 
-def quickest_stop(start: Callable[[], Any], name: str, number: int = signal.SIGTERM) -> float:
-    """Seconds from the signal to the end, with clients of every kind; the best of three on a busy machine."""
-    times = []
-    for _ in range(3):
-        with start() as running, ExitStack() as stack:
-            clients_of_every_kind(running.address, name, stack)
-            code, took = running.signal(number)
-            assert code == 0
-        assert "ERROR" not in running.log, running.log
-        times.append(took)
-        if took < 1:
-            break
-    print(f"seconds to stop: {', '.join(f'{took:.2f}' for took in times)}")
-    return min(times)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_takes_less_than_a_second_with_clients_connected(segment_name: str, number: int) -> None:
-    with Filming(segment_name, LARGE, fps=20):
-        assert quickest_stop(lambda: ServeProcess(segment_name), segment_name, number) < 1
+def test_a_stop_does_not_wait_for_its_clients(segment_name: str, number: int) -> None:
+    with Filming(segment_name, LARGE, fps=20), ServeProcess(segment_name) as running, ExitStack() as stack:
+        clients_of_every_kind(running.address, segment_name, stack)
+        assert running.signal(number) == 0
+    assert "ERROR" not in running.log, running.log
 
 
 def test_a_port_that_is_taken_is_an_error_in_one_line(segment_name: str) -> None:
@@ -618,7 +610,7 @@ app = FastAPI()
 app.mount("/video", create_app([sys.argv[1]]))
 listener = socket.create_server(("127.0.0.1", 0))
 print(f"at http://127.0.0.1:{listener.getsockname()[1]}/", flush=True)
-uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=20)).run(sockets=[listener])
+uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=600)).run(sockets=[listener])
 """
 
 
@@ -634,11 +626,8 @@ def test_streams_of_a_mounted_application_end_when_the_server_around_it_is_stopp
         wait_until(lambda: server_answers(server))
         with server.stream(f"/video/stream/{segment_name}.mjpg") as stream:
             stream.part()
-            begun = time.monotonic()
             process.terminate()
-            process.wait(30)
-            took = time.monotonic() - begun
-        assert took < 10, "it waited for its streams"
+            process.wait(60)
 
 
 def server_answers(server: Address) -> bool:

@@ -34,7 +34,7 @@ def signal_again_and_again(process: subprocess.Popen[str] | subprocess.Popen[byt
     sent = 0
     first = time.monotonic()
     # The process counts from when it receives the first, which is later.
-    while process.poll() is None and time.monotonic() - first < SAME_STOP_SEC - 0.1:
+    while process.poll() is None and time.monotonic() - first < SAME_STOP_SEC - 0.4:
         for number in numbers:
             process.send_signal(number)
             sent += 1
