@@ -24,6 +24,9 @@ ASSUMED_FPS: Final = 25.0
 FIRST_TRIES: Final = 10
 """How many files may be no images before one that is."""
 
+_SCAN: Final = b"\xda"
+_END_OF_IMAGE: Final = b"\xff\xd9"
+
 
 class ImageSequence:
     """Images that are listed when it is opened, and decoded one by one.
@@ -91,8 +94,21 @@ def _decode(file: Path) -> Image | None:
     """Read an image upright, of any depth, without its alpha channel; None if it is none, or gone."""
     # By OpenCV's own reading of files, names that are not UTF-8 crash the process.
     with contextlib.suppress(OSError, cv2.error):
-        return cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+        content = np.fromfile(file, np.uint8)
+        if not _is_cut_off_jpeg(content.tobytes()):
+            return cv2.imdecode(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     return None
+
+
+def _is_cut_off_jpeg(content: bytes) -> bool:
+    """Whether a JPEG ends before its end marker. OpenCV before 4.11 shows what there is of one."""
+    position = 2
+    while content.startswith(b"\xff\xd8") and content[position : position + 1] == b"\xff":
+        if content[position + 1 : position + 2] == _SCAN:
+            # Within a scan no marker but this one begins so.
+            return _END_OF_IMAGE not in content[position:]
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return False
 
 
 # Which files.

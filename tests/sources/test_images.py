@@ -209,6 +209,23 @@ def test_images_that_cannot_be_read_are_left_out(tmp_path: Path) -> None:
     assert shades(read_all(source)) == [2, 3, 5, 6, 8]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tiff", "webp"])
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.1])
+def test_a_file_that_is_cut_off_is_left_out(tmp_path: Path, suffix: str, share: float) -> None:
+    texture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8), (9, 9), 0)
+    for number in 1, 2:
+        cv2.imwrite(str(tmp_path / f"{number}.{suffix}"), texture)
+    whole = (tmp_path / f"1.{suffix}").read_bytes()
+    (tmp_path / f"1.{suffix}").write_bytes(whole[: int(len(whole) * share)])
+    # What cameras add behind the end does no harm, and a preview in the header does not count as one.
+    (tmp_path / f"2.{suffix}").write_bytes(whole + b"SEFH\xff\xda\0")
+    source = open_images(tmp_path / f"%d.{suffix}")
+    assert source.grab()
+    assert source.retrieve(None) is None
+    assert source.grab()
+    assert source.retrieve(None) is not None
+
+
 def test_a_sequence_is_published_and_begins_again_with_the_files_there_are_then(name: str, tmp_path: Path) -> None:
     pattern = make_images(tmp_path / "images", range(3, 6))
     settings = settings_for(name, pattern, playback_fps=0)

@@ -18,6 +18,7 @@ from billiards_shm.sources.demo.table import read_counter
 from billiards_shm.sources.open import open_source
 
 FRAMES = 5
+ENGINES = ["av", "ffmpeg"]
 LATIN = os.fsdecode(b"l\xe9.avi")
 NAMES = [
     "123",
@@ -78,10 +79,11 @@ def counters(device_id: str, **camera: object) -> list[int]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("absolute", [False, True])
-def test_a_file_is_opened_whatever_it_is_called(here: Path, clip: Path, name: str, absolute: bool) -> None:
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_file_is_opened_whatever_it_is_called(here: Path, clip: Path, name: str, backend: str) -> None:
     copy_as(clip, name)
-    assert counters(f"{here}/{name}" if absolute else name) == list(range(1, FRAMES + 1))
+    for path in name, f"{here}/{name}":
+        assert counters(path, backend=backend) == list(range(1, FRAMES + 1))
 
 
 @pytest.mark.parametrize("name", ["x%d.png", "cam%02d_7.png", os.fsdecode(b"l\xe9.png"), "a:b.png", "12.png"])
@@ -158,15 +160,17 @@ def connected(request: pytest.FixtureRequest, clip: Path) -> Iterator[int]:
     assert writer.wait(10) == 0
 
 
-def test_what_is_connected_gives_every_frame_once(connected: int) -> None:
-    assert counters(f"/dev/fd/{connected}") == list(range(1, FRAMES + 1))
+@pytest.mark.parametrize("backend", ENGINES)
+def test_what_is_connected_gives_every_frame_once(connected: int, backend: str) -> None:
+    assert counters(f"/dev/fd/{connected}", backend=backend) == list(range(1, FRAMES + 1))
 
 
-def test_a_named_pipe_waits_for_what_is_written_into_it(here: Path, clip: Path) -> None:
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_named_pipe_waits_for_what_is_written_into_it(here: Path, clip: Path, backend: str) -> None:
     os.mkfifo("fifo_%d.avi")
     writer = subprocess.Popen(["sh", "-c", f"sleep 0.3; exec cat {clip} > fifo_%d.avi"])
     try:
-        assert counters("fifo_%d.avi", hardware_acceleration="any") == list(range(1, FRAMES + 1))
+        assert counters("fifo_%d.avi", backend=backend, hardware_acceleration="any") == list(range(1, FRAMES + 1))
     finally:
         assert writer.wait(10) == 0
 
@@ -207,13 +211,14 @@ def test_a_pipe_that_brings_no_video_is_an_error_that_says_so(clip: Path, what: 
     assert "unreadable: what came is no video" in done.stderr
 
 
-def test_a_file_without_frames_for_a_while_is_not_at_its_end(here: Path, clip: Path) -> None:
+@pytest.mark.parametrize("backend", ENGINES)
+def test_a_pipe_that_brings_nothing_for_a_while_is_not_at_its_end(here: Path, clip: Path, backend: str) -> None:
     os.mkfifo("fifo.avi")
     size = clip.stat().st_size
     script = f"(head -c {size // 2} {clip}; sleep 1; tail -c +{size // 2 + 1} {clip}) > fifo.avi"
     writer = subprocess.Popen(["bash", "-c", script])
     try:
-        timeouts = {"open_timeout_sec": 0.2, "read_timeout_sec": 0.2}
+        timeouts = {"backend": backend, "open_timeout_sec": 0.2, "read_timeout_sec": 0.2}
         assert counters("fifo.avi", **timeouts) == list(range(1, FRAMES + 1))
     finally:
         assert writer.wait(10) == 0
