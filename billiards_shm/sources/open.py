@@ -1,6 +1,7 @@
 """Opening a source: which engine reads what the configuration names."""
 
 import importlib.util
+import logging
 import math
 import os
 
@@ -11,6 +12,8 @@ from billiards_shm.sources.protocol import FrameSource
 
 __all__ = ["open_source"]
 
+_log = logging.getLogger(__name__)
+
 
 def open_source(camera: CameraConfig) -> FrameSource:
     """Open what the configuration names.
@@ -20,11 +23,14 @@ def open_source(camera: CameraConfig) -> FrameSource:
     CameraError
         If that is not possible, OpenCV missing included.
     """
-    kind = SourceAddress.parse(camera.device_id).kind
+    address = SourceAddress.parse(camera.device_id)
+    kind = address.kind
     if kind is SourceKind.DEMO:
         from billiards_shm.sources.demo.table import DemoTable
 
         return DemoTable(*camera.resolution, camera.fps)
+    if kind is SourceKind.PIPE:
+        _log.info("%s is a pipe: it waits for what another program writes into it, and is read once", address)
     if camera.backend == "av" or (camera.backend == "auto" and _for_av(kind, camera)):
         return _open_with_av(camera)
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -104,6 +104,20 @@ def test_what_exists_is_a_file_whatever_it_is_called(here: Path, name: str) -> N
     Path(name).touch()
     assert SourceAddress.parse(name) == SourceAddress(SourceKind.FILE, name)
     assert SourceAddress.parse(str(here / name)) == SourceAddress(SourceKind.FILE, str(here / name))
+
+
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(min_size=1, max_size=30).filter(lambda name: not {0, ord("/")} & {*name} and name.strip(b".")))
+def test_any_name_that_a_file_can_have_is_that_file(here: Path, name: bytes) -> None:
+    path = Path(os.fsdecode(name))
+    path.touch()
+    try:
+        address = SourceAddress.parse(str(path))
+        assert address.kind in ((SourceKind.DEMO,) if name == b"demo" else (SourceKind.FILE, SourceKind.IMAGES))
+        assert address.place == str(path)
+        str(address).encode()
+    finally:
+        path.unlink()
 
 
 @pytest.mark.parametrize("folder", ["rec%d", "rtsp:", "a ! b", "0"])
