@@ -277,9 +277,9 @@ class CaptureLoop:
 
     def _frame_published(self) -> None:
         self._on_progress()
-        if self._status.state == SourceState.STREAMING:
+        if self._status.state is SourceState.STREAMING:
             return
-        if self._status.state == SourceState.RECONNECTING:
+        if self._status.state is SourceState.RECONNECTING:
             self.statistics.reconnects += 1
             _log.info("%s is back", self._address)
         self._status.set_state(SourceState.STREAMING)

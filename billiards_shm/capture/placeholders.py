@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from billiards_shm import SourceState
 from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.stats import CaptureStatistics
 from billiards_shm.config.address import SourceAddress
@@ -38,7 +39,7 @@ class PlaceholderPublisher:
         self._address = address
         self._draw = draw
 
-    def __call__(self, state: str, reason: str) -> None:
+    def __call__(self, state: SourceState, reason: str) -> None:
         """Publish one, unless no frame has told the size yet; may be called from another thread."""
         if self._publisher.shape:
             image = np.empty(self._publisher.shape, np.uint8)

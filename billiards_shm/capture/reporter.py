@@ -153,7 +153,7 @@ class CaptureReporter:
         details, rate = self._details, self._statistics.capture_rate.rate(now_ns)
         if self._warned_of_slow_camera or details is None or details.requested is None:
             return
-        if self._status.state == SourceState.STREAMING and 0 < rate < SLOW_SHARE * details.fps:
+        if self._status.state is SourceState.STREAMING and 0 < rate < SLOW_SHARE * details.fps:
             self._warned_of_slow_camera = True
             _log.warning(
                 "%s gives %.1f fps, though its driver says %g: too little light, or a format that takes too long to "

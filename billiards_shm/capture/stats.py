@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from billiards_shm import SourceState
 from billiards_shm.sources.protocol import VideoFormat
 
 __all__ = ["CaptureStatistics", "RateWindow", "StatisticsSnapshot", "percentile"]
@@ -48,7 +49,7 @@ class StatisticsSnapshot:
     width: int
     height: int
     backed_bytes: int
-    state: str
+    state: SourceState
     reason: str
     frames_unreadable: int = 0
     """Frames that the source gave and that could not be decoded."""
@@ -69,7 +70,7 @@ class StatisticsSnapshot:
         if self.age_p99_ms or self.frames_stale:
             live = f", age_p50={self.age_p50_ms:.1f}ms, age_p99={self.age_p99_ms:.1f}ms, stale={self.frames_stale}"
         unreadable = f", unreadable={self.frames_unreadable}" if self.frames_unreadable else ""
-        state = "" if self.state == "streaming" else f", state={self.state} ({self.reason})"
+        state = "" if self.state is SourceState.STREAMING else f", state={self.state} ({self.reason})"
         age = "none" if self.frame_age_s is None else f"{self.frame_age_s:.3f}s"
         return (
             f"Stats: uptime={self.uptime_s:.1f}s, frames_captured={self.frames_captured}, "

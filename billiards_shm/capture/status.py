@@ -7,10 +7,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
+from billiards_shm import SourceState
 from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.stats import CaptureStatistics
 from billiards_shm.errors import BilliardsShmError
 from billiards_shm.sources.protocol import Reason
+from billiards_shm.statistics import REPORTED
 
 __all__ = ["SourceStatus"]
 
@@ -41,9 +43,9 @@ class SourceStatus:
         self,
         publisher: Publisher,
         statistics: CaptureStatistics,
-        placeholder: Callable[[str, str], None] | None = None,
+        placeholder: Callable[[SourceState, str], None] | None = None,
     ) -> None:
-        self.state = "opening"
+        self.state = SourceState.OPENING
         self.reason = ""
         self.backend = ""
         self._publisher = publisher
@@ -71,9 +73,9 @@ class SourceStatus:
     @property
     def stalls(self) -> int:
         """Stalls so far, with the one that is just going on."""
-        return self._statistics.stalls + (self.state == "stalled" and self._grab_started_ns is not None)
+        return self._statistics.stalls + (self.state is SourceState.STALLED and self._grab_started_ns is not None)
 
-    def set_state(self, state: str, reason: str = "") -> None:
+    def set_state(self, state: SourceState, reason: str = "") -> None:
         """Set the state of the source, and tell readers."""
         with self._lock:
             if (state, reason) != (self.state, self.reason):
@@ -103,11 +105,7 @@ class SourceStatus:
             reason=self.reason,
             backend=self.backend,
             fps=counts.capture_rate.rate(now_ns),
-            captured=counts.captured,
-            unreadable=counts.unreadable,
-            reconnects=counts.reconnects,
-            stalls=self.stalls,
-            loops=counts.loops,
+            **{name: getattr(counts, name) for name in REPORTED} | {"stalls": self.stalls},
         )
 
     # In the thread.
@@ -123,12 +121,12 @@ class SourceStatus:
         with self._lock:
             began_ns = self._grab_started_ns
             silent_ns = 0 if began_ns is None else now_ns - began_ns
-            if self.state == "streaming" and silent_ns > self._statistics.stall_after_ns:
-                self.state = "stalled"
+            if self.state is SourceState.STREAMING and silent_ns > self._statistics.stall_after_ns:
+                self.state = SourceState.STALLED
                 self.reason = Reason.TIMEOUT.because(f"no frame for more than {silent_ns / _NS_PER_SEC:.1f} s")
                 self.next_report_ns = self._next_placeholder_ns = 0
                 _log.warning("The source has stalled: %s", self.reason)
-            away = self.state in ("stalled", "reconnecting")
+            away = self.state in (SourceState.STALLED, SourceState.RECONNECTING)
             state, reason = self.state, self.reason
             # The loop reports by itself as long as it goes round.
             if away and now_ns >= self.next_report_ns:

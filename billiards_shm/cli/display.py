@@ -14,6 +14,7 @@ from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
 from billiards_shm.monitor.health import HealthState, evaluate_health
 from billiards_shm.monitor.rates import latency_bound
 from billiards_shm.statistics import STATISTICS, Statistic
+from billiards_shm.supervise.state import SupervisedState
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -36,11 +37,15 @@ __all__ = [
 
 Rows = list[tuple[str, str]]
 
-_COLOURS = {
-    **dict.fromkeys(("live", "streaming"), "green"),
-    **dict.fromkeys(("closed", "opening", "stalled", "reconnecting", "ended", "starting", "waiting"), "yellow"),
-    **dict.fromkeys(("dead", "detached", "hung", "failed"), "red"),
+_STATES_BY_COLOUR: dict[str, tuple[SegmentStatus | SourceState | SupervisedState, ...]] = {
+    "green": (SegmentStatus.LIVE, SourceState.STREAMING),
+    "yellow": (
+        *(SegmentStatus.CLOSED, SupervisedState.STARTING, SupervisedState.WAITING),
+        *(SourceState.OPENING, SourceState.STALLED, SourceState.RECONNECTING, SourceState.ENDED),
+    ),
+    "red": (SegmentStatus.DEAD, SegmentStatus.DETACHED, SupervisedState.HUNG, SupervisedState.FAILED),
 }
+_COLOURS = {str(state): colour for colour, states in _STATES_BY_COLOUR.items() for state in states}
 
 
 # Figures.

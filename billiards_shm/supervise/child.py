@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Any, Final
 
+from billiards_shm import SourceState
 from billiards_shm.capture.observers import TakeSnapshot
 from billiards_shm.capture.process import run_capture
 from billiards_shm.config.model import Settings
@@ -82,7 +83,7 @@ class SupervisorLink:
         if now >= self._next_message_ns and self._snapshot is not None:
             snapshot = self._snapshot()
             # Other states are sent at once.
-            self._next_message_ns = now + (MESSAGE_INTERVAL_NS if snapshot.state == "streaming" else 0)
+            self._next_message_ns = now + (MESSAGE_INTERVAL_NS if snapshot.state is SourceState.STREAMING else 0)
             self._send(kind="progress", **{name: getattr(snapshot, name) for name in _PROGRESS_FIELDS})
 
     def stopping(self) -> None:

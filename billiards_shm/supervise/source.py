@@ -4,18 +4,18 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
-from billiards_shm import BilliardsShmError, inspect_segment, remove_stale_segments
+from billiards_shm import BilliardsShmError, SourceState, inspect_segment, remove_stale_segments
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.model import Settings, SourceConfig
 from billiards_shm.monitor.health import living_writer
 from billiards_shm.service.exit_codes import EXIT_OK, EXIT_SHARED_MEMORY, EXIT_USAGE
 from billiards_shm.supervise.child_process import ChildProcess, describe_end
 from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, WINDOW_SEC, RestartPolicy
+from billiards_shm.supervise.state import SupervisedState
 
-__all__ = ["SourceReport", "SupervisedSource", "SupervisedState"]
+__all__ = ["SourceReport", "SupervisedSource"]
 
 STARTUP_SEC: Final = 30.0
 """How long a new process may take to its first message, besides the hang timeout: a loaded machine imports slowly."""
@@ -27,24 +27,6 @@ KILL_GRACE_SEC: Final = 5.0
 """How long the kernel may take to end a process that was killed."""
 
 _log = logging.getLogger(__name__)
-
-
-class SupervisedState(StrEnum):
-    """What one supervised source does."""
-
-    STARTING = "starting"
-    STREAMING = "streaming"
-    RECONNECTING = "reconnecting"
-    HUNG = "hung"
-    """Its process is being ended, to be restarted."""
-    WAITING = "waiting"
-    """For its next start."""
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    """A file without loop came to its end, or there were enough frames."""
-    FAILED = "failed"
-    """For good: a restart would fail again."""
 
 
 _OVER: Final = (SupervisedState.STOPPED, SupervisedState.FINISHED, SupervisedState.FAILED)
@@ -260,12 +242,12 @@ class SupervisedSource:
         self._message_at, self._published = child.message_at, None
         self.deadline = child.message_at + self._hang_timeout
         if child.progress:
-            self._source_state_changed(child.progress["state"], child.progress["reason"])
+            self._source_state_changed(SourceState(child.progress["state"]), child.progress["reason"])
 
-    def _source_state_changed(self, state: str, reason: str) -> None:
-        if state == "opening":
+    def _source_state_changed(self, state: SourceState, reason: str) -> None:
+        if state is SourceState.OPENING:
             return
-        if state != "streaming":
+        if state is not SourceState.STREAMING:
             self.state, self.reason = SupervisedState.RECONNECTING, reason
             return
         if self.state is not SupervisedState.STREAMING:

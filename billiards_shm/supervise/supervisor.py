@@ -16,7 +16,8 @@ from billiards_shm.errors import ConfigurationError
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, EXIT_SOME_FAILED
 from billiards_shm.service.signals import StopSignals
 from billiards_shm.service.systemd import ServiceNotifier
-from billiards_shm.supervise.source import SourceReport, SupervisedSource, SupervisedState
+from billiards_shm.supervise.source import SourceReport, SupervisedSource
+from billiards_shm.supervise.state import SupervisedState
 
 __all__ = ["Supervisor", "check_sources", "summary"]
 

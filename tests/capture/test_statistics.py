@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billiards_shm import SourceState
 from billiards_shm.capture.pace import Backoff, Pace
 from billiards_shm.capture.stats import (
     LATENCY_WINDOW_FRAMES,
@@ -122,7 +123,7 @@ SNAPSHOT = StatisticsSnapshot(
     width=3840,
     height=2160,
     backed_bytes=74_800_000,
-    state="streaming",
+    state=SourceState.STREAMING,
     reason="",
 )
 
