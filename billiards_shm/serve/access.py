@@ -156,7 +156,7 @@ class Guard:
             return JSONResponse({"detail": "pages of other sites may not connect"}, 403)
         if path == "/login" or path.startswith("/static/") or self._access.allows(headers):
             return None
-        if path in ("", "/") and scope.get("method") == "GET":
+        if path in ("", "/") and scope.get("method") in ("GET", "HEAD"):
             return RedirectResponse("login", 303)
         wanted = "the token is missing or wrong: send 'Authorization: Bearer TOKEN', or log in at /login"
         return JSONResponse({"detail": wanted}, 401, {"WWW-Authenticate": "Bearer"})

@@ -2,33 +2,31 @@
 
 import asyncio
 import hashlib
-import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from html import escape
 from importlib.resources import files
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from fastapi import FastAPI, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
-from billiards_shm import BilliardsShmError, SegmentNotFoundError, SharedMemoryFrameReader, inspect_segment
-from billiards_shm.images import encode_image, encode_preview
+from billiards_shm import BilliardsShmError, inspect_segment
 from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
 from billiards_shm.serve.access import Access, Guard
 from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat, capture_wall_ns
+from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat
 from billiards_shm.serve.metrics import ServerMetrics
+from billiards_shm.serve.snapshot import take_snapshot
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 from billiards_shm.statistics import STATISTICS
 
 __all__ = ["create_app"]
-
-_log = logging.getLogger(__name__)
 
 _WAITING_SNAPSHOTS: Final = 8
 _ASSETS: Final = {
@@ -48,6 +46,29 @@ Quality = Annotated[int, Query(ge=1, le=95, description="JPEG quality")]
 Width = Annotated[int | None, Query(ge=16, le=7680, description="Wider frames are scaled down to this many pixels")]
 Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
 Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
+
+
+_MEANINGS: Final = {
+    304: "The client has this frame",
+    404: "No segment of this name is shown",
+    415: "The frame cannot be made into an image",
+    503: "There is no frame, or there are too many clients; `detail` says which",
+}
+
+
+def _answers(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer besides 200 and 422, for the description of the interface."""
+    return {code: {"description": _MEANINGS[code]} for code in codes}
+
+
+class _Route(APIRoute):
+    """Answers HEAD where it answers GET. The description of the interface has GET alone."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
+            await self.app(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)
 
 
 def create_app(
@@ -95,6 +116,7 @@ def create_app(
         docs_url=None,  # these load scripts from elsewhere
         redoc_url=None,
     )
+    app.router.route_class = _Route
     access = Access(token)
     app.add_middleware(Guard, access=access, hosts=allowed_hosts)
     owners = None if trusted_owners is None else tuple(trusted_owners)
@@ -217,7 +239,11 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
             body["reason"] = "there is no segment"
         return JSONResponse(body, 200 if ready else 503)
 
-    @app.get("/health/{name:path}", tags=["health"], responses={503: {"description": "Unhealthy; `reason` says why"}})
+    @app.get(
+        "/health/{name:path}",
+        tags=["health"],
+        responses=_answers(404) | {503: {"description": "Unhealthy; `reason` says why"}},
+    )
     async def health(name: Name) -> Response:
         """Answer 200 if one segment is healthy: its writer lives, and its newest captured frame is new."""
         await server.require_watched(name)
@@ -249,7 +275,7 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
         """List the watched segments with their health and statistics."""
         return await server.describe_segments()
 
-    @app.get("/api/segments/{name:path}", tags=["statistics"])
+    @app.get("/api/segments/{name:path}", tags=["statistics"], responses=_answers(404))
     async def segment(name: Name) -> dict[str, Any]:
         """Return everything about one segment; `segment` is what ``billiards-shm inspect --json`` shows."""
         await server.require_watched(name)
@@ -262,7 +288,7 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
             full = None
         return described[name] | {"segment": full}
 
-    @app.get("/api/events", tags=["statistics"])
+    @app.get("/api/events", tags=["statistics"], responses=_answers(503))
     async def events(interval: Interval = 1.0) -> Response:
         """Send what ``/api/segments`` returns once per interval, as server-sent events named `segments`."""
         return EventStream(server.describe_segments, interval, server.clients)
@@ -274,8 +300,7 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
 
 
 def _add_images(app: FastAPI, server: _AppState) -> None:
-    @app.head("/stream/{name:path}.mjpg", include_in_schema=False)
-    @app.get("/stream/{name:path}.mjpg", tags=["images"])
+    @app.get("/stream/{name:path}.mjpg", tags=["images"], responses=_answers(404, 415, 503))
     async def mjpeg(name: Name, fps: Fps = None, quality: Quality = DEFAULT_QUALITY, width: Width = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
         return MjpegStream(await server.feed(name), PreviewFormat(width, quality), fps, server.clients)
@@ -297,53 +322,27 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
             return
         await send_over_websocket(socket, feed, PreviewFormat(width, quality), fps, window, server.clients)
 
-    @app.get("/snapshot/{name:path}.{extension}", tags=["images"])
+    @app.get("/snapshot/{name:path}.{extension}", tags=["images"], responses=_answers(304, 404, 415, 503))
     async def snapshot(
         name: Name,
         extension: Literal["jpg", "png"],
         quality: Annotated[int, Query(ge=1, le=100)] = 90,
         width: Width = None,
+        if_none_match: Annotated[str, Header(description="ETags of snapshots that you have")] = "",
     ) -> Response:
         """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
         await server.require_watched(name)
-        answer = await server.in_snapshot_thread(partial(_snapshot, name, extension, quality, width, server.owners))
+        answer = await server.in_snapshot_thread(
+            partial(
+                take_snapshot,
+                name,
+                extension,
+                quality=quality,
+                width=width,
+                if_none_match=if_none_match,
+                owners=server.owners,
+            )
+        )
         if isinstance(answer, HTTPException):
             raise answer
         return answer
-
-
-def _snapshot(
-    name: str, extension: str, quality: int, width: int | None, owners: tuple[int | str, ...] | None
-) -> Response | HTTPException:
-    """Read and encode the newest frame. Errors are returned: a traceback would hold the frame."""
-    if extension == "png" and width is not None:
-        return HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
-    with SharedMemoryFrameReader(name, trusted_owners=owners) as reader:
-        try:
-            frame, metadata = reader.latest_frame()
-            age = reader.last_frame_age
-        except SegmentNotFoundError:
-            frame = metadata = None
-        except BilliardsShmError as error:
-            return HTTPException(503, str(error))
-        if frame is None or metadata is None:
-            return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
-        try:
-            if extension == "jpg":
-                image = encode_preview(frame, metadata.pixel_format, width, quality)
-            else:
-                image = encode_image(frame, metadata.pixel_format, ".png")
-        except ValueError as error:
-            return HTTPException(415, str(error))
-        except Exception:
-            _log.exception("A snapshot of %s could not be encoded", name)
-            return HTTPException(500, "the frame could not be encoded; the server's log says why")
-    captured = datetime.fromtimestamp(capture_wall_ns(metadata) / 1e9, UTC)
-    headers = {
-        "Cache-Control": "no-store",
-        "X-Frame-Sequence": str(metadata.sequence),
-        "X-Frame-Capture-Time": captured.isoformat(timespec="microseconds"),
-        "X-Frame-Age": f"{age or 0:.6f}",
-        "X-Frame-Online": "true" if metadata.online else "false",
-    }
-    return Response(image, media_type="image/png" if extension == "png" else "image/jpeg", headers=headers)

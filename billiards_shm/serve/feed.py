@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 import numpy.typing as npt
@@ -15,7 +16,16 @@ import numpy.typing as npt
 from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameReader
 from billiards_shm.images import encode_preview
 
-__all__ = ["BOUNDARY", "DEFAULT_QUALITY", "PAGE_WIDTHS", "EncodedFrame", "Feed", "PreviewFormat", "capture_wall_ns"]
+__all__ = [
+    "BOUNDARY",
+    "DEFAULT_QUALITY",
+    "PAGE_WIDTHS",
+    "EncodedFrame",
+    "Feed",
+    "PreviewFormat",
+    "capture_time_text",
+    "capture_wall_ns",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +83,7 @@ BOUNDARY: Final = b"billiards-shm-frame"
 def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> EncodedFrame:
     header = (
         f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame-Sequence: {metadata.sequence}\r\n"
-        f"X-Frame-Capture-Time: {capture_wall_ns(metadata) / 1e9:.6f}\r\n\r\n"
+        f"X-Frame-Capture-Time: {capture_time_text(metadata)}\r\n\r\n"
     )
     part = b"".join((header.encode(), jpeg, b"\r\n--", BOUNDARY, b"\r\n"))
     return EncodedFrame(serial, missed, metadata, jpeg, part)
@@ -82,6 +92,11 @@ def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> 
 def capture_wall_ns(metadata: FrameMetadata) -> int:
     """When a frame was captured, by the wall clock; metadata have that of its publication."""
     return metadata.wall_time_ns - max(0, metadata.publish_time_ns - metadata.capture_time_ns)
+
+
+def capture_time_text(metadata: FrameMetadata) -> str:
+    """When a frame was captured, as ISO 8601 has it, in UTC."""
+    return datetime.fromtimestamp(capture_wall_ns(metadata) / 1e9, UTC).isoformat(timespec="microseconds")
 
 
 class _Held(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,41 @@ def test_a_png_snapshot_is_the_frame_to_the_last_bit(segment_name: str, writer: 
     assert np.array_equal(answer.image, frame)
     assert answer.headers["x-frame-sequence"] == "2"
     assert float(answer.headers["x-frame-age"]) >= 2
-    captured = np.datetime64(answer.headers["x-frame-capture-time"].removesuffix("+00:00")).astype(float) / 1e6
+    captured = datetime.fromisoformat(answer.headers["x-frame-capture-time"]).timestamp()
     assert before - 2.1 < captured < time.time() - 1.9
+
+
+def test_a_snapshot_that_the_client_has_is_not_sent_again(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    path = f"/snapshot/{segment_name}.jpg"
+    with served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1))
+        tag = server.get(path).headers["etag"]
+        for known in (tag, f'"another", W/{tag}', "*"):
+            answer = server.get(path, If_None_Match=known)
+            assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", tag), known
+            assert answer.headers["x-frame-sequence"] == "1"
+        assert server.get(path, If_None_Match='"another"').status == 200
+        writer.write_frame(picture(2))
+        new = server.get(path, If_None_Match=tag)
+        assert (new.status, new.headers["x-frame-sequence"]) == (200, "2")
+        assert new.headers["etag"] != tag
+
+
+def test_head_is_get_without_a_body(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name], max_frame_age=600)) as server:
+        for path in ("/", "/login", "/static/page.js", "/healthz", "/readyz", f"/health/{segment_name}", "/metrics",
+                     "/api/segments", f"/api/segments/{segment_name}", "/api/clients", "/api/events", "/openapi.json",
+                     f"/snapshot/{segment_name}.jpg", f"/snapshot/{segment_name}.png", f"/stream/{segment_name}.mjpg",
+                     "/health/unknown", f"/snapshot/{segment_name}.gif"):  # fmt: skip
+            head = server.request("HEAD", path)
+            assert head.body == b"", path
+            if not path.startswith(("/api/events", "/stream")):
+                full = server.get(path)
+                assert (head.status, head.headers["content-type"]) == (full.status, full.headers["content-type"]), path
+        assert server.request("HEAD", "/api/events").headers["content-type"].startswith("text/event-stream")
+        assert server.get("/api/clients").json == []
+        assert server.request("DELETE", "/healthz").status == 405
 
 
 def test_a_jpeg_snapshot_can_be_made_smaller_but_not_larger(segment_name: str) -> None:
@@ -445,6 +479,11 @@ def test_everything_public_is_in_the_openapi_description() -> None:
     }  # fmt: skip
     json.dumps(description)
     assert all("summary" in method for path in description["paths"].values() for method in path.values())
+    for path, found in description["paths"].items():
+        assert set(found) == {"get"}
+        answers = set(found["get"]["responses"])
+        assert "{name}" not in path or "404" in answers, path
+        assert not path.startswith(("/snapshot", "/stream", "/health/", "/readyz")) or "503" in answers, path
 
 
 # Metrics.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def shows_its_number(part: Answer) -> int:
     """The number of a part, which its header and its picture are to agree about."""
     number = int(part.headers["x-frame-sequence"])
     assert read_counter(part.image) == number
+    assert datetime.fromisoformat(part.headers["x-frame-capture-time"]).tzinfo is UTC
     return number
 
 

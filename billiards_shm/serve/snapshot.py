@@ -1,0 +1,96 @@
+"""The newest frame of a segment as one image."""
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from fastapi import HTTPException, Response
+
+from billiards_shm import BilliardsShmError, FrameMetadata, SegmentNotFoundError, SharedMemoryFrameReader
+from billiards_shm.images import encode_image, encode_preview
+from billiards_shm.serve.feed import capture_time_text
+
+__all__ = ["SNAPSHOT_HEADERS", "take_snapshot"]
+
+_log = logging.getLogger(__name__)
+
+SNAPSHOT_HEADERS: Final = ("ETag", "X-Frame-Age", "X-Frame-Capture-Time", "X-Frame-Online", "X-Frame-Sequence")
+"""What an answer says of its frame."""
+
+_MEDIA_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png"}
+
+
+def take_snapshot(
+    name: str,
+    extension: str,
+    *,
+    quality: int,
+    width: int | None,
+    if_none_match: str,
+    owners: Iterable[int | str] | None,
+) -> Response | HTTPException:
+    """Read the newest frame and encode it.
+
+    Errors are returned, not raised: a traceback would hold the frame for as long as anything holds the error.
+
+    Parameters
+    ----------
+    name : str
+        The segment.
+    extension : str
+        jpg or png.
+    quality : int
+        Of a JPEG, 1 to 100.
+    width : int or None
+        Of a JPEG, at most.
+    if_none_match : str
+        The request's header: tags of snapshots that the client has.
+    owners : iterable or None
+        As for a reader.
+
+    Returns
+    -------
+    fastapi.Response or fastapi.HTTPException
+    """
+    if extension == "png" and width is not None:
+        return HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
+    with SharedMemoryFrameReader(name, trusted_owners=owners) as reader:
+        try:
+            frame, metadata = reader.latest_frame()
+            age = reader.last_frame_age
+        except SegmentNotFoundError:
+            frame = metadata = None
+        except BilliardsShmError as error:
+            return HTTPException(503, str(error))
+        if frame is None or metadata is None:
+            return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
+        headers = _headers(metadata, age)
+        if _is_known(headers["ETag"], if_none_match):
+            return Response(status_code=304, headers=headers)
+        try:
+            if extension == "jpg":
+                image = encode_preview(frame, metadata.pixel_format, width, quality)
+            else:
+                image = encode_image(frame, metadata.pixel_format, ".png")
+        except ValueError as error:
+            return HTTPException(415, str(error))
+        except Exception:
+            _log.exception("A snapshot of %s could not be encoded", name)
+            return HTTPException(500, "the frame could not be encoded; the server's log says why")
+    return Response(image, media_type=_MEDIA_TYPES[extension], headers=headers)
+
+
+def _headers(metadata: FrameMetadata, age: float | None) -> dict[str, str]:
+    return {
+        "Cache-Control": "private, no-cache",  # may be kept, and is asked for again each time
+        "ETag": f'"{metadata.generation[:16]}-{metadata.sequence}"',
+        "X-Frame-Sequence": str(metadata.sequence),
+        "X-Frame-Capture-Time": capture_time_text(metadata),
+        "X-Frame-Age": f"{age or 0:.6f}",
+        "X-Frame-Online": "true" if metadata.online else "false",
+    }
+
+
+def _is_known(tag: str, if_none_match: str) -> bool:
+    known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+    return tag in known or "*" in known
