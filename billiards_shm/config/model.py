@@ -192,6 +192,12 @@ class ServeConfig(Section):
         description="Host names the server answers to, besides IP addresses and the machine's own name",
         json_schema_extra={"allowed": "host names with commas between"},
     )
+    allowed_origins: str = Field(
+        default="",
+        pattern=r"^(\*|https?://[^\s/,;]+(\s*,\s*https?://[^\s/,;]+)*)?$",
+        description="Sites whose pages may embed the pictures and the page",
+        json_schema_extra={"allowed": "origins (`https://HOST` or `https://HOST:PORT`) with commas between; `*`: all"},
+    )
 
 
 class Settings(Section):

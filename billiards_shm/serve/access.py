@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Access", "Guard"]
+__all__ = ["Access", "AllowedOrigins", "Guard"]
 
 COOKIE: Final = "billiards_shm"
 _COOKIE_SECONDS: Final = 30 * 24 * 3600
@@ -25,17 +26,54 @@ _LONGEST_FORM: Final = 4096
 # Pages load what this server gives and nothing else; blob: is a picture that came over the WebSocket.
 _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "form-action 'self'; base-uri 'none'; frame-ancestors "
 )
 _HEADERS: Final = {
-    "Content-Security-Policy": _CONTENT_POLICY,
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+
+
+_ORIGIN: Final = re.compile(r"https?://[^\s/?#,;'\"]+")
+
+
+class AllowedOrigins:
+    """Sites whose pages may show pictures from here.
+
+    Parameters
+    ----------
+    origins : iterable of str
+        Like ``https://shop.example`` or ``http://10.0.0.5:8123``; ``*`` is every site.
+
+    Raises
+    ------
+    ValueError
+        One of them is no origin.
+    """
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self.all = tuple(origin.strip().rstrip("/").lower() for origin in origins if origin.strip())
+        for origin in self.all:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write https://HOST, with :PORT if it has one, or *")
+
+    def __bool__(self) -> bool:
+        return bool(self.all)
+
+    def __contains__(self, origin: str) -> bool:
+        return "*" in self.all or origin.lower() in self.all
+
+    @property
+    def frame_ancestors(self) -> str:
+        """As the content policy has it."""
+        return " ".join(("'self'", *self.all)) if self.all else "'none'"
+
+    def embed(self, headers: Headers) -> bool:
+        """Whether a page of these sites asks. Requests for images have no `Origin`: the referrer tells the site."""
+        scheme, _, rest = headers.get("referer", "").partition("://")
+        return headers.get("origin", f"{scheme}://{rest.partition('/')[0]}") in self
 
 
 class Access:
@@ -115,11 +153,15 @@ class Guard:
         Names of this server that requests may be addressed to, besides addresses and `localhost`. Without a token a
         page of another site could otherwise have its own name lead here and read everything (DNS rebinding). None:
         any name.
+    origins : AllowedOrigins
     """
 
-    def __init__(self, app: ASGIApp, access: Access, hosts: Iterable[str] | None) -> None:
+    def __init__(self, app: ASGIApp, access: Access, hosts: Iterable[str] | None, origins: AllowedOrigins) -> None:
         self._app = app
         self._access = access
+        self._origins = origins
+        # Browsers that know frame-ancestors ignore X-Frame-Options, which cannot name sites.
+        self._headers = _HEADERS if origins else _HEADERS | {"X-Frame-Options": "DENY"}
         own = (socket.gethostname(), socket.gethostname() + ".local")
         self._hosts = None if hosts is None else {name.lower() for name in (*hosts, *own)}
 
@@ -132,8 +174,12 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
+                embedded = self._origins.embed(Headers(scope=scope))
+                headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if embedded else "same-origin")
+                if headers.get("content-type", "").startswith("text/html"):  # an image has none to be shown as usual
+                    headers["Content-Security-Policy"] = _CONTENT_POLICY + self._origins.frame_ancestors
             await send(message)
 
         refusal = self._refusal(scope)
@@ -152,7 +198,7 @@ class Guard:
         if not self._believes(headers.get("host", "")):
             unknown = f"this is not known as {headers.get('host')!r}: ask by address, or start with --allowed-hosts"
             return JSONResponse({"detail": unknown}, 421)
-        if scope["type"] == "websocket" and not _same_origin(headers):
+        if scope["type"] == "websocket" and not (_same_origin(headers) or headers["origin"] in self._origins):
             return JSONResponse({"detail": "pages of other sites may not connect"}, 403)
         if path == "/login" or path.startswith("/static/") or self._access.allows(headers):
             return None

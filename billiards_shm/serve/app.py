@@ -14,15 +14,16 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from billiards_shm import BilliardsShmError, inspect_segment
 from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
-from billiards_shm.serve.access import Access, Guard
+from billiards_shm.serve.access import Access, AllowedOrigins, Guard
 from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat
 from billiards_shm.serve.metrics import ServerMetrics
-from billiards_shm.serve.snapshot import take_snapshot
+from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 from billiards_shm.statistics import STATISTICS
 
@@ -78,6 +79,7 @@ def create_app(
     max_clients: int = 64,
     max_frame_age: float = 3.0,
     allowed_hosts: Iterable[str] | None = None,
+    allowed_origins: Iterable[str] = (),
     trusted_owners: Iterable[int | str] | None = None,
 ) -> FastAPI:
     """Create the application, to be served by itself or mounted in another.
@@ -95,6 +97,8 @@ def create_app(
     allowed_hosts : iterable of str, optional
         Host names that requests may be addressed to, besides addresses, `localhost` and the machine's own name; None:
         any, for applications that check the host themselves. With a token it does not matter.
+    allowed_origins : iterable of str, optional
+        Sites whose pages may embed pictures and pages, like ``https://shop.example``; ``*``: all.
     trusted_owners : iterable, optional
         As for a reader.
 
@@ -106,10 +110,12 @@ def create_app(
     Raises
     ------
     ValueError
-        The token is empty.
+        The token is empty, or one of `allowed_origins` is no origin.
     """
     if isinstance(names, str):
         raise TypeError(f"names are expected, a list of them: [{names!r}]")
+    if isinstance(allowed_origins, str):
+        raise TypeError(f"origins are expected, a list of them: [{allowed_origins!r}]")
     app = FastAPI(
         title="billiards_shm",
         summary="Frames in shared memory, for people to look at",
@@ -118,7 +124,17 @@ def create_app(
     )
     app.router.route_class = _Route
     access = Access(token)
-    app.add_middleware(Guard, access=access, hosts=allowed_hosts)
+    origins = AllowedOrigins(allowed_origins)
+    app.add_middleware(Guard, access=access, hosts=allowed_hosts, origins=origins)
+    if origins:
+        # Around the guard: browsers ask for permission without the token.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins.all,
+            allow_methods=("GET", "HEAD"),
+            allow_headers=("Authorization", "If-None-Match"),
+            expose_headers=SNAPSHOT_HEADERS,
+        )
     owners = None if trusted_owners is None else tuple(trusted_owners)
     server = _AppState(names, max_clients, max_frame_age, owners)
     app.state.clients = server.clients

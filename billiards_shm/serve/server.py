@@ -100,6 +100,7 @@ def run_server(
     max_clients: int,
     max_frame_age: float,
     allowed_hosts: str,
+    allowed_origins: str,
 ) -> int:
     """Serve until a signal requests a stop; the other parameters are those of `create_app`.
 
@@ -111,7 +112,7 @@ def run_server(
         Address to listen at.
     port : int
         0: any that is free; the log says which.
-    allowed_hosts : str
+    allowed_hosts, allowed_origins : str
         With commas between.
 
     Returns
@@ -130,6 +131,7 @@ def run_server(
         max_clients=max_clients,
         max_frame_age=max_frame_age,
         allowed_hosts=[name.strip() for name in allowed_hosts.split(",")],
+        allowed_origins=allowed_origins.split(","),
     )
     listener = listen(host, port)
     config = uvicorn.Config(

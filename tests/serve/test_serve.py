@@ -421,13 +421,66 @@ def test_every_answer_has_the_headers_that_keep_browsers_careful(segment_name: s
         for path in [*paths, f"/stream/{segment_name}.mjpg?fps=0"]:
             for headers in ({}, {"Authorization": "Bearer secret"}):
                 found = server.get(path, **headers).headers
-                policy = found["content-security-policy"]
-                assert "default-src 'none'" in policy
-                assert "unsafe" not in policy
+                if found.get("content-type", "").startswith("text/html"):
+                    policy = found["content-security-policy"]
+                    assert "default-src 'none'" in policy
+                    assert "frame-ancestors 'none'" in policy
+                    assert "unsafe" not in policy
+                else:
+                    assert "content-security-policy" not in found, "an image has to be shown as usual"
                 assert found["x-content-type-options"] == "nosniff"
                 assert found["x-frame-options"] == "DENY"
                 assert found["cross-origin-resource-policy"] == "same-origin"
                 assert "server" not in found or "uvicorn" in found["server"]
+
+
+SHOP = "https://shop.example"
+
+
+def test_sites_that_are_allowed_may_embed_and_no_others(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    path = f"/snapshot/{segment_name}.jpg"
+    app = create_app([segment_name], token="secret", allowed_origins=[SHOP, " HTTP://10.0.0.5:8123/ "])
+    with served(app) as server:
+        open_ = {"Authorization": "Bearer secret"}
+        policy = server.get("/login").headers["content-security-policy"]
+        assert "frame-ancestors 'self' https://shop.example http://10.0.0.5:8123" in policy
+        assert "x-frame-options" not in server.get("/login").headers
+        for origin, allowed in ((SHOP, True), ("http://10.0.0.5:8123", True), ("https://shop.example.evil", False),
+                                ("http://shop.example", False), ("null", False)):  # fmt: skip
+            read = server.get(path, Origin=origin, **open_)
+            assert (read.headers.get("access-control-allow-origin") == origin) == allowed, origin
+            assert (read.headers["cross-origin-resource-policy"] == "cross-origin") == allowed, origin
+            shown = server.get(path, Referer=f"{origin}/a/page?b=c", **open_)
+            assert (shown.headers["cross-origin-resource-policy"] == "cross-origin") == allowed, origin
+            asked = server.request("OPTIONS", path, Origin=origin, Access_Control_Request_Method="GET",
+                                   Access_Control_Request_Headers="authorization")  # fmt: skip
+            assert (asked.status == 200) == allowed, origin
+            url = server.url(f"/ws/{segment_name}", "ws")
+            with contextlib.ExitStack() as stack:
+                if not allowed:
+                    stack.enter_context(pytest.raises(InvalidStatus))
+                stack.enter_context(connect(url, origin=origin, additional_headers=open_))
+        assert "X-Frame-Sequence" in server.get(path, Origin=SHOP, **open_).headers["access-control-expose-headers"]
+        assert server.get(path, Origin=SHOP).status == 401, "a site that is allowed has no token yet"
+        assert server.get(path, **open_).headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_every_site_may_be_allowed(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    writer.write_frame(picture(1))
+    with served(create_app([segment_name], allowed_origins=["*"])) as server:
+        found = server.get(f"/snapshot/{segment_name}.jpg", Origin=SHOP).headers
+        assert found["access-control-allow-origin"] == "*"
+        assert found["cross-origin-resource-policy"] == "cross-origin"
+        assert "frame-ancestors 'self' *" in server.get("/").headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("wrong", ["shop.example", "https://", "https://a/b", "https://a;script-src b", "ftp://a"])
+def test_what_is_no_origin_is_an_error(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is no origin"):
+        create_app(allowed_origins=[wrong])
+    with pytest.raises(TypeError, match="a list"):
+        create_app(allowed_origins=SHOP)
 
 
 # The page.

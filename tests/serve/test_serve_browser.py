@@ -1,15 +1,19 @@
 """The page in a real browser. BILLIARDS_SHM_SCREENSHOTS names a directory that keeps what it looked like."""
 
 import contextlib
+import functools
+import http.server
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import command_line
+import numpy as np
 import pytest
 from chromium import Chromium
 from segments_under_test import wait_until
@@ -284,3 +288,47 @@ def test_a_screen_reader_finds_names_for_everything_that_can_be_used(browser: Ch
     assert roles.count("button") >= 2
     assert ("article", segment_name) in named
     assert any("fps" in name for role, name in named if role in ("image", "img"))
+
+
+FOREIGN_PAGE = """<!doctype html><title>another site</title>
+<img src="{server}/snapshot/{name}.jpg"><iframe src="{server}/"></iframe>"""
+
+READS = "fetch($0).then((answer) => answer.headers.get('x-frame-sequence') !== null, () => false)"
+WATCHES = """new Promise((done) => {
+    const socket = new WebSocket($0);
+    socket.onmessage = () => { done(true); socket.close(); };
+    socket.onerror = () => done(false);
+})"""
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_pages_of_other_sites_show_pictures_and_the_page_if_they_may(
+    browser: Chromium, segment_name: str, tmp_path: Path, allowed: bool
+) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with (
+        SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as other,
+        ThreadPoolExecutor(1) as pool,
+        contextlib.ExitStack() as ends,
+    ):
+        writer.write_frame(np.zeros((48, 64, 3), np.uint8))
+        pool.submit(other.serve_forever)
+        ends.callback(other.shutdown)
+        site = f"http://localhost:{other.server_port}"  # another site than the server's 127.0.0.1
+        with ServeProcess(segment_name, *(("--allowed-origins", site) if allowed else ())) as server:
+            address = server.address
+            (tmp_path / "index.html").write_text(FOREIGN_PAGE.format(server=address.url(""), name=segment_name))
+            browser.goto(f"{site}/")
+            assert browser.js("document.querySelector('img').naturalWidth") == (64 if allowed else 0)
+            assert browser.js(READS, address.url(f"/snapshot/{segment_name}.jpg")) == allowed
+            assert browser.js(WATCHES, address.url(f"/ws/{segment_name}", "ws")) == allowed
+            if allowed:
+                wait_until(lambda: page_is_open(server), PATIENCE_S, "the page in the frame")
+            else:
+                assert not page_is_open(server)
+            browser.command("Page.navigate", url="about:blank")
+
+
+def page_is_open(server: ServeProcess) -> bool:
+    return "events" in {client["kind"] for client in server.address.get("/api/clients").json}

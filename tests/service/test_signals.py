@@ -80,7 +80,7 @@ async def never_ends(self, sockets=None):
     print("stopping", flush=True)
     await asyncio.sleep(60)
 server._UvicornServer.shutdown = never_ends
-parameters = dict(token=None, max_clients=1, max_frame_age=3.0, allowed_hosts="")
+parameters = dict(token=None, max_clients=1, max_frame_age=3.0, allowed_hosts="", allowed_origins="")
 server.run_server(None, host="127.0.0.1", port=0, **parameters)
 """
     assert second_signal(code, "serve") == 128 + signal.SIGINT
