@@ -27,17 +27,18 @@ _log = logging.getLogger(__name__)
 
 _LABELS: Final = ("name",)
 _FAMILIES: Final = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-# Metrics that are no statistic of the table: name, help text, value.
-_DERIVED: Final[tuple[tuple[str, str, Callable[[SegmentInfo], float]], ...]] = (
-    ("up", "1 if the segment has a living writer", lambda info: info.status is SegmentStatus.LIVE),
+# Metrics that are no statistic of the table: name, help text, value, value without a segment. None: no sample.
+_DERIVED: Final[tuple[tuple[str, str, Callable[[SegmentInfo], float | None], float | None], ...]] = (
+    ("up", "1 if the segment has a living writer", lambda info: info.status is SegmentStatus.LIVE, 0),
     (
         "last_frame_age_seconds",
-        "Since the newest captured frame; 0 before the first",
-        lambda info: info.last_frame_age or 0.0,
+        "Since the newest captured frame; absent before the first",
+        lambda info: info.last_frame_age,
+        None,  # 0 would be the newest frame of all
     ),
-    ("fps", "Frames per second, as the capture process last measured", lambda info: info.fps),
-    ("shared_memory_bytes", "Shared memory in use", lambda info: info.backed_bytes),
-    ("readers", "Readers attached to the segment", lambda info: len(info.readers)),
+    ("fps", "Frames per second, as the capture process last measured", lambda info: info.fps, 0),
+    ("shared_memory_bytes", "Shared memory in use", lambda info: info.backed_bytes, 0),
+    ("readers", "Readers attached to the segment", lambda info: len(info.readers), 0),
 )
 # Upper bounds of the segment's own buckets, 2**10 ns (a microsecond) to 2**30 ns (a second).
 _EXPONENTS: Final = range(10, 31)
@@ -49,7 +50,7 @@ class SegmentCollector(Collector):
     Parameters
     ----------
     infos : callable
-        Returns the segments by name; None for one that does not exist yet: its values are 0.
+        Returns the segments by name; None for one that does not exist yet: its counters are 0.
     """
 
     def __init__(self, infos: Callable[[], Mapping[str, SegmentInfo | None]]) -> None:
@@ -71,10 +72,12 @@ def _families(infos: Mapping[str, SegmentInfo | None]) -> list[Metric]:
         for name, info in infos.items():
             family.add_metric([name], getattr(info, attribute, 0))
         families.append(family)
-    for metric, text, value in _DERIVED:
+    for metric, text, value, absent in _DERIVED:
         gauge = GaugeMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
         for name, info in infos.items():
-            gauge.add_metric([name], 0.0 if info is None else float(value(info)))
+            found = absent if info is None else value(info)
+            if found is not None:
+                gauge.add_metric([name], float(found))
         families.append(gauge)
     return [*families, _latency(infos), _description(infos)]
 

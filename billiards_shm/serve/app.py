@@ -45,6 +45,10 @@ Fps = Annotated[
 ]
 Quality = Annotated[int, Query(ge=1, le=95, description="JPEG quality")]
 Width = Annotated[int | None, Query(ge=16, le=7680, description="Wider frames are scaled down to this many pixels")]
+MaxAge = Annotated[
+    float | None,
+    Query(gt=0, le=86400, allow_inf_nan=False, description="Seconds; 503 if the newest captured frame is older"),
+]
 Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
 Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
 
@@ -53,7 +57,7 @@ _MEANINGS: Final = {
     304: "The client has this frame",
     404: "No segment of this name is shown",
     415: "The frame cannot be made into an image",
-    503: "There is no frame, or there are too many clients; `detail` says which",
+    503: "There is no frame, it is too old, or there are too many clients; `detail` says which",
 }
 
 
@@ -344,6 +348,7 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
         extension: Literal["jpg", "png"],
         quality: Annotated[int, Query(ge=1, le=100)] = 90,
         width: Width = None,
+        max_age: MaxAge = None,
         if_none_match: Annotated[str, Header(description="ETags of snapshots that you have")] = "",
     ) -> Response:
         """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
@@ -355,6 +360,7 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
                 extension,
                 quality=quality,
                 width=width,
+                max_age=max_age,
                 if_none_match=if_none_match,
                 owners=server.owners,
             )

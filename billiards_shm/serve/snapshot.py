@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import HTTPException, Response
 
-from billiards_shm import BilliardsShmError, FrameMetadata, SegmentNotFoundError, SharedMemoryFrameReader
+from billiards_shm import BilliardsShmError, FrameMetadata, SegmentNotFoundError, SegmentStatus, SharedMemoryFrameReader
 from billiards_shm.images import encode_image, encode_preview
 from billiards_shm.serve.feed import capture_time_text
 
@@ -26,6 +26,7 @@ def take_snapshot(
     *,
     quality: int,
     width: int | None,
+    max_age: float | None,
     if_none_match: str,
     owners: Iterable[int | str] | None,
 ) -> Response | HTTPException:
@@ -43,6 +44,8 @@ def take_snapshot(
         Of a JPEG, 1 to 100.
     width : int or None
         Of a JPEG, at most.
+    max_age : float or None
+        Seconds that the newest captured frame may be old.
     if_none_match : str
         The request's header: tags of snapshots that the client has.
     owners : iterable or None
@@ -64,7 +67,12 @@ def take_snapshot(
             return HTTPException(503, str(error))
         if frame is None or metadata is None:
             return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
-        headers = _headers(metadata, age)
+        if max_age is not None and (age is None or age > max_age):
+            found = "there is none" if age is None else f"it is {age:.3f} s old"
+            too_old = f"the newest captured frame of {name} is to be at most {max_age:g} s old, and {found}"
+            return HTTPException(503, too_old, {"Retry-After": "1"})
+        # A placeholder is no picture of the source, and neither is the last one of a writer that is gone.
+        headers = _headers(metadata, age, metadata.online and reader.status is SegmentStatus.LIVE)
         if _is_known(headers["ETag"], if_none_match):
             return Response(status_code=304, headers=headers)
         try:
@@ -80,15 +88,17 @@ def take_snapshot(
     return Response(image, media_type=_MEDIA_TYPES[extension], headers=headers)
 
 
-def _headers(metadata: FrameMetadata, age: float | None) -> dict[str, str]:
-    return {
+def _headers(metadata: FrameMetadata, age: float | None, online: bool) -> dict[str, str]:
+    headers = {
         "Cache-Control": "private, no-cache",  # may be kept, and is asked for again each time
         "ETag": f'"{metadata.generation[:16]}-{metadata.sequence}"',
         "X-Frame-Sequence": str(metadata.sequence),
         "X-Frame-Capture-Time": capture_time_text(metadata),
-        "X-Frame-Age": f"{age or 0:.6f}",
-        "X-Frame-Online": "true" if metadata.online else "false",
+        "X-Frame-Online": "true" if online else "false",
     }
+    if age is not None:
+        headers["X-Frame-Age"] = f"{age:.6f}"
+    return headers
 
 
 def _is_known(tag: str, if_none_match: str) -> bool:

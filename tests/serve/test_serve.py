@@ -126,7 +126,8 @@ def test_a_dead_writer_is_unhealthy_however_new_its_last_frame_and_a_new_one_hea
         dead = wait_until(lambda: changed_from("live", server, segment_name))
         assert (dead.status, dead.json["state"]) == (503, "dead")
         assert "died" in dead.json["reason"]
-        assert server.get(f"/snapshot/{segment_name}.png").status == 200, "its last frame is still there"
+        last = server.get(f"/snapshot/{segment_name}.png")
+        assert (last.status, last.headers["x-frame-online"]) == (200, "false"), "its last frame is still there"
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             writer.write_frame(picture(1))
             wait_until(lambda: server.get(f"/health/{segment_name}").status == 200)
@@ -173,6 +174,24 @@ def test_a_snapshot_that_the_client_has_is_not_sent_again(segment_name: str, wri
         new = server.get(path, If_None_Match=tag)
         assert (new.status, new.headers["x-frame-sequence"]) == (200, "2")
         assert new.headers["etag"] != tag
+
+
+def test_a_snapshot_may_be_too_old(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    path = f"/snapshot/{segment_name}.jpg"
+    with served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1), online=False)
+        placeholder = server.get(path)
+        assert (placeholder.status, placeholder.headers["x-frame-online"]) == (200, "false")
+        assert "x-frame-age" not in placeholder.headers
+        assert "there is none" in server.get(f"{path}?max_age=600").json["detail"]
+        writer.write_frame(picture(2), capture_time_ns=time.monotonic_ns() - 700_000_000_000)
+        answer = server.get(f"{path}?max_age=600")
+        assert answer.status == 503
+        assert re.search(r"at most 600 s old, and it is 70\d\.", answer.json["detail"])
+        found = server.get(f"{path}?max_age=7000")
+        assert (found.status, found.headers["x-frame-online"]) == (200, "true")
+        assert server.get(f"{path}?max_age=600", If_None_Match=found.headers["etag"]).status == 503
+        assert server.get(f"{path}?max_age=0").status == 422
 
 
 def test_head_is_get_without_a_body(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
@@ -556,7 +575,7 @@ def samples(text: str) -> dict[tuple[str, str], float]:
 
 FIGURES = [
     "frames_captured_total", "frames_published_total", "frames_dropped_total", "reconnects_total", "stalls_total",
-    "loops_total", "last_frame_age_seconds", "fps", "shared_memory_bytes", "readers", "up", "healthy", "clients",
+    "loops_total", "fps", "shared_memory_bytes", "readers", "up", "healthy", "clients",
     "client_frames_total", "client_frames_skipped_total", "client_bytes_total", "encode_seconds_count",
     "write_latency_seconds_count", "write_latency_seconds_sum",
 ]  # fmt: skip
@@ -567,6 +586,7 @@ def test_metrics_are_zeros_before_there_is_a_segment_and_true_afterwards(segment
         before = samples(server.get("/metrics").body.decode())
         for figure in FIGURES:
             assert before[f"billiards_shm_{figure}", segment_name] == 0, figure
+        assert ("billiards_shm_last_frame_age_seconds", segment_name) not in before, "0 would be the newest of all"
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             for number in range(3):
                 writer.write_frame(picture(number))
@@ -580,6 +600,7 @@ def test_metrics_are_zeros_before_there_is_a_segment_and_true_afterwards(segment
             "stalls_total": 2, "loops_total": 4, "up": 1, "healthy": 1, "write_latency_seconds_count": 3,
         }.items():  # fmt: skip
             assert found[f"billiards_shm_{figure}", segment_name] == value, figure
+        assert found["billiards_shm_last_frame_age_seconds", segment_name] > 0
         assert 'backend="V4L2",format="BGR24"' in text
         assert found["billiards_shm_shared_memory_bytes", segment_name] > 0
 
