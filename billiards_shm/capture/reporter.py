@@ -98,8 +98,8 @@ class CaptureReporter:
             differs = (asked.width, asked.height) != (given.width, given.height) or abs(asked.fps - given.fps) > 0.1
             if differs or (asked.fourcc and asked.fourcc != given.fourcc):
                 _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
-        for refusal in details.refused:
-            _log.warning("%s: %s", self._address, refusal)
+        for warning in details.warnings:
+            _log.warning("%s: %s", self._address, warning)
 
     def warn_of_unreadable_frames(self, now_ns: int) -> None:
         """Log how many frames could not be decoded since this was logged last, if any."""

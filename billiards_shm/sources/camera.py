@@ -26,6 +26,7 @@ from billiards_shm.sources.diagnosis import (
     reason_for_missing_device,
     reason_for_unopened,
 )
+from billiards_shm.sources.interlaced import converts_interlaced
 from billiards_shm.sources.names import ffmpeg_name
 from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, VideoFormat
 
@@ -56,6 +57,11 @@ _PLAYLISTS: Final = (".m3u8", ".mpd")
 
 _PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
 
+_WRONG_IF_INTERLACED: Final = (
+    f"OpenCV {cv2.__version__} gives wrong pictures of interlaced video, and cannot tell when: "
+    "pip install 'billiards-shm[av]', and leave backend on auto"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -83,11 +89,11 @@ class Camera:
         _check_backend(config.backend)
         self._place = _check_place(self._address)
         self._capture, backend = _open(self._address, self._place, config)
-        self._refused: tuple[str, ...] = ()
+        self._warnings: tuple[str, ...] = ()
         self._requested: VideoFormat | None = None
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
             self._requested = VideoFormat(*config.resolution, config.fps, config.fourcc or "")
-            self._refused = apply_settings(self._capture, config)
+            self._warnings = apply_settings(self._capture, config)
         if self._address.kind is SourceKind.PIPELINE:
             raw_format = _format_of_pipeline(str(self._address.place))
         else:
@@ -97,6 +103,8 @@ class Camera:
         self._raw: Image | None = None
         if config.hardware_acceleration != "none":
             self._check_acceleration(config.hardware_acceleration)
+        if backend == "FFMPEG" and not converts_interlaced():
+            self._warnings += (_WRONG_IF_INTERLACED,)
         self._details = self._read_details(backend)
 
     @property
@@ -164,19 +172,19 @@ class Camera:
     def _ask_for_raw_frames(self) -> str:
         """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
         if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE):
-            self._refused += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
+            self._warnings += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
             return ""
         fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
         if fourcc in RAW_FORMATS and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
             return fourcc
-        self._refused += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
+        self._warnings += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
         return ""
 
     def _check_acceleration(self, wanted: str) -> None:
         there = int(self._property(cv2.CAP_PROP_HW_ACCELERATION))
         if there <= 0 or (wanted != "any" and there != ACCELERATIONS[wanted]):
             names = [name for name, number in ACCELERATIONS.items() if number == max(there, 0)]
-            self._refused += (f"hardware_acceleration: asked for {wanted}, there is {', '.join(names)}",)
+            self._warnings += (f"hardware_acceleration: asked for {wanted}, there is {', '.join(names)}",)
 
     def _read_details(self, backend: str) -> SourceDetails:
         said = negotiated(self._capture)
@@ -193,7 +201,7 @@ class Camera:
             frame_count=int(count) if counted and delivery is Delivery.RECORDED else None,
             negotiated=said,
             requested=self._requested,
-            refused=self._refused,
+            warnings=self._warnings,
             delivery=delivery,
         )
 

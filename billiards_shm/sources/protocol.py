@@ -85,8 +85,8 @@ class SourceDetails:
     """Size, rate and format before frames are turned and cropped; None if the source does not say."""
     requested: VideoFormat | None = None
     """What the configuration asked a camera for; None for what cannot be asked."""
-    refused: tuple[str, ...] = ()
-    """Settings that the driver did not take, each a sentence with the value asked for and the value there is."""
+    warnings: tuple[str, ...] = ()
+    """What the log warns of, a sentence each: settings that the driver did not take, and what the engine cannot do."""
     delivery: Delivery = Delivery.LIVE
 
     def __str__(self) -> str:

@@ -184,7 +184,7 @@ class Video:
             fps,
             frame_count=self._count_frames(fps) if self._recorded else None,
             negotiated=VideoFormat(*size, fps, context.codec.canonical_name),
-            refused=_refused(self._config),
+            warnings=_warnings(self._config),
             delivery=delivery,
         )
 
@@ -202,7 +202,7 @@ def _turn_of(frame: VideoFrame) -> int:
     return turn if turn in (90, 180, 270) else 0
 
 
-def _refused(config: CameraConfig) -> tuple[str, ...]:
+def _warnings(config: CameraConfig) -> tuple[str, ...]:
     refused = []
     if not config.convert_rgb:
         refused.append("convert_rgb: asked for off, on for files and streams, which have no raw frames")

@@ -719,7 +719,7 @@ def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statisti
     caplog.set_level(logging.INFO)
     asked, given = VideoFormat(1920, 1080, 30.0, "MJPG"), VideoFormat(640, 480, 15.0, "YUYV")
     refused = ("gain: asked for 5, the driver has 3",)
-    details = SourceDetails("V4L2", 64, 48, 15.0, negotiated=given, requested=asked, refused=refused)
+    details = SourceDetails("V4L2", 64, 48, 15.0, negotiated=given, requested=asked, warnings=refused)
     openings = [Script([image(1)], details), Script([image(2)], details)]
     run = Run(name, "/dev/video0", *openings, frames=2).run()
     warning = "/dev/video0 was asked for 1920x1080 at 30 fps MJPG and gives 640x480 at 15 fps YUYV"

@@ -65,7 +65,12 @@ def test_the_wheel_is_small_and_holds_what_runs_and_nothing_else(wheel: Path) ->
     names = [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]
     assert {name.partition("/")[0] for name in names} == {"billiards_shm", f"{wheel.stem.rsplit('-', 3)[0]}.dist-info"}
     assert not {"billiards_shm/_core.c", "billiards_shm/_core.pyx"} & set(names)
-    assert {"billiards_shm/py.typed", "billiards_shm/_core.pyi", "billiards_shm/_core.abi3.so"} <= set(names)
+    assert {
+        "billiards_shm/py.typed",
+        "billiards_shm/sources/interlaced.m2v",
+        "billiards_shm/_core.pyi",
+        "billiards_shm/_core.abi3.so",
+    } <= set(names)
 
 
 def test_the_extension_looks_for_libraries_only_where_the_system_does(wheel: Path) -> None:

@@ -5,7 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from encoding import encode
+from engines import open_with, read_all
 from videos import SIZE, damage_clip, make_clip
 
 from billiards_shm import CameraError
@@ -13,6 +17,7 @@ from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.sources import camera as camera_module
 from billiards_shm.sources.camera import Camera, available_backends
+from billiards_shm.sources.interlaced import converts_interlaced
 from billiards_shm.sources.protocol import VideoFormat
 
 
@@ -110,3 +115,26 @@ assert frames == 4
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV_")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Interlaced video.
+
+
+def test_an_opencv_that_cannot_convert_interlaced_video_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = make_clip(tmp_path / "clip.avi", 1)
+    for converts in (True, False):
+        monkeypatch.setattr(camera_module, "converts_interlaced", lambda converts=converts: converts)
+        warnings = open_camera(clip).details.warnings
+        assert [("interlaced" in text, "pip install 'billiards-shm[av]'" in text) for text in warnings] == (
+            [] if converts else [(True, True)]
+        )
+
+
+def test_the_probe_says_what_opencv_makes_of_an_interlaced_file(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.ts", "mpeg2video", "yuv420p", interlaced=True)
+    ours, theirs = (list(read_all(open_with(engine, path))) for engine in ("PyAV", "OpenCV"))
+    difference = np.abs(ours[0].astype(int) - theirs[0]).mean()
+    print(f"OpenCV {cv2.__version__}: {difference:.1f} levels from what PyAV gives")
+    assert converts_interlaced() is bool(difference < 10)

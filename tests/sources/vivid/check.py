@@ -109,7 +109,7 @@ def check_frames_land_in_the_slot() -> None:
         "    age = time.monotonic() - camera.timestamp_ms / 1000\n"
         # vivid stamps frames with when they are due, which may be a frame ahead.
         "    assert -0.1 < age < 5, age\n"
-        "    print(' ', keys, slot.shape, camera.details, camera.details.refused, f'frame age {age:.3f} s')\n"
+        "    print(' ', keys, slot.shape, camera.details, camera.details.warnings, f'frame age {age:.3f} s')\n"
         "    camera.release()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
