@@ -4,25 +4,26 @@
  * lock_new_token, bshm_token_take and bshm_token_release of attachment.c; pin_newest of frame.c.
  *
  * Modelled
- *   The writer publishes for ever. Each token in use is one process: the chain of its owners, who pin and let go for
- *   ever, may be killed before any access (or give an unpinned token up, which looks the same), and are followed by
- *   an owner that clears the token first.
- *   Store buffers, as x86-TSO has them: the writer's store of `latest` (W10) waits in a buffer that drains at any
- *   time, and is empty after a locked instruction (W3, W9) and after a fence (W11). One place is enough: W3 empties
- *   it before the next W10. Every other shared access that matters here is a locked instruction or a load.
- *   With RMW_IS_NO_FENCE, what a processor may do whose atomic read-modify-writes empty no buffer (ARM): W3 does not
- *   wait for W10, and a pin's clearing (R0, R3, R6) may become visible after later loads, up to the next fence (R0)
- *   or release (R2). Clears of one owner drain in any order, which is more than such processors do.
- *   Growth: BACKED slots at first; backing another may succeed or be refused at any time.
+ *   The writer publishes for ever. Each token in use is one process, which stands for all its owners, one after the
+ *   other. An owner pins and unpins for ever, and may be killed before any access (or give up an unpinned token,
+ *   which looks the same). The next owner clears the token first.
+ *   Store buffers as in x86-TSO: the writer's store of `latest` (W10) waits in a buffer that drains at any time, and
+ *   is empty after a locked instruction (W3, W9) and after a fence (W11). One entry is enough: W3 empties it before
+ *   the next W10. Every other shared access that matters here is a locked instruction or a load.
+ *   RMW_IS_NO_FENCE: a processor whose atomic read-modify-writes do not empty the buffer (ARM). W3 does not wait for
+ *   W10, and the clearing of a pin (R0, R3, R6) may become visible after later loads, up to the next fence (R0) or
+ *   release (R2). Clears of one owner drain in any order, which is weaker than such processors are.
+ *   Growth: BACKED slots have memory at first; giving another one memory may succeed or fail at any time.
  *
  * Abstracted
- *   Frame numbers, seq and pixels are gone, and with them R3, R4 and `seen`: an owner may let go of a pin at once, or
- *   later, or never. That is more than readers do, in finitely many states however many frames there are. A pin that
- *   two frames share is one pin for the writer.
+ *   No frame numbers, seq or pixels, hence no R3, R4 and `seen`: an owner may unpin at once, or later, or never.
+ *   Readers do less than that, and the number of states does not depend on the number of frames. A pin that two
+ *   frames share is one pin for the writer.
  *
  * Checked
- *   promise 2   with all slots backed, PASSES passes (1: the code's) find one; a slot newly backed is free
- *   promise 5   with HOLDERS tokens in use, no more than HOLDERS + 2 slots are ever backed
+ *   promise 2   when all slots have memory, PASSES passes (1, as in the code) find one; a slot that just got memory
+ *               is free
+ *   promise 5   with HOLDERS tokens in use, no more than HOLDERS + 2 slots ever get memory
  */
 #ifndef SLOTS
 #define SLOTS 3
@@ -46,7 +47,7 @@ byte latest = NONE; /* its slot, as memory has it */
 byte buffered = NONE; /* ... and as the writer's store buffer has it; NONE: empty */
 byte pins[SLOTS];
 bit writing[SLOTS];
-byte clearing[HOLDERS]; /* slots whose pin this token's owner has cleared, but nobody sees it yet */
+byte clearing[HOLDERS]; /* slots whose pin this token's owner has cleared, but not visibly yet */
 
 #define WRITER_BUFFER_EMPTY (buffered == NONE)
 
@@ -89,13 +90,13 @@ frame:
                     fi
                 }
 #ifdef WEAK_CAS
-                if :: claimed -> claimed = 0; writing[s] = 0 :: skip fi /* failed though nobody was in the way */
+                if :: claimed -> claimed = 0; writing[s] = 0 :: skip fi /* failed though it was free */
 #endif
             fi
         fi
     :: !claimed && i == backed && backed < SLOTS ->
         if
-        :: goto frame                                                              /* no memory: dropped, and counted */
+        :: goto frame                                                              /* no memory: dropped and counted */
         :: s = backed;
            assert(backed < HOLDERS + 2);                                           /* promise 5 */
            assert(pins[s] == 0);

@@ -1,31 +1,32 @@
 /* lease.pml - leases and their tokens, with SIGKILL between any two shared accesses.
  *
  * Follows: protocol.h; the claim of writer.c (claim_backed, finish_frame, cancel_lent); the tokens of attachment.c
- * (bshm_token_take, lock_new_token, bshm_token_release, destroy); the pins of frame.c (share_pin, pin_newest, hold,
- * bshm_frame_release) and its unpinned copies (bshm_attachment_find, bshm_frame_copy).
+ * (bshm_token_take, lock_new_token, bshm_token_release, destroy); the pins of frame.c (share_pin, pin_newest,
+ * fill_pinned, bshm_frame_release) and its unpinned copies (bshm_attachment_find, bshm_frame_copy).
  *
  * Modelled
- *   One writer that publishes FRAMES frames and cancels loans, as many as it likes. READERS reader processes that
- *   acquire frames to hold or to copy, share a pin, release, close and attach anew, for ever; each keeps up to LEASES
- *   tokens, and takes passing ones for copies. COPIERS that read without a pin.
- *   `latest` is one word, so one atomic step reads or writes both its halves; a pin word is `pins` (token bits) and
- *   `writing` (bit 63). R2 is two accesses, as in ordering.h: the bit is set, then the word is read. Pixels and
- *   descriptor are two cells. `owner[t]` is the kernel's lock on a token, let go some time after its process died. A
- *   killed reader is followed by a fresh one. A killed writer is one that takes no further step: such runs are
- *   explored like any others.
+ *   One writer publishes FRAMES frames and cancels any number of loans. READERS reader processes acquire frames to
+ *   hold or to copy, share a pin, release, close and attach again, for ever; each keeps up to LEASES tokens, and
+ *   takes transient ones for copies. COPIERS read without a pin.
+ *   `latest` is one word, so one atomic step reads or writes both its halves. A pin word is `pins` (token bits) and
+ *   `writing` (bit 63). R2 is two accesses, as in ordering.h: the bit is set, then the word is loaded. Pixels and
+ *   descriptor are two cells. `owner[t]` is the kernel's lock on a token, released some time after its process died.
+ *   A killed reader is followed by a new one. A killed writer takes no further step: such runs are explored like any
+ *   others.
  *
  * Abstracted
  *   Memory order: every step is sequentially consistent (README.md says where weaker orders were checked). Growth:
- *   all slots are backed (availability.pml grows). `seen`, the plain look before R0, the limit of 8 attempts, the
- *   pause after a search without a free token: a reader here may take a frame for new or for old, and try at any time
- *   and for ever, which is more than the code does. At most two frames share a pin. Numbers end at FRAMES; the
- *   readers' lives do not.
+ *   all slots have memory (availability.pml grows). `seen`, the plain load before R0, the limit of 8 attempts, the
+ *   pause after a search without a free token: a reader here may treat a frame as new or as seen, and try at any time
+ *   and for ever, which is more than the code does. At most two frames share a pin. Numbers end at FRAMES, readers do
+ *   not end.
  *
  * Checked
- *   promise 1   nobody writes to a slot on which there is a lease; a frame handed out is whole and is the one it says
+ *   promise 1   the writer never writes to a slot that has a lease; a frame handed out is whole and has its number
  *   promise 2   the writer finds a slot in one pass
- *   promise 4   both, whoever is killed; after the clear no slot carries the token; a token pins one slot at most
- *   promise 6   R3, R4 and a copier's look fail only when `latest` has moved on: the newest frame can always be had
+ *   promise 4   both, under any kills; after the clear no slot carries the token; a token pins one slot at most
+ *   promise 6   R3, R4 and the check of a copy fail only when `latest` has moved on: the newest frame can always be
+ *               read
  */
 #ifndef SLOTS
 #define SLOTS 3
@@ -53,8 +54,8 @@ byte latest_n, latest_slot;
 byte seq[SLOTS], top[SLOTS], bottom[SLOTS];
 byte pins[SLOTS];
 bit writing[SLOTS];
-byte owner[TOKENS]; /* 0: nobody */
-byte held[SLOTS];   /* not in the segment: views that live, as an omniscient observer counts them */
+byte owner[TOKENS]; /* 0: none */
+byte held[SLOTS];   /* not in the segment: the number of views that live */
 
 /* One shared access with the private work around it; or the process is killed instead. */
 #define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
@@ -136,7 +137,7 @@ proctype Writer()
 #endif
                 n++
             }
-        :: true -> /* the loan is cancelled, half filled: seq stays odd, n is not used up */
+        :: true -> /* the loan is cancelled half filled: seq stays odd, n is not used up */
             W4;
             WRITE(top, JUNK);
             W9
@@ -147,14 +148,14 @@ proctype Writer()
 
 /* ---------------------------------------------------------------- a reader with leases */
 
-/* The newest frame can be had: only a `latest` that has moved on excuses a failure. */
+/* The newest frame can always be read: only a `latest` that has moved on excuses a failure. */
 #define MOVED_ON assert(latest_n != n || latest_slot != s)
 
 #define NOT_MINE 0
 #define KEPT     1
 #define PASSING  2
 
-/* Not an access: what must hold of all slots. */
+/* Not an access: an invariant of all slots. */
 inline no_slot_carries(t)
 {
     k = 0;
@@ -207,7 +208,7 @@ release:
 
 acquire:
     if :: to_copy = 0 :: to_copy = 1 fi;
-    /* share_pin: what this reader has pinned already takes no token */
+    /* share_pin: a frame that this reader has pinned already takes no token */
     STEP(n = latest_n; s = latest_slot);
     if :: n == 0 -> goto between_calls :: n > 0 -> goto between_calls :: n > 0 fi; /* nothing new, perhaps */
     atomic {
@@ -219,7 +220,7 @@ acquire:
     :: t < TOKENS && frames[t] == 2 -> goto between_calls
     :: else
     fi;
-    /* bshm_token_take: one of its own that pins nothing, or another */
+    /* bshm_token_take: a token of its own that pins nothing, or a new one */
     atomic {
         n = 0;
         s = 0;
@@ -263,7 +264,7 @@ again: /* pin_newest */
     STEP(no_slot_carries(t); pins[s] = pins[s] | BIT(t));            /* R2: the bit, */
 #ifndef NO_R3
 #ifndef LOOK_FOR_WRITING_BEFORE_PIN
-    STEP(SEES_WRITING);                                              /* then the look */
+    STEP(SEES_WRITING);                                              /* then the load */
 #endif
     if
     :: failed -> STEP(MOVED_ON; UNPIN(s, t)); goto failed_attempt    /* R3 */
@@ -281,7 +282,7 @@ again: /* pin_newest */
     :: else
     fi;
 #endif
-    atomic { /* hold: whole, and as numbered; that it stays so, the writer's assertions say */
+    atomic { /* fill_pinned: whole, and with this number; that it stays so is asserted in the writer */
         slot[t] = s;
         number[t] = q >> 1;
         frames[t] = 1;
@@ -310,7 +311,7 @@ close:
     goto between_calls;
 
 killed:
-    /* The kernel is done with it: its views went with its memory, then its locks. Its pins stay. */
+    /* The kernel has released its memory, and so its views, then its locks. Its pins stay. */
     atomic {
         t = 0;
         do

@@ -1,29 +1,31 @@
-/* names.pml - who has a name: creation, take-over, self-replacement, close, `clean`, and a reader that follows.
+/* names.pml - creation, take-over, replacement, close, `clean`, and a reader that follows the name.
  *
- * Follows: bshm_segment_create, reclaim_from_predecessor, publish_name, bshm_segment_end of segment.c; bshm_predecessor_take,
- * lock_predecessor, bshm_predecessor_retire, bshm_remove_stale of names.c; replace_segment, ensure_segment of
- * writer.c; open_once, open_control of attachment.c; check_for_successor of reader.c.
+ * Follows: bshm_segment_create, reclaim_from_predecessor, publish_name, bshm_segment_end of segment.c;
+ * bshm_predecessor_take, lock_predecessor, bshm_predecessor_retire, bshm_remove_stale of names.c; replace_segment,
+ * ensure_segment of writer.c; open_once, open_control of attachment.c; check_for_successor of reader.c.
  *
  * Modelled
- *   WRITERS writers that start at any time, each creating (early look, temporary, rename without replacing, take-over
- *   lock, the look whether the name still leads there, rename, RETIRED), replacing itself REPLACEMENTS times, closing
- *   or staying; one run of `clean`; one READER. Everybody may be killed before any system call or shared store; the
- *   kernel then drops the locks. START_DEAD: a dead writer's object has the name at first.
- *   RM: somebody outside removes the name once, asking nobody, but not while another is between its look and its act;
- *   RM_AT_ANY_TIME: even then. Each living writer's look, once a second, comes once more after all of that.
+ *   WRITERS writers start at any time. Each creates (early check, temporary, rename without replacing, take-over
+ *   lock, check that the name still leads there, rename, RETIRED), replaces itself REPLACEMENTS times, and closes or
+ *   stays. One run of `clean`; one READER. Each may be killed before any system call or shared store; the kernel then
+ *   drops the locks. START_DEAD: the object of a dead writer has the name at first.
+ *   RM: an outsider removes the name once, under no lock, but not while another process is between its check and its
+ *   action; RM_AT_ANY_TIME: even then. Each living writer's check, once a second, comes once more after all of that.
  *
  * Abstracted
  *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates
- *   it (temporary.pml takes that apart). Time: a refused writer waits until the lock or the name changes, or gives up
- *   if it is the object's own living writer that has the lock; others hold one only for moments. Notification:
- *   wakeup.pml.
+ *   it (temporary.pml splits that). Time: a refused writer waits until the lock or the name changes, or gives up if
+ *   the object's own living writer has the lock; others hold a lock only for a moment. Notification: wakeup.pml.
  *
  * Checked
- *   promise 4   who replaces or removes a name holds the lock of the object it leads to; never do two writers have it;
- *               nobody, `clean` least of all, takes it from a living one; RM: it comes back to one that lives
- *               RETIRED is read only where a successor has the name; who removes its own name leaves CLOSED behind
- *               a reader's pins go into the object that its pixels come from, in the end into the one with the name
- *               no lock outlives its purpose; LASTING (nobody dies or closes): somebody gets it, nobody waits for ever
+ *   promise 4   a process that replaces or removes a name holds the lock of the object that it leads to; two writers
+ *               never have it; no process, and not `clean`, takes it from a living writer; RM: in the end a living
+ *               writer has it again
+ *               RETIRED is set only where a successor has the name; a writer that removes its own name leaves CLOSED
+ *               behind
+ *               a reader's pins are in the object that its pixels are in, and in the end in the one that has the name
+ *               no lock stays after its purpose; LASTING (no process dies or closes): one gets the name, none waits
+ *               for ever
  */
 #ifndef WRITERS
 #define WRITERS 2
@@ -40,7 +42,7 @@
 #define OBJECTS (1 + WRITERS * (1 + REPLACEMENTS))
 #endif
 #define CLEANER (WRITERS + 1)
-#define GONE    (WRITERS + 2) /* the writer of the object that was there first */
+#define GONE    (WRITERS + 2) /* the writer of the object that has the name at first */
 
 mtype:state = { LIVE, RETIRED, CLOSED };
 
@@ -49,12 +51,12 @@ byte objects; /* created so far */
 byte lock[OBJECTS + 1];
 mtype:state state[OBJECTS + 1];
 byte finished;
-/* Not shared memory: what an omniscient observer notes. */
+/* Not shared memory: what the checks need to know. */
 byte maker[OBJECTS + 1];
 bit has_it[GONE + 1]; /* create has returned, close has not begun */
 bit removed_by_maker[OBJECTS + 1];
 byte acting;   /* processes that may still change something */
-byte deciding; /* a bit for each process that has seen that the name is its own to replace or remove, and has not yet */
+byte deciding; /* a bit for each process between its check of the name and its action */
 
 #ifdef LASTING
 #define OR_KILLED
@@ -63,7 +65,7 @@ byte deciding; /* a bit for each process that has seen that the name is its own 
 #endif
 #define STEP(...) if :: atomic { __VA_ARGS__ } OR_KILLED fi
 
-#ifdef RM /* the outsider leaves a writer without its name: another one may get it before the first looks */
+#ifdef RM /* the outsider leaves a writer without a name: another may take it before the first checks */
 #define NO_OUTSIDER(condition) skip
 #else
 #define NO_OUTSIDER(condition) assert(condition)
@@ -107,8 +109,8 @@ inline let_all_locks_go()
 #endif
 #define UNLOCK(o) if :: lock[o] == me -> lock[o] = 0 :: else fi
 
-/* bshm_predecessor_take: afterwards `cur` is the predecessor, locked; or 0: nobody has the name; or `own` is set (the
- * caller's current object has it); or `refused`. */
+/* bshm_predecessor_take: afterwards `cur` is the predecessor, locked; or 0: the name is free; or `own` is set: the
+ * caller's own object has it; or `refused`. */
 inline take(mine)
 {
     cur = 0; own = 0; refused = 0;
@@ -213,7 +215,7 @@ live:
     :: goto look
     fi;
 
-look: /* ensure_segment, once a second: here, the look after all that anybody else does */
+look: /* ensure_segment, once a second: here, once more after all that others do */
 #ifdef RM
     acting--;
     if
@@ -228,7 +230,7 @@ look: /* ensure_segment, once a second: here, the look after all that anybody el
 refused_the_name:
     atomic { refused = 0; if :: fresh != 0 -> lock[fresh] = 0; fresh = 0 :: else fi };
     NO_OUTSIDER(segment == 0);
-    if :: segment != 0 -> has_it[me] = 0 :: else fi;               /* RM: every call says so from now on */
+    if :: segment != 0 -> has_it[me] = 0 :: else fi;               /* RM: every later call says so */
     goto killed;
 
 close:
@@ -275,7 +277,7 @@ proctype Cleaner()
 #else
     STEP(same = (name == cur); DECIDES(same && got));
 #endif
-    if :: !got || !same -> goto killed :: else fi;                 /* it looks again from the start, or says "lives" */
+    if :: !got || !same -> goto killed :: else fi;                 /* in the code: starts over, or says "lives" */
     STEP(MAY_TAKE_AWAY; name = 0);
 killed:
     atomic { let_all_locks_go(); cur = 0; got = 0; same = 0; finished++; acting--; DECIDED }
@@ -292,7 +294,7 @@ proctype Reader()
         atomic { over = (finished == WRITERS + 1); seen = 0 };
         if
         :: data != 0 ->
-            atomic { /* the two loads cannot mislead: RETIRED is for ever, and so is the loss of a name */
+            atomic { /* the two loads cannot mislead: RETIRED is final, and so is the loss of a name */
                 seen = state[data];
                 NO_OUTSIDER(seen != RETIRED || name != data)
             }
@@ -304,7 +306,7 @@ proctype Reader()
             do
             :: next = name;
                if
-               :: next == 0 -> break                               /* keeps what it has */
+               :: next == 0 -> break                               /* keeps its attachment */
                :: else
                fi;
                control = name;

@@ -1,27 +1,26 @@
-/* sequence.pml - one number, one frame, over killed writers and generations.
+/* sequence.pml - one number, one frame, over killed writers and replaced segments.
  *
  * Follows: highest_sequence, read_predecessor, bshm_predecessor_reclaim of names.c; bshm_segment_create, publish_name
  * (base_sequence, series) of segment.c; replace_segment, finish_frame, cancel_lent of writer.c; pin_newest of
  * frame.c; check_for_successor, use_attachment, count_skipped of reader.c.
  *
  * Modelled
- *   Any number of writers one after the other (names.pml shows that there is never more than one), each killed before
- *   any shared store: it takes the name over from the dead one, perhaps punches the dead one's slots out first to
- *   make room, creates a generation (and begins again when its temporary has vanished before the rename), publishes,
- *   cancels loans, replaces itself. One reader with a lease that follows the name; a fresh one may take its place at
- *   any time.
- *   Any number of generations, of which two are kept: `segment[NEWEST]` has the name, `segment[OLD]` is an older one
- *   that the reader is still attached to. A rename moves what was the newest there, or drops it.
+ *   Any number of writers, one after the other (names.pml shows that there is never more than one), each killed
+ *   before any shared store. A writer takes over from the dead one, perhaps after punching slots out to make room,
+ *   creates a segment (and starts over if its temporary was removed before the rename), publishes, cancels loans,
+ *   replaces itself. One reader with a lease follows the name; a new one may take its place at any time.
+ *   Any number of segments, of which two are kept: `segment[NEWEST]` has the name, `segment[OLD]` is an older one
+ *   that the reader is still attached to. A rename moves the newest there, or drops it.
  *
  * Abstracted
- *   Which of the free slots is taken: the first, so that one is used again soon; or any (ANY_SLOT), which is more
- *   than W1 allows. The dead one's words are read in one step: its lock is held, so nobody changes them, but for
- *   pins. One token, three slots. One number, which can be any, is watched in each run. Killed readers: lease.pml. A
- *   segment closed in order, after which numbers begin at 1 again.
+ *   Which of the free slots is taken: the first, so that one is soon used again; or any (ANY_SLOT), which is more
+ *   than W1 allows. The dead writer's words are read in one step: its lock is held, so only pins can change. One
+ *   token, three slots. Each run watches one number, which can be any. Killed readers: lease.pml. Segments that were
+ *   closed, after which numbers begin at 1 again.
  *
  * Checked
- *   promise 4   a number that anybody was shown is never given to another frame; for a reader numbers only rise
- *               the series is kept wherever the count goes on, so that what was skipped can be told
+ *   promise 4   a number that a reader was shown is never given to another frame; for a reader numbers only rise
+ *               the series is kept wherever the count goes on, so that skipped frames can be counted
  *               the last frame of a segment is read before its successor's first
  */
 #ifndef FRAMES
@@ -37,15 +36,15 @@ typedef Slot { byte seq; bit pinned; bit writing };
 typedef Segment { Slot slot[SLOTS]; byte latest_n; byte latest_slot; byte base };
 
 Segment segment[3];
-bool named;     /* somebody has had the name */
+bool named;     /* a writer has had the name */
 byte attached;  /* the reader: NOBODY, NEWEST or OLD */
 byte at;        /* ... and the slot it deals with */
 /* Not shared memory. */
-byte watched;   /* a number, and where the frame lies that somebody was shown under it; 0: nobody was */
+byte watched;   /* a number, and where the frame is that a reader was shown under it; 0: none was */
 byte shown;
 
 #define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
-/* A complete frame by the place it is in: a slot of one segment never has the same number for two of them. */
+/* A complete frame by its place: a slot of one segment never has the same number for two frames. */
 #define FRAME_IN(g, s) (4 * (g) + (s))
 
 inline forget(g)
@@ -66,7 +65,7 @@ inline forget(g)
     if :: shown > 0 && shown >> 2 == g -> shown = NOWHERE :: else fi
 }
 
-/* The newest becomes the old one. Of that, only the slots that the reader may still come to are kept. */
+/* The newest becomes the old one. Only the slots of it that the reader may still use are kept. */
 inline set_aside()
 {
     i = 0;
@@ -116,7 +115,7 @@ inline highest_sequence()
 #endif
 }
 
-/* W3: any slot but `latest`'s that nobody has pinned. */
+/* W3: any slot but `latest`'s that is not pinned. */
 #define IS_LATEST(i) (NEW.latest_n > 0 && NEW.latest_slot == i)
 #define CAN_CLAIM(i) (!NEW.slot[i].pinned && !IS_LATEST(i))
 inline claim()
@@ -133,7 +132,7 @@ proctype Writers()
 {
     byte s, i;
     byte n;        /* *sequence */
-    byte highest;  /* predecessor->sequence; 0: none, or one's own */
+    byte highest;  /* predecessor->sequence; 0: none, or its own segment */
     bit same;      /* `series` is the one that the name led to so far */
     bit replacing; /* itself */
     bool reclaimed;
@@ -168,7 +167,7 @@ attempt: /* publish_name */
 #ifdef SERIES_LOST_WITH_THE_TEMPORARY
     :: goto create
 #else
-    :: goto attempt                                                /* ENOENT: the temporary has vanished */
+    :: goto attempt                                                /* ENOENT: the temporary was removed */
 #endif
     :: goto killed
     fi;
@@ -195,7 +194,7 @@ cancel:
     STEP(NEW.slot[s].writing = 0);
     goto live;
 
-reclaim: /* bshm_predecessor_reclaim: the rest of its life the slot is a hole that nobody takes for a frame */
+reclaim: /* bshm_predecessor_reclaim: the slot stays a hole, which is never read as a frame */
     s = 0;
     do
     :: s < SLOTS && IS_LATEST(s) -> s++
@@ -228,10 +227,10 @@ poll:
     atomic { at = 0; n = 0; q = 0; busy = 0 };
     if
     :: attached == NOBODY -> atomic { named -> attached = NEWEST }; goto poll
-    :: attached != NOBODY -> /* take */
+    :: attached != NOBODY -> /* take_newest */
         atomic { n = G.latest_n; at = G.latest_slot };             /* R1 */
         if :: n <= seen -> goto nothing_new :: else fi
-    :: atomic { /* another reader, that begins */
+    :: atomic { /* another reader, which begins */
            attached != NOBODY && last > 0;
            if :: attached == OLD -> forget(OLD) :: else fi;
            attached = NOBODY;

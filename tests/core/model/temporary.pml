@@ -1,22 +1,23 @@
-/* temporary.pml - a creator and its temporary, beside `clean` and cleaners from outside.
+/* temporary.pml - a creator and its temporary, beside `clean` and outside cleaners.
  *
  * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of segment.c;
  * bshm_remove_stale_temporary of names.c; bshm_os_create, bshm_os_rename of platform/posix.c and platform/linux.c.
  *
  * Modelled
- *   One creator that begins again when its temporary vanishes, up to ATTEMPTS times, each time under another name,
- *   and may be killed anywhere. `clean`, CLEANINGS times: it looks at a temporary that is there, finds it old enough,
- *   opens it, locks it, unlinks it. OUTSIDER: once, a cleaner that asks nobody. A creator may be stopped for more
- *   than ten seconds between any two calls, or the clock may jump: whether a temporary is old enough is anybody's
- *   guess.
- *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` who has its writer lock.
+ *   One creator, which starts over when its temporary is removed, up to ATTEMPTS times, each time under another name,
+ *   and may be killed anywhere. `clean`, CLEANINGS times: it finds a temporary, finds it old enough, opens it, locks
+ *   it, unlinks it. OUTSIDER: a cleaner that takes no lock, once. A creator may be stopped for more than ten seconds
+ *   between any two calls, or the clock may jump: so any temporary may be found old enough.
+ *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` which process has its writer
+ *   lock.
  *
  * Abstracted
- *   Who has the name, and take-over: names.pml. The rename succeeds whenever the temporary is there.
+ *   Names and take-over: names.pml. The rename succeeds whenever the temporary is there.
  *
  * Checked
- *   promise 4   a creator that lives gets the name, whatever cleaners do, and the lock is then its own
- *               `clean` removes no temporary whose creator has locked it; only a killed creator leaves one behind
+ *   promise 4   a creator that lives gets the name, whatever cleaners do, and then has the lock
+ *               `clean` never removes a temporary whose creator has locked it; only a killed creator leaves one
+ *               behind
  */
 #ifndef CLEANINGS
 #define CLEANINGS 2
@@ -30,7 +31,7 @@ bit linked[ATTEMPTS + 1];
 byte lock[ATTEMPTS + 1];
 byte newest;   /* attempt */
 byte named;    /* the attempt that got the name */
-bit locked_once[ATTEMPTS + 1]; /* not shared: its creator has had the lock, and lives */
+bit locked_once[ATTEMPTS + 1]; /* not shared: the creator has had the lock, and lives */
 bit creator_done, creator_killed;
 byte cleaned;
 
@@ -84,7 +85,7 @@ active proctype Cleaner()
     byte file;
     do
     :: cleaned < CLEANINGS ->
-        file = newest;                                             /* readdir; and it is older than ten seconds */
+        file = newest;                                             /* readdir; it is older than ten seconds */
         if
         :: file > 0 && linked[file] ->                             /* lstat, open */
             if

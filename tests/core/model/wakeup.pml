@@ -1,22 +1,22 @@
-/* wakeup.pml - nobody sleeps over a frame, or over the end of the writer.
+/* wakeup.pml - no reader sleeps on after a frame, or after the end of the writer.
  *
- * Follows: bshm_step_store_latest, bshm_step_bump_notify, bshm_step_set_state of protocol.h; finish_frame of writer.c;
- * bshm_segment_end of segment.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
+ * Follows: bshm_step_store_latest, bshm_step_bump_notify, bshm_step_set_state of protocol.h; finish_frame of
+ * writer.c; bshm_segment_end of segment.c; bshm_predecessor_retire of names.c; bshm_reader_wait of reader.c.
  *
  * Modelled
- *   A writer that publishes up to FRAMES frames, then falls silent, or ends its segment (CLOSED or RETIRED), or is
- *   killed anywhere; after its death a successor may set RETIRED. WAITERS readers that look, wait, and look again
- *   until they have seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all
- *   that sleep.
- *   The time limit (slices of 100 ms) wakes a sleeper only when nobody else is left to do it: the writer was killed,
- *   and no successor came. In every other run a lost wake-up is a sleeper that sleeps for good; in the code it would
- *   be 100 ms of delay.
+ *   A writer publishes up to FRAMES frames, then idles, or ends its segment (CLOSED or RETIRED), or is killed
+ *   anywhere; after its death a successor may set RETIRED. WAITERS readers look, wait, and look again until they have
+ *   seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all sleepers.
+ *   The timeout (slices of 100 ms) wakes a sleeper only when no process is left to do it: the writer was killed and
+ *   no successor came. In every other run a lost wake-up is a sleeper that sleeps for ever; in the code it would be a
+ *   delay of 100 ms.
  *
  * Abstracted
- *   Frames are their numbers. `notify` does not wrap around within one sleep. Memory order: README.md.
+ *   Frames are their numbers. `notify` does not wrap around during one sleep. Memory order: README.md.
  *
  * Checked
- *               who sleeps while nobody is about to wake it has seen the newest frame, and the writer lives
+ *               a reader that sleeps while no process is about to wake it has seen the newest frame, and the writer
+ *               lives
  *               every reader sees the last frame, and then the end
  */
 #ifndef FRAMES
@@ -30,8 +30,8 @@
 
 byte latest, notify, state;
 bit asleep[WAITERS];
-bit killed, succeeded; /* the writer is; a successor has set RETIRED */
-bit writer_done, idle; /* idle: it lives, and has nothing more to say */
+bit killed, succeeded; /* the writer; and a successor that has set RETIRED */
+bit writer_done, idle; /* it lives, and publishes no more */
 
 inline wake_all()
 {
@@ -82,7 +82,7 @@ killed_here:
     killed = 1;
     if
     :: succeeded = 1; state = OVER; notify++; wake_all()            /* bshm_predecessor_retire */
-    :: skip                                                        /* nobody comes */
+    :: skip                                                        /* no successor comes */
     fi;
 end:
     writer_done = 1
@@ -109,7 +109,7 @@ proctype Waiter(byte me)
     bit over;
     do
     :: true ->
-        seen = latest;                                             /* take */
+        seen = latest;                                             /* take_newest */
         if
         :: state == OVER -> if :: latest == seen -> goto end :: else fi /* bshm_reader_ended */
         :: else
@@ -123,7 +123,7 @@ proctype Waiter(byte me)
             :: !asleep[me]
             :: atomic { writer_done && idle && asleep[me] -> assert(seen == latest && state == LIVE) }; goto end
             :: atomic { writer_done && killed && !succeeded && asleep[me] -> asleep[me] = 0 }; /* the time limit */
-               if :: state == OVER :: else -> goto end fi          /* the rest is for the writer's lock to tell */
+               if :: state == OVER :: else -> goto end fi          /* what remains is told by the writer's lock */
             fi
         fi;
         atomic { word = 0; now = 0; over = 0 }
