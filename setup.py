@@ -1,4 +1,4 @@
-"""Builds the one extension module; everything else stands in pyproject.toml.
+"""Builds the extension module. Everything else is in pyproject.toml.
 
 Switches, as environment variables:
 
@@ -22,11 +22,11 @@ LIMITED_API = "0x030B0000"  # 3.11: the first with the buffer protocol
 
 if sys.platform not in ("linux", "darwin", "win32"):
     raise SystemExit(f"billiards_shm has no platform layer for {sys.platform}: linux, darwin and win32 are supported")
-# All of them: the files of other systems compile to nothing.
+# All of them: files for other systems compile to nothing.
 SOURCES = sorted(path.as_posix() for path in Path("csrc").rglob("*.c"))
 HEADERS = sorted(path.as_posix() for path in Path("csrc").rglob("*.h"))
 
-MSVC = sys.platform == "win32" and "GCC" not in sys.version  # a Python built by MinGW has its extensions built so too
+MSVC = sys.platform == "win32" and "GCC" not in sys.version  # a Python built by MinGW builds its extensions with MinGW
 
 compile_args = ["-std=c11", "-O3", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra"]
 link_args = ["-pthread"]
@@ -64,7 +64,7 @@ extension = Extension(
 
 
 class BuildPython(build_py):
-    """Also puts the core's sources beside the modules, for programs in C: `billiards_shm.get_include()`."""
+    """Also installs the core's sources, for programs in C: `billiards_shm.get_include()`."""
 
     def run(self) -> None:
         """Copy the modules, then the sources."""
@@ -79,10 +79,10 @@ class BuildPython(build_py):
 
 
 class BuildWithoutRunpath(build_ext):
-    """Leaves out where the interpreter's own libraries lie, which some interpreters give every extension to carry."""
+    """Leaves out the path of the interpreter's libraries, which some interpreters write into every extension."""
 
     def build_extensions(self) -> None:
-        """As ever, but for the linker's command."""
+        """Build without the linker flags that write that path."""
         if linker := getattr(self.compiler, "linker_so", None):  # Microsoft's compiler has none
             self.compiler.linker_so = [word for word in linker if not word.startswith(("-Wl,-rpath", "-Wl,-R"))]
         super().build_extensions()

@@ -80,7 +80,7 @@
  *   W6   the pixels; the descriptor by relaxed stores
  *   W7   fence(seq_cst)                                                  also orders non-temporal stores
  *   W8   store(seq[s], 2n, release)                                      even: frame n complete
- *   W9   fetch_and(pin[s], ~WRITING, release)                            before W10: who sees n finds no WRITING
+ *   W9   fetch_and(pin[s], ~WRITING, release)                            before W10: a reader of n finds no WRITING
  *   W10  store(latest, n << 6 | s, release)
  *   W11  fence(seq_cst)                                                  pairs with R0
  *   W12  store(notify, notify + 1, release); futex wake of all

@@ -1,4 +1,4 @@
-"""The core in C, tested in C: every program of tests/c, built from csrc as it lies here, plain and under sanitizers.
+"""Tests of the core in C: builds every program of tests/c from csrc, plain and with sanitizers, and runs it.
 
 The programs print each of their tests as a sentence, and counts where they sample: ``pytest -rP tests/c``.
 """
@@ -19,21 +19,21 @@ import pytest
 from repository import CSRC, TESTS
 
 PROGRAMS_DIRECTORY = TESTS / "c"
-# The one for Windows is for test_platforms.py.
+# test_platforms.py runs the one for Windows.
 PROGRAMS = sorted(path.stem for path in PROGRAMS_DIRECTORY.glob("test_*.c") if path.stem != "test_windows")
-# What ThreadSanitizer has something to say about; the others have one thread.
+# For ThreadSanitizer; the other programs have one thread.
 THREADED = [name for name in PROGRAMS if name in ("test_races", "test_threads")]
-# These play the protocol's steps in plain memory and take no segment's name.
+# These take the protocol's steps in plain memory, and need no segment.
 WITHOUT_SEGMENT = ("test_copy", "test_interleavings", "test_races", "test_steps", "test_validation")
 
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
-# -O0: half the time to build, and nothing undefined is optimized away before it is seen.
+# -O0: builds in half the time, and no undefined behaviour is optimized away.
 COMMON = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-O0", "-g1", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
 FLAVOURS = {
     "plain": [],
     "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"],
-    # GCC's ThreadSanitizer says that it does not model fences; why that is sound here stands in test_races.c.
+    # GCC's ThreadSanitizer warns that it does not model fences; test_races.c says why that is sound here.
     "thread": ["-O1", "-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],
 }
 CASES = [
@@ -63,7 +63,7 @@ def run(command: Iterable[str | Path], timeout: float = 60.0) -> subprocess.Comp
 def flags_of(flavour: str) -> tuple[str, ...]:
     """The flavour's own flags."""
     flags = list(FLAVOURS[flavour])
-    for attempt in (flags, [flag for flag in flags if flag != "-Wno-tsan"]):  # Clang does not know that one
+    for attempt in (flags, [flag for flag in flags if flag != "-Wno-tsan"]):  # Clang does not have it
         command = [*COMPILER, "-Werror", *attempt, "-x", "c", "-", "-o", "/dev/null"]
         built = subprocess.run(command, input="int main(void){return 0;}", text=True, capture_output=True, check=False)
         if built.returncode == 0:
@@ -72,7 +72,7 @@ def flags_of(flavour: str) -> tuple[str, ...]:
 
 
 def wrapped_by(source: Path) -> list[str]:
-    """Linker flags for the functions that a program puts itself in front of."""
+    """Linker flags for the functions that a program wraps."""
     text = source.read_text()
     names = {*re.findall(r"^WRAPPED\((\w+),", text, re.MULTILINE), *re.findall(r"\) __wrap_(\w+);", text)}
     return [f"-Wl,--wrap={name}" for name in sorted(names)]
@@ -95,7 +95,7 @@ class Build:
     def _build_flavour(self, flavour: str, flags: tuple[str, ...]) -> dict[str, subprocess.CompletedProcess[str]]:
         directory = self.directory / flavour
         directory.mkdir()
-        core = sorted(CSRC.rglob("*.c"))  # those of other systems come out empty
+        core = sorted(CSRC.rglob("*.c"))  # the files of other systems compile to nothing
         names = THREADED if flavour == "thread" else PROGRAMS
         compile_only = [*COMPILER, *COMMON, *WARNINGS, *flags, "-c", "-o"]
         sources = [*core, *(PROGRAMS_DIRECTORY / f"{name}.c" for name in names)]
@@ -135,7 +135,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     finished = run([program, *arguments])
-    if "unexpected memory mapping" in finished.stdout:  # an older ThreadSanitizer and a newer kernel's randomization
+    if "unexpected memory mapping" in finished.stdout:  # an older ThreadSanitizer, and address randomization of a newer kernel
         finished = run(["setarch", "-R", program, *arguments])
     return finished
 
@@ -171,7 +171,7 @@ def test_the_sources_include_one_another_in_one_direction() -> None:
     assert order.index("windows_base") < order.index("windows_names") < order.index("windows_files")
 
 
-# ---------------------------------------------------------------- do the tests have teeth?
+# ---------------------------------------------------------------- do the tests find broken steps?
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ def run_mutant(mutation: Mutation, directory: Path, flags: tuple[str, ...]) -> s
 
 @pytest.fixture(scope="module")
 def mutants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """What each mutant came to, on all processors; they are asked for one after the other."""
+    """The result of each mutant. They are built and run on all processors."""
     directory = tmp_path_factory.mktemp("mutants")
     futures = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -109,7 +109,7 @@ static inline void object_begin(const char *directory)
 
 static inline void object_set(const struct object_parts *parts, uint64_t object_bytes)
 {
-    static const uint8_t nobody[BSHM_READER_TABLE_OFFSET + sizeof(bshm_reader_entry)];
+    static const uint8_t no_readers[BSHM_READER_TABLE_OFFSET + sizeof(bshm_reader_entry)];
     MUST(ftruncate(object_file, (off_t)object_bytes) == 0);
     if (object_bytes < OBJECT_BYTES / 2) {
         struct object_parts cut = *parts;
@@ -120,7 +120,7 @@ static inline void object_set(const struct object_parts *parts, uint64_t object_
     object_write_at(0, &parts->identity, sizeof parts->identity);
     object_write_at(BSHM_PUBLICATION_OFFSET, &parts->publication, sizeof parts->publication);
     object_write_at(BSHM_DESCRIPTOR_OFFSET, parts->descriptors, sizeof parts->descriptors);
-    object_write_at(BSHM_REGION_BYTES, nobody, sizeof nobody);
+    object_write_at(BSHM_REGION_BYTES, no_readers, sizeof no_readers);
     for (uint32_t slot = 0; slot < OBJECT_SLOTS; slot++)
         object_write_at(BSHM_REGION_BYTES + slot * sizeof(bshm_pin), &parts->pins[slot], sizeof parts->pins[slot]);
 }

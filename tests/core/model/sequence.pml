@@ -27,7 +27,7 @@
 #define FRAMES 4 /* highest number */
 #endif
 #define SLOTS   3
-#define NOBODY  0
+#define DETACHED  0
 #define NEWEST  1
 #define OLD     2
 #define NOWHERE 255
@@ -37,7 +37,7 @@ typedef Segment { Slot slot[SLOTS]; byte latest_n; byte latest_slot; byte base }
 
 Segment segment[3];
 bool named;     /* a writer has had the name */
-byte attached;  /* the reader: NOBODY, NEWEST or OLD */
+byte attached;  /* the reader: DETACHED, NEWEST or OLD */
 byte at;        /* ... and the slot it deals with */
 /* Not shared memory. */
 byte watched;   /* a number, and where the frame is that a reader was shown under it; 0: none was */
@@ -226,14 +226,14 @@ proctype Reader()
 poll:
     atomic { at = 0; n = 0; q = 0; busy = 0 };
     if
-    :: attached == NOBODY -> atomic { named -> attached = NEWEST }; goto poll
-    :: attached != NOBODY -> /* take_newest */
+    :: attached == DETACHED -> atomic { named -> attached = NEWEST }; goto poll
+    :: attached != DETACHED -> /* take_newest */
         atomic { n = G.latest_n; at = G.latest_slot };             /* R1 */
         if :: n <= seen -> goto nothing_new :: else fi
     :: atomic { /* another reader, which begins */
-           attached != NOBODY && last > 0;
+           attached != DETACHED && last > 0;
            if :: attached == OLD -> forget(OLD) :: else fi;
-           attached = NOBODY;
+           attached = DETACHED;
            seen = 0;
            last = 0
        };
