@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
+from billiards_shm import _core
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig, Section
 from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
@@ -28,7 +29,7 @@ __all__ = [
 
 VARIABLE_PREFIX: Final = "BILLIARDS_SHM__"
 """Prefix of all environment variables. In the rest of the name two underscores stand for the dots of a key."""
-MAXIMAL_NAME_LENGTH: Final = 64
+# The rule itself is the core's; this is what it says.
 NAME_ALLOWED: Final = (
     "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
     "(but '/name' with a leading slash only is not one: leave the slash out)"
@@ -41,16 +42,7 @@ def _upper(value: Any) -> Any:
 
 
 def _segment_name(value: str) -> str:
-    if "/" in value:
-        usable = value.count("/") > 1 or not value.startswith("/")
-    else:
-        usable = (
-            0 < len(value) <= MAXIMAL_NAME_LENGTH
-            and value not in (".", "..")
-            and all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in value)
-        )
-    if not usable or "\0" in value:
-        raise ValueError(NAME_ALLOWED)
+    _core.object_path(value)  # SegmentNameError, which is a ValueError
     return value
 
 

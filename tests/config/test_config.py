@@ -352,6 +352,7 @@ def test_an_unknown_override_is_an_error() -> None:
         ("video.shared_memory_attach_timeout_sec", "soon", "a number from 0 to 3600"),
         ("video.shared_memory_name", "a b", "letters, digits, "),
         ("video.shared_memory_name", "", "letters, digits, "),
+        ("video.shared_memory_name", "clips/", "letters, digits, "),
         ("video.shared_memory_name", "/billiards_video", "letters, digits, "),
         ("video.shared_memory_name", "x" * 65, "letters, digits, "),
         ("video.shared_memory_name", "..", "letters, digits, "),

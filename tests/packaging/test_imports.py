@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "__init__": {"_core", "consumer", "errors", "include", "reader", "segments", "statistics", "status"},
     "images": {"pixel_formats"},
     # The rooms of the capture process and the server, from the bottom up.
-    "config": {"errors"},
+    "config": {"_core", "errors"},
     "service": {"config", "errors"},
     "monitor": {"errors", "segments", "statistics", "status"},
     "sources": {"config", "errors", "pixel_formats"},
