@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from billiards_shm.serve.app import create_app
+from billiards_shm.serve.connections import LimitedProtocol, LogLimit, allowed_connections
 from billiards_shm.service.signals import StopRequest
 
 __all__ = ["listen", "run_server"]
@@ -28,14 +28,6 @@ NOT_YET_SENT_BYTES: Final = 128 * 1024
 
 NO_PROGRESS_S: Final = 60
 """A connection whose client takes nothing for so long is given up."""
-
-
-class _Protocol(HttpToolsProtocol):
-    """HTTP, where a picture that the kernel has not taken as a whole holds up the choice of the next."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)
 
 
 class _UvicornServer(uvicorn.Server):
@@ -141,7 +133,8 @@ def run_server(
         access_log=False,
         server_header=False,
         lifespan="off",
-        http=_Protocol,
+        http=LimitedProtocol.with_limit(allowed_connections(max_clients)),
+        backlog=64,  # asyncio accepts so many before it looks at the first
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,  # a JPEG gets no smaller
@@ -149,6 +142,9 @@ def run_server(
         timeout_keep_alive=30,
         forwarded_allow_ips="",
     )
+    limit = LogLimit()
+    for logger in ("uvicorn.error", "asyncio", "billiards_shm.serve.connections"):
+        logging.getLogger(logger).addFilter(limit)
     server = _UvicornServer(config)
 
     async def serve() -> None:

@@ -18,7 +18,8 @@ import uvicorn
 from segments_under_test import wait_until
 
 from billiards_shm import SharedMemoryFrameWriter
-from billiards_shm.serve.server import listen
+from billiards_shm.serve.connections import LimitedProtocol
+from billiards_shm.serve.server import _UvicornServer, listen
 from billiards_shm.sources.demo.table import DemoTable
 
 
@@ -68,13 +69,19 @@ class Address:
 
 
 @contextmanager
-def served(app: Any) -> Iterator[Address]:
+def served(app: Any, *, connections: int = 1000) -> Iterator[Address]:
     """Serve an application from a thread while the block runs."""
     listener = listen("127.0.0.1", 0)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, ws="websockets-sansio", timeout_graceful_shutdown=1, lifespan="auto"
+        app,
+        log_config=None,
+        access_log=False,
+        http=LimitedProtocol.with_limit(connections),
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+        lifespan="auto",
     )
-    server = uvicorn.Server(config)
+    server = _UvicornServer(config)  # which ends connections that do not read
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

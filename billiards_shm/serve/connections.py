@@ -1,0 +1,210 @@
+"""Limits of HTTP connections: how many, how large what they send may be, and how long they may take for it."""
+
+import asyncio
+import logging
+import time
+from typing import ClassVar, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+__all__ = ["LimitedProtocol", "LogLimit", "allowed_connections"]
+
+_log = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+"""Request line and headers."""
+
+MAX_BODY_BYTES: Final = 64 * 1024
+"""No request of this server needs more than the form of the login page."""
+
+HEAD_TIMEOUT_S: Final = 10.0
+"""From the connection, or the first byte of a further request, to the end of the headers."""
+
+# What a client that is refused may still send until it has read the answer.
+_REFUSED_S: Final = 1.0
+_REFUSED_BYTES: Final = 1 << 20
+
+_SHORT_CONNECTIONS: Final = 1000
+_DESCRIPTORS: Final = 65536
+# For segments, and for connections that are accepted before the first of them is looked at.
+_RESERVED_DESCRIPTORS: Final = 128
+_LOG_INTERVAL_S: Final = 60.0
+
+
+def allowed_connections(max_clients: int) -> int:
+    """Raise this process's soft limit of descriptors, and return how many connections there may be."""
+    wanted = max_clients + _SHORT_CONNECTIONS
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < _DESCRIPTORS:
+        soft = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, max(soft - _RESERVED_DESCRIPTORS, soft // 2))
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """HTTP with limits, where a picture that the kernel has not taken as a whole holds up the choice of the next."""
+
+    connection_limit: ClassVar[int] = _SHORT_CONNECTIONS
+
+    waiting_since: float | None = None
+    """Since when there is no request to be answered, by the loop's clock."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+    _body_bytes = 0
+    _refused = False
+    _thrown_away = 0
+
+    @classmethod
+    def with_limit(cls, connections: int) -> "type[LimitedProtocol]":
+        """Return this class with another limit of connections."""
+        return type(cls.__name__, (cls,), {"connection_limit": connections})
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, and end another if there are too many."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)
+        self._await_head()
+        if len(self.connections) > self.connection_limit:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the timer with the connection."""
+        self._end_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and refuse headers without an end."""
+        if self._refused:
+            self._thrown_away += len(data)
+            if self._thrown_away > _REFUSED_BYTES:
+                self.transport.abort()
+            return
+        begun_in_head = self._head_timer is not None
+        super().data_received(data)
+        # A header that is not complete is not reported yet.
+        if begun_in_head and self._head_timer is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        """Begin to count and to time a request."""
+        super().on_message_begin()
+        self._head_bytes = self._body_bytes = 0
+        if self._head_timer is None and not self._refused:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, unless the request is or will be too large."""
+        if self._refused:
+            return
+        self._end_head()
+        self.waiting_since = None
+        size = len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+        length = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        if size > MAX_HEAD_BYTES:
+            self._refuse(431)
+        elif int(length) > MAX_BODY_BYTES:
+            self._refuse(413)
+        else:
+            super().on_headers_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection to the WebSocket's protocol."""
+        if not self._refused:
+            super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        if not self._refused:
+            super().send_400_response(msg)
+
+    def on_body(self, body: bytes) -> None:
+        """Count a body whose length was not announced."""
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES and not self._refused:
+            self._refuse(413)
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        if not self._refused:
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for a further request."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self.waiting_since = self.loop.time()
+
+    def _await_head(self) -> None:
+        self.waiting_since = self.loop.time()
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _make_room(self) -> None:
+        """End the connection that has had nothing to be answered for longest, or this one."""
+        _log.warning("%d connections are open, and no more are allowed: idle ones are ended", self.connection_limit)
+        idle = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, LimitedProtocol) and connection.waiting_since is not None
+        ]
+        oldest = min(idle, key=lambda connection: connection.waiting_since or 0.0)
+        if oldest is self:
+            self._refuse(503)
+        else:
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+    def _refuse(self, status: int) -> None:
+        """Answer by ourselves and read no more."""
+        self._refused = True
+        self._end_head()
+        self.waiting_since = self.loop.time()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
+        # What the client still sends is read and thrown away: if it were not, a reset could overtake the answer.
+        self.transport.write_eof()
+        self.loop.call_later(_REFUSED_S, self.transport.abort)
+
+
+class LogLimit(logging.Filter):
+    """Lets each line of code log one kind of problem once a minute: clients could fill a disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[tuple[str, int, type[BaseException] | None], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log this; the first of a minute says how many were not."""
+        kind = record.exc_info[0] if record.exc_info else None
+        key = record.pathname, record.lineno, kind
+        now = time.monotonic()
+        passed, held_back = self._passed.get(key, (-_LOG_INTERVAL_S, 0))
+        if now - passed < _LOG_INTERVAL_S:
+            self._passed[key] = passed, held_back + 1
+            return False
+        self._passed[key] = now, 0
+        if held_back:
+            record.msg = f"{record.getMessage()} (and {held_back} times in the last {now - passed:.0f} s)"
+            record.args = ()
+        return True
