@@ -190,6 +190,8 @@ cdef extern from "billiards_shm.h" nogil:
     int bshm_frame_intact(const bshm_frame *frame)
     int bshm_frame_copy(const bshm_frame *frame, void *destination, uint64_t destination_bytes)
     void bshm_frame_release(bshm_frame *frame)
+    bshm_attachment *bshm_addresses_hold(bshm_attachment *attachment)
+    void bshm_addresses_release(bshm_attachment *attachment)
 
     ctypedef struct bshm_reader_view:
         uint32_t pid

@@ -367,12 +367,14 @@ cdef class Frame(_PixelBuffer):
     """
 
     cdef _abi.bshm_frame frame
+    cdef _abi.bshm_attachment *addresses  # of the array, which may have been made before its frame was there
 
     def __init__(self):
         raise TypeError("frames are created by a reader")
 
     def __dealloc__(self):
         _abi.bshm_frame_release(&self.frame)
+        _abi.bshm_addresses_release(self.addresses)
 
     @property
     def intact(self):
@@ -393,16 +395,24 @@ cdef class _PreparedFrame:
 
     Making them takes half a microsecond, but 20 us just after a sleep, when the code is in no cache any more: as long
     as the wake-up itself. So a reader makes them before it sleeps, for the geometry of the slot's last frame.
+
+    The garbage collector knows the array, and so others may find it and look at it: nothing is pinned there, but its
+    addresses are held.
     """
 
-    cdef _abi.bshm_frame like  # the frame that `pair` was made for: address and geometry
+    cdef _abi.bshm_frame like  # the frame that `pair` was made for: address and geometry. Holds the addresses only
     cdef Frame frame
     cdef FrameMetadata metadata
     cdef tuple pair  # None: not prepared. Its array is not used before it is delivered
 
+    def __dealloc__(self):
+        _abi.bshm_addresses_release(self.like.attachment)
+
     cdef int prepare(self, const _abi.bshm_frame *like) except -1:
         cdef Frame frame = Frame.__new__(Frame)
         cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
+        cdef _abi.bshm_attachment *former = NULL
+        frame.addresses = _abi.bshm_addresses_hold(like.attachment)
         frame.frame.pixels = like.pixels
         frame.frame.info = like.info
         frame.describe(&frame.frame.info)
@@ -410,7 +420,12 @@ cdef class _PreparedFrame:
         self.frame = frame  # nothing before this changes `self`: other threads may have run here meanwhile
         self.metadata = metadata
         self.pair = pair
-        self.like = like[0]
+        if self.like.attachment != like.attachment:
+            former = self.like.attachment
+            self.like.attachment = _abi.bshm_addresses_hold(like.attachment)
+            _abi.bshm_addresses_release(former)
+        self.like.pixels = like.pixels
+        self.like.info = like.info
         return 0
 
     cdef int prepare_again(self) except -1:
@@ -419,6 +434,7 @@ cdef class _PreparedFrame:
             if self.pair is None:
                 like = self.like
                 self.prepare(&like)
+                self.metadata.info = like.info  # for whoever finds it before it is delivered
         return 0
 
     cdef bint fits(self, const _abi.bshm_frame *frame) noexcept:

@@ -54,43 +54,85 @@ static void lock_observer_byte(bshm_attachment *attachment)
     }
 }
 
-static void destroy(bshm_attachment *attachment)
+static void blank_mappings(bshm_attachment *attachment)
 {
-    bool inherited = bshm_attachment_is_inherited(attachment);
-    bshm_os_unmap((void *)(uintptr_t)attachment->header, BSHM_REGION_BYTES);
+    bshm_os_blank(attachment->header_mapping, BSHM_REGION_BYTES, 0);
     for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
-        bshm_os_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
+        bshm_os_blank(attachment->slots[slot], (size_t)attachment->identity.slot_stride, 0);
+}
+
+/* The files and the control region are the parent's, and so is the memory, unless a view of it came along. Frames that
+ * are being copied do not count: who copies them is a thread that does not exist here. */
+static bool forget_attachment_in_child(bshm_os_fork_member *member)
+{
+    bshm_attachment *attachment = (bshm_attachment *)member;
+    if (attachment->inherited) /* the parent is a child itself */
+        return true;
+    attachment->inherited = true;
+    bshm_os_close(attachment->lock_file); /* not unlocked: that would be the parent's lock */
     bshm_os_close(attachment->data_file);
-    if (!inherited) { /* a child never had the mapping, and its fork handler closed the file */
-        if (attachment->entry)
-            bshm_store_relaxed(&attachment->entry->pid, 0);
-        if (attachment->lock_file != BSHM_OS_NO_FILE) {
-            if (attachment->entry)
-                bshm_os_unlock(attachment->lock_file,
-                               BSHM_READER_BYTE + (uint64_t)(attachment->entry - attachment->control->readers));
-            for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
-                if (attachment->leases[i].owned)
-                    bshm_os_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + attachment->leases[i].token);
-            bshm_os_block_fork();
-            bshm_os_forget_file(attachment->lock_file);
-            bshm_os_close(attachment->lock_file);
-            bshm_os_allow_fork();
-        }
-        bshm_os_unmap(attachment->control, BSHM_REGION_BYTES);
+    attachment->lock_file = BSHM_OS_NO_FILE;
+    attachment->data_file = BSHM_OS_NO_FILE;
+    attachment->control = NULL; /* it was never mapped here */
+    attachment->entry = NULL;
+    for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
+        attachment->views_in_child += attachment->leases[i].views;
+    if (attachment->views_in_child == 0)
+        blank_mappings(attachment);
+    return true;
+}
+
+void bshm_attachment_drop_inherited_view(bshm_attachment *attachment)
+{
+    if (bshm_reference_drop(&attachment->views_in_child))
+        blank_mappings(attachment);
+}
+
+static void give_up_locks(bshm_attachment *attachment)
+{
+    if (attachment->entry) {
+        bshm_store_relaxed(&attachment->entry->pid, 0);
+        bshm_os_unlock(attachment->lock_file,
+                       BSHM_READER_BYTE + (uint64_t)(attachment->entry - attachment->control->readers));
     }
-    bshm_os_mutex_destroy(&attachment->mutex);
-    free(attachment);
+    for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
+        if (attachment->leases[i].owned)
+            bshm_os_unlock(attachment->lock_file, BSHM_TOKEN_BYTE + attachment->leases[i].token);
 }
 
 void bshm_attachment_unreference(bshm_attachment *attachment)
 {
-    if (attachment && bshm_reference_drop(&attachment->references))
-        destroy(attachment);
+    if (!attachment || !bshm_reference_drop(&attachment->references))
+        return;
+    if (attachment->lock_file != BSHM_OS_NO_FILE) {
+        give_up_locks(attachment);
+        bshm_object_close(&attachment->lock_file);
+    }
+    bshm_object_close(&attachment->data_file);
+    bshm_os_unmap(attachment->control, BSHM_REGION_BYTES);
+    attachment->control = NULL;
+    if (attachment->address_references > 1)
+        blank_mappings(attachment);
+    bshm_addresses_release(attachment);
 }
 
-bool bshm_attachment_is_inherited(const bshm_attachment *attachment)
+bshm_attachment *bshm_addresses_hold(bshm_attachment *attachment)
 {
-    return attachment->process_epoch != bshm_os_process_epoch();
+    if (attachment)
+        bshm_reference_take(&attachment->address_references);
+    return attachment;
+}
+
+void bshm_addresses_release(bshm_attachment *attachment)
+{
+    if (!attachment || !bshm_reference_drop(&attachment->address_references))
+        return;
+    bshm_os_leave_fork_list(&attachment->fork_member); /* first: a child would blank what lies there next */
+    bshm_os_unmap(attachment->header_mapping, BSHM_REGION_BYTES);
+    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
+        bshm_os_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
+    bshm_os_mutex_destroy(&attachment->mutex);
+    free(attachment);
 }
 
 /* Opens lock_file and maps the control region. Not permitted: neither, and the reader is an observer. */
@@ -100,18 +142,14 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
     void *address;
     bshm_os_block_fork();
     int rc = bshm_os_open(path, BSHM_OS_READ_WRITE, &attachment->lock_file);
-    int registered = rc < 0 ? rc : bshm_os_register_file(attachment->lock_file);
     bshm_os_allow_fork();
     if (rc < 0) {
-        attachment->lock_file = BSHM_OS_NO_FILE;
         if (rc == -EACCES || rc == -EROFS || rc == -EPERM ||
             rc == -ENOENT) /* ENOENT: the name was removed; its frames can still be read */
             return BSHM_OK;
         return bshm_fail_system(error, rc, "open", path);
     }
-    rc = registered;
-    if (rc == 0)
-        rc = bshm_os_info_of(attachment->lock_file, &again);
+    rc = bshm_os_info_of(attachment->lock_file, &again);
     if (rc < 0)
         return bshm_fail_system(error, rc, "open", path);
     if (!bshm_os_same_object(&again, &attachment->info))
@@ -125,7 +163,6 @@ static int open_control(bshm_attachment *attachment, const char *path, bshm_erro
 /* BSHM_AGAIN: the name was replaced in between. */
 static int open_once(bshm_attachment *attachment, const char *path, const bshm_trusted *trusted, bshm_error *error)
 {
-    void *address;
     int rc = bshm_object_open(path, attachment->name, BSHM_OS_READ, trusted, &attachment->data_file, &attachment->info,
                               error);
     if (rc == BSHM_OK)
@@ -135,10 +172,11 @@ static int open_once(bshm_attachment *attachment, const char *path, const bshm_t
         rc = open_control(attachment, path, error);
     if (rc != BSHM_OK)
         return rc;
-    rc = bshm_object_map(attachment->data_file, 0, BSHM_REGION_BYTES, 0, attachment->name, &address, error);
+    rc = bshm_object_map(attachment->data_file, 0, BSHM_REGION_BYTES, 0, attachment->name, &attachment->header_mapping,
+                         error);
     if (rc < 0)
         return rc;
-    attachment->header = address;
+    attachment->header = attachment->header_mapping;
     if (attachment->control)
         lock_reader_entry(attachment);
     else
@@ -155,12 +193,13 @@ int bshm_attachment_open(bshm_attachment **opened, const char *path, const char 
         if (!attachment)
             return bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot attach to '%s'", name);
         attachment->references = 1;
-        attachment->process_epoch = bshm_os_process_epoch();
+        attachment->address_references = 1;
         attachment->lock_file = BSHM_OS_NO_FILE;
         attachment->data_file = BSHM_OS_NO_FILE;
         attachment->max_leases = max_leases;
         bshm_os_mutex_init(&attachment->mutex);
         memcpy(attachment->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
+        bshm_os_join_fork_list(&attachment->fork_member, forget_attachment_in_child);
         rc = open_once(attachment, path, trusted, error);
         if (rc == BSHM_OK)
             *opened = attachment;

@@ -12,17 +12,22 @@ typedef struct bshm_lease {
     uint32_t token;
     uint32_t slot;
     uint32_t frames; /* that share the pin; 0: the token pins nothing */
+    uint32_t views;  /* those of them that are not `to_copy` */
     uint64_t seq;
 } bshm_lease;
 
 struct bshm_attachment {
-    uint32_t references;
-    uint32_t process_epoch;
+    bshm_os_fork_member fork_member;
+    uint32_t references;         /* of the reader, its waiting threads and its frames: they keep files and memory */
+    uint32_t address_references; /* of bshm_addresses_hold, and one for all `references` together */
+    bool inherited;              /* by this forked child, where only the memory under `views_in_child` is left */
+    uint32_t views_in_child;
     bshm_os_mutex mutex;    /* guards leases and slots; no Python code runs under it */
     bshm_os_file lock_file; /* token and presence locks; maps the control region. BSHM_OS_NO_FILE: an observer */
-    bshm_os_file data_file; /* read-only, no locks; maps the rest */
+    bshm_os_file data_file; /* read-only, no locks but an observer's presence; maps the rest */
     bshm_os_info info;
     bshm_identity identity;
+    void *header_mapping; /* the same as `header`, as bshm_os_map wants it */
     const bshm_header *header;
     bshm_control *control;       /* null for an observer */
     void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
@@ -37,7 +42,8 @@ struct bshm_attachment {
 int bshm_attachment_open(bshm_attachment **attachment, const char *path, const char *name, uint32_t max_leases,
                          const bshm_trusted *trusted, bshm_error *error);
 void bshm_attachment_unreference(bshm_attachment *attachment);
-bool bshm_attachment_is_inherited(const bshm_attachment *attachment);
+/* In a forked child: releases a view that was inherited, and with the last one the memory. */
+void bshm_attachment_drop_inherited_view(bshm_attachment *attachment);
 
 /* R0, under the mutex: a token that pins nothing. It is kept if fewer than max_leases are; otherwise, and for a copy,
  * it is a transient one: a copy is then as fast and as safe as a lease, without taking one from other readers for

@@ -59,7 +59,8 @@
  *   alive. Hence lock through a description of its own; open it with O_CLOEXEC; map what is mapped through it
  *   (writer: header and control; reader: control) with MADV_DONTFORK; close it in a forked child first of all,
  *   without unlocking, which would unlock the parent's. Map the pixels, and a reader's header, through a second
- *   description without locks.
+ *   description without locks. In the child, close that one too, and map zeros over what no view needs: else the child
+ *   keeps the memory of a segment that is replaced later.
  *
  *
  * SLOTS, PINS, TOKENS
@@ -247,7 +248,9 @@
  *
  *   - A process that may write the object can truncate it, and touching it then is SIGBUS. Modes are the defence.
  *   - A process that may read it can hold up a take-over and deny leases, by locks of its own.
- *   - Do not use frames in a forked child. A reader works there: it attaches again.
+ *   - Do not use frames in a forked child. A reader works there: it attaches again. A view that was held at the fork
+ *     keeps its pixels in the child until it is released there; a slot that was lent shows zeros there, and no reader
+ *     sees what the child draws. A child made without the handlers of pthread_atfork (vfork, clone) has to exec.
  *   - A file on a disk (not tmpfs) makes the writer wait for write-back.
  */
 #ifndef BILLIARDS_SHM_H
@@ -738,6 +741,12 @@ int bshm_frame_intact(const bshm_frame *frame);
 int bshm_frame_copy(const bshm_frame *frame, void *destination, uint64_t destination_bytes);
 /* R6. Also in a forked child, where the pin stays its parent's. */
 void bshm_frame_release(bshm_frame *frame);
+
+/* Keeps the addresses of a frame's `attachment` from being used for anything else, for an array that is made before its
+ * frame is there. It holds neither pin nor memory: you can read some frame there, or part of one, or zeros. Call it
+ * while you have a frame of that attachment, or hold its addresses already. Returns `attachment`, which may be null. */
+bshm_attachment *bshm_addresses_hold(bshm_attachment *attachment);
+void bshm_addresses_release(bshm_attachment *attachment);
 
 /* ---------------------------------------------------------------- inspection and cleaning */
 

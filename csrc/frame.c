@@ -75,6 +75,7 @@ static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t 
     frame->lease = (int32_t)(lease - attachment->leases);
     frame->pinned = 1;
     frame->to_copy = to_copy || lease->transient;
+    lease->views += !frame->to_copy;
     return BSHM_FOUND;
 }
 
@@ -213,9 +214,13 @@ void bshm_frame_release(bshm_frame *frame)
     bshm_attachment *attachment = frame->attachment;
     if (!attachment)
         return;
-    if (frame->pinned && !bshm_attachment_is_inherited(attachment)) {
+    if (attachment->inherited) {
+        if (frame->pinned && !frame->to_copy)
+            bshm_attachment_drop_inherited_view(attachment);
+    } else if (frame->pinned) {
         bshm_os_mutex_lock(&attachment->mutex);
         bshm_lease *lease = &attachment->leases[frame->lease];
+        lease->views -= !frame->to_copy;
         if (--lease->frames == 0) {
             bshm_step_unpin(attachment->control, lease->slot, lease->token); /* R6 */
             if (lease->transient)

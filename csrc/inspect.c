@@ -78,28 +78,28 @@ int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *i
 {
     char path[BSHM_OS_PATH_BYTES];
     bshm_trusted trusted;
-    bshm_os_file file;
+    bshm_brief_file file;
     bshm_os_info info;
     memset(inspection, 0, sizeof *inspection);
     int rc = bshm_object_path(name, path, sizeof path, error);
     if (rc == BSHM_OK)
         rc = bshm_trusted_copy(&trusted, owners, error);
     if (rc == BSHM_OK)
-        rc = bshm_object_open(path, name, BSHM_OS_READ, &trusted, &file, &info, error);
+        rc = bshm_brief_open(&file, path, name, BSHM_OS_READ, &trusted, &info, error);
     if (rc < 0)
         return rc;
-    rc = bshm_identity_read(file, &info, name, &inspection->identity, error);
+    rc = bshm_identity_read(file.file, &info, name, &inspection->identity, error);
     uint8_t *regions = rc == BSHM_OK ? malloc(2 * BSHM_REGION_BYTES) : NULL;
     if (regions) {
         inspection->allocated_bytes = info.allocated_bytes;
         inspection->owner_uid = info.owner_uid;
         inspection->mode = info.mode;
-        rc = inspect_regions(file, regions, name, inspection, error);
+        rc = inspect_regions(file.file, regions, name, inspection, error);
     } else if (rc == BSHM_OK) {
         rc = bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot inspect '%s'", name);
     }
     free(regions);
-    bshm_os_close(file);
+    bshm_brief_close(&file);
     return rc;
 }
 

@@ -170,7 +170,9 @@ int bshm_object_open(const char *path, const char *name, enum bshm_os_access acc
     if (!info->regular)
         return bshm_fail(error, BSHM_E_FORMAT, "'%s' is not a billiards_shm segment: %s is %s; choose another name",
                          name, path, info->symbolic_link ? "a symbolic link" : "not a regular file");
+    bshm_os_block_fork();
     rc = bshm_os_open(path, access, file);
+    bshm_os_allow_fork();
     if (rc == -ENOENT)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "no segment '%s' (%s): is its writer running?", name, path);
     if (rc == -ELOOP)
@@ -193,11 +195,42 @@ int bshm_object_open(const char *path, const char *name, enum bshm_os_access acc
     else if (bshm_os_check_file_system(*file, &kind) == -EOPNOTSUPP)
         rc = bshm_fail(error, BSHM_E_NAME,
                        "'%s' is on %s, where locks do not end with their process: use a path on a tmpfs", name, kind);
-    if (rc < 0) {
-        bshm_os_close(*file);
-        *file = BSHM_OS_NO_FILE;
-    }
+    if (rc < 0)
+        bshm_object_close(file);
     return rc;
+}
+
+void bshm_object_close(bshm_os_file *file)
+{
+    bshm_os_block_fork();
+    bshm_os_close(*file);
+    *file = BSHM_OS_NO_FILE;
+    bshm_os_allow_fork();
+}
+
+/* The thread that has it on its stack does not exist in the child. */
+static bool close_brief_in_child(bshm_os_fork_member *member)
+{
+    bshm_brief_file *brief = (bshm_brief_file *)member;
+    bshm_os_close(brief->file);
+    return false;
+}
+
+int bshm_brief_open(bshm_brief_file *brief, const char *path, const char *name, enum bshm_os_access access,
+                    const bshm_trusted *trusted, bshm_os_info *info, bshm_error *error)
+{
+    brief->file = BSHM_OS_NO_FILE;
+    bshm_os_join_fork_list(&brief->fork_member, close_brief_in_child);
+    int rc = bshm_object_open(path, name, access, trusted, &brief->file, info, error);
+    if (rc < 0)
+        bshm_os_leave_fork_list(&brief->fork_member);
+    return rc;
+}
+
+void bshm_brief_close(bshm_brief_file *brief)
+{
+    bshm_object_close(&brief->file);
+    bshm_os_leave_fork_list(&brief->fork_member);
 }
 
 int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name,
@@ -212,8 +245,10 @@ int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned
         return bshm_fail_system(error, rc, "map", name);
     if (bshm_os_prefault(*address, (size_t)bytes, flags & BSHM_OS_MAP_WRITE) == 0)
         return BSHM_OK;
+    bshm_os_block_fork();
     bshm_os_unmap(*address, (size_t)bytes);
     *address = NULL;
+    bshm_os_allow_fork();
     return bshm_fail(error, BSHM_E_FORMAT,
                      "segment '%s' is corrupt: there is no memory behind its %llu bytes at %llu, and none is free",
                      name, (unsigned long long)bytes, (unsigned long long)offset);

@@ -32,11 +32,22 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error);
 /* Checks a descriptor that a reader copied: no overflow, all of it inside a slot. */
 int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error);
 
+/* A file that is open for a moment, or while a lock on it is needed. A child that is forked meanwhile closes it. */
+typedef struct bshm_brief_file {
+    bshm_os_fork_member fork_member;
+    bshm_os_file file;
+} bshm_brief_file;
+int bshm_brief_open(bshm_brief_file *brief, const char *path, const char *name, enum bshm_os_access access,
+                    const bshm_trusted *trusted, bshm_os_info *info, bshm_error *error);
+void bshm_brief_close(bshm_brief_file *brief);
+
 /* Opens a regular file of a trusted owner, on a file system that supports segments. Readers open it for reading,
  * writers and lease readers for reading and writing. BSHM_E_FORMAT, BSHM_E_PERMISSION, BSHM_E_NOT_FOUND, BSHM_E_NAME,
  * ... */
 int bshm_object_open(const char *path, const char *name, enum bshm_os_access access, const bshm_trusted *trusted,
                      bshm_os_file *file, bshm_os_info *info, bshm_error *error);
+/* Sets *file to BSHM_OS_NO_FILE too, and no fork happens in between. */
+void bshm_object_close(bshm_os_file *file);
 /* Reads the identity into private memory and checks it. */
 int bshm_identity_read(bshm_os_file file, const bshm_os_info *info, const char *name, bshm_identity *identity,
                        bshm_error *error);

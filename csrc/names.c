@@ -127,7 +127,7 @@ static int read_predecessor(bshm_predecessor *predecessor, const char *name, bsh
     if (!predecessor->same_abi)
         return BSHM_OK; /* a segment of another version, or damaged: it is replaced, but its content is unknown */
     void *address;
-    int rc = bshm_object_map(predecessor->file, 0, bytes, BSHM_OS_MAP_NOT_IN_CHILD, name, &address, error);
+    int rc = bshm_object_map(predecessor->held.file, 0, bytes, BSHM_OS_MAP_NOT_IN_CHILD, name, &address, error);
     if (rc == BSHM_E_FORMAT)
         predecessor->same_abi = false; /* no memory behind it: it is replaced like one of another version */
     if (rc < 0)
@@ -144,7 +144,7 @@ static int lock_predecessor(const char *path, const char *name, int64_t timeout_
     int64_t until = bshm_os_now_ns() + timeout_ns;
     bshm_os_info now;
     for (;;) {
-        int rc = bshm_os_lock(predecessor->file, BSHM_WRITER_BYTE, true);
+        int rc = bshm_os_lock(predecessor->held.file, BSHM_WRITER_BYTE, true);
         if (bshm_os_info_at(path, &now) < 0 || !bshm_os_same_object(&now, &predecessor->info))
             return BSHM_AGAIN;
         if (rc == 0)
@@ -152,7 +152,7 @@ static int lock_predecessor(const char *path, const char *name, int64_t timeout_
         if (rc != -EAGAIN)
             return bshm_fail_system(error, rc, "lock", path);
         if (bshm_os_now_ns() >= until)
-            return fail_writer_exists(predecessor->file, &predecessor->identity, name, error);
+            return fail_writer_exists(predecessor->held.file, &predecessor->identity, name, error);
         bshm_os_sleep(LOCK_RETRY_NS);
     }
 }
@@ -161,7 +161,7 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
                           int64_t timeout_ns, bshm_predecessor *predecessor, bshm_error *error)
 {
     for (;;) {
-        *predecessor = (bshm_predecessor){.file = BSHM_OS_NO_FILE};
+        *predecessor = (bshm_predecessor){.held.file = BSHM_OS_NO_FILE};
         int rc = bshm_os_info_at(path, &predecessor->info);
         if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls that not found too */
             return BSHM_OK;
@@ -169,16 +169,12 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
             predecessor->own = true;
             return BSHM_OK;
         }
-        bshm_os_block_fork();
-        rc = bshm_object_open(path, name, BSHM_OS_READ_WRITE, trusted, &predecessor->file, &predecessor->info, error);
-        if (rc == BSHM_OK) /* locked for moments only: if the register is full, a child may prolong that */
-            (void)bshm_os_register_file(predecessor->file);
-        bshm_os_allow_fork();
+        rc = bshm_brief_open(&predecessor->held, path, name, BSHM_OS_READ_WRITE, trusted, &predecessor->info, error);
         if (rc == BSHM_E_NOT_FOUND)
             continue; /* removed just now: look again */
         if (rc < 0)
             return rc;
-        rc = bshm_os_read(predecessor->file, &predecessor->identity, sizeof predecessor->identity, 0);
+        rc = bshm_os_read(predecessor->held.file, &predecessor->identity, sizeof predecessor->identity, 0);
         if (rc < 0 || !bshm_has_magic(&predecessor->identity))
             rc =
                 bshm_fail(error, BSHM_E_FORMAT,
@@ -199,23 +195,18 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
 
 void bshm_predecessor_drop(bshm_predecessor *predecessor)
 {
-    if (predecessor->file != BSHM_OS_NO_FILE) {
-        bshm_os_unlock(predecessor->file,
-                       BSHM_WRITER_BYTE); /* before the register forgets it: see bshm_os_forget_file */
-        bshm_os_block_fork();
-        bshm_os_forget_file(predecessor->file);
-        bshm_os_close(predecessor->file);
-        bshm_os_allow_fork();
-    }
-    predecessor->file = BSHM_OS_NO_FILE;
+    if (predecessor->held.file == BSHM_OS_NO_FILE)
+        return;
+    bshm_os_unlock(predecessor->held.file, BSHM_WRITER_BYTE); /* also where a forked child has not closed it yet */
+    bshm_brief_close(&predecessor->held);
 }
 
 /* Maps header and control region of a predecessor whose identity is valid. */
 static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **header)
 {
     void *address;
-    int rc = bshm_object_map(predecessor->file, 0, 2 * BSHM_REGION_BYTES, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD,
-                             "", &address, NULL);
+    int rc = bshm_object_map(predecessor->held.file, 0, 2 * BSHM_REGION_BYTES,
+                             BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, "", &address, NULL);
     *header = address;
     return rc;
 }
@@ -223,7 +214,8 @@ static int map_predecessor(const bshm_predecessor *predecessor, bshm_header **he
 void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
 {
     bshm_header *header;
-    if (predecessor->file == BSHM_OS_NO_FILE || !predecessor->same_abi || map_predecessor(predecessor, &header) < 0)
+    if (predecessor->held.file == BSHM_OS_NO_FILE || !predecessor->same_abi ||
+        map_predecessor(predecessor, &header) < 0)
         return;
     bshm_control *control = (bshm_control *)((uint8_t *)header + predecessor->identity.control_offset);
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
@@ -236,7 +228,7 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
         if (shown > 0)
             bshm_step_begin_write(header, slot, shown);
-        (void)bshm_os_punch(predecessor->file,
+        (void)bshm_os_punch(predecessor->held.file,
                             predecessor->identity.pixels_offset + slot * predecessor->identity.slot_stride,
                             predecessor->identity.slot_stride);
     }
@@ -246,7 +238,8 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
 void bshm_predecessor_retire(bshm_predecessor *predecessor)
 {
     bshm_header *header;
-    if (predecessor->file != BSHM_OS_NO_FILE && predecessor->same_abi && map_predecessor(predecessor, &header) == 0) {
+    if (predecessor->held.file != BSHM_OS_NO_FILE && predecessor->same_abi &&
+        map_predecessor(predecessor, &header) == 0) {
         bshm_step_set_state(header, BSHM_STATE_RETIRED);
         bshm_os_wake_all(&header->publication.notify.shared);
         bshm_os_unmap(header, 2 * BSHM_REGION_BYTES);
@@ -270,7 +263,7 @@ int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *e
         return BSHM_NOTHING;
     if (rc < 0)
         return rc;
-    if (predecessor.file == BSHM_OS_NO_FILE)
+    if (predecessor.held.file == BSHM_OS_NO_FILE)
         return BSHM_NOTHING;
     rc = bshm_os_unlink(path);
     bshm_predecessor_drop(&predecessor);
@@ -280,17 +273,19 @@ int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *e
 int bshm_remove_stale_temporary(const char *path, bshm_error *error)
 {
     const char *last_slash = bshm_os_last_separator(path);
-    bshm_os_file file;
+    bshm_brief_file file;
     bshm_os_info info;
     if (!bshm_is_temporary(last_slash ? last_slash + 1 : path))
         return bshm_fail(error, BSHM_E_NAME, "'%s' is not a temporary: expected a name like .bshm-0123456789abcdef~",
                          path);
     if (bshm_os_info_at(path, &info) < 0 || !info.regular ||
         (info.owner_uid != bshm_os_user_id() && bshm_os_user_id() != 0) ||
-        bshm_os_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS ||
-        bshm_os_open(path, BSHM_OS_READ_WRITE, &file) < 0)
+        bshm_os_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS)
         return BSHM_NOTHING;
-    bool removed = bshm_os_lock(file, BSHM_WRITER_BYTE, true) == 0 && bshm_os_unlink(path) == 0;
-    bshm_os_close(file);
+    bshm_trusted owner = {.uids = {info.owner_uid}, .count = 1}; /* root removes those of others, too */
+    if (bshm_brief_open(&file, path, path, BSHM_OS_READ_WRITE, &owner, &info, NULL) < 0)
+        return BSHM_NOTHING;
+    bool removed = bshm_os_lock(file.file, BSHM_WRITER_BYTE, true) == 0 && bshm_os_unlink(path) == 0;
+    bshm_brief_close(&file);
     return removed ? BSHM_REMOVED : BSHM_NOTHING;
 }

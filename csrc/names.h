@@ -11,7 +11,7 @@
 
 /* The object that has the name, open and with its writer lock held by this process; or none. */
 typedef struct bshm_predecessor {
-    bshm_os_file file; /* BSHM_OS_NO_FILE: the name is free, or `own` */
+    bshm_brief_file held; /* BSHM_OS_NO_FILE: the name is free, or `own` */
     bshm_os_info info;
     bool own;      /* it is the caller's own segment, whose lock the caller holds already */
     bool same_abi; /* its identity is valid, so sequence and state have a meaning */
@@ -26,7 +26,7 @@ bool bshm_is_temporary(const char *file_name);
 /* `clean` and a competing creator hold a dead segment's lock for moments only, a living writer as long as it lives. */
 #define BSHM_LOCK_TIMEOUT_NS (200 * BSHM_NS_PER_MS)
 
-/* BSHM_OK: predecessor->file is open and locked, or `own` is set, or the name is free. BSHM_E_EXISTS: its lock was
+/* BSHM_OK: predecessor->held is open and locked, or `own` is set, or the name is free. BSHM_E_EXISTS: its lock was
  * held by another process for all of `timeout_ns`. */
 int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info *own, const bshm_trusted *trusted,
                           int64_t timeout_ns, bshm_predecessor *predecessor, bshm_error *error);

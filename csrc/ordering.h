@@ -138,22 +138,4 @@ static inline bool bshm_reference_drop(uint32_t *references)
     return __atomic_fetch_sub(references, 1, __ATOMIC_ACQ_REL) == 1;
 }
 
-#ifndef _WIN32
-/* The register of the fork handler (platform/fork.c): plain integers, each independent of the others. */
-static inline int bshm_register_load(const int *place)
-{
-    return __atomic_load_n(place, __ATOMIC_ACQUIRE);
-}
-
-static inline void bshm_register_store(int *place, int value)
-{
-    __atomic_store_n(place, value, __ATOMIC_RELEASE);
-}
-
-static inline bool bshm_register_claim(int *place, int expected, int value)
-{
-    return __atomic_compare_exchange_n(place, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
-#endif
-
 #endif

@@ -102,8 +102,12 @@ enum bshm_os_map_flags {
     BSHM_OS_MAP_WRITE = 1,
     BSHM_OS_MAP_NOT_IN_CHILD = 2 /* a mapping keeps its file's locks alive, and so would a forked child's */
 };
+/* No fork happens between the mapping and the store to *address. */
 int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address);
 void bshm_os_unmap(void *address, size_t bytes);
+/* Replaces a mapping by zeros of this process's own, at the same addresses: its file is let go. Windows cannot, and the
+ * mapping stays. */
+void bshm_os_blank(void *address, size_t bytes, unsigned flags);
 /* Fills the page tables, so that the first use does not fault. Best effort, except for -EFAULT: there is no memory
  * behind a part of the range, nor room for more, and touching it would be SIGBUS. Before Linux 5.14 this is a guess. */
 int bshm_os_prefault(void *address, size_t bytes, bool write);
@@ -119,15 +123,18 @@ int bshm_os_is_locked(bshm_os_file file, uint64_t byte);
 /* 1: *byte is the first byte from `first` to `last` that another file has locked in any way; 0: there is none. */
 int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte);
 
-/* Registers a file whose locks a forked child must not keep alive: the child closes it before anything else runs
- * there. Before you close it, unlock, then call bshm_os_forget_file. */
-int bshm_os_register_file(bshm_os_file file);
-/* No fork happens in between. Around opening and registering, forgetting and closing, mapping and MADV_DONTFORK. */
+/* What a forked child must let go of. In the child, `in_child` of each member runs before anything else does. It may not
+ * lock or free anything: other threads, which do not exist there, may have been at work on the member. It returns false
+ * if the member has to leave the list, because it lies on the stack of such a thread. */
+typedef struct bshm_os_fork_member {
+    struct bshm_os_fork_member *next, *previous;
+    bool (*in_child)(struct bshm_os_fork_member *member);
+} bshm_os_fork_member;
+void bshm_os_join_fork_list(bshm_os_fork_member *member, bool (*in_child)(bshm_os_fork_member *member));
+void bshm_os_leave_fork_list(bshm_os_fork_member *member);
+/* No fork happens in between. Around opening a file and storing it in the member, closing and resetting it. */
 void bshm_os_block_fork(void);
 void bshm_os_allow_fork(void);
-void bshm_os_forget_file(bshm_os_file file);
-/* Differs between a process and its forked children. */
-uint32_t bshm_os_process_epoch(void);
 
 /* Waits while *word, which lies in a mapping of bshm_os_map, is `value`. May return early: after a wake or a signal. */
 void bshm_os_wait(const uint32_t *word, uint32_t value, int64_t timeout_ns);

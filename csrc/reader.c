@@ -10,8 +10,10 @@
 #define WAIT_SLICE_NS     (100 * BSHM_NS_PER_MS) /* then the caller can handle signals */
 
 struct bshm_reader {
+    bshm_os_fork_member fork_member;
     bshm_os_mutex mutex;
     bshm_attachment *attachment; /* null: detached, or closed */
+    bshm_attachment *inherited;  /* in a forked child: the parent's attachment, until it is dropped here; or null */
     uint64_t seen;               /* in the segment `generation` */
     uint8_t generation[16];      /* of the last attachment; a forked child may attach to it again */
     uint64_t last;               /* number of the last frame delivered, of any segment; 0: none yet */
@@ -19,7 +21,6 @@ struct bshm_reader {
     uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
     int64_t next_check_ns;
     int64_t next_attach_ns;
-    uint32_t process_epoch;
     bool closed;
     bool pin_failed; /* the last attempt failed although there is a frame: waiting for `latest` would not help */
     bshm_reader_options options;
@@ -28,6 +29,19 @@ struct bshm_reader {
     char name[BSHM_OS_PATH_BYTES];
     char path[BSHM_OS_PATH_BYTES];
 };
+
+/* A forked child starts again: its parent's attachment is not used, and a thread that does not exist here may hold
+ * the mutex. */
+static bool start_again_in_child(bshm_os_fork_member *member)
+{
+    bshm_reader *reader = (bshm_reader *)member;
+    bshm_os_mutex_init(&reader->mutex);
+    if (reader->attachment)
+        reader->inherited = reader->attachment;
+    reader->attachment = NULL;
+    reader->next_attach_ns = 0;
+    return true;
+}
 
 int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reader_options *options, bshm_error *error)
 {
@@ -43,25 +57,16 @@ int bshm_reader_create(bshm_reader **created, const char *name, const bshm_reade
     }
     memcpy(reader->name, name, strlen(name) + 1); /* fits: bshm_object_path checked */
     reader->options = *options;
-    reader->process_epoch = bshm_os_process_epoch();
     bshm_os_mutex_init(&reader->mutex);
+    bshm_os_join_fork_list(&reader->fork_member, start_again_in_child);
     *created = reader;
     return BSHM_OK;
 }
 
 /* ---------------------------------------------------------------- attaching and following, under the mutex */
 
-/* A forked child starts again: its parent's attachment is not used, and a thread that does not exist here may hold
- * the mutex. */
 static void enter(bshm_reader *reader)
 {
-    if (reader->process_epoch != bshm_os_process_epoch()) {
-        bshm_os_mutex_init(&reader->mutex);
-        reader->process_epoch = bshm_os_process_epoch();
-        bshm_attachment_unreference(reader->attachment);
-        reader->attachment = NULL;
-        reader->next_attach_ns = 0;
-    }
     bshm_os_mutex_lock(&reader->mutex);
 }
 
@@ -78,7 +83,7 @@ static int check_open(const bshm_reader *reader, bshm_error *error)
 static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
 {
     bshm_attachment *former = reader->attachment;
-    reader->attachment = attachment; /* first: another thread may fork now, and the child drops what it finds here */
+    reader->attachment = attachment;
     bshm_attachment_unreference(former);
     reader->next_check_ns = bshm_os_coarse_now_ns() + CHECK_INTERVAL_NS;
     reader->pin_failed = false;
@@ -87,9 +92,16 @@ static void use_attachment(bshm_reader *reader, bshm_attachment *attachment)
     memcpy(reader->generation, attachment->identity.generation, sizeof reader->generation);
 }
 
+static void give_up_inherited(bshm_reader *reader)
+{
+    bshm_attachment_unreference(reader->inherited);
+    reader->inherited = NULL;
+}
+
 static int attach(bshm_reader *reader, bshm_error *error)
 {
     bshm_attachment *attachment;
+    give_up_inherited(reader);
     int rc = bshm_attachment_open(&attachment, reader->path, reader->name, reader->options.max_leases, &reader->trusted,
                                   error);
     if (rc == BSHM_OK)
@@ -298,14 +310,14 @@ static bool was_closed(const bshm_reader *reader)
 /* The status of the segment that has the name, which this reader has not moved to yet. */
 static int status_of_successor(const bshm_reader *reader)
 {
-    bshm_os_file file;
+    bshm_brief_file file;
     bshm_os_info info;
     bshm_identity identity;
-    if (bshm_object_open(reader->path, reader->name, BSHM_OS_READ, &reader->trusted, &file, &info, NULL) < 0)
+    if (bshm_brief_open(&file, reader->path, reader->name, BSHM_OS_READ, &reader->trusted, &info, NULL) < 0)
         return BSHM_STATUS_DEAD;
-    bool alive = bshm_identity_read(file, &info, reader->name, &identity, NULL) == BSHM_OK &&
-                 bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 1;
-    bshm_os_close(file);
+    bool alive = bshm_identity_read(file.file, &info, reader->name, &identity, NULL) == BSHM_OK &&
+                 bshm_os_is_locked(file.file, BSHM_WRITER_BYTE) == 1;
+    bshm_brief_close(&file);
     return alive ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
 }
 
@@ -376,6 +388,7 @@ void bshm_reader_close(bshm_reader *reader)
     bshm_attachment *old = reader->attachment;
     reader->attachment = NULL;
     reader->closed = true;
+    give_up_inherited(reader);
     bshm_attachment_unreference(old);
     leave(reader);
 }
@@ -385,6 +398,7 @@ void bshm_reader_free(bshm_reader *reader)
     if (!reader)
         return;
     bshm_reader_close(reader);
+    bshm_os_leave_fork_list(&reader->fork_member);
     bshm_os_mutex_destroy(&reader->mutex);
     free(reader);
 }

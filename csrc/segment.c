@@ -26,14 +26,12 @@ static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *wha
 
 static int map_slot(bshm_segment *segment, uint32_t slot, const char *path, bshm_error *error)
 {
-    void *address;
     size_t bytes = (size_t)segment->identity.slot_stride;
     int rc = bshm_os_map(segment->data_file, segment->identity.pixels_offset + slot * segment->identity.slot_stride,
-                         bytes, BSHM_OS_MAP_WRITE, &address);
+                         bytes, BSHM_OS_MAP_WRITE, &segment->slots[slot]);
     if (rc < 0)
         return bshm_fail_system(error, rc, "map", path);
-    bshm_os_prefault(address, bytes, true);
-    segment->slots[slot] = address;
+    bshm_os_prefault(segment->slots[slot], bytes, true);
     return BSHM_OK;
 }
 
@@ -63,23 +61,33 @@ static void close_files(bshm_segment *segment)
     bshm_os_unmap(segment->control, BSHM_REGION_BYTES);
     segment->header = NULL;
     segment->control = NULL;
-    if (segment->lock_file != BSHM_OS_NO_FILE) {
+    if (segment->lock_file != BSHM_OS_NO_FILE)
         bshm_os_unlock(segment->lock_file, BSHM_WRITER_BYTE);
-        bshm_os_block_fork();
-        bshm_os_forget_file(segment->lock_file);
-        bshm_os_close(segment->lock_file);
-        bshm_os_allow_fork();
-    }
+    bshm_object_close(&segment->lock_file);
+    bshm_object_close(&segment->data_file);
+}
+
+/* All of it is the parent's. What is drawn into a slot that was lent there is seen nowhere. */
+static bool forget_segment_in_child(bshm_os_fork_member *member)
+{
+    bshm_segment *segment = (bshm_segment *)member;
+    bshm_os_close(segment->lock_file); /* not unlocked: that would be the parent's lock */
     bshm_os_close(segment->data_file);
     segment->lock_file = BSHM_OS_NO_FILE;
     segment->data_file = BSHM_OS_NO_FILE;
+    segment->header = NULL; /* they were never mapped here */
+    segment->control = NULL;
+    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
+        bshm_os_blank(segment->slots[slot], (size_t)segment->identity.slot_stride, BSHM_OS_MAP_WRITE);
+    return true;
 }
 
 void bshm_segment_unreference(bshm_segment *segment)
 {
     if (!segment || !bshm_reference_drop(&segment->references))
         return;
-    for (uint32_t slot = 0; slot < segment->backed; slot++)
+    bshm_os_leave_fork_list(&segment->fork_member); /* first: a child would blank what lies there next */
+    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
         bshm_os_unmap(segment->slots[slot], (size_t)segment->identity.slot_stride);
     free(segment);
 }
@@ -96,16 +104,6 @@ void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path)
     bshm_os_wake_all(&segment->header->publication.notify.shared);
     if (state == BSHM_STATE_CLOSED && bshm_segment_has_name(segment, path))
         (void)bshm_os_unlink(path); /* under the lock, so the name was not taken over since the check */
-    close_files(segment);
-    bshm_segment_unreference(segment);
-}
-
-void bshm_segment_abandon(bshm_segment *segment)
-{
-    /* The fork handler closed lock_file, and header and control region were never mapped in this process. */
-    segment->lock_file = BSHM_OS_NO_FILE;
-    segment->header = NULL;
-    segment->control = NULL;
     close_files(segment);
     bshm_segment_unreference(segment);
 }
@@ -151,7 +149,9 @@ static int map_regions(bshm_segment *segment, const char *path, bshm_error *erro
 static int open_again(bshm_segment *segment, const char *temporary, bshm_error *error)
 {
     bshm_os_info second;
+    bshm_os_block_fork();
     int rc = bshm_os_open(temporary, BSHM_OS_READ_WRITE, &segment->data_file);
+    bshm_os_allow_fork();
     if (rc == -ENOENT)
         return BSHM_AGAIN;
     if (rc == 0)
@@ -174,7 +174,6 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
     bshm_os_block_fork();
     int rc = bshm_os_create(temporary, &segment->lock_file);
-    int registered = rc < 0 ? rc : bshm_os_register_file(segment->lock_file);
     bshm_os_allow_fork();
     if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode was left */
         return fail_full(error, rc, initial, "the segment, with three slots,", BSHM_OS_NO_FILE, path);
@@ -182,9 +181,7 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
         return bshm_fail(error, BSHM_E_NOT_FOUND, "there is no directory for '%s': create it first", path);
     if (rc < 0)
         return bshm_fail_system(error, rc, "create", temporary);
-    rc = registered;
-    if (rc == 0)
-        rc = bshm_os_lock(segment->lock_file, BSHM_WRITER_BYTE, true);
+    rc = bshm_os_lock(segment->lock_file, BSHM_WRITER_BYTE, true);
     if (rc == -EAGAIN)
         return BSHM_AGAIN;
     if (rc == 0)
@@ -233,7 +230,7 @@ static int publish_name(creation_job *job, bshm_segment *segment, const char *te
     if (job->series == 0)
         memcpy(&job->series, segment->identity.generation, sizeof job->series); /* random enough */
     for (;;) {
-        bool replace = predecessor->own || predecessor->file != BSHM_OS_NO_FILE;
+        bool replace = predecessor->own || predecessor->held.file != BSHM_OS_NO_FILE;
         if (predecessor->sequence > job->sequence) {
             job->sequence = predecessor->sequence;
             job->series = predecessor->identity.series;
@@ -265,6 +262,7 @@ static bshm_segment *new_segment(const bshm_identity *identity)
         segment->identity = *identity;
         segment->lock_file = BSHM_OS_NO_FILE;
         segment->data_file = BSHM_OS_NO_FILE;
+        bshm_os_join_fork_list(&segment->fork_member, forget_segment_in_child);
     }
     return segment;
 }
@@ -301,7 +299,7 @@ static int reclaim_from_predecessor(creation_job *job)
                                    &job->predecessor, job->error);
     if (rc < 0)
         return rc;
-    if (job->predecessor.file == BSHM_OS_NO_FILE) {
+    if (job->predecessor.held.file == BSHM_OS_NO_FILE) {
         *job->error = full;
         return full.code;
     }

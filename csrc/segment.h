@@ -6,12 +6,13 @@
 
 /* Loans keep the pixel mappings alive. Files, locks, header and control region belong to the writer alone. */
 struct bshm_segment {
+    bshm_os_fork_member fork_member;
     uint32_t references;
     uint32_t backed; /* slots 0 to backed - 1 have memory */
     bshm_identity identity;
-    uint8_t *slots[BSHM_MAX_SLOTS];
+    void *slots[BSHM_MAX_SLOTS];
     bshm_os_file lock_file; /* the lock; maps header and control region, which a forked child does not inherit */
-    bshm_os_file data_file; /* no locks; maps the slots, which a child may inherit */
+    bshm_os_file data_file; /* no locks; maps the slots, where a forked child has zeros of its own */
     bshm_os_info info;
     bshm_header *header;
     bshm_control *control;
@@ -28,8 +29,6 @@ bool bshm_segment_has_name(const bshm_segment *segment, const char *path);
 /* Sets the last state, wakes, and, for CLOSED, unlinks the name if it still leads here. Unlocks and closes the files;
  * the slots stay mapped while there are references. */
 void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path);
-/* In a forked child: drops the mappings that were inherited, no more. */
-void bshm_segment_abandon(bshm_segment *segment);
 void bshm_segment_unreference(bshm_segment *segment);
 
 #endif

@@ -12,11 +12,12 @@
 #define UNCHANGED       UINT64_MAX /* a word of a report that leaves the value as it was */
 
 struct bshm_writer {
-    bshm_os_mutex mutex;   /* the protocol has one writer thread at a time; callers may have many */
-    bshm_segment *segment; /* null: closed */
-    uint64_t sequence;     /* number of the last frame published */
-    uint32_t lent;         /* slot of the open loan, or NO_SLOT */
-    uint32_t process_epoch;
+    bshm_os_fork_member fork_member;
+    bool inherited;                 /* this is a forked child: the writer is the parent's */
+    bshm_os_mutex mutex;            /* the protocol has one writer thread at a time; callers may have many */
+    bshm_segment *segment;          /* null: closed */
+    uint64_t sequence;              /* number of the last frame published */
+    uint32_t lent;                  /* slot of the open loan, or NO_SLOT */
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
     int64_t last_capture_ns;        /* of the last frame that was not a placeholder */
     int64_t next_name_check_ns;
@@ -111,9 +112,15 @@ static int replace_segment(bshm_writer *writer, uint64_t capacity, bshm_error *e
     add_counters(old, &writer->totals);
     writer->totals.replacements++;
     writer->options.slot_capacity = capacity;
-    use_segment(writer, next); /* before the old one is closed: a fork may come in between */
+    use_segment(writer, next);
     bshm_segment_end(old, BSHM_STATE_RETIRED, writer->path);
     return BSHM_OK;
+}
+
+static bool belong_to_parent(bshm_os_fork_member *member)
+{
+    ((bshm_writer *)member)->inherited = true;
+    return true;
 }
 
 int bshm_writer_create(bshm_writer **created, const char *name, const bshm_writer_options *options, bshm_error *error)
@@ -124,7 +131,6 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
         return bshm_fail(error, BSHM_E_MEMORY, "out of memory: cannot create a writer");
     bshm_os_mutex_init(&writer->mutex);
     writer->lent = NO_SLOT;
-    writer->process_epoch = bshm_os_process_epoch();
     writer->options = *options;
     bshm_source_report_init(&writer->source);
     int rc = bshm_object_path(name, writer->path, sizeof writer->path, error);
@@ -141,6 +147,7 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
         return rc;
     }
     use_segment(writer, segment);
+    bshm_os_join_fork_list(&writer->fork_member, belong_to_parent);
     *created = writer;
     return BSHM_OK;
 }
@@ -230,16 +237,11 @@ static void move_to_end(bshm_writer *writer, uint32_t slot)
 
 /* ---------------------------------------------------------------- loan and publish, under the mutex */
 
-static bool is_inherited(const bshm_writer *writer)
-{
-    return writer->process_epoch != bshm_os_process_epoch();
-}
-
 /* Locks the writer, if it can be used. In a forked child another thread of the parent may hold the mutex for ever: it
  * is not touched. */
 static int enter(bshm_writer *writer, bshm_error *error)
 {
-    if (is_inherited(writer))
+    if (writer->inherited)
         return bshm_fail(error, BSHM_E_CLOSED,
                          "the writer of '%s' belongs to the parent of this forked process: create one here, "
                          "under another name",
@@ -497,8 +499,8 @@ void bshm_writer_free(bshm_writer *writer)
     if (!writer)
         return;
     bshm_writer_close(writer);
-    if (writer->segment)
-        bshm_segment_abandon(writer->segment); /* inherited from the parent */
+    bshm_segment_unreference(writer->segment); /* the parent's, in a forked child; else there is none */
+    bshm_os_leave_fork_list(&writer->fork_member);
     bshm_os_mutex_destroy(&writer->mutex);
     free(writer);
 }

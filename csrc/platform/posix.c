@@ -49,6 +49,7 @@ int bshm_os_create(const char *path, bshm_os_file *file)
     if (rc == 0)
         return 0;
     bshm_os_close(*file);
+    *file = BSHM_OS_NO_FILE;
     (void)unlink(path);
     return rc;
 }
@@ -179,8 +180,6 @@ static int map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags,
 
 int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address)
 {
-    if (!(flags & BSHM_OS_MAP_NOT_IN_CHILD))
-        return map(file, offset, bytes, flags, address);
     bshm_os_block_fork();
     int rc = map(file, offset, bytes, flags, address);
     bshm_os_allow_fork();
@@ -191,6 +190,13 @@ void bshm_os_unmap(void *address, size_t bytes)
 {
     if (address)
         (void)munmap(address, bytes);
+}
+
+void bshm_os_blank(void *address, size_t bytes, unsigned flags)
+{
+    int protection = PROT_READ | (flags & BSHM_OS_MAP_WRITE ? PROT_WRITE : 0);
+    if (address)
+        (void)mmap(address, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 static int lock_call(bshm_os_file file, int command, struct flock *lock)

@@ -122,6 +122,11 @@ void bshm_os_unmap(void *address, size_t bytes)
         drop_mapping(found);
 }
 
+void bshm_os_blank(void *address, size_t bytes, unsigned flags)
+{
+    (void)address, (void)bytes, (void)flags; /* something else could come to lie there in between */
+}
+
 int bshm_os_prefault(void *address, size_t bytes, bool write)
 {
     SYSTEM_INFO system;
@@ -264,15 +269,14 @@ void bshm_os_mutex_unlock(bshm_os_mutex *mutex)
 }
 
 /* There is no fork here, and handles are not inherited. */
-int bshm_os_register_file(bshm_os_file file)
+void bshm_os_join_fork_list(bshm_os_fork_member *member, bool (*in_child)(bshm_os_fork_member *member))
 {
-    (void)file;
-    return 0;
+    (void)member, (void)in_child;
 }
 
-void bshm_os_forget_file(bshm_os_file file)
+void bshm_os_leave_fork_list(bshm_os_fork_member *member)
 {
-    (void)file;
+    (void)member;
 }
 
 void bshm_os_block_fork(void)
@@ -281,11 +285,6 @@ void bshm_os_block_fork(void)
 
 void bshm_os_allow_fork(void)
 {
-}
-
-uint32_t bshm_os_process_epoch(void)
-{
-    return 0;
 }
 
 uint32_t bshm_os_process_id(void)

@@ -52,7 +52,6 @@ WRAPPED(bshm_os_map, (bshm_os_file file, uint64_t offset, size_t bytes, unsigned
 WRAPPED(bshm_os_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
 WRAPPED(bshm_os_lock, (bshm_os_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
 WRAPPED(bshm_os_downgrade_lock, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
-WRAPPED(bshm_os_register_file, (bshm_os_file file), (file), (void)file)
 WRAPPED(bshm_os_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 
 extern __typeof__(malloc) __real_malloc;

@@ -24,11 +24,9 @@ static void about_to(const char *call)
     race.awaited = race.every_time ? kept : NULL;
 }
 
-/* A reader opens twice: for reading, and, with forks blocked, for the control region. While forks are blocked no
- * other reader or writer can be created in this process, so the event happens before that. */
-#define bshm_os_open(path, access, file)                                                                               \
-    (about_to((access) == BSHM_OS_READ ? "open for reading" : "open"), (bshm_os_open)(path, access, file))
-#define bshm_os_block_fork()               (about_to("second open"), (bshm_os_block_fork)())
+/* A reader opens twice: for reading, and for the control region. While forks are blocked no other reader or writer can be
+ * created in this process, so the event happens before that. */
+#define bshm_os_block_fork()               (about_to("open"), (bshm_os_block_fork)())
 #define bshm_os_lock(...)                  (about_to("lock"), (bshm_os_lock)(__VA_ARGS__))
 #define bshm_os_create(path, file)         (race.temporary = (path), (bshm_os_create)(path, file))
 #define bshm_os_rename(from, to, replaces) (about_to("rename"), (bshm_os_rename)(from, to, replaces))
@@ -95,7 +93,7 @@ static bshm_os_file held;
 
 static void a_cleaner_locks_the_temporary(void)
 {
-    CHECK_EQUAL((bshm_os_open)(race.temporary, BSHM_OS_READ_WRITE, &held), 0);
+    CHECK_EQUAL(bshm_os_open(race.temporary, BSHM_OS_READ_WRITE, &held), 0);
     CHECK_EQUAL((bshm_os_lock)(held, BSHM_WRITER_BYTE, true), 0);
 }
 
@@ -218,7 +216,7 @@ static uint64_t series_under_the_name(void)
 {
     bshm_identity identity = {0};
     bshm_os_file file;
-    REQUIRE((bshm_os_open)(fixture_path(), BSHM_OS_READ, &file) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &file) == 0);
     CHECK_EQUAL(bshm_os_read(file, &identity, sizeof identity, 0), 0);
     bshm_os_close(file);
     return identity.series;
@@ -299,11 +297,10 @@ static void a_cleaner_never_removes_a_name_that_went_to_the_living(void)
 
 static void a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each(void)
 {
-    static const char *const openings[] = {"open for reading", "second open"};
-    for (size_t i = 0; i < 2; i++) {
+    for (unsigned opening = 1; opening <= 2; opening++) {
         leave_dead_segment(3, 5);
         bshm_reader *reader = new_reader(1);
-        before(openings[i], 1, another_writer_takes_the_name);
+        before("open", opening, another_writer_takes_the_name);
         CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
         expect_happened();
         bshm_frame frame = newest(reader);
@@ -325,7 +322,7 @@ static void a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it(v
     uint8_t pixels[FRAME_BYTES];
     leave_dead_segment(3, 5);
     bshm_reader *reader = new_reader(1);
-    before("second open", 1, the_name_is_removed);
+    before("open", 2, the_name_is_removed);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_OK);
     expect_happened();
     bshm_frame frame = newest(reader);
@@ -341,7 +338,7 @@ static void a_reader_that_comes_too_late_finds_nothing(void)
 {
     leave_dead_segment(3, 5);
     bshm_reader *reader = new_reader(1);
-    before("open for reading", 1, the_name_is_removed);
+    before("open", 1, the_name_is_removed);
     CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_NOT_FOUND);
     expect_happened();
     bshm_reader_free(reader);

@@ -352,6 +352,50 @@ def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
     assert frames() == before
 
 
+def test_what_is_made_for_the_next_frame_may_be_looked_at_after_its_segment_is_gone(segment_name: str) -> None:
+    """gc.DEBUG_LEAK and gc.get_objects() find it: its memory is gone, its addresses are used for nothing else."""
+    code = """
+    class Camera:  # an object with a cycle in it
+        def __init__(self):
+            self.reader = SharedMemoryFrameReader(sys.argv[1])
+            self.callback = self.read
+
+        def read(self):
+            return self.reader.read_frame(timeout=0.01)
+
+    def restart(number):
+        global writer
+        writer.close()
+        writer = SharedMemoryFrameWriter(sys.argv[1], (480, 640, 3))
+        writer.write_frame(picture(number, (480, 640, 3)))
+
+    writer = SharedMemoryFrameWriter(sys.argv[1], (480, 640, 3))
+    writer.write_frame(picture(1, (480, 640, 3)))
+    camera = Camera()
+    new_frame(camera.reader)
+    assert camera.read() == (None, None)
+    pairs = [one for one in gc.get_objects() if isinstance(one, tuple) and len(one) == 2]
+    made = [pair for pair in pairs if isinstance(pair[0], np.ndarray)]
+    del pairs
+    assert len(made) == 1
+    restart(2)
+    assert sees(new_frame(camera.reader)[0], 2)
+    assert camera.read() == (None, None)
+    assert mappings(sys.argv[1]) > 0
+    assert not made[0][0].any() and repr(made[0][1])
+    del made
+    writer.close()
+    writer = SharedMemoryFrameWriter(sys.argv[1], (480, 640, 3))  # which has no frame yet
+    camera.read()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    del camera
+    gc.collect()
+    assert "array(" in str(gc.garbage)
+    assert str(gc.get_objects())
+    """
+    run(code, segment_name)
+
+
 def test_threads_that_wait_with_one_reader_never_share_an_array(
     segment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -781,6 +781,99 @@ for thread in threads:
     )
 
 
+def test_several_threads_of_a_forked_child_may_be_the_first_to_use_a_reader(segment_name: str) -> None:
+    run(
+        FORKED
+        + """
+import threading, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+writer = SharedMemoryFrameWriter(name, SHAPE, slots=8)
+writer.write_frame(picture(1))
+
+def use(reader, start, attach):
+    start.wait()
+    if attach:
+        reader.attach(timeout=1)
+    for _ in range(50):
+        reader.latest_frame()
+
+def use_in_threads(reader):
+    start = threading.Event()
+    threads = [threading.Thread(target=use, args=(reader, start, number < 2)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    start.set()
+    for thread in threads:
+        thread.join()
+    return sees(reader.latest_frame()[0], 1)
+
+for _ in range(40):
+    with SharedMemoryFrameReader(name, max_leases=6) as reader:
+        view = new_frame(reader)[0]
+        holds_in_child(lambda: use_in_threads(reader))
+""",
+        segment_name,
+    )
+
+
+@pytest.mark.parametrize("what", ["idle", "waiting", "copying"])
+def test_a_forked_child_keeps_nothing_of_a_segment_but_what_a_view_needs(segment_name: str, what: str) -> None:
+    run(
+        FORKED
+        + """
+import threading, warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+writer = SharedMemoryFrameWriter(name, SHAPE, slots=8)
+writer.write_frame(picture(1))
+reader = SharedMemoryFrameReader(name)
+new_frame(reader)
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        if sys.argv[2] == "idle":
+            time.sleep(0.001)
+        elif sys.argv[2] == "waiting":
+            reader.read_frame(timeout=0.02)
+        else:
+            reader.latest_frame(copy=True)
+
+def kept():
+    files = [os.readlink(f"/proc/self/fd/{file}") for file in os.listdir("/proc/self/fd") if file.isdecimal()
+             if os.path.lexists(f"/proc/self/fd/{file}")]
+    return mappings(name), sum(name in file for file in files)
+
+def look_at_everything():
+    gc.collect()
+    assert str([one for one in gc.get_objects() if isinstance(one, (tuple, np.ndarray))])
+    return True
+
+thread = threading.Thread(target=work)
+thread.start()
+for _ in range(10):
+    assert in_child(kept) == "(0, 0)", in_child(kept)
+    holds_in_child(look_at_everything)
+view = new_frame(reader)[0] if writer.write_frame(picture(2)) and sys.argv[2] == "idle" else reader.latest_frame()[0]
+
+def let_go_of_the_view():
+    global view
+    assert sees(view, 2)
+    mapped, open_files = kept()
+    assert mapped > 0 and open_files == 0
+    view = None
+    assert kept() == (0, 0), kept()
+    return True
+
+holds_in_child(let_go_of_the_view)
+stop.set()
+thread.join()
+assert sees(view, 2)
+""",
+        segment_name,
+        what,
+    )
+
+
 def test_no_fork_at_any_moment_keeps_a_killed_process_alive(segment_name: str) -> None:
     code = """
     import threading, warnings

@@ -18,8 +18,9 @@ from repository import CSRC, TESTS
 from tools import needs
 
 PROGRAMS_DIRECTORY = TESTS / "c"
-# test_failures puts itself in front of functions with GNU ld, test_old_kernel filters system calls of the kernel here.
-NATIVE_ONLY = {"test_failures", "test_old_kernel"}
+# test_failures puts itself in front of functions with GNU ld, test_old_kernel filters system calls of the kernel here,
+# test_fork looks for what MADV_DONTFORK keeps out of a child, and qemu ignores that.
+NATIVE_ONLY = {"test_failures", "test_fork", "test_old_kernel"}
 PROGRAMS = {path.stem for path in PROGRAMS_DIRECTORY.glob("test_*.c")} - NATIVE_ONLY
 # What stands on the platform layer, rather than on the compiler.
 WITH_SEGMENT = {"test_inspect", "test_life_cycle", "test_names", "test_reader", "test_two_processes", "test_writer"}

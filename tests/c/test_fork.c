@@ -1,0 +1,457 @@
+/* Forks: what a child has of its parent's writers and readers, and what it must not have. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define CHILDREN 25u /* where several threads have to meet */
+
+/* In a child: the test's verdict is its exit status. */
+static void leave_child(void)
+{
+    (void)fflush(stdout);
+    _exit(check_failures_so_far() != 0);
+}
+
+static pid_t begin_child(void)
+{
+    (void)fflush(stdout);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0)
+        __atomic_store_n(&check_failures, 0, __ATOMIC_RELAXED);
+    return child;
+}
+
+static void expect_child_well(pid_t child)
+{
+    int status;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK_EQUAL(status, 0);
+}
+
+typedef struct belongings {
+    unsigned files, mappings;
+} belongings;
+
+/* What this process has of objects with the fixture's name, also of those that lost it. */
+static belongings take_stock(void)
+{
+    char line[2 * BSHM_OS_PATH_BYTES], target[BSHM_OS_PATH_BYTES];
+    belongings found = {0, 0};
+    FILE *maps = fopen("/proc/self/maps", "r");
+    REQUIRE(maps != NULL);
+    while (fgets(line, sizeof line, maps))
+        found.mappings += strstr(line, bshm_object_directory()) != NULL;
+    (void)fclose(maps);
+    for (int file = 0; file < 256; file++) {
+        (void)snprintf(line, sizeof line, "/proc/self/fd/%d", file);
+        ssize_t length = readlink(line, target, sizeof target - 1);
+        if (length <= 0)
+            continue;
+        target[length] = '\0';
+        found.files += strstr(target, bshm_object_directory()) != NULL;
+    }
+    return found;
+}
+
+static void expect_nothing_of_the_segment(void)
+{
+    belongings found = take_stock();
+    CHECK_EQUAL(found.files, 0);
+    CHECK_EQUAL(found.mappings, 0);
+}
+
+/* ---------------------------------------------------------------- a reader that the child goes on with */
+
+static bshm_reader *common;
+static pthread_barrier_t barrier;
+
+static void *read_frames(void *unused)
+{
+    bshm_error error;
+    (void)pthread_barrier_wait(&barrier);
+    for (int i = 0; i < 50; i++) {
+        bshm_frame frame;
+        int rc = bshm_reader_acquire(common, BSHM_ACQUIRE_SEEN, &frame, &error);
+        CHECK(rc == BSHM_FOUND || rc == BSHM_NOTHING); /* nothing: another thread has just tried to attach */
+        if (rc != BSHM_FOUND)
+            continue;
+        CHECK_EQUAL(frame.info.sequence, 1);
+        if (!frame.to_copy)
+            CHECK(is_whole(&frame));
+        bshm_frame_release(&frame);
+    }
+    return unused;
+}
+
+static void *attach_and_ask(void *unused)
+{
+    bshm_error error;
+    (void)pthread_barrier_wait(&barrier);
+    CHECK_EQUAL(bshm_reader_attach(common, &error), BSHM_OK);
+    CHECK_EQUAL(bshm_reader_status(common), BSHM_STATUS_LIVE);
+    bshm_reader_wait(common, 1000);
+    return unused;
+}
+
+static void several_threads_of_a_child_may_be_the_first_to_use_a_reader(void)
+{
+    bshm_writer *writer = new_writer(8);
+    (void)put(writer);
+    for (unsigned i = 0; i < CHILDREN; i++) {
+        common = new_reader(2);
+        bshm_frame seen = newest(common);
+        bshm_frame_release(&seen);
+        pid_t child = begin_child();
+        if (child == 0) {
+            pthread_t threads[4];
+            (void)pthread_barrier_init(&barrier, NULL, 4);
+            for (int k = 0; k < 4; k++)
+                REQUIRE(pthread_create(&threads[k], NULL, k < 3 ? read_frames : attach_and_ask, NULL) == 0);
+            for (int k = 0; k < 4; k++)
+                (void)pthread_join(threads[k], NULL);
+            bshm_reader_free(common);
+            leave_child();
+        }
+        expect_child_well(child);
+        bshm_reader_free(common);
+    }
+    bshm_writer_free(writer);
+}
+
+static uint32_t stop;
+
+static bool stopped(void)
+{
+    return __atomic_load_n(&stop, __ATOMIC_RELAXED) != 0;
+}
+
+static void *use_until_stopped(void *unused)
+{
+    bshm_error error;
+    bshm_frame frame;
+    while (!stopped()) {
+        if (bshm_reader_acquire(common, BSHM_ACQUIRE_SEEN | BSHM_ACQUIRE_COPY, &frame, &error) == BSHM_FOUND)
+            bshm_frame_release(&frame);
+        (void)bshm_reader_status(common);
+    }
+    return unused;
+}
+
+static void *attach_and_inspect_until_stopped(void *unused)
+{
+    static bshm_inspection inspection;
+    bshm_error error;
+    while (!stopped()) {
+        (void)bshm_inspect(fixture_name, NULL, &inspection, &error);
+        (void)bshm_remove_stale(fixture_name, NULL, &error);
+        bshm_reader *reader = new_reader(1);
+        (void)bshm_reader_attach(reader, &error);
+        bshm_reader_free(reader);
+    }
+    return unused;
+}
+
+static void *do_nothing(void *unused)
+{
+    return unused;
+}
+
+/* Whatever the other threads were at: they hold mutexes, and files that only their stacks know of. New threads of the
+ * child get those stacks, and then it forks, too. */
+static void a_child_is_well_whatever_the_other_threads_were_doing(void)
+{
+    pthread_t threads[2];
+    bshm_writer *writer = new_writer(8);
+    (void)put(writer);
+    common = new_reader(2);
+    __atomic_store_n(&stop, 0, __ATOMIC_RELAXED);
+    REQUIRE(pthread_create(&threads[0], NULL, use_until_stopped, NULL) == 0);
+    REQUIRE(pthread_create(&threads[1], NULL, attach_and_inspect_until_stopped, NULL) == 0);
+    for (unsigned i = 0; i < 2 * CHILDREN; i++) {
+        (void)sched_yield();
+        pid_t child = begin_child();
+        if (child == 0) {
+            expect_nothing_of_the_segment();
+            for (int k = 0; k < 3; k++) {
+                pthread_t thread;
+                REQUIRE(pthread_create(&thread, NULL, do_nothing, NULL) == 0);
+                (void)pthread_join(thread, NULL);
+            }
+            pid_t grandchild = begin_child();
+            if (grandchild == 0) {
+                bshm_frame frame = newest(common);
+                CHECK(frame.to_copy || is_whole(&frame));
+                bshm_frame_release(&frame);
+                bshm_reader_free(common);
+                expect_nothing_of_the_segment();
+                leave_child();
+            }
+            expect_child_well(grandchild);
+            leave_child();
+        }
+        expect_child_well(child);
+    }
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    (void)pthread_join(threads[0], NULL);
+    (void)pthread_join(threads[1], NULL);
+    bshm_reader_free(common);
+    bshm_writer_free(writer);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static void *wait_until_stopped(void *unused)
+{
+    while (!stopped())
+        bshm_reader_wait(common, 20000000);
+    return unused;
+}
+
+static void a_child_that_uses_nothing_keeps_nothing(void)
+{
+    pthread_t waiting;
+    bshm_writer *writer = new_writer(5);
+    (void)put(writer);
+    bshm_loan loan;
+    bshm_frame_info info = picture(HEIGHT);
+    REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
+    common = new_reader(2);
+    bshm_frame seen = newest(common);
+    bshm_frame_release(&seen);
+    __atomic_store_n(&stop, 0, __ATOMIC_RELAXED);
+    REQUIRE(pthread_create(&waiting, NULL, wait_until_stopped, NULL) == 0);
+    bshm_os_sleep(5000000); /* it waits, most likely */
+    pid_t child = begin_child();
+    if (child == 0) {
+        expect_nothing_of_the_segment();
+        leave_child();
+    }
+    expect_child_well(child);
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
+    (void)pthread_join(waiting, NULL);
+    bshm_loan_release(&loan);
+    bshm_reader_free(common);
+    bshm_writer_free(writer);
+}
+
+static void a_view_stays_in_the_child_until_it_is_released_there(void)
+{
+    bshm_writer *writer = new_writer(5);
+    (void)put(writer);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame held = newest(reader), twice = newest(reader), copied = {0};
+    REQUIRE(bshm_reader_acquire(reader, BSHM_ACQUIRE_SEEN | BSHM_ACQUIRE_COPY, &copied, &fixture_error) == BSHM_FOUND);
+    CHECK(!held.to_copy && !twice.to_copy && copied.to_copy);
+    pid_t child = begin_child();
+    if (child == 0) {
+        uint8_t pixels[FRAME_BYTES];
+        CHECK(is_whole(&held) && bshm_frame_intact(&held));
+        CHECK_EQUAL(bshm_frame_copy(&held, pixels, sizeof pixels), BSHM_OK);
+        CHECK_EQUAL(take_stock().files, 0);
+        bshm_frame again = newest(reader); /* the reader has an attachment of its own now */
+        CHECK(is_whole(&again));
+        bshm_frame_release(&again);
+        bshm_reader_free(reader);
+        bshm_frame_release(&held);
+        CHECK(is_whole(&twice));
+        bshm_frame_release(&twice);
+        expect_nothing_of_the_segment();
+        CHECK_EQUAL(bshm_frame_copy(&copied, pixels, sizeof pixels), BSHM_E_TORN); /* nobody's any more, but no fault */
+        bshm_frame_release(&copied);
+        leave_child();
+    }
+    expect_child_well(child);
+    CHECK(is_whole(&held) && is_whole(&twice));
+    window shared = open_window();
+    CHECK_EQUAL(pinned_slots(&shared, 5), 1); /* the child let go of nothing of its parent's */
+    close_window(&shared);
+    bshm_frame_release(&held);
+    bshm_frame_release(&twice);
+    bshm_frame_release(&copied);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void a_copy_that_was_being_made_keeps_no_memory_in_the_child(void)
+{
+    bshm_writer *writer = new_writer(5);
+    (void)put(writer);
+    for (uint32_t max_leases = 0; max_leases <= 1; max_leases++) { /* on a passing token; on one that is kept */
+        bshm_reader *reader = new_reader(max_leases);
+        if (max_leases > 0) {
+            bshm_frame kept = newest(reader);
+            bshm_frame_release(&kept);
+        }
+        bshm_frame copied = {0};
+        REQUIRE(bshm_reader_acquire(reader, BSHM_ACQUIRE_SEEN | BSHM_ACQUIRE_COPY, &copied, &fixture_error) ==
+                BSHM_FOUND);
+        CHECK(copied.pinned && copied.to_copy);
+        bshm_frame viewed = newest(reader);
+        CHECK_EQUAL(viewed.to_copy, max_leases == 0);
+        bshm_frame_release(&viewed);
+        pid_t child = begin_child();
+        if (child == 0) {
+            expect_nothing_of_the_segment();
+            leave_child();
+        }
+        expect_child_well(child);
+        bshm_frame_release(&copied);
+        bshm_reader_free(reader);
+    }
+    bshm_writer_free(writer);
+}
+
+static void what_a_child_draws_into_a_loan_is_seen_by_nobody(void)
+{
+    bshm_writer *writer = new_writer(5);
+    bshm_loan loan;
+    bshm_frame_info info = picture(HEIGHT);
+    uint64_t sequence = 0;
+    REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
+    memset(loan.pixels, 1, FRAME_BYTES);
+    pid_t child = begin_child();
+    if (child == 0) {
+        memset(loan.pixels, 7, FRAME_BYTES);
+        CHECK_EQUAL(bshm_writer_publish(writer, &loan, &sequence, &fixture_error), BSHM_E_CLOSED);
+        bshm_writer_cancel(writer, &loan);
+        bshm_loan_release(&loan);
+        bshm_writer_free(writer);
+        expect_nothing_of_the_segment();
+        leave_child();
+    }
+    expect_child_well(child);
+    CHECK_EQUAL(bshm_writer_publish(writer, &loan, &sequence, &fixture_error), BSHM_OK);
+    bshm_loan_release(&loan);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    CHECK(is_whole(&frame));
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+static void addresses_that_are_held_show_zeros_and_keep_no_memory(void)
+{
+    belongings before = take_stock();
+    bshm_writer *writer = new_writer(5);
+    (void)put(writer);
+    bshm_reader *reader = new_reader(2);
+    bshm_frame frame = newest(reader);
+    const uint8_t *pixels = frame.pixels;
+    bshm_attachment *addresses = bshm_addresses_hold(frame.attachment);
+    CHECK(bshm_addresses_hold(NULL) == NULL);
+    bshm_frame_release(&frame);
+    bshm_writer_free(writer);
+    CHECK_EQUAL(pixels[0], 1); /* the reader is still attached */
+    bshm_reader_free(reader);
+    belongings after = take_stock();
+    CHECK(after.files == before.files && after.mappings == before.mappings);
+    void *elsewhere = mmap((void *)(uintptr_t)pixels, 65536, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(elsewhere != pixels); /* the place is taken */
+    (void)munmap(elsewhere, 65536);
+    for (uint64_t i = 0; i < FRAME_BYTES; i++)
+        CHECK_EQUAL(pixels[i], 0);
+    bshm_addresses_release(addresses);
+    bshm_addresses_release(NULL);
+}
+
+/* ---------------------------------------------------------------- files and locks */
+
+static void files_that_are_closed_are_not_closed_again_in_a_child(void)
+{
+    int files[32];
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    bshm_frame_release(&frame);
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
+    bshm_writer *refused = NULL;
+    CHECK_EQUAL(bshm_writer_create(&refused, fixture_name, &options, &fixture_error), BSHM_E_EXISTS);
+    bshm_reader_free(reader);
+    bshm_writer_close(writer);
+    for (int i = 0; i < 32; i++)
+        files[i] = open("/dev/null", O_RDONLY);
+    pid_t child = begin_child();
+    if (child == 0) {
+        for (int i = 0; i < 32; i++)
+            CHECK(fcntl(files[i], F_GETFD) >= 0);
+        leave_child();
+    }
+    expect_child_well(child);
+    for (int i = 0; i < 32; i++)
+        (void)close(files[i]);
+    bshm_writer_free(writer);
+}
+
+static unsigned observers_present(void)
+{
+    static bshm_inspection inspection;
+    unsigned count = 0;
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &inspection, &fixture_error), BSHM_OK);
+    for (uint32_t i = 0; i < inspection.reader_count; i++)
+        count += inspection.readers[i].kind == BSHM_READER_OBSERVER;
+    return count;
+}
+
+/* Through the platform layer, which does not ask who one is: root may write everything. */
+static void an_observers_presence_ends_with_it_though_a_child_lives_on(void)
+{
+    int ready[2];
+    char byte;
+    bshm_writer *writer = NULL;
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0444};
+    REQUIRE(bshm_writer_create(&writer, fixture_name, &options, &fixture_error) == BSHM_OK);
+    (void)put(writer);
+    REQUIRE(pipe(ready) == 0);
+    pid_t observer = begin_child();
+    if (observer == 0) {
+        uint32_t owner = (uint32_t)geteuid();
+        if (owner == 0)
+            REQUIRE(setuid(12345) == 0);
+        bshm_reader *reader = NULL;
+        bshm_reader_options trusting = {.max_leases = 1, .trusted = {.uids = &owner, .count = 1}};
+        REQUIRE(bshm_reader_create(&reader, fixture_name, &trusting, &fixture_error) == BSHM_OK);
+        bshm_frame frame = newest(reader);
+        CHECK(!frame.pinned);
+        bshm_frame_release(&frame);
+        pid_t child = begin_child();
+        if (child == 0) {
+            (void)close(ready[0]);
+            child = getpid();
+            (void)write(ready[1], &child, sizeof child);
+            (void)pause();
+        }
+        leave_child();
+    }
+    pid_t survivor;
+    REQUIRE(read(ready[0], &survivor, sizeof survivor) == sizeof survivor);
+    expect_child_well(observer);
+    CHECK_EQUAL(observers_present(), 0);
+    (void)close(ready[1]);
+    (void)kill(survivor, SIGKILL);
+    CHECK_EQUAL(read(ready[0], &byte, 1), 0); /* its end is closed: it is gone */
+    (void)close(ready[0]);
+    bshm_writer_free(writer);
+}
+
+int main(int argc, char **argv)
+{
+    fixture_begin(argc, argv);
+    RUN(several_threads_of_a_child_may_be_the_first_to_use_a_reader);
+    RUN(a_child_is_well_whatever_the_other_threads_were_doing);
+    RUN(a_child_that_uses_nothing_keeps_nothing);
+    RUN(a_view_stays_in_the_child_until_it_is_released_there);
+    RUN(a_copy_that_was_being_made_keeps_no_memory_in_the_child);
+    RUN(what_a_child_draws_into_a_loan_is_seen_by_nobody);
+    RUN(addresses_that_are_held_show_zeros_and_keep_no_memory);
+    RUN(files_that_are_closed_are_not_closed_again_in_a_child);
+    RUN(an_observers_presence_ends_with_it_though_a_child_lives_on);
+    return check_summary();
+}
