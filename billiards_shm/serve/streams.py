@@ -21,7 +21,8 @@ __all__ = ["EventStream", "MjpegStream", "RateLimit", "send_over_websocket"]
 FIRST_PICTURE_S: Final = 0.5
 """An MJPEG response waits so long with its status, for a frame that cannot be encoded to show."""
 
-_NO_CACHE: Final = (b"cache-control", b"no-store")
+# The second tells nginx, which would keep pictures and events back to send many at once.
+_NO_BUFFERS: Final = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 _TRY_AGAIN_LATER: Final = 1013
 _GOING_AWAY: Final = 1001
 _UNSUPPORTED: Final = 1003
@@ -107,7 +108,7 @@ class MjpegStream(_StreamingResponse):
         self._pace = RateLimit(fps)
 
     def _head(self) -> list[tuple[bytes, bytes]]:
-        return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), _NO_CACHE]
+        return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), *_NO_BUFFERS]
 
     async def _stream(self, client: Client, send: Send) -> None:
         with self._feed.subscribed(self._form) as form:
@@ -150,8 +151,7 @@ class EventStream(_StreamingResponse):
         self._interval = interval
 
     def _head(self) -> list[tuple[bytes, bytes]]:
-        # The last one tells nginx, which would keep events back to send many at once.
-        return [(b"content-type", b"text/event-stream; charset=utf-8"), _NO_CACHE, (b"x-accel-buffering", b"no")]
+        return [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERS]
 
     async def _stream(self, client: Client, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._head()})

@@ -83,6 +83,7 @@ def test_a_stream_is_of_whole_pictures_in_order(server: Address, filming: Filmin
         assert stream.status == 200
         assert stream.headers["content-type"].startswith("multipart/x-mixed-replace; boundary=")
         assert stream.headers["cache-control"] == "no-store"
+        assert stream.headers["x-accel-buffering"] == "no", "nginx is to keep nothing back"
         numbers = [shows_its_number(stream.part()) for _ in range(20)]
     assert numbers == sorted(set(numbers))
 
