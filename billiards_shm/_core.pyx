@@ -919,8 +919,12 @@ cdef class SharedMemoryFrameWriter:
             if name not in _REPORTED:
                 raise TypeError(f"update_source() has no argument {name!r}: expected one of {', '.join(_REPORTED)}")
             if total is not None:
+                if total < 0:
+                    raise ValueError(f"{name}={total!r}: expected 0 or more")
                 words[<size_t> _REPORTED[name].word].shared = total
         if fps is not None:
+            if not fps >= 0:
+                raise ValueError(f"fps={fps!r}: expected 0 or more")
             report.statistics.fps_millihertz.shared = round(fps * 1000)
         if state is not None:
             report.statistics.source_state.shared = _SOURCE_STATES.index(SourceState(state))

@@ -280,7 +280,7 @@ int bshm_remove_stale_temporary(const char *path, bshm_error *error)
                          path);
     if (bshm_os_info_at(path, &info) < 0 || !info.regular ||
         (info.owner_uid != bshm_os_user_id() && bshm_os_user_id() != 0) ||
-        bshm_os_wall_ns() - info.modified_wall_ns < TEMPORARY_SPARED_NS)
+        info.modified_wall_ns > bshm_os_wall_ns() - TEMPORARY_SPARED_NS)
         return BSHM_NOTHING;
     bshm_trusted owner = {.uids = {info.owner_uid}, .count = 1}; /* root removes those of others, too */
     if (bshm_brief_open(&file, path, path, BSHM_OS_READ_WRITE, &owner, &info, NULL) < 0)

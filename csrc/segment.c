@@ -175,7 +175,13 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     bshm_os_block_fork();
     int rc = bshm_os_create(temporary, &segment->lock_file);
     bshm_os_allow_fork();
-    if (rc == -ENOSPC || rc == -EDQUOT) /* not even an inode was left */
+    if (rc == -ENOSPC)
+        return bshm_fail(
+            error, BSHM_E_FULL,
+            "'%s' cannot be created: its file system has no inode left. Remove files there, or mount it with "
+            "more (mount -o remount,nr_inodes=...)",
+            path);
+    if (rc == -EDQUOT) /* not even an inode was left */
         return fail_full(error, rc, initial, "the segment, with three slots,", BSHM_OS_NO_FILE, path);
     if (rc == -ENOENT || rc == -ENOTDIR)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "there is no directory for '%s': create it first", path);

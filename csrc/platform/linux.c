@@ -78,6 +78,16 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
     case 0x01021997u:
         *kind = "9p";
         return -EOPNOTSUPP;
+    case 0x00C36400u:
+        *kind = "Ceph";
+        return -EOPNOTSUPP;
+    case 0x0BD00BD0u:
+        *kind = "Lustre";
+        return -EOPNOTSUPP;
+    case 0x5346414Fu:
+    case 0x6B414653u:
+        *kind = "AFS";
+        return -EOPNOTSUPP;
     default:
         *kind = "";
         return 0;
@@ -107,6 +117,8 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     uint64_t done = 0;
     int rc = 0;
+    if (!bshm_posix_has_room(file, bytes))
+        return -ENOSPC;
     back_with_huge_pages(file, offset, bytes);
     while (done < bytes) {
         uint64_t piece = bytes - done < BACK_PIECE_BYTES ? bytes - done : BACK_PIECE_BYTES;

@@ -83,6 +83,8 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     /* F_PREALLOCATE reserves memory beyond the end of a file only. APFS allocates blocks of zeros at once. */
+    if (!bshm_posix_has_room(file, bytes))
+        return -ENOSPC;
     int rc = bshm_posix_write_zeros(file, offset, bytes);
     if (rc < 0)
         (void)bshm_os_punch(file, offset, bytes);

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #ifdef __APPLE__
@@ -144,6 +145,14 @@ int bshm_posix_rename_by_link(const char *from, const char *to)
         return -errno;
     (void)unlink(from);
     return 0;
+}
+
+bool bshm_posix_has_room(bshm_os_file file, uint64_t bytes)
+{
+    struct statvfs status;
+    if (fstatvfs(file, &status) != 0 || status.f_blocks == 0) /* 0: a tmpfs without a limit */
+        return true;
+    return bytes <= (uint64_t)status.f_bfree * (uint64_t)status.f_frsize;
 }
 
 int bshm_posix_write_zeros(bshm_os_file file, uint64_t offset, uint64_t bytes)

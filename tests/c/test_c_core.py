@@ -135,7 +135,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     finished = run([program, *arguments])
-    if "unexpected memory mapping" in finished.stdout:  # an older ThreadSanitizer, and address randomization of a newer kernel
+    if (
+        "unexpected memory mapping" in finished.stdout
+    ):  # an older ThreadSanitizer, and address randomization of a newer kernel
         finished = run(["setarch", "-R", program, *arguments])
     return finished
 

@@ -4,9 +4,12 @@
  * Linked with --wrap for each of these functions (test_c_core.py), so that the core's calls come here first.
  */
 #include "fixture.h"
+#include "names.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
 
 static unsigned calls, failing; /* number of the call that fails; 0: none */
 static int failure;             /* with this errno */
@@ -66,6 +69,16 @@ extern __typeof__(calloc) __wrap_calloc;
 void *__wrap_calloc(size_t count, size_t bytes)
 {
     return fails("calloc") ? NULL : __real_calloc(count, bytes);
+}
+
+static unsigned fallocates;
+
+extern __typeof__(fallocate64) __real_fallocate64;
+extern __typeof__(fallocate64) __wrap_fallocate64;
+int __wrap_fallocate64(int file, int mode, off64_t offset, off64_t bytes)
+{
+    fallocates++;
+    return __real_fallocate64(file, mode, offset, bytes);
 }
 
 /* ---------------------------------------------------------------- what must not be left behind */
@@ -356,9 +369,39 @@ static void a_segment_without_memory_behind_it_is_refused_before_it_is_touched(v
     end(&all);
 }
 
+/* It would take every page there is, and give them back; a neighbour that touches its own meanwhile would die of SIGBUS. */
+static void what_cannot_fit_is_refused_without_taking_a_page(void)
+{
+    bshm_os_file file;
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0);
+    uint64_t bytes = bshm_os_free_bytes(file) + (UINT64_C(64) << 20);
+    REQUIRE(bshm_os_resize(file, bytes) == 0);
+    fallocates = 0;
+    CHECK_EQUAL(bshm_os_allocate(file, 0, bytes), -ENOSPC);
+    CHECK_EQUAL(fallocates, 0);
+    CHECK_EQUAL(bshm_os_allocate(file, 0, 65536), 0);
+    CHECK(fallocates > 0);
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
+}
+
+static void a_temporary_from_the_beginning_of_time_is_old(void)
+{
+    char path[BSHM_OS_PATH_BYTES];
+    bshm_os_file file;
+    struct timespec then[2] = {{-9223372036, 0}, {-9223372036, 0}};
+    REQUIRE(bshm_temporary_path(fixture_path(), path, &fixture_error) == BSHM_OK);
+    REQUIRE(bshm_os_create(path, &file) == 0);
+    bshm_os_close(file);
+    REQUIRE(utimensat(AT_FDCWD, path, then, 0) == 0);
+    CHECK_EQUAL(bshm_remove_stale_temporary(path, &fixture_error), BSHM_REMOVED);
+}
+
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
+    RUN(what_cannot_fit_is_refused_without_taking_a_page);
+    RUN(a_temporary_from_the_beginning_of_time_is_old);
     RUN(creating_may_fail_anywhere);
     RUN(taking_over_may_fail_anywhere);
     RUN(backing_a_slot_may_fail_anywhere);

@@ -283,6 +283,15 @@ static void a_descriptor_is_believed_only_if_all_of_it_lies_in_its_slot(void)
     DESCRIBED(payload_bytes, UINT64_MAX);
 }
 
+static void rows_whose_distance_times_their_number_overflows_are_refused(void)
+{
+    bshm_frame_info info = frame_of((1u << 31) + 1, 64, 1, 1); /* one row more than overflows 2^33 */
+    CHECK_EQUAL(bshm_info_check(&info, UINT64_C(1) << 40, "name", NULL), BSHM_OK);
+    info.row_stride = UINT64_C(1) << 33;
+    info.payload_bytes = UINT64_C(1) << 38;
+    CHECK_EQUAL(bshm_info_check(&info, UINT64_C(1) << 40, "name", NULL), BSHM_E_FORMAT);
+}
+
 static void rows_may_be_padded(void)
 {
     bshm_frame_info info = frame_of(100, 50, 4, 2);
@@ -397,6 +406,7 @@ int main(void)
     RUN(a_frame_has_two_or_three_dimensions_and_none_is_zero);
     RUN(a_frame_beyond_a_tebibyte_is_refused_also_where_its_size_overflows);
     RUN(a_descriptor_is_believed_only_if_all_of_it_lies_in_its_slot);
+    RUN(rows_whose_distance_times_their_number_overflows_are_refused);
     RUN(rows_may_be_padded);
     RUN(owners_beyond_what_is_kept_are_refused);
     RUN(texts_are_cut_between_characters_and_always_end);

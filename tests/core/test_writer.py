@@ -855,7 +855,10 @@ def test_every_state_of_the_source_arrives(
     assert reader.source_reason == f"because {state}"
 
 
-@pytest.mark.parametrize("options", [{"state": "broken"}, {"fps": float("nan")}, {"captured": "1"}, {"reason": 5}])
+@pytest.mark.parametrize(
+    "options",
+    [{"state": "broken"}, {"fps": float("nan")}, {"captured": "1"}, {"reason": 5}, {"captured": -5}, {"fps": -3}],
+)
 def test_update_source_refuses_what_makes_no_sense(writer: SharedMemoryFrameWriter, options: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError, AttributeError)):
         writer.update_source(**options)
