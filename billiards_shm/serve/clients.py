@@ -1,4 +1,4 @@
-"""Who watches now: counted, limited, and told when the server stops."""
+"""The connected clients: counted, limited, and disconnected when the server stops."""
 
 import asyncio
 import itertools
@@ -14,46 +14,46 @@ from billiards_shm.serve.feed import EncodedFrame
 
 __all__ = ["Client", "Clients", "TooManyClientsError"]
 
-_LOOK_INTERVAL_S: Final = 0.05
+_STOP_CHECK_INTERVAL_S: Final = 0.05
 
 
 class TooManyClientsError(Exception):
-    """There are as many clients as are allowed; the message says how many."""
+    """No further client is allowed; the message says how many are."""
 
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """One connection that lasts."""
+    """One stream, WebSocket or event stream."""
 
     number: int
     kind: str
     """mjpeg, websocket or events."""
     name: str
-    """Of the segment; empty for all."""
+    """Name of the segment; empty: all segments."""
     address: str
     frames: int = 0
     skipped: int = 0
-    """Frames published since its first one that it was not sent, by its own wish (`fps`) or for being slow."""
+    """Frames published since its first one that it was not sent: it asked for fewer (`fps`), or was too slow."""
     bytes_sent: int = 0
-    begun: float = field(default_factory=time.monotonic)
+    connected_at: float = field(default_factory=time.monotonic)
     _last: tuple[int, int] | None = None
 
     @property
     def serial(self) -> int:
-        """Of the last picture it was sent; 0: none yet."""
+        """Serial number of the last frame it was sent; 0: none yet."""
         return self._last[0] if self._last is not None else 0
 
-    def sent(self, picture: EncodedFrame, size: int) -> None:
-        """Count a picture that is on its way, with what is around it."""
+    def sent(self, frame: EncodedFrame, size: int) -> None:
+        """Count a frame that was sent in `size` bytes."""
         self.frames += 1
         self.bytes_sent += size
         if self._last is not None:
             serial, missed = self._last
-            self.skipped += picture.serial - serial - 1 + picture.missed - missed
-        self._last = picture.serial, picture.missed
+            self.skipped += frame.serial - serial - 1 + frame.missed - missed
+        self._last = frame.serial, frame.missed
 
     def as_dict(self) -> dict[str, Any]:
-        """All that is to be known of it, in types that JSON knows."""
+        """All of it, in types that JSON has."""
         return {
             "id": self.number,
             "kind": self.kind,
@@ -62,32 +62,32 @@ class Client:
             "frames": self.frames,
             "skipped": self.skipped,
             "bytes": self.bytes_sent,
-            "seconds": round(time.monotonic() - self.begun, 3),
+            "seconds": round(time.monotonic() - self.connected_at, 3),
         }
 
 
 class Clients:
-    """The connections that last, of one application.
+    """The connected clients of one application.
 
     Parameters
     ----------
     limit : int
-        How many there may be.
+        Clients that may be connected at a time.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._here: dict[int, Client] = {}
+        self._connected: dict[int, Client] = {}
         self._numbers = itertools.count(1)
         self._totals: Counter[tuple[str, str, str]] = Counter()
-        self._watching: asyncio.Task[None] | None = None
+        self._stop_watch: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
 
     def __iter__(self) -> Iterator[Client]:
-        return iter(list(self._here.values()))
+        return iter(list(self._connected.values()))
 
     def __len__(self) -> int:
-        return len(self._here)
+        return len(self._connected)
 
     @contextmanager
     def join(self, kind: str, name: str, address: str) -> Iterator[Client]:
@@ -96,26 +96,26 @@ class Clients:
         Raises
         ------
         TooManyClientsError
-            There are enough.
+            `limit` clients are connected.
         """
-        if len(self._here) >= self.limit:
+        if len(self._connected) >= self.limit:
             raise TooManyClientsError(f"{self.limit} clients are connected, and no more are allowed (--max-clients)")
         client = Client(next(self._numbers), kind, name, address)
-        self._here[client.number] = client
-        if self._watching is None:
+        self._connected[client.number] = client
+        if self._stop_watch is None:
             self._stopped = asyncio.Event()
-            self._watching = asyncio.get_running_loop().create_task(self._watch(self._stopped))
+            self._stop_watch = asyncio.get_running_loop().create_task(self._watch_for_stop(self._stopped))
         try:
             yield client
         finally:
-            del self._here[client.number]
+            del self._connected[client.number]
             self._add(self._totals, client)
-            if not self._here:
-                self._watching.cancel()
-                self._watching = None
+            if not self._connected:
+                self._stop_watch.cancel()
+                self._stop_watch = None
 
     def totals(self) -> Counter[tuple[str, str, str]]:
-        """Frames, skipped frames and bytes of all clients ever, by kind and name of the segment."""
+        """Frames, skipped frames and bytes, by kind of client and name of segment, including clients that have left."""
         totals = self._totals.copy()
         for client in self:
             self._add(totals, client)
@@ -128,7 +128,7 @@ class Clients:
         totals["bytes", client.kind, client.name] += client.bytes_sent
 
     async def serve(self, *running: Coroutine[Any, Any, None]) -> None:
-        """Run what serves one client that has joined, until the first of it ends or the server stops."""
+        """Run the coroutines that serve one client, until the first of them ends or the server stops."""
         assert self._stopped is not None
         tasks = [asyncio.ensure_future(coroutine) for coroutine in (*running, self._stopped.wait())]
         try:
@@ -141,25 +141,25 @@ class Clients:
             for task in done:
                 task.result()
         finally:
-            # The traceback of what a task raised has this frame, and so would hold the task that holds it.
+            # The traceback of a task's exception has this stack frame, and so would keep the task and itself alive.
             del tasks, task, done
 
     def stop(self) -> None:
-        """Let every client go."""
+        """Disconnect every client."""
         if self._stopped is not None:
             self._stopped.set()
 
-    async def _watch(self, stopped: asyncio.Event) -> None:
+    async def _watch_for_stop(self, stopped: asyncio.Event) -> None:
         while not _server_is_stopping():
-            await asyncio.sleep(_LOOK_INTERVAL_S)
+            await asyncio.sleep(_STOP_CHECK_INTERVAL_S)
         stopped.set()
 
 
 def _server_is_stopping() -> bool:
-    """Ask uvicorn's server, which takes SIGTERM by one of its methods.
+    """Ask uvicorn's server, which one finds by its handler of SIGTERM.
 
-    It tells applications of its stop only after all responses have ended, and these have no end of their own. Asked
-    like this it also works for an application that is mounted in somebody else's.
+    uvicorn notifies applications only after all responses have ended, but streams do not end by themselves. This way
+    works for an application that is mounted in another one, too.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(server, "should_exit", False))

@@ -1,4 +1,4 @@
-"""One segment's frames, each encoded once for everybody who wants it in that form."""
+"""The frames of one segment, each encoded once per size and quality, however many viewers there are."""
 
 import asyncio
 import logging
@@ -32,27 +32,27 @@ _log = logging.getLogger(__name__)
 DEFAULT_QUALITY: Final = 80
 
 PAGE_WIDTHS: Final = (320, 640, 960, 1280, 1920)
-"""What the page asks for, besides full size. These forms are always there: no choice of others takes them away."""
+"""Widths that the page asks for, besides full size. They are always available, whatever else viewers ask for."""
 
-MAX_OTHER_FORMS: Final = 8
-"""Other sizes and qualities of one segment that are encoded at a time: each costs what all its viewers cost."""
+MAX_OTHER_FORMATS: Final = 8
+"""Other sizes and qualities of one segment that are encoded at a time: the cost is per format, not per viewer."""
 
 _RETRY_S: Final = 0.5
-# The newest frame, and older ones that are still being encoded.
+# For the newest frame, and older ones that are still being encoded.
 _LEASES: Final = 3
 
 
 class PreviewFormat(NamedTuple):
-    """What a picture is to be like."""
+    """Size and quality of the images that a viewer gets."""
 
     width: int | None
-    """Pixels; None: that of the frame. Nothing is made larger than it is."""
+    """Pixels; None: the frame's own. A frame is never enlarged."""
     quality: int
     """1 to 100."""
 
     @property
-    def standard(self) -> "PreviewFormat":
-        """The nearest that the page asks for: no narrower, at the page's quality."""
+    def nearest_of_page(self) -> "PreviewFormat":
+        """The nearest format that the page uses: no narrower, with the page's quality."""
         if self.width is None:
             return PreviewFormat(None, DEFAULT_QUALITY)
         return PreviewFormat(next((width for width in PAGE_WIDTHS if width >= self.width), None), DEFAULT_QUALITY)
@@ -63,13 +63,13 @@ class EncodedFrame:
     """One frame as a JPEG."""
 
     serial: int
-    """Counts the frames of the feed, also across writers, from 1."""
+    """Number of the frame in this feed, from 1. It keeps rising when a new writer takes over."""
     missed: int
-    """Frames published since the feed began that it never saw."""
+    """Frames published since the feed started that it did not read."""
     metadata: FrameMetadata
     jpeg: bytes
     part: bytes
-    """As a part of an MJPEG stream, with the delimiter behind it: browsers show a part once they see that."""
+    """A part of an MJPEG stream, with the delimiter after it, because browsers show a part when they get that."""
 
     @property
     def age_s(self) -> float:
@@ -80,7 +80,7 @@ class EncodedFrame:
 BOUNDARY: Final = b"billiards-shm-frame"
 
 
-def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> EncodedFrame:
+def _encoded_frame(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> EncodedFrame:
     header = (
         f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame-Sequence: {metadata.sequence}\r\n"
         f"X-Frame-Capture-Time: {capture_time_text(metadata)}\r\n\r\n"
@@ -90,16 +90,16 @@ def _picture(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> 
 
 
 def capture_wall_ns(metadata: FrameMetadata) -> int:
-    """When a frame was captured, by the wall clock; metadata have that of its publication."""
+    """When a frame was captured, by the wall clock. Metadata have only the time of publication by that clock."""
     return metadata.wall_time_ns - max(0, metadata.publish_time_ns - metadata.capture_time_ns)
 
 
 def capture_time_text(metadata: FrameMetadata) -> str:
-    """When a frame was captured, as ISO 8601 has it, in UTC."""
+    """When a frame was captured, in UTC, in the format of ISO 8601."""
     return datetime.fromtimestamp(capture_wall_ns(metadata) / 1e9, UTC).isoformat(timespec="microseconds")
 
 
-class _Held(NamedTuple):
+class _HeldFrame(NamedTuple):
     serial: int
     missed: int
     frame: npt.NDArray[Any]
@@ -108,24 +108,24 @@ class _Held(NamedTuple):
 
 class _Encoding(NamedTuple):
     serial: int
-    done: "asyncio.Future[EncodedFrame | str]"
-    """A text says why there is no picture."""
+    result: "asyncio.Future[EncodedFrame | str]"
+    """A text says why the frame cannot be encoded."""
 
 
 class Feed:
-    """Reads a segment while somebody attends, and encodes what they ask for.
+    """Reads a segment while it has viewers, and encodes the frames that they ask for.
 
-    Viewers ask for a picture that is newer than their last. So a slow one gets the newest when it asks again, and who
-    does not ask costs nothing.
+    A viewer asks for a frame newer than its last one. So a slow viewer gets the newest frame when it asks again, and a
+    viewer that does not ask costs nothing.
 
     Parameters
     ----------
     name : str
         The segment.
     encoders : concurrent.futures.Executor
-        Where encoding is done.
+        Runs the encoding.
     on_encoded : callable
-        Is given the seconds that an encoding took.
+        Called with the seconds that an encoding took.
     trusted_owners : iterable, optional
         As for a reader.
     """
@@ -141,9 +141,9 @@ class Feed:
         self._encoders = encoders
         self._on_encoded = on_encoded
         self._owners = trusted_owners
-        self._forms: Counter[PreviewFormat] = Counter()
+        self._formats: Counter[PreviewFormat] = Counter()
         self._reading: asyncio.Task[None] | None = None
-        self._held: _Held | None = None
+        self._held: _HeldFrame | None = None
         self._arrival: asyncio.Future[None] | None = None
         self._encodings: dict[PreviewFormat, _Encoding] = {}
         self._serial = 0
@@ -151,83 +151,83 @@ class Feed:
 
     @contextmanager
     def subscribed(self, wanted: PreviewFormat) -> Iterator[PreviewFormat]:
-        """Read the segment while the block runs, and let pictures of the form that is given be asked for.
+        """Read the segment while the block runs. The format to ask for is yielded.
 
-        That is `wanted`, or the nearest form of the page when there are many other forms already.
+        That is `wanted`, or the nearest format of the page if too many other formats are in use.
         """
-        form = wanted if self._may_have(wanted) else wanted.standard
-        self._forms[form] += 1
+        preview = wanted if self._is_available(wanted) else wanted.nearest_of_page
+        self._formats[preview] += 1
         if self._reading is None:
             self._reading = asyncio.get_running_loop().create_task(self._read())
         try:
-            yield form
+            yield preview
         finally:
-            self._forms[form] -= 1
-            if not self._forms[form]:
-                del self._forms[form]
-                self._encodings.pop(form, None)
-            if not self._forms:
-                self._rest()
+            self._formats[preview] -= 1
+            if not self._formats[preview]:
+                del self._formats[preview]
+                self._encodings.pop(preview, None)
+            if not self._formats:
+                self._stop_reading()
 
-    def _may_have(self, form: PreviewFormat) -> bool:
-        others = sum(one != one.standard for one in self._forms)
-        return form in self._forms or form == form.standard or others < MAX_OTHER_FORMS
+    def _is_available(self, preview: PreviewFormat) -> bool:
+        others = sum(used != used.nearest_of_page for used in self._formats)
+        return preview in self._formats or preview == preview.nearest_of_page or others < MAX_OTHER_FORMATS
 
-    def _rest(self) -> None:
-        """Let go of reader and frames: nobody watches."""
+    def _stop_reading(self) -> None:
+        """Release reader and frames when the last viewer has left."""
         assert self._reading is not None
         self._reading.cancel()
         self._reading = self._held = self._arrival = None
         for encoding in self._encodings.values():
-            encoding.done.cancel()  # one that has not begun never will
+            encoding.result.cancel()  # one that has not started will not start
         self._encodings.clear()
 
-    async def picture(self, form: PreviewFormat, after: int = 0) -> EncodedFrame:
-        """Give the newest picture, waiting for one whose serial number is beyond `after`.
+    async def newest_frame(self, preview: PreviewFormat, after: int = 0) -> EncodedFrame:
+        """Return the newest frame, waiting for one whose serial number is above `after`.
 
-        To be called within `subscribed`, with the form that it gave.
+        Call it within `subscribed`, with the format from there.
 
         Raises
         ------
         ValueError
-            The frame cannot be made into an image; the message says why.
+            The frame cannot be turned into an image; the message says why.
         """
-        # No frame in here: a viewer that leaves ends this by an exception, whose traceback holds every variable.
-        while (done := self._encode_newest(form, after)) is None:
+        # No variable here may hold a frame: when a viewer leaves, the traceback of the exception keeps all variables.
+        while (result := self._encode_newest(preview, after)) is None:
             if self._arrival is None:
                 self._arrival = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._arrival)
-        picture = await asyncio.shield(done)
-        if isinstance(picture, str):
-            raise ValueError(picture)
-        return picture
+        encoded = await asyncio.shield(result)
+        if isinstance(encoded, str):
+            raise ValueError(encoded)
+        return encoded
 
-    def _encode_newest(self, form: PreviewFormat, after: int) -> "asyncio.Future[EncodedFrame | str] | None":
-        """Begin or join an encoding that is beyond `after`; None: there is no such frame yet."""
+    def _encode_newest(self, preview: PreviewFormat, after: int) -> "asyncio.Future[EncodedFrame | str] | None":
+        """Start or join the encoding of a frame above `after`; None: there is no such frame yet."""
         held = self._held
         if held is None or held.serial <= after:
             return None
-        if form.width is not None and form.width >= held.metadata.width:
-            form = form._replace(width=None)
-        encoding = self._encodings.get(form)
-        # One that is under way, or done, and new to this viewer is as good as any that could begin now.
-        if encoding is None or encoding.serial <= after or (encoding.done.done() and encoding.serial < held.serial):
-            done = asyncio.get_running_loop().run_in_executor(self._encoders, self._encode, held, form)
-            encoding = self._encodings[form] = _Encoding(held.serial, done)
-        return encoding.done
+        if preview.width is not None and preview.width >= held.metadata.width:
+            preview = preview._replace(width=None)
+        encoding = self._encodings.get(preview)
+        # Join an encoding that is running, or done for the newest frame, if its frame is new to this viewer.
+        if encoding is None or encoding.serial <= after or (encoding.result.done() and encoding.serial < held.serial):
+            result = asyncio.get_running_loop().run_in_executor(self._encoders, self._encode, held, preview)
+            encoding = self._encodings[preview] = _Encoding(held.serial, result)
+        return encoding.result
 
-    def _encode(self, held: _Held, form: PreviewFormat) -> EncodedFrame | str:
-        """Make a picture, or tell why there is none: an exception's traceback would hold the frame."""
-        begun = time.perf_counter()
+    def _encode(self, held: _HeldFrame, preview: PreviewFormat) -> EncodedFrame | str:
+        """Encode, or return why that failed: the traceback of an exception would hold the frame."""
+        started = time.perf_counter()
         try:
-            jpeg = encode_preview(held.frame, held.metadata.pixel_format, form.width, form.quality)
+            jpeg = encode_preview(held.frame, held.metadata.pixel_format, preview.width, preview.quality)
         except ValueError as error:
             return str(error)
         except Exception:
             _log.exception("A frame of %s could not be encoded", self.name)
             return "the frame could not be encoded; the server's log says why"
-        self._on_encoded(time.perf_counter() - begun)
-        return _picture(held.serial, held.missed, held.metadata, jpeg)
+        self._on_encoded(time.perf_counter() - started)
+        return _encoded_frame(held.serial, held.missed, held.metadata, jpeg)
 
     async def _read(self) -> None:
         """Hold the newest frame, across writers, until cancelled."""
@@ -238,16 +238,16 @@ class Feed:
                         self._hold(frame, metadata)
                         del frame
                 except BilliardsShmError:
-                    pass  # what has the name cannot be read; that may change, and `/health` says it
+                    pass  # the object under the name cannot be read now; `/health` says so
                 except Exception:
-                    _log.exception("Reading %s failed; it is tried again", self.name)
+                    _log.exception("Reading %s failed; trying again", self.name)
                 await asyncio.sleep(_RETRY_S)
 
     def _hold(self, frame: npt.NDArray[Any], metadata: FrameMetadata) -> None:
         self._serial += 1
-        # The first of a reader has skipped nothing that anybody waited for.
+        # What was published before the first frame is not missed by any viewer.
         self._missed += metadata.skipped if self._held is not None else 0
-        self._held = _Held(self._serial, self._missed, frame, metadata)
+        self._held = _HeldFrame(self._serial, self._missed, frame, metadata)
         if self._arrival is not None:
             if not self._arrival.done():
                 self._arrival.set_result(None)

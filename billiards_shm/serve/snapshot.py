@@ -15,7 +15,7 @@ __all__ = ["SNAPSHOT_HEADERS", "take_snapshot"]
 _log = logging.getLogger(__name__)
 
 SNAPSHOT_HEADERS: Final = ("ETag", "X-Frame-Age", "X-Frame-Capture-Time", "X-Frame-Online", "X-Frame-Sequence")
-"""What an answer says of its frame."""
+"""Headers that describe the frame."""
 
 _MEDIA_TYPES: Final = {"jpg": "image/jpeg", "png": "image/png"}
 
@@ -41,13 +41,13 @@ def take_snapshot(
     extension : str
         jpg or png.
     quality : int
-        Of a JPEG, 1 to 100.
+        JPEG quality, 1 to 100.
     width : int or None
-        Of a JPEG, at most.
+        Pixels that a JPEG may be wide.
     max_age : float or None
         Seconds that the newest captured frame may be old.
     if_none_match : str
-        The request's header: tags of snapshots that the client has.
+        The header of the request: ETags of snapshots that the client has.
     owners : iterable or None
         As for a reader.
 
@@ -69,9 +69,9 @@ def take_snapshot(
             return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
         if max_age is not None and (age is None or age > max_age):
             found = "there is none" if age is None else f"it is {age:.3f} s old"
-            too_old = f"the newest captured frame of {name} is to be at most {max_age:g} s old, and {found}"
+            too_old = f"the newest captured frame of {name} may be at most {max_age:g} s old, and {found}"
             return HTTPException(503, too_old, {"Retry-After": "1"})
-        # A placeholder is no picture of the source, and neither is the last one of a writer that is gone.
+        # Neither a placeholder nor the last frame of a dead writer shows what the source sees now.
         headers = _headers(metadata, age, metadata.online and reader.status is SegmentStatus.LIVE)
         if _is_known(headers["ETag"], if_none_match):
             return Response(status_code=304, headers=headers)
@@ -90,7 +90,7 @@ def take_snapshot(
 
 def _headers(metadata: FrameMetadata, age: float | None, online: bool) -> dict[str, str]:
     headers = {
-        "Cache-Control": "private, no-cache",  # may be kept, and is asked for again each time
+        "Cache-Control": "private, no-cache",  # clients may keep it, and ask each time whether it is still the newest
         "ETag": f'"{metadata.generation[:16]}-{metadata.sequence}"',
         "X-Frame-Sequence": str(metadata.sequence),
         "X-Frame-Capture-Time": capture_time_text(metadata),

@@ -1,4 +1,4 @@
-"""What lasts: MJPEG, JPEG over WebSocket with back-pressure, statistics as server-sent events."""
+"""Streams: MJPEG, JPEG over WebSocket with back-pressure, statistics as server-sent events."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat
 
 __all__ = ["EventStream", "MjpegStream", "RateLimit", "send_over_websocket"]
 
-FIRST_PICTURE_S: Final = 0.5
-"""An MJPEG response waits so long with its status, for a frame that cannot be encoded to show."""
+FIRST_FRAME_S: Final = 0.5
+"""How long an MJPEG response waits before it sends its status, which tells whether the first frame can be encoded."""
 
-# The second tells nginx, which would keep pictures and events back to send many at once.
-_NO_BUFFERS: Final = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
+# The second tells nginx not to buffer, or it would hold frames and events back to send many at once.
+_NO_BUFFERING: Final = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 _TRY_AGAIN_LATER: Final = 1013
 _GOING_AWAY: Final = 1001
 _UNSUPPORTED: Final = 1003
@@ -32,7 +32,7 @@ _FRAME_HEADER: Final = struct.Struct("!4d")
 
 
 class RateLimit:
-    """Holds a client to so many frames per second as it asked for."""
+    """Limits a client to the frames per second that it asked for."""
 
     def __init__(self, fps: float | None) -> None:
         self._interval = 0.0 if fps is None else 1 / fps
@@ -45,12 +45,12 @@ class RateLimit:
         now = time.monotonic()
         if self._due > now:
             await asyncio.sleep(self._due - now)
-        # A little early: frames come in the source's own rhythm, and one that is just missed is missed for long.
+        # A little early: after a frame that is just missed, the next one comes a whole interval of the source later.
         self._due = max(self._due + self._interval, now + self._interval * 0.9)
 
 
 class _StreamingResponse(Response):
-    """A response that goes on until its client or the server ends it."""
+    """A response without an end of its own: it lasts until the client leaves or the server stops."""
 
     def __init__(self, clients: Clients, kind: str, name: str) -> None:
         super().__init__()
@@ -84,49 +84,49 @@ class _StreamingResponse(Response):
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
-    """Wait until the client is gone."""
+    """Wait until the client has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class MjpegStream(_StreamingResponse):
-    """Pictures as ``multipart/x-mixed-replace``, which browsers show as they come.
+    """JPEGs as ``multipart/x-mixed-replace``, which browsers show as they arrive.
 
     Parameters
     ----------
     feed : Feed
-    form : PreviewFormat
+    preview : PreviewFormat
     fps : float or None
-        At most; None: all there are.
+        Frames per second at most; None: all frames.
     clients : Clients
     """
 
-    def __init__(self, feed: Feed, form: PreviewFormat, fps: float | None, clients: Clients) -> None:
+    def __init__(self, feed: Feed, preview: PreviewFormat, fps: float | None, clients: Clients) -> None:
         super().__init__(clients, "mjpeg", feed.name)
         self._feed = feed
-        self._form = form
-        self._pace = RateLimit(fps)
+        self._preview = preview
+        self._rate_limit = RateLimit(fps)
 
     def _head(self) -> list[tuple[bytes, bytes]]:
-        return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), *_NO_BUFFERS]
+        return [(b"content-type", b"multipart/x-mixed-replace; boundary=" + BOUNDARY), *_NO_BUFFERING]
 
     async def _stream(self, client: Client, send: Send) -> None:
-        with self._feed.subscribed(self._form) as form:
+        with self._feed.subscribed(self._preview) as preview:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIRST_PICTURE_S):  # Python 3.11's wait_for can lose a cancellation
-                    await self._feed.picture(form)
+                async with asyncio.timeout(FIRST_FRAME_S):  # Python 3.11's wait_for can lose a cancellation
+                    await self._feed.newest_frame(preview)
             await send({"type": "http.response.start", "status": 200, "headers": self._head()})
             await send(_body_chunk(b"--" + BOUNDARY + b"\r\n"))
             while True:
-                await self._pace.wait()
-                # Waits until the last picture has left: the next one is chosen only then.
+                await self._rate_limit.wait()
+                # Returns when the last frame was sent. Only then is the next one chosen.
                 await send(_body_chunk(b""))
                 try:
-                    picture = await self._feed.picture(form, client.serial)
-                except ValueError:  # a frame of a kind that is no image; too late for another status
+                    frame = await self._feed.newest_frame(preview, client.serial)
+                except ValueError:  # a frame that cannot be an image; it is too late for another status
                     return
-                await send(_body_chunk(picture.part))
-                client.sent(picture, len(picture.part))
+                await send(_body_chunk(frame.part))
+                client.sent(frame, len(frame.part))
 
 
 def _body_chunk(body: bytes) -> dict[str, Any]:
@@ -134,12 +134,12 @@ def _body_chunk(body: bytes) -> dict[str, Any]:
 
 
 class EventStream(_StreamingResponse):
-    """Statistics as server-sent events, one each interval.
+    """Statistics as server-sent events, one per interval.
 
     Parameters
     ----------
     events : callable
-        Gives the next event's data, an object for JSON.
+        Returns the data of the next event, for JSON.
     interval : float
         Seconds.
     clients : Clients
@@ -151,7 +151,7 @@ class EventStream(_StreamingResponse):
         self._interval = interval
 
     def _head(self) -> list[tuple[bytes, bytes]]:
-        return [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERS]
+        return [(b"content-type", b"text/event-stream; charset=utf-8"), *_NO_BUFFERING]
 
     async def _stream(self, client: Client, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._head()})
@@ -168,34 +168,34 @@ class EventStream(_StreamingResponse):
 
 
 async def send_over_websocket(
-    socket: WebSocket, feed: Feed, form: PreviewFormat, fps: float | None, window: int, clients: Clients
+    socket: WebSocket, feed: Feed, preview: PreviewFormat, fps: float | None, window: int, clients: Clients
 ) -> None:
-    """Send each picture as one binary message, a header of four doubles (big endian) and the JPEG.
+    """Send each frame as one binary message: a header of four doubles (big endian), then the JPEG.
 
-    The client answers each with a message of any content. No more than `window` are under way at a time: what the
-    client cannot take is never sent, in whatever buffer there may be between.
+    The client acknowledges each frame with a message of any content. At most `window` frames are sent without
+    acknowledgement, so that no buffer on the way fills with frames that the client cannot take in time.
 
     Parameters
     ----------
     socket : starlette.websockets.WebSocket
         Not yet accepted.
     feed : Feed
-    form : PreviewFormat
+    preview : PreviewFormat
     fps : float or None
-        At most.
+        Frames per second at most.
     window : int
-        Pictures under way.
+        Frames sent and not acknowledged, at most.
     clients : Clients
     """
     await socket.accept()
     address = socket.client.host if socket.client is not None else ""
-    unacknowledged = _SendWindow(window)
+    send_window = _SendWindow(window)
     code, reason = _GOING_AWAY, "the server stops"
     try:
-        with clients.join("websocket", feed.name, address) as client, feed.subscribed(form) as served_form:
+        with clients.join("websocket", feed.name, address) as client, feed.subscribed(preview) as available:
             await clients.serve(
-                _send_pictures(socket, feed, served_form, RateLimit(fps), unacknowledged, client),
-                _take_answers(socket, unacknowledged),
+                _send_frames(socket, feed, available, RateLimit(fps), send_window, client),
+                _receive_acknowledgements(socket, send_window),
             )
     except TooManyClientsError as error:
         code, reason = _TRY_AGAIN_LATER, str(error)
@@ -203,13 +203,13 @@ async def send_over_websocket(
         code, reason = _UNSUPPORTED, str(error)
     except (WebSocketDisconnect, OSError):
         return
-    # The reason of a close frame has 123 bytes at most.
+    # The reason in a close message has 123 bytes at most.
     with contextlib.suppress(RuntimeError, OSError):
         await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
 
 
 class _SendWindow:
-    """Pictures that were sent and are not answered yet."""
+    """Frames that were sent and not acknowledged yet."""
 
     def __init__(self, window: int) -> None:
         self._window = window
@@ -219,46 +219,47 @@ class _SendWindow:
         self.round_trip_s = 0.0
 
     async def room(self) -> None:
-        """Wait until another may be sent."""
+        """Wait until another frame may be sent."""
         await self._room.wait()
 
-    def add(self) -> None:
+    def sent(self) -> None:
+        """Count a frame."""
         self._sent.append(time.monotonic())
         if len(self._sent) >= self._window:
             self._room.clear()
 
-    def answered(self) -> None:
-        """Take an answer; one to nothing gives no credit."""
+    def acknowledged(self) -> None:
+        """Count an acknowledgement. One without a frame has no effect."""
         if self._sent:
             self.round_trip_s = time.monotonic() - self._sent.popleft()
             self._room.set()
 
 
-async def _send_pictures(
+async def _send_frames(
     socket: WebSocket,
     feed: Feed,
-    form: PreviewFormat,
+    preview: PreviewFormat,
     rate_limit: RateLimit,
-    unacknowledged: _SendWindow,
+    send_window: _SendWindow,
     client: Client,
 ) -> None:
     while True:
-        await unacknowledged.room()
+        await send_window.room()
         await rate_limit.wait()
-        picture = await feed.picture(form, client.serial)
-        message = _message(picture, unacknowledged.round_trip_s)
-        unacknowledged.add()
+        frame = await feed.newest_frame(preview, client.serial)
+        message = _message(frame, send_window.round_trip_s)
+        send_window.sent()
         await socket.send_bytes(message)
-        client.sent(picture, len(message))
+        client.sent(frame, len(message))
 
 
-def _message(picture: EncodedFrame, round_trip_s: float) -> bytes:
-    captured_ms = capture_wall_ns(picture.metadata) / 1e6
-    header = _FRAME_HEADER.pack(picture.metadata.sequence, captured_ms, picture.age_s * 1e3, round_trip_s * 1e3)
-    return header + picture.jpeg
+def _message(frame: EncodedFrame, round_trip_s: float) -> bytes:
+    captured_ms = capture_wall_ns(frame.metadata) / 1e6
+    header = _FRAME_HEADER.pack(frame.metadata.sequence, captured_ms, frame.age_s * 1e3, round_trip_s * 1e3)
+    return header + frame.jpeg
 
 
-async def _take_answers(socket: WebSocket, unacknowledged: _SendWindow) -> None:
+async def _receive_acknowledgements(socket: WebSocket, send_window: _SendWindow) -> None:
     while (await socket.receive())["type"] != "websocket.disconnect":
-        unacknowledged.answered()
+        send_window.acknowledged()
     raise WebSocketDisconnect

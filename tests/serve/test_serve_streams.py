@@ -31,7 +31,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import create_app
-from billiards_shm.serve.feed import MAX_OTHER_FORMS, PAGE_WIDTHS
+from billiards_shm.serve.feed import MAX_OTHER_FORMATS, PAGE_WIDTHS
 from billiards_shm.sources.demo.table import read_counter
 
 HEADER = struct.Struct("!4d")
@@ -201,7 +201,7 @@ def test_nothing_is_read_or_encoded_while_nobody_watches(server: Address, filmin
 def test_one_client_that_asks_for_many_forms_leaves_the_others_theirs(server: Address, filming: Filming) -> None:
     path = f"/stream/{filming.name}.mjpg"
     with ExitStack() as stack:
-        for quality in range(10, 10 + MAX_OTHER_FORMS):
+        for quality in range(10, 10 + MAX_OTHER_FORMATS):
             stack.enter_context(server.stream(f"{path}?width=16&quality={quality}")).part()
         page = stack.enter_context(server.stream(f"{path}?width=320"))
         assert page.part().image.shape == (180, 320, 3)
