@@ -45,7 +45,7 @@ attempt:
     assert(file < ATTEMPTS);
     STEP(newest++; file = newest; linked[file] = 1);               /* bshm_os_create: O_EXCL, a random name */
 #ifndef CREATOR_DOES_NOT_LOCK
-    STEP(if :: lock[file] == FREE      -> lock[file] = CREATOR; locked_once[file] = 1; ok = 1 :: else -> ok = 0 fi);
+    STEP(if :: lock[file] == FREE -> lock[file] = CREATOR; locked_once[file] = 1; ok = 1 :: else -> ok = 0 fi);
 #ifdef GIVES_UP_WHEN_REFUSED
     assert(ok);
 #endif
@@ -67,12 +67,12 @@ attempt:
 
 begin_again: /* try_create: unlink, close */
     STEP(linked[file] = 0);
-    STEP(locked_once[file] = 0; if :: lock[file] == CREATOR -> lock[file] = FREE      :: else fi);
+    STEP(locked_once[file] = 0; if :: lock[file] == CREATOR -> lock[file] = FREE :: else fi);
     goto attempt;
 
 killed:
     atomic {
-        if :: file > 0 && lock[file] == CREATOR -> lock[file] = FREE      :: else fi;
+        if :: file > 0 && lock[file] == CREATOR -> lock[file] = FREE :: else fi;
         locked_once[file] = 0;
         creator_killed = 1
     }
@@ -89,14 +89,14 @@ active proctype Cleaner()
         if
         :: file > 0 && linked[file] ->                             /* lstat, open */
             if
-            :: atomic { lock[file] == FREE      -> lock[file] = CLEANER }
+            :: atomic { lock[file] == FREE -> lock[file] = CLEANER }
             :: else -> goto next
             fi;
 #ifdef CLEANER_DOES_NOT_LOCK
-            atomic { if :: lock[file] == CLEANER -> lock[file] = FREE      :: else fi };
+            atomic { if :: lock[file] == CLEANER -> lock[file] = FREE :: else fi };
 #endif
             atomic { assert(!linked[file] || !locked_once[file]); linked[file] = 0 };
-            atomic { if :: lock[file] == CLEANER -> lock[file] = FREE      :: else fi }
+            atomic { if :: lock[file] == CLEANER -> lock[file] = FREE :: else fi }
         :: else
         fi;
 next:
