@@ -6,7 +6,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import av.error
@@ -33,6 +33,9 @@ __all__ = ["Video"]
 _SEGMENTED: Final = frozenset({"hls", "dash"})
 _BELIEVABLE_FPS: Final = 1000
 _US_PER_SEC: Final = 1_000_000
+
+# Titles and the like that are not UTF-8 are no reason not to play a file. PyAV 19 thinks so too.
+_TOLERANT: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # From malloc.h: how much free memory the heap keeps at its end, and from which size on a block is mapped by itself.
 _M_TRIM_THRESHOLD: Final = -1
@@ -66,7 +69,7 @@ class Video:
         )
         self._reformatter = VideoReformatter()
         self._converters: dict[int, FrameConverter | None] = {}
-        self._tick_ms = float((self._stream.time_base or 0) * 1000)
+        self._tick_ms = 1000 * float(self._stream.time_base or 0)
         self._start_ms = (self._stream.start_time or 0) * self._tick_ms
         self._frame: VideoFrame | None = None
         self._grabbed = 0
@@ -174,10 +177,11 @@ class Video:
         return FrameConverter(config, turn)
 
     def _read_details(self, delivery: Delivery) -> SourceDetails:
-        context, rate = self._stream.codec_context, self._stream.guessed_rate
+        context = self._stream.codec_context
         size = (context.width, context.height)
         converter = self._converter_for(0 if self._frame is None else _turn_of(self._frame))
-        fps = float(rate) if rate is not None and 0 < rate <= _BELIEVABLE_FPS else 0.0
+        rate = float(self._stream.guessed_rate or 0)
+        fps = rate if 0 < rate <= _BELIEVABLE_FPS else 0.0
         return SourceDetails(
             "AV",
             *(size if converter is None else converter.size(*size)),
@@ -242,12 +246,13 @@ def _open(address: SourceAddress, config: CameraConfig) -> InputContainer:
     if reason is None:
         place = ffmpeg_name(address)
         try:
-            return av.open(
+            container: InputContainer = av.open(
                 place,
                 container_options=_options_for_url(place) if url else {"pattern_type": "none"},
                 timeout=(config.open_timeout_sec, config.read_timeout_sec) if url else None,
-                metadata_errors="replace",
+                **_TOLERANT,
             )
+            return container
         except (av.error.FFmpegError, OSError, ValueError):
             reason = reason_for_unopened(address, time.monotonic() - started, config.open_timeout_sec, "PyAV")
     raise CameraError(f"cannot open {address}: {reason}")
@@ -272,5 +277,5 @@ def _video_stream(address: SourceAddress, container: InputContainer) -> VideoStr
 def _delivery(address: SourceAddress, container: InputContainer) -> Delivery:
     name = container.format.name
     # Cameras name lengths of their endless answers, which are not to be believed.
-    length = 0 if name == "mpjpeg" else max(container.size, container.duration or 0)
+    length = 0 if name == "mpjpeg" else max(container.size or 0, container.duration or 0)
     return delivery_of(address, segmented=name in _SEGMENTED, has_end=length > 0)

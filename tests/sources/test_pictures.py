@@ -67,7 +67,7 @@ FORMATS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "WMV": (".wmv", "wmv2", "yuv420p", {}),
 }
 # Colours of these cannot be compared with what was recorded; nor where the tags are not those of the pixels.
-COARSE = {"GIF", "FFV1, grey", "FFV1, grey, 16 bit"}
+COARSE = {"GIF", "FFV1, grey", "FFV1, grey, 16 bit", "H.264, 1000x50"}
 
 INTERLACED: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "MPEG-2": (".ts", "mpeg2video", "yuv420p", {"b": 6_000_000}),
