@@ -633,7 +633,10 @@ int bshm_writer_create(bshm_writer **writer, const char *name, const bshm_writer
 /* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns and position_ms of `info`; computes its
  * row_stride and payload_bytes. A frame above slot_capacity replaces the segment; so does a name that leads elsewhere,
  * which is looked at once a second. BSHM_DROPPED: `error` says how much memory was missing; try the next frame.
- * BSHM_E_CLOSED, _LOAN (one at a time), _SHAPE; and, of a replacement, all that bshm_writer_create has. */
+ * BSHM_E_CLOSED, _LOAN (one at a time), _SHAPE; and, of a larger frame, all that bshm_writer_create has.
+ *
+ * BSHM_E_EXISTS, _FORMAT, _PERMISSION when another process has the name: the writer has lost it for good, its segment is
+ * RETIRED, and every call fails so until it is closed. */
 int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan *loan, bshm_error *error);
 /* BSHM_E_CLOSED, _LOAN, _SHAPE (more payload than was lent): the loan stays open after _SHAPE. */
 int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error);
@@ -648,7 +651,7 @@ int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const vo
 
 /* A report that leaves every value as it was. */
 void bshm_source_report_init(bshm_source_report *report);
-/* BSHM_E_CLOSED. */
+/* BSHM_E_CLOSED; and, of a writer that lost its name, as bshm_writer_loan. */
 int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error);
 /* Also of a closed writer. */
 void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters);

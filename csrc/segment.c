@@ -7,7 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CREATION_ATTEMPTS 8 /* how often a cleaner may take the temporary away */
+/* A writer that replaces its segment waits under its mutex, and so no longer than `clean` takes. */
+#define OWN_LOCK_TIMEOUT_NS (20 * BSHM_NS_PER_MS)
+
+#define CREATION_ATTEMPTS   8 /* how often a cleaner may take the temporary away */
 
 static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *what, bshm_os_file file, const char *path)
 {
@@ -119,6 +122,7 @@ typedef struct creation_job {
     bshm_predecessor predecessor; /* kept from one attempt to the next */
     uint64_t sequence;            /* the first frame gets the next number */
     uint64_t series;              /* of the count that goes on; 0: a new one */
+    int64_t timeout_ns;           /* how long the lock of another object under the name is waited for */
     bshm_error *error;
 } creation_job;
 
@@ -253,7 +257,7 @@ static int publish_name(creation_job *job, bshm_segment *segment, const char *te
             return bshm_fail_system(job->error, rc, "rename the new segment to", job->path);
         if (replace) /* where a rename takes two steps, and another process took the name in between */
             bshm_predecessor_retire(predecessor);
-        rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, BSHM_LOCK_TIMEOUT_NS, predecessor,
+        rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, job->timeout_ns, predecessor,
                                    job->error);
         if (rc < 0)
             return rc;
@@ -301,7 +305,7 @@ static int try_create(creation_job *job, const bshm_identity *identity, bshm_seg
 static int reclaim_from_predecessor(creation_job *job)
 {
     bshm_error full = *job->error;
-    int rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, BSHM_LOCK_TIMEOUT_NS,
+    int rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, job->timeout_ns,
                                    &job->predecessor, job->error);
     if (rc < 0)
         return rc;
@@ -323,12 +327,12 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
                         .mode = options->mode,
                         .trusted = trusted,
                         .own = own,
+                        .timeout_ns = own ? OWN_LOCK_TIMEOUT_NS : BSHM_LOCK_TIMEOUT_NS,
                         .sequence = *sequence,
                         .series = own ? own->identity.series : 0,
                         .error = error ? error : &local};
     /* Find a living writer or a foreign file before any memory is taken; the rename checks again. */
-    int rc =
-        bshm_predecessor_take(path, name, own_info(&job), trusted, BSHM_LOCK_TIMEOUT_NS, &job.predecessor, job.error);
+    int rc = bshm_predecessor_take(path, name, own_info(&job), trusted, job.timeout_ns, &job.predecessor, job.error);
     if (rc < 0)
         return rc;
     bshm_predecessor_drop(&job.predecessor);

@@ -21,6 +21,7 @@ struct bshm_writer {
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
     int64_t last_capture_ns;        /* of the last frame that was not a placeholder */
     int64_t next_name_check_ns;
+    bshm_error refusal; /* code 0: none. Why this writer has lost its name for good */
     int64_t next_growth_ns;
     bshm_error growth_error; /* of the last attempt to grow that failed */
     bshm_writer_options options;
@@ -249,8 +250,11 @@ static int enter(bshm_writer *writer, bshm_error *error)
     bshm_os_mutex_lock(&writer->mutex);
     if (writer->segment)
         return BSHM_OK;
+    int rc = writer->refusal.code;
+    if (rc < 0 && error)
+        *error = writer->refusal;
     bshm_os_mutex_unlock(&writer->mutex);
-    return bshm_fail(error, BSHM_E_CLOSED, "the writer of '%s' is closed", writer->name);
+    return rc < 0 ? rc : bshm_fail(error, BSHM_E_CLOSED, "the writer of '%s' is closed", writer->name);
 }
 
 static void leave(bshm_writer *writer)
@@ -258,18 +262,51 @@ static void leave(bshm_writer *writer)
     bshm_os_mutex_unlock(&writer->mutex);
 }
 
+/* What it counted is kept. */
+static void end_segment(bshm_writer *writer, uint32_t state)
+{
+    bshm_segment *old = writer->segment;
+    add_counters(old, &writer->totals);
+    writer->segment = NULL;
+    bshm_segment_end(old, state, writer->path);
+}
+
+/* True: what has the name is not this writer's, and will not be: a living writer's segment, or a file that is none. */
+static bool is_taken(const bshm_writer *writer, int rc)
+{
+    bshm_os_info info;
+    return rc == BSHM_E_EXISTS || rc == BSHM_E_FORMAT ||
+           (rc == BSHM_E_PERMISSION && bshm_os_info_at(writer->path, &info) == 0);
+}
+
+/* If another process has the name, this writer has lost it for good, and every call says so from now on. */
+static int replace_or_refuse(bshm_writer *writer, uint64_t capacity, bshm_error *error)
+{
+    bshm_error failure = {0};
+    int rc = replace_segment(writer, capacity, &failure);
+    if (is_taken(writer, rc)) {
+        writer->refusal = failure;
+        end_segment(writer, BSHM_STATE_RETIRED);
+    }
+    if (rc < 0 && error)
+        *error = failure;
+    return rc;
+}
+
 /* Sees to it that the segment can hold `bytes` and has the name. */
 static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
 {
     if (bytes > writer->segment->identity.slot_capacity)
-        return replace_segment(writer, bytes, error);
+        return replace_or_refuse(writer, bytes, error);
     if (now < writer->next_name_check_ns)
         return BSHM_OK;
     writer->next_name_check_ns = now + NAME_CHECK_NS;
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
-    int rc = replace_segment(writer, writer->options.slot_capacity, error);
-    return rc == BSHM_E_FULL ? BSHM_OK : rc; /* attached readers still see this one; try again in a second */
+    /* The name was removed. What else fails (no memory, too many open files) costs no frame: attached readers still see
+     * this segment. It is tried again in a second. */
+    int rc = replace_or_refuse(writer, writer->options.slot_capacity, error);
+    return writer->segment ? BSHM_OK : rc;
 }
 
 static int begin_frame(bshm_writer *writer, bshm_frame_info *info, uint32_t *slot, bshm_error *error)
@@ -464,11 +501,13 @@ int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bs
         return rc;
     keep_report(writer, report);
     if (writer->lent == NO_SLOT) /* so that a name is taken back even while the source delivers no frames */
-        (void)ensure_segment(writer, 0, bshm_os_now_ns(), NULL);
-    report_into(&writer->segment->header->statistics, report);
-    bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
+        rc = ensure_segment(writer, 0, bshm_os_now_ns(), error);
+    if (rc == BSHM_OK) {
+        report_into(&writer->segment->header->statistics, report);
+        bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
+    }
     leave(writer);
-    return BSHM_OK;
+    return rc;
 }
 
 void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters)
@@ -484,13 +523,14 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
 
 void bshm_writer_close(bshm_writer *writer)
 {
-    if (enter(writer, NULL) < 0)
-        return; /* closed, or inherited by a forked child, which owns nothing */
-    cancel_lent(writer);
-    add_counters(writer->segment, &writer->totals);
-    bshm_segment *old = writer->segment;
-    writer->segment = NULL;
-    bshm_segment_end(old, BSHM_STATE_CLOSED, writer->path);
+    if (writer->inherited)
+        return; /* a forked child, which owns nothing */
+    bshm_os_mutex_lock(&writer->mutex);
+    writer->refusal.code = BSHM_OK;
+    if (writer->segment) {
+        cancel_lent(writer);
+        end_segment(writer, BSHM_STATE_CLOSED);
+    }
     leave(writer);
 }
 

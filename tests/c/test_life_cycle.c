@@ -275,6 +275,67 @@ static void a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_write
     bshm_writer_free(writer);
 }
 
+/* ---------------------------------------------------------------- losing the name */
+
+static int write_one(bshm_writer *writer, uint32_t height)
+{
+    static uint8_t pixels[3 * FRAME_BYTES];
+    bshm_frame_info info = picture(height);
+    uint64_t sequence;
+    return bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error);
+}
+
+static void check_refused(bshm_writer *writer, int code)
+{
+    bshm_loan loan;
+    bshm_source_report report;
+    bshm_frame_info info = picture(HEIGHT);
+    bshm_source_report_init(&report);
+    CHECK_EQUAL(write_one(writer, HEIGHT), code);
+    CHECK_CONTAINS(fixture_error.message, fixture_name);
+    CHECK_EQUAL(write_one(writer, 2 * HEIGHT), code);
+    CHECK_EQUAL(bshm_writer_loan(writer, &info, &loan, &fixture_error), code);
+    CHECK_EQUAL(bshm_writer_report(writer, &report, &fixture_error), code);
+    CHECK_EQUAL(counters_of(writer).sequence, 1);
+    CHECK_EQUAL(counters_of(writer).statistics.published.shared, 1);
+}
+
+static void a_writer_that_was_refused_its_name_is_refused_for_good(void)
+{
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame view = newest(reader);
+    another_writer_takes_the_name();
+    CHECK_EQUAL(write_one(writer, 2 * HEIGHT), BSHM_E_EXISTS); /* a larger frame needs the name at once */
+    check_refused(writer, BSHM_E_EXISTS);
+    CHECK_EQUAL(put(other), 2);
+    the_other_writer_ends();
+    check_refused(writer, BSHM_E_EXISTS); /* also now that the name is free */
+    bshm_os_info found;
+    CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
+    CHECK(is_whole(&view));
+    bshm_frame_release(&view);
+    bshm_reader_free(reader);
+    bshm_writer_close(writer);
+    CHECK_EQUAL(write_one(writer, HEIGHT), BSHM_E_CLOSED);
+    bshm_writer_free(writer);
+}
+
+static void a_writer_whose_name_went_to_a_foreign_file_leaves_it_alone(void)
+{
+    bshm_os_file file;
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    the_name_is_removed();
+    REQUIRE((bshm_os_create)(fixture_path(), &file) == 0);
+    bshm_os_close(file);
+    CHECK_EQUAL(write_one(writer, 2 * HEIGHT), BSHM_E_FORMAT);
+    check_refused(writer, BSHM_E_FORMAT);
+    bshm_writer_free(writer);
+    CHECK(bshm_os_unlink(fixture_path()) == 0);
+}
+
 /* ---------------------------------------------------------------- cleaning */
 
 static void a_cleaner_never_removes_a_name_that_went_to_the_living(void)
@@ -357,6 +418,8 @@ int main(int argc, char **argv)
     RUN(a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end);
     RUN(a_writer_that_ends_in_time_makes_room);
     RUN(a_cleaner_that_holds_the_lock_for_a_moment_does_not_pass_for_a_writer);
+    RUN(a_writer_that_was_refused_its_name_is_refused_for_good);
+    RUN(a_writer_whose_name_went_to_a_foreign_file_leaves_it_alone);
     RUN(a_cleaner_never_removes_a_name_that_went_to_the_living);
     RUN(a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each);
     RUN(a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it);
