@@ -1,4 +1,4 @@
-"""Frames for people to look at, and health for operators: pictures, streams and metrics over HTTP."""
+"""The HTTP server: a page with live images, streams, snapshots, health and metrics."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not above: `snapshot` needs the encoder of this package, and no web library.
+    # Imported on first use, because it imports the web libraries.
     if name == "create_app":
         from billiards_shm.serve.app import create_app
 

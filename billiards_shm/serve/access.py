@@ -1,4 +1,4 @@
-"""Who may see what: token, hosts that are believed, headers that keep browsers careful."""
+"""Access control: the token, allowed hosts and origins, and security headers for browsers."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ _COOKIE_SECONDS: Final = 30 * 24 * 3600
 _WRONG_TOKEN_DELAY_S: Final = 0.5
 _LONGEST_FORM: Final = 4096
 
-# Pages load what this server gives and nothing else; blob: is a picture that came over the WebSocket.
+# Pages load only what this server serves. blob: is an image that came over the WebSocket.
 _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors "
@@ -40,24 +40,24 @@ _ORIGIN: Final = re.compile(r"https?://[^\s/?#,;'\"]+")
 
 
 class AllowedOrigins:
-    """Sites whose pages may show pictures from here.
+    """Sites whose pages may embed images and pages of this server.
 
     Parameters
     ----------
     origins : iterable of str
-        Like ``https://shop.example`` or ``http://10.0.0.5:8123``; ``*`` is every site.
+        Such as ``https://shop.example`` or ``http://10.0.0.5:8123``; ``*``: every site.
 
     Raises
     ------
     ValueError
-        One of them is no origin.
+        One of them is not an origin.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
         self.all = tuple(origin.strip().rstrip("/").lower() for origin in origins if origin.strip())
         for origin in self.all:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError(f"{origin!r} is no origin: write https://HOST, with :PORT if it has one, or *")
+                raise ValueError(f"{origin!r} is not an origin: write https://HOST, with :PORT if it has one, or *")
 
     def __bool__(self) -> bool:
         return bool(self.all)
@@ -67,50 +67,50 @@ class AllowedOrigins:
 
     @property
     def frame_ancestors(self) -> str:
-        """As the content policy has it."""
+        """The value of `frame-ancestors` in the content security policy."""
         return " ".join(("'self'", *self.all)) if self.all else "'none'"
 
     def embed(self, headers: Headers) -> bool:
-        """Whether a page of these sites asks. Requests for images have no `Origin`: the referrer tells the site."""
+        """Whether a page of these sites sent the request. Requests for images have no `Origin`, but a referrer."""
         scheme, _, rest = headers.get("referer", "").partition("://")
         return headers.get("origin", f"{scheme}://{rest.partition('/')[0]}") in self
 
 
 class Access:
-    """The token and what it opens.
+    """Checks the token, and the cookie that stands for it.
 
     Parameters
     ----------
     token : str or None
-        None: everything is open.
+        None: access needs no token.
     """
 
     def __init__(self, token: str | None) -> None:
         if token is not None and not token.strip():
-            raise ValueError("the token is empty: give one that nobody guesses, or none")
+            raise ValueError("the token is empty: choose one that cannot be guessed, or give none")
         self._token = None if token is None else token.strip().encode()
 
     @property
     def needs_token(self) -> bool:
-        """Whether there is one."""
+        """Whether clients must send a token."""
         return self._token is not None
 
     @property
     def _cookie(self) -> bytes:
-        # Whoever reads the cookie learns no token, and a new token makes old cookies worthless.
+        # The cookie does not reveal the token, and a new token invalidates old cookies.
         assert self._token is not None
         return hmac.digest(self._token, b"billiards_shm session", hashlib.sha256).hex().encode()
 
-    def opens(self, offered: bytes) -> bool:
-        """Whether that is the token; takes as long whatever is wrong with it."""
+    def is_token(self, offered: bytes) -> bool:
+        """Whether this is the token. The comparison takes the same time wherever they differ."""
         return self._token is not None and hmac.compare_digest(offered, self._token)
 
     def allows(self, headers: Headers) -> bool:
-        """Whether a request with these headers may pass."""
+        """Whether a request with these headers has access."""
         if self._token is None:
             return True
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.opens(credentials.strip().encode()):
+        if scheme.lower() == "bearer" and self.is_token(credentials.strip().encode()):
             return True
         try:
             morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
@@ -119,14 +119,14 @@ class Access:
         return morsel is not None and hmac.compare_digest(morsel.value.encode(), self._cookie)
 
     async def log_in(self, request: Request) -> Response:
-        """Answer the form of the login page: a cookie for the token."""
+        """Answer the form of the login page: set a cookie if the token is right."""
         body = b""
         async for chunk in request.stream():
             body += chunk
             if len(body) > _LONGEST_FORM:
                 return JSONResponse({"detail": "the form is too long"}, 413)
         offered = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip().encode()
-        if not self.opens(offered):
+        if not self.is_token(offered):
             await asyncio.sleep(_WRONG_TOKEN_DELAY_S)
             return RedirectResponse("login#wrong", 303)
         response = RedirectResponse("./", 303)
@@ -143,16 +143,16 @@ class Access:
 
 
 class Guard:
-    """ASGI middleware: lets in who may come in, and puts the headers on what goes out.
+    """ASGI middleware that refuses requests without access, and adds security headers to responses.
 
     Parameters
     ----------
     app : ASGI application
     access : Access
     hosts : iterable of str or None
-        Names of this server that requests may be addressed to, besides addresses and `localhost`. Without a token a
-        page of another site could otherwise have its own name lead here and read everything (DNS rebinding). None:
-        any name.
+        Host names that requests may be addressed to, besides addresses and `localhost`. Otherwise, without a token, a
+        page of another site could point its own name at this server and read everything (DNS rebinding). None: any
+        name.
     origins : AllowedOrigins
     """
 
@@ -166,7 +166,7 @@ class Guard:
         self._hosts = None if hosts is None else {name.lower() for name in (*hosts, *own)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, as ASGI has it."""
+        """Handle one request or WebSocket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -178,7 +178,8 @@ class Guard:
                     headers.setdefault(name, value)
                 embedded = self._origins.embed(Headers(scope=scope))
                 headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if embedded else "same-origin")
-                if headers.get("content-type", "").startswith("text/html"):  # an image has none to be shown as usual
+                # Not on images: browsers would apply it to the viewer that they show an image in.
+                if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = _CONTENT_POLICY + self._origins.frame_ancestors
             await send(message)
 
@@ -195,8 +196,10 @@ class Guard:
         headers = Headers(scope=scope)
         if path == "/healthz":
             return None
-        if not self._believes(headers.get("host", "")):
-            unknown = f"this is not known as {headers.get('host')!r}: ask by address, or start with --allowed-hosts"
+        if not self._is_allowed_host(headers.get("host", "")):
+            unknown = (
+                f"this server is not {headers.get('host')!r}: use its IP address, or start it with --allowed-hosts"
+            )
             return JSONResponse({"detail": unknown}, 421)
         if scope["type"] == "websocket" and not (_same_origin(headers) or headers["origin"] in self._origins):
             return JSONResponse({"detail": "pages of other sites may not connect"}, 403)
@@ -207,7 +210,7 @@ class Guard:
         wanted = "the token is missing or wrong: send 'Authorization: Bearer TOKEN', or log in at /login"
         return JSONResponse({"detail": wanted}, 401, {"WWW-Authenticate": "Bearer"})
 
-    def _believes(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
         if self._hosts is None or self._access.needs_token:
             return True
         name = _without_port(host).lower()
@@ -225,7 +228,7 @@ def _without_port(host: str) -> str:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Whether no page of another site asks: browsers let any page open WebSockets anywhere, and say whose it is."""
+    """Whether no other site's page sent the request. Any page may open a WebSocket; the browser names its origin."""
     origin = headers.get("origin")
     return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
 

@@ -56,18 +56,18 @@ Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the c
 _MEANINGS: Final = {
     304: "The client has this frame",
     404: "No segment of this name is shown",
-    415: "The frame cannot be made into an image",
+    415: "The frame cannot be turned into an image",
     503: "There is no frame, it is too old, or there are too many clients; `detail` says which",
 }
 
 
 def _answers(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """What a route may answer besides 200 and 422, for the description of the interface."""
+    """Status codes besides 200 and 422, for the OpenAPI description."""
     return {code: {"description": _MEANINGS[code]} for code in codes}
 
 
 class _Route(APIRoute):
-    """Answers HEAD where it answers GET. The description of the interface has GET alone."""
+    """Answers HEAD wherever it answers GET. The OpenAPI description lists only GET."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "HEAD" and "GET" in (self.methods or ()):
@@ -102,7 +102,7 @@ def create_app(
         Host names that requests may be addressed to, besides addresses, `localhost` and the machine's own name; None:
         any, for applications that check the host themselves. With a token it does not matter.
     allowed_origins : iterable of str, optional
-        Sites whose pages may embed pictures and pages, like ``https://shop.example``; ``*``: all.
+        Sites whose pages may embed images and pages of this server, such as ``https://shop.example``; ``*``: all.
     trusted_owners : iterable, optional
         As for a reader.
 
@@ -114,16 +114,16 @@ def create_app(
     Raises
     ------
     ValueError
-        The token is empty, or one of `allowed_origins` is no origin.
+        The token is empty, or one of `allowed_origins` is not an origin.
     """
     if isinstance(names, str):
-        raise TypeError(f"names are expected, a list of them: [{names!r}]")
+        raise TypeError(f"names must be a list: [{names!r}]")
     if isinstance(allowed_origins, str):
-        raise TypeError(f"origins are expected, a list of them: [{allowed_origins!r}]")
+        raise TypeError(f"allowed_origins must be a list: [{allowed_origins!r}]")
     app = FastAPI(
         title="billiards_shm",
-        summary="Frames in shared memory, for people to look at",
-        docs_url=None,  # these load scripts from elsewhere
+        summary="Live images, health and metrics of frames in shared memory",
+        docs_url=None,  # these pages load scripts from other servers
         redoc_url=None,
     )
     app.router.route_class = _Route
@@ -131,7 +131,7 @@ def create_app(
     origins = AllowedOrigins(allowed_origins)
     app.add_middleware(Guard, access=access, hosts=allowed_hosts, origins=origins)
     if origins:
-        # Around the guard: browsers ask for permission without the token.
+        # Added last, so that it runs before the guard: browsers send preflight requests without the token.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins.all,
@@ -150,7 +150,7 @@ def create_app(
 
 
 class _AppState:
-    """What the routes of one application share."""
+    """State that the routes of one application share."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class _AppState:
         self.clients = Clients(max_clients)
         self.metrics = ServerMetrics(self.monitor, self.clients)
         self.owners = owners
-        # Both start their threads with the first piece of work. Snapshots may be slow and must not delay streams.
+        # Both start their threads when they get work. Snapshots may be slow and must not delay streams.
         self._encoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) - 1), "billiards-shm-encode")
         self._snapshots = ThreadPoolExecutor(1, "billiards-shm-snapshot")
         self._waiting_snapshots = 0

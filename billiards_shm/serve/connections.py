@@ -1,4 +1,4 @@
-"""Limits of HTTP connections: how many, how large what they send may be, and how long they may take for it."""
+"""Limits of HTTP connections: their number, the size of requests, and the time to send them."""
 
 import asyncio
 import logging
@@ -18,21 +18,21 @@ MAX_BODY_BYTES: Final = 64 * 1024
 """No request of this server needs more than the form of the login page."""
 
 HEAD_TIMEOUT_S: Final = 10.0
-"""From the connection, or the first byte of a further request, to the end of the headers."""
+"""Time from the connection, or the first byte of a further request, to the end of the headers."""
 
-# What a client that is refused may still send until it has read the answer.
+# What a refused client may still send before it has read the answer.
 _REFUSED_S: Final = 1.0
 _REFUSED_BYTES: Final = 1 << 20
 
 _SHORT_CONNECTIONS: Final = 1000
 _DESCRIPTORS: Final = 65536
-# For segments, and for connections that are accepted before the first of them is looked at.
+# For segments, and for connections that are accepted before the first of them is handled.
 _RESERVED_DESCRIPTORS: Final = 128
 _LOG_INTERVAL_S: Final = 60.0
 
 
 def allowed_connections(max_clients: int) -> int:
-    """Raise this process's soft limit of descriptors, and return how many connections there may be."""
+    """Raise this process's soft limit of descriptors, and return the number of connections to allow."""
     wanted = max_clients + _SHORT_CONNECTIONS
     try:
         import resource
@@ -48,18 +48,18 @@ def allowed_connections(max_clients: int) -> int:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """HTTP with limits, where a picture that the kernel has not taken as a whole holds up the choice of the next."""
+    """HTTP with limits. A frame is chosen only when the kernel has taken all of the one before."""
 
     connection_limit: ClassVar[int] = _SHORT_CONNECTIONS
 
     waiting_since: float | None = None
-    """Since when there is no request to be answered, by the loop's clock."""
+    """Since when there has been no request to answer, by the loop's clock; None: there is one."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _body_bytes = 0
     _refused = False
-    _thrown_away = 0
+    _discarded_bytes = 0
 
     @classmethod
     def with_limit(cls, connections: int) -> "type[LimitedProtocol]":
@@ -67,7 +67,7 @@ class LimitedProtocol(HttpToolsProtocol):
         return type(cls.__name__, (cls,), {"connection_limit": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, and end another if there are too many."""
+        """Accept a connection, and close another if there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)
         self._await_head()
@@ -75,34 +75,34 @@ class LimitedProtocol(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End the timer with the connection."""
+        """Cancel the timer."""
         self._end_head()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and refuse headers without an end."""
+        """Parse received data, and refuse headers that are too large."""
         if self._refused:
-            self._thrown_away += len(data)
-            if self._thrown_away > _REFUSED_BYTES:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > _REFUSED_BYTES:
                 self.transport.abort()
             return
-        begun_in_head = self._head_timer is not None
+        was_in_head = self._head_timer is not None
         super().data_received(data)
-        # A header that is not complete is not reported yet.
-        if begun_in_head and self._head_timer is not None:
+        # The parser reports a header only when it is complete.
+        if was_in_head and self._head_timer is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431)
 
     def on_message_begin(self) -> None:
-        """Begin to count and to time a request."""
+        """Start to measure the size and time of a request."""
         super().on_message_begin()
         self._head_bytes = self._body_bytes = 0
         if self._head_timer is None and not self._refused:
             self._await_head()
 
     def on_headers_complete(self) -> None:
-        """Begin to answer, unless the request is or will be too large."""
+        """Start to answer, unless the request is or will be too large."""
         if self._refused:
             return
         self._end_head()
@@ -117,17 +117,17 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def handle_websocket_upgrade(self) -> None:
-        """Hand the connection to the WebSocket's protocol."""
+        """Hand the connection over to the WebSocket protocol."""
         if not self._refused:
             super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP."""
+        """Answer data that is not HTTP."""
         if not self._refused:
             super().send_400_response(msg)
 
     def on_body(self, body: bytes) -> None:
-        """Count a body whose length was not announced."""
+        """Limit a body whose length was not announced."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES and not self._refused:
             self._refuse(413)
@@ -140,7 +140,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for a further request."""
+        """Start to wait for a further request."""
         super().on_response_complete()
         if self.cycle.response_complete:
             self.waiting_since = self.loop.time()
@@ -155,8 +155,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
     def _make_room(self) -> None:
-        """End the connection that has had nothing to be answered for longest, or this one."""
-        _log.warning("%d connections are open, and no more are allowed: idle ones are ended", self.connection_limit)
+        """Close the connection that has been idle longest, or refuse this one."""
+        _log.warning("%d connections are open, which is the limit: closing idle ones", self.connection_limit)
         idle = [
             connection
             for connection in self.connections
@@ -170,7 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
             oldest.transport.abort()
 
     def _refuse(self, status: int) -> None:
-        """Answer by ourselves and read no more."""
+        """Answer without the application, and read no more."""
         self._refused = True
         self._end_head()
         self.waiting_since = self.loop.time()
@@ -182,29 +182,29 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.abort()
                 return
         self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        # What the client still sends is read and thrown away: if it were not, a reset could overtake the answer.
+        # What the client still sends is read and discarded. Otherwise a reset could overtake the answer.
         self.transport.write_eof()
         self.loop.call_later(_REFUSED_S, self.transport.abort)
 
 
 class LogLimit(logging.Filter):
-    """Lets each line of code log one kind of problem once a minute: clients could fill a disk."""
+    """Logs one kind of problem from one line of code once per minute, or clients could fill the disk."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passed: dict[tuple[str, int, type[BaseException] | None], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log this; the first of a minute says how many were not."""
+        """Whether to log this record. The first one of a minute tells how many were suppressed."""
         kind = record.exc_info[0] if record.exc_info else None
         key = record.pathname, record.lineno, kind
         now = time.monotonic()
-        passed, held_back = self._passed.get(key, (-_LOG_INTERVAL_S, 0))
+        passed, suppressed = self._passed.get(key, (-_LOG_INTERVAL_S, 0))
         if now - passed < _LOG_INTERVAL_S:
-            self._passed[key] = passed, held_back + 1
+            self._passed[key] = passed, suppressed + 1
             return False
         self._passed[key] = now, 0
-        if held_back:
-            record.msg = f"{record.getMessage()} (and {held_back} times in the last {now - passed:.0f} s)"
+        if suppressed:
+            record.msg = f"{record.getMessage()} (and {suppressed} more in the last {now - passed:.0f} s)"
             record.args = ()
         return True

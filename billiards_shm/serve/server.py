@@ -21,18 +21,18 @@ __all__ = ["listen", "run_server"]
 _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 0.25
-"""That connections get for their end at a stop; only those of clients that do not read need it."""
+"""How long connections may take to end at a stop. Only those of clients that do not read take so long."""
 
 NOT_YET_SENT_BYTES: Final = 128 * 1024
-"""A connection's data that may wait in the kernel without being under way, so that it is not old when it leaves."""
+"""Data of a connection that may wait in the kernel before it is sent; more would be old by the time it is sent."""
 
 NO_PROGRESS_S: Final = 60
-"""A connection whose client takes nothing for so long is given up."""
+"""A connection is closed when its client takes no data for so long."""
 
 
 class _UvicornServer(uvicorn.Server):
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        # `StopRequest` has the signals. uvicorn would raise them once more at its end.
+        # `StopRequest` handles the signals. uvicorn would raise them again when it ends.
         return nullcontext()
 
     def stop(self) -> None:
@@ -43,14 +43,14 @@ class _UvicornServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _abort_connections(self) -> None:
-        """End what waits for clients that do not read: streams have ended by themselves by now."""
+        """Close connections whose clients do not read. Streams have ended by now."""
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the socket to listen at. Its connections hold back no data that their clients do not read.
+    """Open the listening socket. Its connections buffer little, so that slow clients do not get old frames.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise OSError(error.errno, f"cannot listen at {host} port {port}: {error.strerror}") from error
     except ValueError as error:
-        raise OSError(errno.EINVAL, f"cannot listen at {host!r}, which is no host name: {error}") from error
+        raise OSError(errno.EINVAL, f"cannot listen at {host!r}, which is not a host name: {error}") from error
     return listener
 
 
@@ -105,7 +105,7 @@ def run_server(
     port : int
         0: any that is free; the log says which.
     allowed_hosts, allowed_origins : str
-        With commas between.
+        Separated by commas.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def run_server(
     Raises
     ------
     OSError
-        If that port cannot be listened at.
+        The port cannot be opened.
     """
     app = create_app(
         names,
@@ -134,7 +134,7 @@ def run_server(
         server_header=False,
         lifespan="off",
         http=LimitedProtocol.with_limit(allowed_connections(max_clients)),
-        backlog=64,  # asyncio accepts so many before it looks at the first
+        backlog=64,  # asyncio accepts this many before it handles the first
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,  # a JPEG gets no smaller
@@ -148,16 +148,16 @@ def run_server(
     server = _UvicornServer(config)
 
     async def serve() -> None:
-        # Within the loop, because those of some systems take the signals' descriptor when they start.
+        # Within the loop, because on some systems loops replace the descriptor for signals when they start.
         with StopRequest(server.stop):
             bound = listener.getsockname()
             shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
             _log.info("Serving %s at http://%s:%d/", ", ".join(names) if names else "all segments", shown, bound[1])
             if token is None and not ipaddress.ip_address(bound[0]).is_loopback:
-                _log.warning("Anybody who can reach this address can see the pictures: --token keeps them out")
+                _log.warning("Everyone who can reach this address can see the images; --token prevents that")
             await server.serve([listener])
 
     asyncio.run(serve())
     _log.info("Stopped")
-    gc.freeze()  # an interpreter that ends need not look for garbage first
+    gc.freeze()  # saves a garbage collection at exit
     return 0

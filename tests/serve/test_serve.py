@@ -496,7 +496,7 @@ def test_every_site_may_be_allowed(segment_name: str, writer: SharedMemoryFrameW
 
 @pytest.mark.parametrize("wrong", ["shop.example", "https://", "https://a/b", "https://a;script-src b", "ftp://a"])
 def test_what_is_no_origin_is_an_error(wrong: str) -> None:
-    with pytest.raises(ValueError, match="is no origin"):
+    with pytest.raises(ValueError, match="is not an origin"):
         create_app(allowed_origins=[wrong])
     with pytest.raises(TypeError, match="a list"):
         create_app(allowed_origins=SHOP)

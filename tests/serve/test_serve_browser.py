@@ -130,7 +130,7 @@ def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(browse
         first.send_signal(signal.SIGKILL)
         page.wait(lambda: page.state(one) == "dead")
         assert "died" in page.text(one, ".reason")
-        assert "died" in page.text(one, ".veil")
+        assert "died" in page.text(one, ".overlay")
         assert f"{one} is dead" in page.summary()
         page.moves(two)
         page.screenshot("dead")
@@ -138,7 +138,7 @@ def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(browse
         capture(one)
         page.wait(lambda: page.state(one) == "live")
         page.moves(one)
-        assert not page.in_card(one, "card.querySelector('.veil').checkVisibility()")
+        assert not page.in_card(one, "card.querySelector('.overlay').checkVisibility()")
         assert browser.complaints() == []
 
 
@@ -156,7 +156,7 @@ def test_a_stall_a_clean_end_and_a_return_are_shown_for_what_they_are(browser: C
                 page.wait(lambda: page.sequence(segment_name) == 5)
                 page.wait(lambda: page.state(segment_name) == "stalled")
                 assert "the cable is out" in page.text(segment_name, ".reason")
-                assert "old" in page.text(segment_name, ".veil")
+                assert "old" in page.text(segment_name, ".overlay")
                 page.screenshot("stalled")
             page.wait(lambda: page.state(segment_name) == "gone")
         page.screenshot("gone")
@@ -199,10 +199,10 @@ def test_the_page_survives_the_server_and_comes_back(browser: Chromium, segment_
         page = Page(browser, server)
         page.moves(segment_name)
         server.signal(signal.SIGTERM)
-        page.wait(lambda: page.shown("#trouble"))
-        assert "No connection" in browser.js("document.getElementById('trouble').innerText")
+        page.wait(lambda: page.shown("#error"))
+        assert "No connection" in browser.js("document.getElementById('error').innerText")
         again = command_line.start("serve", segment_name, "--port", server.address.port)
-        page.wait(lambda: not page.shown("#trouble"))
+        page.wait(lambda: not page.shown("#error"))
         page.moves(segment_name)
         again.send_signal(signal.SIGTERM)
         assert again.wait(20) == 0
@@ -212,7 +212,7 @@ def test_one_logs_in_with_the_token(browser: Chromium, segment_name: str) -> Non
     capture(segment_name)
     with ServeProcess(segment_name, "--token", "eight ball") as server:
         page = Page(browser, server)
-        for token, words in (("nine ball", "That was not the token"), ("eight ball", "")):
+        for token, words in (("nine ball", "That is not the token"), ("eight ball", "")):
             page.wait(lambda: browser.js("document.getElementById('token').focus(), true"))
             browser.type(token)
             browser.press("Enter")

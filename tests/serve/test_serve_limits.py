@@ -178,7 +178,7 @@ def test_more_half_sent_requests_than_descriptors_keep_nobody_out_and_fill_no_lo
         assert running.address.get("/healthz").status == 200
     lines = running.log.splitlines()
     assert len(lines) < 10, running.log
-    assert "idle ones are ended" in running.log
+    assert "closing idle ones" in running.log
 
 
 def test_the_soft_limit_of_descriptors_is_raised(
@@ -205,5 +205,5 @@ def test_a_line_of_log_is_repeated_once_a_minute_with_a_count(monkeypatch: pytes
     assert passes(1, ValueError()) == "from here", "another kind"
     assert [passes(1) for _ in range(5)] == [None] * 5
     now += 61
-    assert passes(1) == "from here (and 5 times in the last 61 s)"
+    assert passes(1) == "from here (and 5 more in the last 61 s)"
     assert passes(1) is None

@@ -593,7 +593,7 @@ def test_serving_to_everybody_without_a_token_is_warned_of_and_a_token_from_the_
 ) -> None:
     with ServeProcess(segment_name, "--host", "0.0.0.0") as running:
         running.signal(signal.SIGTERM)
-    assert "--token keeps them out" in running.log
+    assert "--token prevents that" in running.log
     with ServeProcess(segment_name, BILLIARDS_SHM__SERVE__TOKEN="12345") as running:
         assert running.address.get("/readyz").status == 401
         assert running.address.get("/readyz", Authorization="Bearer 12345").status == 503

@@ -1,4 +1,4 @@
-// The preview page: one card a source, kept up to date by server-sent events.
+// The preview page: one card per source, kept up to date by server-sent events.
 
 import { drawPlot } from "./plot.js";
 import { Stream } from "./stream.js";
@@ -9,17 +9,17 @@ const SILENCE_MS = 4000;
 
 const sources = document.getElementById("sources");
 const summary = document.getElementById("summary");
-const trouble = document.getElementById("trouble");
+const error = document.getElementById("error");
 const empty = document.getElementById("empty");
 const template = document.getElementById("card");
 const cards = new Map();
 
 function setText(element, text) {
-  // What does not change is not read out again.
+  // Screen readers announce a text again when it is set, even to the same value.
   if (element.textContent !== text) element.textContent = text;
 }
 
-function seconds(value) {
+function duration(value) {
   if (value === null) return "–";
   if (value < 1) return `${Math.round(value * 1000)} ms`;
   return value < 120 ? `${value.toFixed(1)} s` : `${Math.round(value / 60)} min`;
@@ -30,21 +30,21 @@ function quantity(value, unit) {
   return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`;
 }
 
-function veil(element, one) {
-  element.hidden = one.healthy;
-  if (one.healthy || element.dataset.state === one.state) return;
-  element.dataset.state = one.state;
+function showOverlay(element, segment) {
+  element.hidden = segment.healthy;
+  if (segment.healthy || element.dataset.state === segment.state) return;
+  element.dataset.state = segment.state;
   const title = document.createElement("strong");
-  title.textContent = one.state;
+  title.textContent = segment.state;
   const words = {
     waiting: "No frame yet",
-    stalled: "No new frame: this picture is old",
-    dead: "Its writer died: this picture is its last",
-    closed: "Its writer ended",
-    gone: "There is no such segment now. It comes back by itself",
-    unreadable: "It cannot be read",
+    stalled: "No new frame: this image is old",
+    dead: "The writer died: this is the last image",
+    closed: "The writer closed the segment",
+    gone: "The segment does not exist now. The image comes back when it does",
+    unreadable: "The segment cannot be read",
   };
-  element.replaceChildren(title, words[one.state] ?? "");
+  element.replaceChildren(title, words[segment.state] ?? "");
 }
 
 class Card {
@@ -60,7 +60,7 @@ class Card {
     this.root.setAttribute("aria-labelledby", id);
     this.root.dataset.name = name;
     this.canvas = this.root.querySelector("canvas");
-    this.canvas.setAttribute("aria-label", `Live picture of ${name}`);
+    this.canvas.setAttribute("aria-label", `Live image of ${name}`);
     for (const button of this.root.querySelectorAll(".enlarge")) {
       button.setAttribute("aria-label", `Full size: ${name}`);
       button.addEventListener("click", () => enlarge(this));
@@ -79,31 +79,31 @@ class Card {
     return link;
   }
 
-  update(one) {
-    this.one = one;
+  update(segment) {
+    this.segment = segment;
     const badge = this.root.querySelector(".badge");
-    badge.dataset.state = one.state;
-    setText(badge, one.state);
-    setText(this.root.querySelector(".reason"), one.healthy ? this.origin(one) : one.reason);
-    veil(this.root.querySelector(".veil"), one);
+    badge.dataset.state = segment.state;
+    setText(badge, segment.state);
+    setText(this.root.querySelector(".reason"), segment.healthy ? this.origin(segment) : segment.reason);
+    showOverlay(this.root.querySelector(".overlay"), segment);
     const latency = this.latencies.length
       ? this.latencies.sort((a, b) => a - b)[Math.floor(this.latencies.length / 2)] : null;
     this.latencies = [];
-    this.figure("fps", one.fps.toFixed(1));
-    this.figure("age", seconds(one.last_frame_age));
+    this.figure("fps", segment.fps.toFixed(1));
+    this.figure("age", duration(segment.last_frame_age));
     this.figure("latency", latency === null ? "–" : `${Math.round(latency)} ms`);
-    this.figure("size", one.width ? `${one.width}×${one.height}` : "–");
-    this.figure("readers", String(one.readers));
-    this.figure("clients", String(one.clients));
+    this.figure("size", segment.width ? `${segment.width}×${segment.height}` : "–");
+    this.figure("readers", String(segment.readers));
+    this.figure("clients", String(segment.clients));
     for (const cell of this.root.querySelectorAll("[data-statistic]")) {
-      setText(cell, quantity(one[cell.dataset.statistic], cell.dataset.unit));
+      setText(cell, quantity(segment[cell.dataset.statistic], cell.dataset.unit));
     }
-    this.plot("fps", one.status === "live" ? one.fps : null, "fps");
+    this.plot("fps", segment.status === "live" ? segment.fps : null, "fps");
     this.plot("latency", latency, "ms");
   }
 
-  origin(one) {
-    const parts = [one.backend, one.pixel_format, one.source_state === "unknown" ? "" : one.source_state];
+  origin(segment) {
+    const parts = [segment.backend, segment.pixel_format, segment.source_state === "unknown" ? "" : segment.source_state];
     return parts.filter(Boolean).join(" · ");
   }
 
@@ -128,14 +128,14 @@ class Card {
     const wanted = visible && document.visibilityState === "visible" && !large.open;
     if (wanted && !this.stream) {
       const pixels = this.root.clientWidth * window.devicePixelRatio;
-      const width = WIDTHS.find((one) => one >= pixels * 0.9) ?? null;
+      const width = WIDTHS.find((each) => each >= pixels * 0.9) ?? null;
       this.stream = new Stream(this.canvas, this.name, {
         width,
         onFrame: ({ sequence, latency }) => {
           this.canvas.dataset.sequence = sequence;
           if (latency !== null) this.latencies.push(latency);
         },
-        onTrouble: (text) => setText(this.root.querySelector(".reason"), text),
+        onError: (text) => setText(this.root.querySelector(".reason"), text),
       });
       this.stream.start();
     } else if (!wanted && this.stream) {
@@ -151,7 +151,7 @@ class Card {
   }
 }
 
-// Only what can be seen is streamed.
+// Only visible cards are streamed.
 const visibility = new IntersectionObserver((entries) => {
   for (const entry of entries) cards.get(entry.target.dataset.name)?.show(entry.isIntersecting);
 });
@@ -173,8 +173,8 @@ function enlarge(card) {
   snapshot.href = `snapshot/${encodeURIComponent(card.name)}.png`;
   snapshot.download = `${card.name.replaceAll("/", "_")}.png`;
   const canvas = large.querySelector("canvas");
-  canvas.setAttribute("aria-label", `Live picture of ${card.name}, full size`);
-  if (card.one) veil(large.querySelector(".veil"), card.one);
+  canvas.setAttribute("aria-label", `Live image of ${card.name}, full size`);
+  if (card.segment) showOverlay(large.querySelector(".overlay"), card.segment);
   large.showModal();
   showVisible();
   largeStream = new Stream(canvas, card.name, {
@@ -194,43 +194,43 @@ large.addEventListener("close", () => {
 
 // Statistics.
 
-let heard = performance.now();
+let lastEvent = performance.now();
 
 function update(list) {
-  const names = new Set(list.map((one) => one.name));
+  const names = new Set(list.map((segment) => segment.name));
   for (const [name, card] of cards) {
     if (!names.has(name)) {
       card.remove();
       cards.delete(name);
     }
   }
-  for (const one of list) {
-    if (!cards.has(one.name)) {
-      const card = new Card(one.name);
-      cards.set(one.name, card);
-      const after = [...sources.children].find((other) => other.dataset.name > one.name);
+  for (const segment of list) {
+    if (!cards.has(segment.name)) {
+      const card = new Card(segment.name);
+      cards.set(segment.name, card);
+      const after = [...sources.children].find((other) => other.dataset.name > segment.name);
       sources.insertBefore(card.root, after ?? null);
     }
-    cards.get(one.name).update(one);
+    cards.get(segment.name).update(segment);
   }
-  if (largeCard?.one) veil(large.querySelector(".veil"), largeCard.one);
-  const ill = list.filter((one) => !one.healthy);
+  if (largeCard?.segment) showOverlay(large.querySelector(".overlay"), largeCard.segment);
+  const unhealthy = list.filter((segment) => !segment.healthy);
   empty.hidden = list.length > 0;
   const count = `${list.length} ${list.length === 1 ? "source" : "sources"}`;
-  setText(summary, list.length === 0 ? "No source" : ill.length === 0 ? `${count}, all live`
-    : `${count}; ${ill.map((one) => `${one.name} is ${one.state}`).join(", ")}`);
-  document.title = ill.length ? `(${ill.length}!) billiards_shm` : "billiards_shm";
+  setText(summary, list.length === 0 ? "No source" : unhealthy.length === 0 ? `${count}, all live`
+    : `${count}; ${unhealthy.map((segment) => `${segment.name} is ${segment.state}`).join(", ")}`);
+  document.title = unhealthy.length ? `(${unhealthy.length}!) billiards_shm` : "billiards_shm";
 }
 
 function listen() {
   const events = new EventSource("api/events");
   events.addEventListener("segments", ({ data }) => {
-    heard = performance.now();
-    trouble.hidden = true;
+    lastEvent = performance.now();
+    error.hidden = true;
     update(JSON.parse(data));
   });
   events.onerror = async () => {
-    if (events.readyState !== EventSource.CLOSED) return; // it tries again by itself
+    if (events.readyState !== EventSource.CLOSED) return; // the browser reconnects
     events.close();
     const answer = await fetch("api/segments").catch(() => null);
     if (answer?.status === 401) location.assign("login");
@@ -239,10 +239,10 @@ function listen() {
 }
 
 setInterval(() => {
-  const silent = performance.now() - heard;
+  const silent = performance.now() - lastEvent;
   if (silent < SILENCE_MS) return;
-  trouble.hidden = false;
-  setText(trouble, "No connection to the server: what you see is old. Trying again …");
+  error.hidden = false;
+  setText(error, "No connection to the server. What you see is old. Reconnecting …");
 }, 1000);
 
 listen();

@@ -1,4 +1,4 @@
-// A curve over the last minutes, as SVG.
+// A plot of the last minutes, as SVG.
 
 const WIDTH = 300;
 const HEIGHT = 60;
@@ -16,7 +16,7 @@ function ceiling(value) {
   return power * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999);
 }
 
-// `values`: one each second, the newest last, null where there was none; `length`: how many fill the width.
+// `values`: one per second, the newest last, null where there was none. `length`: how many fill the width.
 export function drawPlot(svg, values, length, unit) {
   const known = values.filter((value) => value !== null);
   const top = ceiling(Math.max(1, ...known));

@@ -1,17 +1,17 @@
-// Moving pictures on a canvas: JPEG over WebSocket, each answered once it is drawn, so that nothing piles up.
+// Live images on a canvas: JPEG over WebSocket. Each is acknowledged once it is drawn, so that none pile up.
 
 const HEADER_BYTES = 32;
 const RETRY_MS = 1000;
 const TRIES_BEFORE_MJPEG = 3;
 
 export class Stream {
-  // `onFrame` is given {sequence, latency}, `latency` in ms or null; `onTrouble` a text.
-  constructor(canvas, name, { width = null, onFrame = () => {}, onTrouble = () => {} } = {}) {
+  // `onFrame` gets {sequence, latency}, with `latency` in ms or null; `onError` gets a text.
+  constructor(canvas, name, { width = null, onFrame = () => {}, onError = () => {} } = {}) {
     this.canvas = canvas;
     this.name = name;
     this.width = width;
     this.onFrame = onFrame;
-    this.onTrouble = onTrouble;
+    this.onError = onError;
     this.wanted = false;
     this.failures = 0;
   }
@@ -45,7 +45,7 @@ export class Stream {
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
-    // One after the other: the decoder may be done with a later picture first, which is to stay.
+    // One after the other: the decoder may finish a later image first, and an older one must not replace it.
     let drawn = Promise.resolve();
     socket.onmessage = ({ data }) => {
       drawn = drawn.then(() => this.show(data)).then(() => {
@@ -55,7 +55,7 @@ export class Stream {
     socket.onopen = () => { this.opened = true; };
     socket.onclose = ({ reason }) => {
       if (!this.wanted || socket !== this.socket) return;
-      if (reason) this.onTrouble(reason);
+      if (reason) this.onError(reason);
       if (!this.opened && ++this.failures >= TRIES_BEFORE_MJPEG && navigator.onLine) this.fallBack();
       else this.timer = setTimeout(() => this.connect(), RETRY_MS);
     };
@@ -63,24 +63,24 @@ export class Stream {
 
   async show(data) {
     const header = new DataView(data, 0, HEADER_BYTES);
-    let picture;
+    let image;
     try {
-      picture = await createImageBitmap(new Blob([new Uint8Array(data, HEADER_BYTES)], { type: "image/jpeg" }));
+      image = await createImageBitmap(new Blob([new Uint8Array(data, HEADER_BYTES)], { type: "image/jpeg" }));
     } catch {
       return; // a frame that the browser cannot show; the next one may be better
     }
-    if (this.canvas.width !== picture.width || this.canvas.height !== picture.height) {
-      this.canvas.width = picture.width;
-      this.canvas.height = picture.height;
+    if (this.canvas.width !== image.width || this.canvas.height !== image.height) {
+      this.canvas.width = image.width;
+      this.canvas.height = image.height;
     }
-    this.canvas.getContext("2d", { alpha: false }).drawImage(picture, 0, 0);
-    picture.close();
+    this.canvas.getContext("2d", { alpha: false }).drawImage(image, 0, 0);
+    image.close();
     this.failures = 0;
     const roundTrip = header.getFloat64(24);
     this.onFrame({ sequence: header.getFloat64(0), latency: roundTrip > 0 ? header.getFloat64(16) + roundTrip : null });
   }
 
-  // Where something between lets no WebSocket pass.
+  // For proxies that do not let WebSockets pass.
   fallBack() {
     this.image = new Image();
     this.image.alt = this.canvas.getAttribute("aria-label") ?? "";
