@@ -3,6 +3,8 @@
 import gc
 import itertools
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from importlib.util import find_spec
@@ -24,6 +26,12 @@ SHARED_MEMORY = Path("/dev/shm")
 TEMPORARIES = pytest.StashKey[set[str]]()
 PREFIX = f"test-{os.getpid()}-"
 _numbers = itertools.count(1)
+
+
+# A shell ignores Ctrl+C for what it starts in the background, nohup ignores a hangup; what tests start must not.
+for _number in (signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ():
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL if _number == signal.SIGHUP else signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:

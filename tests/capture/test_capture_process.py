@@ -33,7 +33,6 @@ SHARED_MEMORY = Path("/dev/shm")
 # What the command does, without its options and displays. {before} is code of the test's own.
 PROGRAM = """
 import json, signal, sys, threading, time
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it, as nohup does
 from billiards_shm.config.load import load_settings
 from billiards_shm.service.logs import configure_logging
 from billiards_shm.capture import process

@@ -124,4 +124,4 @@ def test_without_the_option_nothing_is_said_of_it(name: str) -> None:
 def test_a_plot_of_an_unknown_kind_is_refused_before_anything_is_captured(name: str, tmp_path: Path) -> None:
     said = run("capture", "demo", "--name", name, "--profile-plot", tmp_path / "profile.txt")
     assert said.returncode == 2
-    assert "profile.txt: a name that ends in .png, .svg or .pdf is expected" in said.stderr
+    assert "profile.txt: the name must end in .png, .svg or .pdf" in said.stderr

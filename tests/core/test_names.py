@@ -278,7 +278,7 @@ def test_a_foreign_object_is_a_named_error_and_stays_as_it_was(
                 look(name)
         assert state_of(path) == before
         assert descriptors() == files
-        assert mappings(path.name) == 0
+        assert mappings(str(path)) == 0
         assert segment_name not in {found.name for found in list_segments()}
         assert state_of(path) == before
         remove(path)

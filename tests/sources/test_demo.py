@@ -28,6 +28,12 @@ def test_the_number_of_a_frame_can_be_read_back_at_any_size(size: tuple[int, int
     assert read_counter(draw(number, size)) == number
 
 
+@pytest.mark.parametrize("size", [(2000, 60), (64, 2000)])
+def test_all_around_the_table_is_floor_however_long_the_picture(size: tuple[int, int]) -> None:
+    corners = draw(1, size)[[[0], [-1]], [0, -1]]
+    assert (corners < 60).all(), corners
+
+
 def test_frames_are_numbered_from_one_without_gaps() -> None:
     table = DemoTable(160, 120, 30)
     numbers = []

@@ -143,7 +143,7 @@ def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_
 def test_a_file_that_has_only_sound_is_an_error_that_says_it_cannot_be_read(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"sound.{suffix}"
     ffmpeg("-f", "lavfi", "-i", "sine=duration=1", path)
-    with pytest.raises(CameraError, match=r"unreadable: not a video that OpenCV can read$"):
+    with pytest.raises(CameraError, match=r"unreadable: not a video that (OpenCV|PyAV) can read$"):
         open_source(settings_for("x", str(path)).vision.camera)
 
 

@@ -89,7 +89,7 @@ def served(app: Any, *, connections: int = 1000) -> Iterator[Address]:
         yield Address(listener.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         listener.close()
         assert not thread.is_alive()
 

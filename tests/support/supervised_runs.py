@@ -43,11 +43,11 @@ class SupervisedRun:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *before: str, **more: str) -> Self:
-        """Start it; `before` goes before the command, `more` into the environment."""
+    def start(self, **more: str) -> Self:
+        """Start it; `more` goes into the environment."""
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*before, SCRIPT, "run", "--config", str(self.config)],
+                [SCRIPT, "run", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

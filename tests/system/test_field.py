@@ -88,7 +88,7 @@ FAILURES: dict[str, list[str]] = {
         "test_capture_loop.py::test_damaged_frames_of_a_file_are_left_out_and_reported",
     ],
     "turned video of phones is not decoded into the memory that was given": [
-        "test_camera.py::test_a_turned_clip_is_shown_upright_and_lands_in_the_slot",
+        "test_engines.py::test_a_turned_clip_is_shown_upright_and_lands_in_the_slot",
         "test_real_files.py::test_video_of_a_phone_held_upright_is_shown_upright",
     ],
 }

@@ -1,5 +1,6 @@
 """What the demo looks like: the table, painted once, and the balls, painted into every frame. Colours are BGR."""
 
+import math
 from functools import cache
 from typing import Final
 
@@ -100,7 +101,7 @@ def paint_table(view: TableView) -> Image:
     wood = np.cumsum(grain, axis=1)
     # From the floor inwards, each as far as the next one begins.
     layers = (
-        (_CUSHION + _RAIL + 9.0, _FLOOR, grain * 0.010),
+        (math.inf, _FLOOR, grain * 0.010),
         (_CUSHION + _RAIL, _WOOD, wood / np.abs(wood).max() * 0.12),
         (_CUSHION + 0.008, (20.0, 36.0, 66.0), grain * 0),
         (_CUSHION, _CUSHION_COLOUR, grain * 0.012),
