@@ -275,8 +275,8 @@ static void end_segment(bshm_writer *writer, uint32_t state)
 static bool is_taken(const bshm_writer *writer, int rc)
 {
     bshm_os_info info;
-    return rc == BSHM_E_EXISTS || rc == BSHM_E_FORMAT ||
-           (rc == BSHM_E_PERMISSION && bshm_os_info_at(writer->path, &info) == 0);
+    return (rc == BSHM_E_EXISTS || rc == BSHM_E_FORMAT || rc == BSHM_E_PERMISSION) &&
+           bshm_os_info_at(writer->path, &info) == 0 && !bshm_os_same_object(&info, &writer->segment->info);
 }
 
 /* If another process has the name, this writer has lost it for good, and every call says so from now on. */
