@@ -91,6 +91,7 @@ class SupervisedSource:
         """Whether the first attempt has captured, or failed."""
         self._settings = settings
         self._source = source
+        self._address = str(SourceAddress.parse(source.camera.device_id))
         self._frames_left = frames
         self._frames_before = 0
         self._on_log = on_log
@@ -122,7 +123,7 @@ class SupervisedSource:
         waiting = self.state is SupervisedState.WAITING and self.deadline is not None
         return SourceReport(
             name=self.name,
-            source=str(SourceAddress.parse(self._source.camera.device_id)),
+            source=self._address,
             state=self.state,
             reason=self.reason,
             pid=self.pid,
