@@ -103,6 +103,8 @@ cdef extern from "billiards_shm.h" nogil:
         uint64_t slot_capacity
         uint32_t slots
         uint32_t mode
+        int32_t set_group
+        uint32_t group
         bshm_owners trusted
 
     ctypedef struct bshm_writer_counters:
@@ -208,6 +210,7 @@ cdef extern from "billiards_shm.h" nogil:
         bshm_identity identity
         uint64_t allocated_bytes
         uint32_t owner_uid
+        uint32_t group_gid
         uint32_t mode
         int32_t status
         uint64_t latest_sequence

@@ -88,6 +88,7 @@ class SharedMemoryFrameWriter:
         pixel_format: str = "BGR24",
         slots: int = 8,
         mode: int = 0o600,
+        group: int | str | None = None,
         trusted_owners: Iterable[int | str] | None = None,
     ) -> None: ...
     @property

@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 
 from billiards_shm import errors as _errors
+from billiards_shm.owners import resolve_group as _resolve_group
 from billiards_shm.owners import resolve_owners as _resolve_owners
 from billiards_shm.pixel_formats import PIXEL_FORMATS as _PIXEL_FORMATS
 from billiards_shm.statistics import REPORTED as _REPORTED
@@ -627,6 +628,8 @@ cdef class SharedMemoryFrameWriter:
         together can hold ``slots - 2`` frames; beyond that they get copies.
     mode
         Permission bits of the file. 0o640 lets the group read, with copies; 0o660 lets it hold leases, too.
+    group
+        Name or number of the group that these bits are for, one of yours. None: the group of any file you create.
     trusted_owners
         Owners to trust besides you and root: their dead segments may be taken over. None: as the environment variable
         BILLIARDS_SHM_TRUSTED_OWNERS says.
@@ -658,7 +661,8 @@ cdef class SharedMemoryFrameWriter:
         self._writer = NULL
         self._closed = True
 
-    def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, mode=0o600, trusted_owners=None):
+    def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, mode=0o600, group=None,
+                 trusted_owners=None):
         cdef _abi.bshm_writer_options options
         cdef _abi.bshm_error error
         cdef bytes encoded = _encode_name(name)
@@ -682,6 +686,8 @@ cdef class SharedMemoryFrameWriter:
         options.slot_capacity = min(math.prod(self.shape) * self.dtype.itemsize, 2**63)  # more is refused by the core
         options.slots = slots
         options.mode = mode
+        options.set_group = group is not None
+        options.group = _resolve_group(group) if group is not None else 0
         options.trusted = owners.owners
         with nogil:
             rc = _abi.bshm_writer_create(&self._writer, c_name, &options, &error)
@@ -1355,6 +1361,7 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "abi": (found.identity.abi_major, found.identity.abi_minor),
         "writer_pid": found.identity.writer_pid,
         "owner": found.owner_uid,
+        "group": None if found.group_gid == 0xFFFFFFFF else found.group_gid,
         "mode": found.mode,
         "total_bytes": found.identity.total_bytes,
         "backed_bytes": found.identity.pixels_offset + statistics.backed_slots.shared * found.identity.slot_stride,

@@ -60,6 +60,8 @@ class SegmentInfo(SegmentStatistics):
     """Process number in the writer's own container."""
     owner: int
     """User id."""
+    group: int | None
+    """Group id; None where files have no group."""
     mode: int
     """Permissions of the file."""
     total_bytes: int
@@ -148,7 +150,7 @@ def list_segments(paths: Iterable[str] = (), *, trusted_owners: Iterable[int | s
 
     Files that are not segments, and segments that you may not read or do not trust, are left out.
     """
-    names = [*sorted(_candidate_names()), *_several(paths)]
+    names = [*sorted(object_names()), *_several(paths)]
     found = []
     for name in names:
         try:
@@ -164,7 +166,8 @@ def _several(names: Iterable[str]) -> Iterable[str]:
     return names
 
 
-def _candidate_names() -> list[str]:
+def object_names() -> list[str]:
+    """Names of the files in this machine's shared memory, of which segments are a part."""
     directory = Path(_core.object_directory())
     return [entry.name for entry in directory.iterdir() if entry.is_file()] if directory.is_dir() else []
 
@@ -193,7 +196,7 @@ def remove_stale_segments(
     """
     removed = []
     directories = {Path(_core.object_directory())}
-    for name in _candidate_names() if names is None else _several(names):
+    for name in object_names() if names is None else _several(names):
         try:
             directories.add(Path(_core.object_path(name)).parent)
             if _core.remove_stale(name, trusted_owners):

@@ -593,6 +593,8 @@ typedef struct bshm_writer_options {
     uint64_t slot_capacity; /* bytes of the largest frame, 1 to 2^40; a larger frame replaces the segment */
     uint32_t slots;         /* BSHM_MIN_SLOTS to BSHM_MAX_SLOTS */
     uint32_t mode;          /* of the object, as chmod takes it */
+    int32_t set_group;      /* give the object to `group`; false: it gets the group of any new file */
+    uint32_t group;         /* as chown takes it */
     bshm_owners trusted;    /* whose dead segment may be taken over */
 } bshm_writer_options;
 
@@ -769,6 +771,7 @@ typedef struct bshm_inspection {
     bshm_identity identity;
     uint64_t allocated_bytes;
     uint32_t owner_uid;
+    uint32_t group_gid; /* UINT32_MAX where files have no group */
     uint32_t mode;
     int32_t status; /* enum bshm_status */
     uint64_t latest_sequence;

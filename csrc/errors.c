@@ -59,7 +59,8 @@ int bshm_fail_system(bshm_error *error, int negative_errno, const char *action, 
     case EPERM:
     case EROFS:
         code = BSHM_E_PERMISSION;
-        advice = "; check owner and mode (the writer's `mode` option)";
+        advice =
+            "; check owner, group and mode (the writer's `mode` and `group`, or `capture --mode 0640 --group NAME`)";
         break;
     case ENOMEM:
         code = BSHM_E_MEMORY;

@@ -93,6 +93,7 @@ int bshm_inspect(const char *name, const bshm_owners *owners, bshm_inspection *i
     if (regions) {
         inspection->allocated_bytes = info.allocated_bytes;
         inspection->owner_uid = info.owner_uid;
+        inspection->group_gid = info.group_gid;
         inspection->mode = info.mode;
         rc = inspect_regions(file.file, regions, name, inspection, error);
     } else if (rc == BSHM_OK) {

@@ -68,6 +68,7 @@ typedef struct bshm_os_info {
     uint64_t allocated_bytes;
     int64_t modified_wall_ns;
     uint32_t owner_uid;
+    uint32_t group_gid; /* UINT32_MAX where files have no group */
     uint32_t mode;
     bool regular;
     bool symbolic_link;
@@ -82,6 +83,7 @@ static inline bool bshm_os_same_object(const bshm_os_info *a, const bshm_os_info
 const char *bshm_os_object_directory(void);
 int bshm_os_create(const char *path, bshm_os_file *file); /* mode 0600; -EEXIST if there is one */
 int bshm_os_set_mode(bshm_os_file file, uint32_t mode);
+int bshm_os_set_group(bshm_os_file file, uint32_t gid); /* -ENOTSUP where files have no group */
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file);
 void bshm_os_close(bshm_os_file file);
 int bshm_os_info_of(bshm_os_file file, bshm_os_info *info);

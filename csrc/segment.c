@@ -116,7 +116,8 @@ void bshm_segment_end(bshm_segment *segment, uint32_t state, const char *path)
 /* The state of one bshm_segment_create, over all its attempts. */
 typedef struct creation_job {
     const char *path, *name;
-    uint32_t mode;
+    uint32_t mode, group;
+    int32_t set_group;
     const bshm_trusted *trusted;
     const bshm_segment *own;      /* the writer's own segment that is replaced, or null */
     bshm_predecessor predecessor; /* kept from one attempt to the next */
@@ -168,6 +169,19 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     return BSHM_OK;
 }
 
+/* The group first, because the mode's bits are for no other. */
+static int set_group_and_mode(const creation_job *job, const bshm_segment *segment, const char *temporary)
+{
+    int rc = job->set_group ? bshm_os_set_group(segment->lock_file, job->group) : 0;
+    if (rc == -EPERM)
+        return bshm_fail(job->error, BSHM_E_PERMISSION, "cannot give '%s' to group %u: expected one of your own groups",
+                         job->path, job->group);
+    if (rc < 0)
+        return bshm_fail_system(job->error, rc, "set the group of", temporary);
+    rc = bshm_os_set_mode(segment->lock_file, job->mode);
+    return rc < 0 ? bshm_fail_system(job->error, rc, "set the mode of", temporary) : BSHM_OK;
+}
+
 /* All but the name. BSHM_AGAIN: a cleaner that found the temporary old and not yet locked has removed it, or is about
  * to. */
 static int build_temporary(const creation_job *job, bshm_segment *segment, const char *temporary)
@@ -205,9 +219,9 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     if (rc != BSHM_OK)
         return rc;
     /* after the lock: before it, other users could have put a read lock in its way */
-    rc = bshm_os_set_mode(segment->lock_file, job->mode);
+    rc = set_group_and_mode(job, segment, temporary);
     if (rc < 0)
-        return bshm_fail_system(error, rc, "set the mode of", temporary);
+        return rc;
     rc = bshm_os_resize(segment->lock_file, segment->identity.total_bytes);
     if (rc == 0)
         rc = bshm_os_allocate(segment->lock_file, 0, initial);
@@ -325,6 +339,8 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
     creation_job job = {.path = path,
                         .name = name,
                         .mode = options->mode,
+                        .group = options->group,
+                        .set_group = options->set_group,
                         .trusted = trusted,
                         .own = own,
                         .timeout_ns = own ? OWN_LOCK_TIMEOUT_NS : BSHM_LOCK_TIMEOUT_NS,

@@ -8,7 +8,8 @@ from billiards_shm import LoanedSlot, SharedMemoryFrameWriter
 from billiards_shm.capture.frozen import FrozenPicture
 from billiards_shm.capture.stats import CaptureStatistics
 from billiards_shm.config.model import VideoConfig
-from billiards_shm.errors import LoanError, SharedMemoryFullError
+from billiards_shm.errors import ConfigurationError, LoanError, SharedMemoryFullError
+from billiards_shm.owners import resolve_group
 from billiards_shm.sources.protocol import FrameSource, Image
 
 __all__ = ["Publisher"]
@@ -25,10 +26,19 @@ class Publisher:
     ----------
     video : VideoConfig
     statistics : CaptureStatistics
+
+    Raises
+    ------
+    ConfigurationError
+        There is no group `video.group`.
     """
 
     def __init__(self, video: VideoConfig, statistics: CaptureStatistics) -> None:
         self._video = video
+        try:
+            self._group = None if video.group is None else resolve_group(video.group)
+        except ValueError as error:
+            raise ConfigurationError(f"video.group: {error}") from error
         self._statistics = statistics
         self._writer: SharedMemoryFrameWriter | None = None
         self._pictures = FrozenPicture(0.0)
@@ -153,7 +163,8 @@ class Publisher:
         height, width, channels = image.shape
         _log.info("First frame received: %dx%d, channels=%d", width, height, channels)
         name = self._video.shared_memory_name
-        self._writer = SharedMemoryFrameWriter(name, image.shape, slots=self._video.slots)
+        mode = int(self._video.mode, 8)
+        self._writer = SharedMemoryFrameWriter(name, image.shape, slots=self._video.slots, mode=mode, group=self._group)
         self.shape = image.shape
         _log.info("Shared memory writer initialized: %s (%.1f MB)", name, self.backed_bytes / _BYTES_PER_MB)
 

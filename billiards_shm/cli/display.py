@@ -150,6 +150,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
     """What `inspect` and `watch` show of a segment, as label and text; `fps` as measured from outside, if known."""
     median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_wall_ns / 1e9))
+    group = "-" if info.group is None else info.group
     rows = [
         ("status", status_text(info)),
         ("health", health_of(info)[1]),
@@ -176,7 +177,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
                 f"({info.backed_slots} of {info.slots} slots of {format_bytes(info.slot_capacity)})"
             ),
         ),
-        ("writer", f"pid {info.writer_pid}, uid {info.owner}, mode {info.mode:04o}"),
+        ("writer", f"pid {info.writer_pid}, uid {info.owner}, gid {group}, mode {info.mode:04o}"),
         ("created", created),
         ("generation", f"{info.generation}, abi {'.'.join(map(str, info.abi))}"),
         ("path", str(info.path)),

@@ -10,10 +10,10 @@ from billiards_shm import (
     BilliardsShmError,
     SegmentInfo,
     SegmentNotFoundError,
+    SegmentPermissionError,
     SegmentStatus,
     WriterExistsError,
     inspect_segment,
-    list_segments,
     remove_stale_segments,
 )
 from billiards_shm.cli.display import (
@@ -29,6 +29,7 @@ from billiards_shm.cli.display import (
 from billiards_shm.cli.errors import PROGRAM, report
 from billiards_shm.cli.options import Seconds, common_options, complete_names, json_option
 from billiards_shm.monitor.rates import RateMeter
+from billiards_shm.segments import object_names
 from billiards_shm.service.signals import StopRequest
 
 __all__ = ["clean_command", "inspect_command", "list_command", "watch_command"]
@@ -55,7 +56,9 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
                 f"{path!r} is not a path, because it has no slash; `list` shows every name, "
                 f"and '{PROGRAM} inspect {path}' shows this one"
             )
-    infos = list_segments(paths)
+    infos, failures = _inspect_each(sorted(object_names()))
+    infos_at_paths, failures_at_paths = _inspect_each(paths)
+    infos += infos_at_paths
     if as_json:
         for info in infos:
             click.echo(as_json_line(with_health(info.as_dict(), info)))
@@ -63,9 +66,15 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
         click.echo(plain_list(infos))
     else:
         click.echo("no segments", err=True)
-    # The others have been shown. A path without a segment is an error.
-    shown = {info.path for info in infos} | {info.name for info in infos}
-    _raise_all(_inspect_each(path for path in paths if path not in shown)[1])
+    denied = sum(isinstance(error, SegmentPermissionError) for error in failures)
+    if denied:
+        files = "1 file" if denied == 1 else f"{denied} files"
+        click.echo(
+            f"not shown: {files} in shared memory that you may not read, or whose owner you do not trust; "
+            f"'{PROGRAM} inspect NAME' shows why",
+            err=True,
+        )
+    _raise_all(failures_at_paths)
 
 
 @click.command(

@@ -34,6 +34,7 @@ NAME_ALLOWED: Final = (
     "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
     "(but '/name' with a leading slash only is not one: leave the slash out)"
 )
+MODE_ALLOWED: Final = 'octal digits in quotes, such as "0640"'
 HOST_ALLOWED: Final = "an address of this machine; 0.0.0.0 is all of them"
 
 
@@ -47,6 +48,9 @@ def _segment_name(value: str) -> str:
 
 
 SegmentName = Annotated[str, AfterValidator(_segment_name)]
+
+
+SegmentGroup = Annotated[int, Field(ge=0, le=2**32 - 2)] | Annotated[str, Field(min_length=1)]
 
 
 class SourceConfig(Section):
@@ -118,6 +122,17 @@ class VideoConfig(Section):
         ge=3,
         le=62,
         description="Frames the segment can hold; three have memory from the start, more when readers hold that many",
+    )
+    mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = Field(
+        default="0600",
+        description="Permissions of the segment, as `chmod` takes them: with `0640` its group may read (copies), with "
+        "`0660` also hold frames without a copy",
+        json_schema_extra={"allowed": MODE_ALLOWED},
+    )
+    group: SegmentGroup | None = Field(
+        default=None,
+        description="Group that these permissions are for, one of those of the user who captures; null: the user's own",
+        json_schema_extra={"allowed": "name or number of a group, or null"},
     )
     process: ProcessConfig = Field(default=ProcessConfig())
     sources: Annotated[tuple[SourceConfig, ...], Strict(False), AfterValidator(_names_once)] = Field(

@@ -60,6 +60,11 @@ int bshm_os_set_mode(bshm_os_file file, uint32_t mode)
     return fchmod(file, (mode_t)mode) != 0 ? -errno : 0;
 }
 
+int bshm_os_set_group(bshm_os_file file, uint32_t gid)
+{
+    return fchown(file, (uid_t)-1, (gid_t)gid) != 0 ? -errno : 0;
+}
+
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file)
 {
     return bshm_posix_open(path, access == BSHM_OS_READ ? O_RDONLY : O_RDWR, 0, file);
@@ -81,6 +86,7 @@ static void fill_info(const struct stat *status, bshm_os_info *info)
         /* Unsigned: a file may claim to be from the year 3000. */
         .modified_wall_ns = (int64_t)((uint64_t)status->st_mtim.tv_sec * NS_PER_S + (uint64_t)status->st_mtim.tv_nsec),
         .owner_uid = status->st_uid,
+        .group_gid = status->st_gid,
         .mode = status->st_mode & 07777,
         .regular = S_ISREG(status->st_mode),
         .symbolic_link = S_ISLNK(status->st_mode),

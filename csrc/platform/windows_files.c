@@ -74,6 +74,13 @@ int bshm_os_set_mode(bshm_os_file file, uint32_t mode)
     return rc;
 }
 
+int bshm_os_set_group(bshm_os_file file, uint32_t gid)
+{
+    (void)file;
+    (void)gid;
+    return -ENOTSUP;
+}
+
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file)
 {
     bshm_os_info info;
@@ -121,6 +128,7 @@ int bshm_os_info_of(bshm_os_file file, bshm_os_info *info)
         .allocated_bytes = (uint64_t)sizes.AllocationSize.QuadPart,
         .modified_wall_ns = wall_ns_of(found.ftLastWriteTime),
         .owner_uid = UINT32_MAX, /* no user's number, if the file does not say */
+        .group_gid = UINT32_MAX,
         .symbolic_link = link,
         .regular = !link && !(found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) && GetFileType(file) == FILE_TYPE_DISK,
     };

@@ -38,6 +38,7 @@ static bool fails(const char *name)
 
 WRAPPED(bshm_os_create, (const char *path, bshm_os_file *file), (path, file), *file = BSHM_OS_NO_FILE)
 WRAPPED(bshm_os_set_mode, (bshm_os_file file, uint32_t mode), (file, mode), (void)file)
+WRAPPED(bshm_os_set_group, (bshm_os_file file, uint32_t gid), (file, gid), (void)file)
 WRAPPED(bshm_os_open, (const char *path, enum bshm_os_access access, bshm_os_file *file), (path, access, file),
         *file = BSHM_OS_NO_FILE)
 WRAPPED(bshm_os_info_of, (bshm_os_file file, bshm_os_info *info), (file, info), (void)info)
@@ -115,7 +116,8 @@ typedef struct participants {
 static bshm_writer *create(bshm_error *error)
 {
     bshm_writer *writer = NULL;
-    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 5, .mode = 0600};
+    bshm_writer_options options = {
+        .slot_capacity = FRAME_BYTES, .slots = 5, .mode = 0640, .set_group = 1, .group = getgid()};
     *error = (bshm_error){0};
     int rc = bshm_writer_create(&writer, fixture_name, &options, error);
     CHECK((rc == BSHM_OK) == (writer != NULL));

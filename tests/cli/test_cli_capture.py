@@ -1,8 +1,10 @@
 """`billiards-shm capture`: options, configuration, exit codes and what it shows, through the real program."""
 
+import grp
 import json
 import os
 import signal
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,6 +88,21 @@ def test_a_number_of_frames_ends_it_cleanly(name: str) -> None:
     assert "frames_written=20" in result.stderr
     with pytest.raises(SegmentNotFoundError):
         inspect_segment(name)
+
+
+@pytest.mark.parametrize("group", [str(os.getgid()), grp.getgrgid(os.getgid()).gr_name])
+def test_mode_and_group_are_those_asked_for(
+    name: str, capture: Callable[..., subprocess.Popen[str]], group: str
+) -> None:
+    capture("capture", "demo", "--name", name, *SMALL, "--mode", "0640", "--group", group)
+    found = Path("/dev/shm", name).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o640, os.getgid())
+
+
+def test_a_group_that_does_not_exist_is_exit_2(name: str) -> None:
+    result = run("capture", "demo", "--name", name, "--group", "no-such-group")
+    assert result.returncode == 2
+    assert "video.group: group 'no-such-group': there is no such group" in error_line(result)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

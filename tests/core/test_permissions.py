@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -165,6 +167,67 @@ def test_0640_lets_a_member_of_the_group_observe_once_it_trusts_the_owner_and_wr
         """
         run_as(MEMBER, GROUP, code, CANNOT_WRITE, name=segment_name)
         run_as(STRANGER, STRANGER, f"refused('SegmentPermissionError', trusted=[{OWNER}])", name=segment_name)
+
+
+def test_a_group_of_the_writers_own_choice_reads_also_after_a_replacement(segment_name: str) -> None:
+    write = f"""
+    writer = SharedMemoryFrameWriter(name, SHAPE, mode=0o640, group={GROUP})
+    writer.write_frame(picture(1))
+    say("written")
+    told()
+    writer.write_frame(picture(2, LARGER))
+    say("replaced")
+    told()
+    """
+    read = f"""
+    with SharedMemoryFrameReader(name, trusted_owners=[0]) as reader:
+        assert sees(new_frame(reader)[0], 1)
+        say("read")
+        told()
+        assert sees(new_frame(reader)[0], 2)
+        assert inspect_segment(name, trusted_owners=[0]).group == {GROUP}
+    """
+    with Child(write, prelude=PRELUDE + f"name = {segment_name!r}\n") as writer:
+        assert writer.says() == "written"
+        with child_of(MEMBER, GROUP, read, name=segment_name) as member:
+            assert member.says() == "read"
+            writer.tell()
+            assert writer.says() == "replaced"
+            member.tell()
+            member.ends_well()
+        run_as(STRANGER, STRANGER, "refused('SegmentPermissionError', 'mode', 'group', trusted=[0])", name=segment_name)
+        writer.tell()
+        writer.ends_well()
+
+
+def test_a_group_that_the_writer_is_not_in_is_an_error_and_leaves_nothing(segment_name: str) -> None:
+    code = f"""
+    error = error_of(SharedMemoryFrameWriter, name, SHAPE, mode=0o640, group={GROUP})
+    assert error.startswith("SegmentPermissionError") and "{GROUP}" in error and name in error, error
+    error = error_of(SharedMemoryFrameWriter, name, SHAPE, group="no-such-group")
+    assert error.startswith("ValueError") and "no-such-group" in error, error
+    """
+    run_as(STRANGER, STRANGER, code, name=segment_name)
+
+
+LIST = """
+import os, sys
+from billiards_shm.cli.main import run
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+sys.exit(run(["list"]))
+"""
+
+
+def test_list_counts_what_it_may_not_look_into(segment_name: str) -> None:
+    with writer_of(segment_name, 0o600), writer_of(f"{segment_name}-b", 0o644):
+        done = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert segment_name not in done.stdout
+    # Other tests have segments, too.
+    assert int(re.findall(r"not shown: (\d+) files", done.stderr)[0]) >= 2
+    assert "'billiards-shm inspect NAME' shows why" in done.stderr
 
 
 def test_0600_keeps_everybody_else_out(segment_name: str) -> None:

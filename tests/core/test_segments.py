@@ -90,6 +90,7 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "abi": (1, 0),
         "writer_pid": os.getpid(),
         "owner": os.geteuid(),
+        "group": os.getegid(),
         "mode": 0o640,
         "total_bytes": 131072 + 5 * 65536,
         "backed_bytes": 131072 + 3 * 65536,
@@ -104,6 +105,7 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "reconnects": 4,
         "stalls": 5,
         "loops": 6,
+        "unreadable": 0,
         "fps": 25.0,
         "source_state": "streaming",
         "source_reason": "all is well",
@@ -234,7 +236,7 @@ def test_a_segment_that_goes_while_the_list_is_made_is_left_out(
     segment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = SharedMemoryFrameWriter(segment_name, SHAPE)
-    every = segments._candidate_names
+    every = segments.object_names
 
     def and_then_one_goes() -> list[str]:
         names = every()
@@ -242,7 +244,7 @@ def test_a_segment_that_goes_while_the_list_is_made_is_left_out(
         writer.close()
         return names
 
-    monkeypatch.setattr(segments, "_candidate_names", and_then_one_goes)
+    monkeypatch.setattr(segments, "object_names", and_then_one_goes)
     assert segment_name not in {found.name for found in list_segments()}
 
 
@@ -258,8 +260,8 @@ def test_a_dead_segment_is_removed_and_named(dead: str) -> None:
 @pytest.fixture
 def only_ours(segment_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What other programs on this machine left is none of a test's business."""
-    every = segments._candidate_names
-    monkeypatch.setattr(segments, "_candidate_names", lambda: [n for n in every() if n.startswith(segment_name)])
+    every = segments.object_names
+    monkeypatch.setattr(segments, "object_names", lambda: [n for n in every() if n.startswith(segment_name)])
 
 
 @pytest.mark.usefixtures("only_ours")

@@ -34,10 +34,21 @@ ARROWS: dict[str, set[str]] = {
     "service": {"config", "errors"},
     "monitor": {"errors", "segments", "statistics", "status"},
     "sources": {"config", "errors", "pixel_formats"},
-    "capture": {"__init__", "config", "errors", "monitor", "service", "sources", "statistics"},
+    "capture": {"__init__", "config", "errors", "monitor", "owners", "service", "sources", "statistics"},
     "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "service"},
     "serve": {"__init__", "images", "monitor", "service", "statistics"},
-    "cli": {"__init__", "capture", "config", "images", "monitor", "serve", "service", "statistics", "supervise"},
+    "cli": {
+        "__init__",
+        "capture",
+        "config",
+        "images",
+        "monitor",
+        "segments",
+        "serve",
+        "service",
+        "statistics",
+        "supervise",
+    },
     "__main__": {"cli"},
 }
 
