@@ -1,4 +1,4 @@
-"""Whether a camera gives pictures, or the same one again and again as drivers do whose camera is gone."""
+"""Detects a frozen picture: some drivers repeat the last frame after their camera is gone."""
 
 import zlib
 from typing import Final
@@ -16,8 +16,8 @@ _NS_PER_SEC: Final = 1e9
 class FrozenPicture:
     """Notices that frames have been identical for too long.
 
-    A living sensor is noisy: its frames differ even if nothing moves. So a few hundred pixels tell most frames apart at
-    once; only while these stay the same are all pixels looked at, once a second.
+    A working sensor is noisy, so its frames differ even if nothing moves. A few hundred pixels tell most frames apart.
+    Only while these stay the same, all pixels are compared, once a second.
 
     A picture that is still there after the source was opened anew may be a still life: it is given twice as long each
     time, up to 64 times, so that it is not opened again and again.
@@ -25,7 +25,7 @@ class FrozenPicture:
     Parameters
     ----------
     limit_sec : float
-        For how long frames may be identical; 0.0: for ever.
+        How long frames may be identical; 0.0: forever.
     """
 
     def __init__(self, limit_sec: float) -> None:
@@ -42,7 +42,7 @@ class FrozenPicture:
         return (now_ns - self._since_ns) / _NS_PER_SEC
 
     def look(self, image: Image, now_ns: int) -> bool:
-        """Look at a frame; True if it is time to open the source anew."""
+        """Compare a frame with those before; True if it is time to reopen the source."""
         if not self._limit_ns:
             return False
         sample = image[:: max(1, image.shape[0] // _GRID), :: max(1, image.shape[1] // _GRID)].tobytes()

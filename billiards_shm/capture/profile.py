@@ -11,7 +11,7 @@ from billiards_shm.sources.protocol import FrameSource, Image, SourceDetails
 __all__ = ["PHASES", "FrameProfile"]
 
 PHASES: Final = ("wait", "grab", "retrieve", "publish")
-"""`wait` is all that is neither of the others: the pace of a recording, statistics, frames that came to nothing."""
+"""`wait` is all other time: the pace of a recording, statistics, frames that were not published."""
 PROFILED_FRAMES: Final = 100_000
 _NS_PER_MS: Final = 1e6
 
@@ -30,7 +30,7 @@ class FrameProfile:
         return _WatchedSource(source, self)
 
     def grabbed(self, took_ns: int) -> None:
-        """Note how long the source took to move on; a grab in vain counts as waiting."""
+        """Note how long a grab took; a failed grab counts as waiting."""
         self._grab_ns, self._retrieve_ns = took_ns, 0
 
     def retrieved(self, took_ns: int) -> None:

@@ -54,12 +54,12 @@ class Publisher:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a segment, hence was a frame."""
+        """Whether there was a frame, so that the segment exists."""
         return self._writer is not None
 
     @property
     def closed(self) -> bool:
-        """Whether somebody has closed the segment."""
+        """Whether the segment was closed."""
         return self._writer is not None and self._writer.closed
 
     @property

@@ -30,7 +30,7 @@ class StatisticsSnapshot:
     """Frames that the source gave and that could be decoded."""
     frames_written: int
     frames_dropped: int
-    """Frames captured and not written, for want of shared memory."""
+    """Frames captured but not written, because there was no shared memory for them."""
     fps: float
     """Frames written per second, over the last seconds; 0.0 when none come."""
     camera_fps: float
@@ -54,7 +54,7 @@ class StatisticsSnapshot:
     frames_unreadable: int = 0
     """Frames that the source gave and that could not be decoded."""
     frames_stale: int = 0
-    """Frames of a live source that were passed over because a newer one was waiting."""
+    """Frames of a live source that were skipped because a newer one was waiting."""
     age_p50_ms: float = 0.0
     """Age of a live source's frames when readers get them: from the moment they could have been grabbed; 0.0 for
     others, and before the first."""

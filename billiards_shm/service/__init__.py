@@ -1,1 +1,1 @@
-"""What any long-running command needs: signals, the service manager, logs, exit codes."""
+"""Services of every long-running command: signals, the service manager, logs, exit codes."""

@@ -1,4 +1,4 @@
-"""Exit codes of the command line, and which error ends with which."""
+"""Exit codes of the command line, and the one for each error."""
 
 from typing import Final
 
@@ -28,11 +28,11 @@ EXIT_USAGE: Final = 2
 EXIT_SOURCE: Final = 3
 EXIT_SHARED_MEMORY: Final = 4
 EXIT_SOME_FAILED: Final = 5
-"""Of several sources: some came to their end, others failed for good."""
+"""Some of several sources failed for good, the others are finished."""
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code that an error ends the program with."""
+    """The exit code for an error."""
     match error:
         case ConfigurationError() | SegmentNameError():
             return EXIT_USAGE
