@@ -19,7 +19,7 @@ class FrozenPicture:
     A working sensor is noisy, so its frames differ even if nothing moves. A few hundred pixels tell most frames apart.
     Only while these stay the same, all pixels are compared, once a second.
 
-    A picture that is still there after the source was opened anew may be a still life: it is given twice as long each
+    A picture that is the same after the source was reopened may be a still life: it is given twice as long each
     time, up to 64 times, so that it is not opened again and again.
 
     Parameters

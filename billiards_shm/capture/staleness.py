@@ -53,7 +53,7 @@ class StalenessFilter:
         self._started_cpu_ns = time.process_time_ns()
 
     def stale(self, now_ns: int) -> bool:
-        """Judge the grabbed frame: True if it is to be skipped, because a newer one is waiting."""
+        """Judge the grabbed frame: True if the loop should skip it, because a newer one is waiting."""
         self.lag_ns = self._lag(self._source.timestamp_ms, now_ns)
         late = self.lag_ns > max(STALE_NS, 2 * self._period_ns)
         if not late or self._waited(now_ns):

@@ -34,7 +34,7 @@ class StatisticsSnapshot:
     fps: float
     """Frames written per second, over the last seconds; 0.0 when none come."""
     camera_fps: float
-    """Frames captured per second, likewise."""
+    """Frames captured per second, over the last seconds."""
     reconnects: int
     stalls: int
     loops: int

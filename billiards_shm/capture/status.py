@@ -1,4 +1,4 @@
-"""What readers learn of the source, also while the loop cannot tell them: it hangs in a grab, or waits for a server."""
+"""Reports the source's state to readers, even while the loop hangs in a grab or waits for a server."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class SourceStatus:
-    """Tells readers the state of the source, the reason, and the counts.
+    """Reports the state of the source, the reason and the counts to readers.
 
     While it is entered, a thread looks four times a second whether the loop has been in one grab for too long, which is
     a stall, tells readers in the loop's place then, and publishes placeholders. A thread that sleeps costs the loop
@@ -72,11 +72,11 @@ class SourceStatus:
 
     @property
     def stalls(self) -> int:
-        """Stalls so far, with the one that is just going on."""
+        """Stalls so far, including one that is going on."""
         return self._statistics.stalls + (self.state is SourceState.STALLED and self._grab_started_ns is not None)
 
     def set_state(self, state: SourceState, reason: str = "") -> None:
-        """Set the state of the source, and tell readers."""
+        """Set the state of the source, and report it to readers."""
         with self._lock:
             if (state, reason) != (self.state, self.reason):
                 self._next_placeholder_ns = 0
@@ -84,7 +84,7 @@ class SourceStatus:
             self._report(time.monotonic_ns())
 
     def report(self, now_ns: int) -> None:
-        """Tell readers the counts, now and then."""
+        """Report to readers, if a report is due."""
         if now_ns >= self.next_report_ns:
             with self._lock:
                 self._report(now_ns)

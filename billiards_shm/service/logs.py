@@ -18,7 +18,7 @@ _STANDARD_FIELDS: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message
 
 
 class PlainFormatter(logging.Formatter):
-    """Lines for people, in which no password stands, whoever wrote them."""
+    """Lines for people. Passwords are masked, whichever module logs them."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record as one line, or several if it has a traceback."""

@@ -219,7 +219,7 @@ def _check_backend(backend: str) -> None:
 
 
 def _check_place(address: SourceAddress) -> int | str:
-    """Look at what is to be opened while the operating system can still say what is wrong with it."""
+    """Check the place before it is opened, while the operating system can still say what is wrong."""
     if address.kind is SourceKind.FILE:
         reason = reason_for_file(Path(str(address.place)))
         if reason is not None:
@@ -274,7 +274,7 @@ def _parameters(config: CameraConfig, backend: int, address: SourceAddress) -> l
     """What OpenCV takes at opening only, and only with the backend named; each is tried in turn."""
     if backend != cv2.CAP_FFMPEG:
         return [()]
-    # Who writes into a pipe may take any time.
+    # The writer of a pipe may take any time.
     patient = address.kind is SourceKind.PIPE
     timeouts = (
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,

@@ -76,7 +76,7 @@ def reason_for_missing_device(path: Path) -> str | None:
 def reason_for_device(path: Path) -> str:
     """Ask the driver of a device that is there, and that OpenCV could not use.
 
-    Buffers can be had only by one at a time, so asking for one tells whether somebody else has the camera.
+    Only one process at a time can have buffers, so a request tells whether another process has the camera.
     """
     if sys.platform != "linux":
         return Reason.BUSY.because("or not a device that gives pictures")

@@ -23,7 +23,7 @@ Image = npt.NDArray[Any]
 
 
 class Reason(StrEnum):
-    """Why a source is away: the name that what readers are told begins with, before a colon and the details."""
+    """Why a source is away. Readers get this name, a colon and the details."""
 
     NOT_FOUND = "not found"
     BUSY = "busy"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
     """It is there, and the engine cannot read it."""
 
     def because(self, details: str) -> str:
-        """Name and details, as readers are told."""
+        """Name and details, as readers get them."""
         return f"{self}: {details}"
 
 
@@ -61,9 +61,9 @@ class VideoFormat:
     width: int
     height: int
     fps: float
-    """Frames per second, 0.0 if nobody says."""
+    """Frames per second; 0.0 if unknown."""
     fourcc: str = ""
-    """Four characters, such as ``MJPG``; empty if nobody says."""
+    """Four characters, such as ``MJPG``; empty if unknown."""
 
     def __str__(self) -> str:
         rate = f"{self.fps:g} fps" if self.fps else "unknown fps"
@@ -112,7 +112,7 @@ class FrameSource(Protocol):
 
     @property
     def frames_left(self) -> int | None:
-        """How many more frames a recording's header promises; None if nobody knows."""
+        """How many more frames a recording's header promises; None if unknown."""
 
     def grab(self) -> bool:
         """Take the next frame; False if there was none.

@@ -74,7 +74,7 @@ class Video:
         self._frame: VideoFrame | None = None
         self._grabbed = 0
         self._ended = False
-        # Only a frame tells how a recording is to be turned, and with that its size.
+        # Only a frame tells how to turn a recording, and with that its size.
         self._first_is_decoded = self._recorded and self._decode()
         self._details = self._read_details(delivery)
 
@@ -91,7 +91,7 @@ class Video:
 
     @property
     def timestamp_ms(self) -> float | None:
-        """When the grabbed frame is to be shown, on the clock of the file or stream."""
+        """Presentation time of the grabbed frame, on the clock of the file or stream."""
         if self._frame is None:
             return None
         ticks = self._frame.dts if self._frame.pts is None else self._frame.pts
@@ -201,7 +201,7 @@ class Video:
 
 
 def _turn_of(frame: VideoFrame) -> int:
-    """Degrees clockwise by which a frame is to be turned."""
+    """Degrees clockwise to turn a frame by."""
     turn = -frame.rotation % 360
     return turn if turn in (90, 180, 270) else 0
 

@@ -1,1 +1,1 @@
-"""A synthetic billiard table, for those who have no camera at hand."""
+"""A synthetic billiard table, for use without a camera."""

@@ -101,7 +101,7 @@ class DemoTable:
         return target
 
     def release(self) -> None:
-        """Nothing to let go of."""
+        """There is nothing to release."""
 
     def _paint_panel(self) -> None:
         """Prepare the field of the digits, black on the table's rail."""
