@@ -330,7 +330,7 @@ def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_
         file = read_lock(path_of(segment_name), WRITER_BYTE)
         assert reader.status is SegmentStatus.DEAD
         assert inspect_segment(segment_name).status is SegmentStatus.DEAD
-        with pytest.raises(WriterExistsError, match=r"gone.*read lock.*/proc/locks"):
+        with pytest.raises(WriterExistsError, match=r"dead.*read lock.*/proc/locks"):
             SharedMemoryFrameWriter(segment_name, SHAPE)
         os.close(file)
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
