@@ -16,7 +16,7 @@ from billiards_shm.statistics import REPORTED
 
 __all__ = ["SourceStatus"]
 
-LOOK_INTERVAL_SEC: Final = 0.25
+STALL_CHECK_SEC: Final = 0.25
 REPORT_INTERVAL_NS: Final = 500_000_000
 PLACEHOLDER_INTERVAL_NS: Final = 1_000_000_000
 _NS_PER_SEC: Final = 1e9
@@ -27,16 +27,16 @@ _log = logging.getLogger(__name__)
 class SourceStatus:
     """Reports the state of the source, the reason and the counts to readers.
 
-    While it is entered, a thread looks four times a second whether the loop has been in one grab for too long, which is
-    a stall, tells readers in the loop's place then, and publishes placeholders. A thread that sleeps costs the loop
-    nothing; the segment can be told things from any thread.
+    While it is entered, a thread checks four times a second whether the loop has been in one grab for too long. That
+    is a stall. The thread reports it in the loop's place, and publishes placeholders. A sleeping thread costs the loop
+    nothing, and any thread may report to the segment.
 
     Parameters
     ----------
     publisher : Publisher
     statistics : CaptureStatistics
     placeholder : callable or None
-        Publishes a placeholder: is given state and reason.
+        Called with state and reason to publish a placeholder.
     """
 
     def __init__(
@@ -111,13 +111,13 @@ class SourceStatus:
     # In the thread.
 
     def _watch(self) -> None:
-        while not self._ended.wait(LOOK_INTERVAL_SEC):
+        while not self._ended.wait(STALL_CHECK_SEC):
             try:
-                self._look(time.monotonic_ns())
+                self._check_for_stall(time.monotonic_ns())
             except BilliardsShmError as error:
                 _log.warning("Readers could not be told how the source is: %s", error)
 
-    def _look(self, now_ns: int) -> None:
+    def _check_for_stall(self, now_ns: int) -> None:
         with self._lock:
             began_ns = self._grab_started_ns
             silent_ns = 0 if began_ns is None else now_ns - began_ns

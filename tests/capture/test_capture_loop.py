@@ -499,7 +499,7 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the thread that looks for stalls, which the clock cannot hurry, look soon."""
-    monkeypatch.setattr(status_module, "LOOK_INTERVAL_SEC", 0.01)
+    monkeypatch.setattr(status_module, "STALL_CHECK_SEC", 0.01)
 
 
 @pytest.mark.usefixtures("looks_often")
@@ -546,7 +546,7 @@ def test_a_slow_source_has_not_stalled_between_two_frames(name: str) -> None:
     def pause_for_five_frames() -> None:
         for _ in range(5):
             CLOCK.pass_by(1.5)
-            run.loop._status._look(CLOCK.now_ns)
+            run.loop._status._check_for_stall(CLOCK.now_ns)
             states.append(str(inspect_segment(name).source_state))
 
     run = Run(name, LIVE, Script([*steps, pause_for_five_frames, image(99)]), frames=30)
@@ -704,7 +704,7 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
 def test_nobody_gets_placeholders_that_were_not_asked_for(name: str) -> None:
     DRAWN.clear()
     run = Run(name, LIVE, frames=2, observers={"draw_placeholder": drawn})
-    run.openings = [Script([image(1)]), lambda: run.loop._status._look(CLOCK.now_ns), Script([image(2)])]
+    run.openings = [Script([image(1)]), lambda: run.loop._status._check_for_stall(CLOCK.now_ns), Script([image(2)])]
     run.run()
     assert [sequence for sequence, _, _ in run.seen] == [1, 2]
     assert DRAWN == []
