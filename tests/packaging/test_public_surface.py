@@ -102,7 +102,10 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         (
             "SharedMemoryFrameWriter",
             "__init__",
-            "self, name, shape, *, dtype='uint8', pixel_format='BGR24', slots=8, mode=384, trusted_owners=None",
+            (
+                "self, name, shape, *, dtype='uint8', pixel_format='BGR24', slots=8, mode=384, group=None, "
+                "trusted_owners=None"
+            ),
         ),
         (
             "SharedMemoryFrameWriter",
