@@ -435,7 +435,7 @@ cdef class _PreparedFrame:
             if self.pair is None:
                 like = self.like
                 self.prepare(&like)
-                self.metadata.info = like.info  # for whoever finds it before it is delivered
+                self.metadata.info = like.info  # for a debugger that finds it before it is delivered
         return 0
 
     cdef bint fits(self, const _abi.bshm_frame *frame) noexcept:
