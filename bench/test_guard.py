@@ -20,7 +20,7 @@ from billiards_shm import SharedMemoryFrameWriter
 ATTEMPTS = 6
 ATTEMPTS_OF_PLANTED = 2
 
-WRITE_LIMIT = 1.35  # times the fastest copy kernel; 1.05 is aimed at
+WRITE_LIMIT = 1.25  # times the fastest kernel of the kind that `write_frame` uses; 1.05 is aimed at
 WAKE_LIMIT = 4.0  # times a bare futex after the same copy; 2 is aimed at
 # Times making a numpy view of bytes, which is what a call in Python costs where nothing happens.
 CALL_LIMITS = {calls.LOAN: 5.0, calls.NEW: 4.0, calls.NOTHING: 1.0}
@@ -49,21 +49,28 @@ def best_medians(found: writes.Rounds) -> dict[str, float]:
 
 
 def write_ratio(size: str, writer_class: type[SharedMemoryFrameWriter]) -> float:
+    """What `write_frame` adds to its copy.
+
+    Large frames go past the cache, so the floor is a copy that does so too. Whether that or a plain copy is faster
+    depends on how much of the cache is free now, and on what readers do next: the report measures that.
+    """
     best = best_medians(writes.measure_beside_kernels(SIZES[size], 4, 6, writer_class))
-    return best[writes.WRITE_FRAME] / min(took for name, took in best.items() if writes.is_kernel(name))
+    kernels = {name: took for name, took in best.items() if writes.is_kernel(name)}
+    past_the_cache = [took for name, took in kernels.items() if name.startswith("avx")]
+    return best[writes.WRITE_FRAME] / min(past_the_cache or kernels.values())
 
 
 @pytest.mark.parametrize("size", ["1080p", "4k"])
 def test_writing_a_frame_takes_little_more_than_the_fastest_copy(size: str) -> None:
     ratio = least_ratio(lambda: write_ratio(size, SharedMemoryFrameWriter), WRITE_LIMIT)
-    print(f"write_frame, {size}: {ratio:.2f} x the fastest kernel")
+    print(f"write_frame, {size}: {ratio:.2f} x its copy alone")
     assert ratio <= WRITE_LIMIT
 
 
 @pytest.mark.parametrize("size", ["1080p", "4k"])
 def test_one_copy_too_many_is_found(size: str) -> None:
     ratio = least_ratio(lambda: write_ratio(size, CopiesTwice), WRITE_LIMIT, ATTEMPTS_OF_PLANTED)
-    print(f"one copy too many, {size}: {ratio:.2f} x the fastest kernel")
+    print(f"one copy too many, {size}: {ratio:.2f} x the copy alone")
     assert ratio > WRITE_LIMIT
 
 

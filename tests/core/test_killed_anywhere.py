@@ -187,8 +187,8 @@ BUGS = {
     ),
     "a reader that is gone keeps its files": Bug(
         "attach",
-        "    bshm_os_close(attachment->data_file);\n    if (!inherited)",
-        "    if (!inherited)",
+        "    bshm_object_close(&attachment->data_file);\n    bshm_os_unmap(attachment->control",
+        "    bshm_os_unmap(attachment->control",
         "files are open",
     ),
     "clean lets the dead segment's lock go before it removes the name": Bug(
