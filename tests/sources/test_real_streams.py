@@ -57,8 +57,9 @@ def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(tmp_path
             numbers.append(clip.check(frame))
             ages.append(metadata.publish_time_ns - metadata.capture_time_ns)
         steps = [(after - before) % clip.frames for before, after in itertools.pairwise(numbers)]
-        # What a busy machine made the reader miss it did not see; backwards never.
-        assert all(1 <= step <= 10 for step in steps), numbers
+        # What the engine has buffered while it opened the stream comes at once, and a reader may miss most of it.
+        # The order is never another: a step back would be one of almost the whole clip.
+        assert all(1 <= step < clip.frames // 2 for step in steps), numbers
         assert statistics.median(steps) == 1
         assert capture.info.source_state == "streaming"
         assert f"Source: {server.url} (320x180 at 25 fps" in capture.said
