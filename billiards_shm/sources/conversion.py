@@ -165,7 +165,7 @@ def as_bgr(image: Image, target: Image | None) -> Image:
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR, target)
     if image.shape[2] == 2:
-        raise CameraError("frames have two channels, and their format is not named; name it in the pipeline with format=...")
+        raise CameraError("frames have two channels in an unknown format: name it in the pipeline with format=...")
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, target) if image.shape[2] == 4 else image
 
 

@@ -59,7 +59,7 @@ def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(tmp_path
             sequences.append(metadata.sequence)
             ages.append(metadata.publish_time_ns - metadata.capture_time_ns)
         steps = [(after - before) % clip.frames for before, after in itertools.pairwise(numbers)]
-        # A reader may miss frames, most of all those that were buffered while the stream was opened. The capture process
+        # A reader may miss frames, above all those that were buffered while the stream was opened. The capture process
         # may leave out some that are late. The order is never another: a step back is one of almost the whole clip.
         published = [after - before for before, after in itertools.pairwise(sequences)]
         left_out = [(step - count) % clip.frames for step, count in zip(steps, published, strict=True)]
