@@ -1,4 +1,4 @@
-"""What single calls cost where no pixel moves: loan and publish, and reading. Nobody waits.
+"""What single calls cost where no pixel moves: loan and publish, and reading. No reader waits.
 
 Half a microsecond is measured here, so the clock itself is measured in turn with it, and taken off.
 """

@@ -4,7 +4,7 @@
     python -m bench.instructions --update   makes them the baseline of this compiler and of this Python
 
 Callgrind sees no instruction of the kernel, but every system call; under it asking for the time is one, too. It counts
-system calls from dump to dump, whatever is collected: hence nothing stands between a dump and the next call.
+system calls from dump to dump, whatever is collected: so nothing stands between a dump and the next call.
 """
 
 import argparse
@@ -55,7 +55,7 @@ class Count:
 
 
 class ValgrindMissingError(RuntimeError):
-    """Nobody to count; the message says what to install."""
+    """There is no valgrind; the message says what to install."""
 
 
 def valgrind() -> str:

@@ -11,7 +11,7 @@ CURVE = tuple(np.round(np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.
 
 @dataclass(frozen=True)
 class Distribution:
-    """Nanoseconds. `medians` are those of the rounds, `best_median` is the least of them: when nobody disturbed it."""
+    """Nanoseconds. `medians` are those of the rounds, `best_median` is the least of them: when nothing disturbed it."""
 
     count: int
     p50: float

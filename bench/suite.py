@@ -244,7 +244,7 @@ def run(length: Length, tick: Tick, done: Callable[[str], None]) -> Results:
 
 
 def look_around(quietness: machine.Quietness, tick: Tick) -> None:
-    """Sleep for half a second; whoever works now is somebody else."""
+    """Sleep for half a second: what the machine does now is not ours."""
     tick("is anybody else at work?")
     quietness.begin()
     sleep(0.5)

@@ -1,6 +1,6 @@
 """Writing in one process: `write_frame` against the bare copy kernels, into the very same shared memory, and rivals.
 
-Nobody waits for the frames; a reader in this process holds the newest one, as a reader would.
+No reader waits for the frames; a reader in this process holds the newest one, as a reader would.
 """
 
 from collections.abc import Callable, Iterator

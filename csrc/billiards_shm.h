@@ -56,7 +56,7 @@
  *   never asks for a lock that it has already.
  *
  *   A lock dies with the last descriptor *and mapping* of its open file description, so also a forked child keeps it
- *   alive. Hence lock through a description of its own; open it with O_CLOEXEC; map what is mapped through it
+ *   alive. So lock through a description of its own; open it with O_CLOEXEC; map what is mapped through it
  *   (writer: header and control; reader: control) with MADV_DONTFORK; close it in a forked child first of all,
  *   without unlocking, which would unlock the parent's. Map the pixels, and a reader's header, through a second
  *   description without locks. In the child, close that one too, and map zeros over what no view needs: else the child

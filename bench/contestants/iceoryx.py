@@ -1,6 +1,6 @@
 """iceoryx2: samples lent and sent, and an event to sleep on.
 
-A numpy view of a payload does not keep its sample: whoever keeps the one has to keep the other.
+A numpy view of a payload does not keep its sample: a program that keeps the one has to keep the other.
 """
 
 import ctypes
@@ -76,7 +76,7 @@ class Publisher:
         return before
 
     def send(self, sample: Any) -> None:
-        """Into every subscriber's queue; nobody is woken."""
+        """Into every subscriber's queue; no process is woken."""
         sample.assume_init().send()
 
     def close(self) -> None:

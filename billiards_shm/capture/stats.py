@@ -142,7 +142,7 @@ class CaptureStatistics:
         self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._interval_ns = 0
         self.on_written: Callable[[int, int], None] | None = None
-        """Is told of every published frame when that was, and what it took, apart from decoding, in nanoseconds."""
+        """Count a published frame: when that was, and what it took, apart from decoding, in nanoseconds."""
 
     def frame_captured(self, captured_ns: int) -> None:
         """Count a frame that the source gave."""

@@ -262,7 +262,7 @@ static void a_view_stays_in_the_child_until_it_is_released_there(void)
         CHECK(is_whole(&twice));
         bshm_frame_release(&twice);
         expect_nothing_of_the_segment();
-        CHECK_EQUAL(bshm_frame_copy(&copied, pixels, sizeof pixels), BSHM_E_TORN); /* nobody's any more, but no fault */
+        CHECK_EQUAL(bshm_frame_copy(&copied, pixels, sizeof pixels), BSHM_E_TORN); /* given back, but no fault */
         bshm_frame_release(&copied);
         leave_child();
     }

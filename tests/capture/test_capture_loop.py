@@ -45,7 +45,7 @@ LIVE = "rtsp://somewhere/live"
 
 @dataclass
 class Script:
-    """A source that plays a list: an image, or None for a grab in vain, or a function to call."""
+    """A source that plays a list: an image, or None for a grab that fails, or a function to call."""
 
     steps: list[Any]
     details: SourceDetails = field(default_factory=lambda: SourceDetails("SCRIPT", SHAPE[1], SHAPE[0], 0.0))
@@ -748,7 +748,7 @@ def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str)
     observers = {"on_progress": lambda: told.append(run.loop.statistics.captured)}
     run = Run(name, LIVE, *openings, frames=3, observers=observers)
     assert run.run().values == [1, 2, 3]
-    # Two frames, two attempts in vain, one that was not, and its frame.
+    # Two frames, two failed attempts, one that succeeds, and its frame.
     assert told == [1, 2, 2, 2, 2, 3]
 
 

@@ -104,7 +104,7 @@ def test_where_decoding_alone_is_too_slow_some_frames_are_published_all_the_same
 def test_a_clock_that_jumps_is_no_reason_to_pass_over_anything(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
     steady(staleness, 100)
-    # The stream begins anew: its clock is back at zero, or an hour ahead, and two frames come in one packet.
+    # The stream starts again: its clock is back at zero, or an hour ahead, and two frames come in one packet.
     for taken in (0, 3600_000 * MS, 3600_040 * MS):
         now = START + 101 * PERIOD
         assert not grab(staleness, taken, now, now + MS)
@@ -140,7 +140,7 @@ def test_the_clock_of_v4l2_tells_the_age_outright(computing: Callable[[int], Non
         ages.append(staleness.lag_ns // MS)
         now += MS
     assert ages == [2001, 1962, 1923, 1884]
-    # Of the first one nobody knows yet how fast they come.
+    # After the first frame the rate is not known yet.
     assert kept == [True, False, False, False]
     assert not grab(staleness, now, now - PERIOD, now + 5 * MS)
     assert staleness.lag_ns == 5 * MS

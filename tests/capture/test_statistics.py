@@ -288,5 +288,5 @@ def test_logging_without_standard_error_does_no_harm(
 ) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     configure_logging("INFO", json=False)
-    logging.getLogger("any").info("to nobody")
+    logging.getLogger("any").info("not shown")
     assert stderr() == ""

@@ -55,7 +55,7 @@ def build(target: str, sources: Path, into: Path) -> Path:
 
 
 def header_seeds(segment: SegmentObject) -> Iterator[bytes]:
-    """Object bytes, choices (1: sealed anew, 2: taken over, 4: cut short), identity."""
+    """Object bytes, choices (1: sealed again, 2: taken over, 4: cut short), identity."""
     identity = os.pread(segment.file, layout.IDENTITY_BYTES, 0)
     for choices in (0, 1, 3):
         yield struct.pack("<QB", OBJECT_BYTES, choices) + identity

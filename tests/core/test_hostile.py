@@ -120,7 +120,7 @@ slots, stride = 5, words.size * 8 // layout.REGION - 2
 def region(at, count):
     return np.arange(at // 8, at // 8 + count // 8)
 
-# The beginning of the header is left alone now and then only: with another identity nobody attaches any more.
+# The beginning of the header is left alone now and then only: with another identity no reader attaches.
 lines = [
     region(layout.PUBLICATION_AT, layout.PUBLICATION_BYTES),
     region(layout.STATISTICS_AT, layout.STATISTICS_BYTES),

@@ -173,7 +173,7 @@ BUGS = {
         "    bshm_step_store_latest(header, slot, n);\n    bshm_step_store_descriptor(header, slot, info);",
         "a late reader did not get the newest frame",
     ),
-    "a take-over begins to count anew": Bug(
+    "a take-over starts counting again": Bug(
         "publish",
         "predecessor->sequence = highest_sequence(address, &predecessor->identity);",
         "predecessor->sequence = highest_sequence(address, &predecessor->identity) * 0;",

@@ -135,7 +135,7 @@ def test_what_no_field_has_is_zero(segment_name: str) -> None:
             for slot in range(8):
                 assert not any(segment.descriptor(slot)["reserved"])
             assert not any(os.pread(segment.file, layout.REGION, layout.CONTROL)), (
-                "nobody reads, and nothing is claimed"
+                "no reader, and nothing is claimed"
             )
 
 

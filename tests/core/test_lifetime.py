@@ -1,4 +1,4 @@
-"""A view never changes and never dangles, whatever becomes of everybody else."""
+"""A view never changes and never dangles, whatever happens to writers and other readers."""
 
 import copy
 import ctypes

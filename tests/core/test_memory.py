@@ -573,7 +573,7 @@ def test_starting_with_room_for_a_part_only_never_ends_in_sigbus(mounted: Callab
 
 @pytest.mark.slow
 def test_a_segment_works_where_fallocate_does_not(tmp_path: Path, mounted: Callable[[str], Path]) -> None:
-    mounted("1m")  # whoever may mount a tmpfs may mount a ramfs
+    mounted("1m")  # a user who may mount a tmpfs may mount a ramfs
     place = tmp_path / "ramfs"
     place.mkdir()
     subprocess.run(["mount", "-t", "ramfs", "ramfs", place], check=True)

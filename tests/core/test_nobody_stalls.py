@@ -1,7 +1,8 @@
 """Promise 2: no reader can stall the writer, by being slow, stopped, many, or mad.
 
 Time says little on a machine that others use. So two things are checked that do not depend on it: a fixed number of
-writes publishes that many frames, and publishing takes the same number of instructions whoever is attached (callgrind
+writes publishes that many frames, and publishing takes the same number of instructions whichever readers are attached
+(callgrind
 counts them, in a C program built from the same sources).
 """
 
@@ -24,7 +25,7 @@ from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, insp
 WRITES = 3000
 DRIVER = Path(__file__).parent / "stall" / "publish.c"
 
-# ---------------------------------------------------------------- readers that nobody wants
+# ---------------------------------------------------------------- hostile readers
 
 HOLD_ALL_THEY_CAN = """
 readers = [SharedMemoryFrameReader(sys.argv[1], max_leases=2) for _ in range(int(sys.argv[2]))]

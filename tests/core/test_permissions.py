@@ -246,7 +246,7 @@ def test_0660_lets_a_member_of_the_group_lease_and_nobody_else_in(segment_name: 
         assert (shown.kind, shown.pid, shown.leases) == ("lease", os.getpid(), 1)
         say("held")
         told()
-        assert sees(view, 1), "pinned, whoever it is"
+        assert sees(view, 1), "pinned, whichever user it is"
         assert sees(new_frame(reader)[0], 1001)
     """
     with (
@@ -369,7 +369,7 @@ def test_a_file_that_a_stranger_put_under_the_name_is_refused_by_everyone_and_le
 
 
 def test_a_dead_segment_of_a_trusted_user_is_read_and_its_name_is_never_taken_in_silence(segment_name: str) -> None:
-    """Shared memory is a sticky directory: what belongs to another user, nobody but root can replace or remove."""
+    """Shared memory is a sticky directory: what belongs to another user, only root can replace or remove."""
     with child_of(MEMBER, GROUP, WRITE, name=segment_name, argument="666") as former:
         assert former.says() == "written"
         former.kill()
@@ -531,7 +531,7 @@ def test_a_temporary_whose_name_was_guessed_is_neither_followed_nor_used(
         assert str(guessed) in said
         assert guessed.lstat()[:8] == squatted[:8]
     else:
-        assert said == f"ValueError: written to {0:032x}", "with nobody in the way it works, and nothing was random"
+        assert said == f"ValueError: written to {0:032x}", "without a second writer it works, and nothing was random"
 
 
 def test_a_name_that_is_a_link_at_one_moment_and_a_file_at_the_next_is_never_followed(commons: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes: whoever dies, forks or comes at the same instant, the others go on."""
+"""Several processes: when one dies, forks or arrives at the same instant, the others go on."""
 
 import asyncio
 import fcntl

@@ -1,4 +1,4 @@
-"""Promises 1, 2 and 4 under stress: whoever is stopped, killed or replaced, no frame is ever torn.
+"""Promises 1, 2 and 4 under stress: whichever process is stopped, killed or replaced, no frame is ever torn.
 
 Set BILLIARDS_SHM_STRESS_SECONDS for a longer run: `BILLIARDS_SHM_STRESS_SECONDS=3600 pytest -m slow -k torn_in -s`.
 """
@@ -43,7 +43,7 @@ def stress(directory: Path, seconds: float, plant: str | None = None) -> dict[st
     assert ended.returncode == 0
     assert plant or not ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
-    assert result["failures"] == [], "nobody but the killed ends, and nobody ends with an error"
+    assert result["failures"] == [], "only killed processes end, and none ends with an error"
     return result
 
 

@@ -60,7 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the project's build makes when it is told of the other system: its compiler, headers and settings."""
+    """What the project's build makes when it knows the other system: its compiler, headers and settings."""
     place = tmp_path_factory.mktemp("dist")
     settings = "_sysconfigdata__aarch64-linux-gnu"
     (place / f"{settings}.py").symlink_to(root / "usr/lib/python3.11" / f"{settings}.py")

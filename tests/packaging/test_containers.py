@@ -136,7 +136,7 @@ class Containers:
         )
 
     def get(self, path: str, *headers: str, address: str = "127.0.0.1") -> Answer:
-        """What port 8000 answers; status 0 if nobody does."""
+        """What port 8000 answers; status 0 if there is no server."""
         options = [word for header in headers for word in ("--header", header)]
         url = f"http://{address}:8000{path}"
         done = subprocess.run(

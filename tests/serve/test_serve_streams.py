@@ -1,4 +1,4 @@
-"""Moving pictures: for many at the cost of one, and who is slow delays nobody."""
+"""Moving pictures: many clients at the cost of one, and a slow client delays no other."""
 
 import gc
 import json
@@ -283,7 +283,7 @@ VIEWERS = [
 
 
 def no_lease_is_left(name: str) -> None:
-    """See that the server has let go of every frame: nobody reads, and another reader can have all leases."""
+    """See that the server has let go of every frame: it has no reader, and another reader can have all leases."""
     wait_until(lambda: not inspect_segment(name).readers, 5, "the end of every reader")
     slots = inspect_segment(name).slots
     held = []

@@ -114,7 +114,7 @@ def test_the_watchdog_is_fed_only_if_it_watches_this_process(
     assert manager.count("WATCHDOG=1") == (interval is not None)
 
 
-@pytest.mark.parametrize("address", ["", "vsock:2:1234", "/nobody/listens", "@nobody-listens"])
+@pytest.mark.parametrize("address", ["", "vsock:2:1234", "/no/listener", "@no-listener"])
 def test_without_a_manager_nothing_happens(address: str) -> None:
     notifier = ServiceNotifier.from_environment({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1"})
     notifier.ready()
@@ -147,7 +147,7 @@ def test_a_capture_process_is_ready_at_its_first_frame_and_lives_by_its_frames(
     assert published(segment_name)
     manager.hears("STATUS=" + segment_name)
     wait_until(lambda: manager.count("WATCHDOG=1") >= 3)
-    # The watchdog sees what nobody else does: a process that is there and does nothing.
+    # Only the watchdog sees a process that is there and does nothing.
     send(process.pid, signal.SIGSTOP)
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
     before = manager.count("WATCHDOG=1")

@@ -114,7 +114,7 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
 
 @pytest.mark.parametrize("kind", ["pipe", pytest.param("server", marks=pytest.mark.slow)])
 def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, names: list[str], kind: str) -> None:
-    """A pipe that nobody writes to, and a server that accepts and never answers, with all the time in the world."""
+    """A pipe without a writer, and a server that accepts and never answers, with very long timeouts."""
     os.mkfifo(tmp_path / "pipe.ts")
     with socket.create_server(("127.0.0.1", 0)) as server:
         device = {"pipe": str(tmp_path / "pipe.ts"), "server": f"http://127.0.0.1:{server.getsockname()[1]}/video"}

@@ -39,7 +39,7 @@ def _apt(place: Path, *words: str, cwd: Path | None = None) -> None:
     options = {
         "APT::Architecture": "arm64",
         "APT::Architectures": "arm64",
-        "APT::Sandbox::User": "root",  # the directories belong to whoever runs the tests
+        "APT::Sandbox::User": "root",  # the directories belong to the user who runs the tests
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
         "Dir::Cache": place / "cache",

@@ -142,7 +142,7 @@ class Terminal:
             return False
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # Linux says EIO once nobody has the terminal open any more
+        except OSError:  # Linux says EIO once no process has the terminal open
             return False
         self.text += self._decoder.decode(data)
         return bool(data)

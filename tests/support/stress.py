@@ -127,7 +127,7 @@ def write(worker: Worker) -> None:
                 with writer.loan(shape) as slot:
                     draw(slot.array, number)
                     if worker.dice.random() < 0.05:
-                        slot.array[:] = 0  # a picture that nobody may ever see
+                        slot.array[:] = 0  # a picture that no reader may ever see
                         slot.cancel()
                 sequence = slot.sequence or number
             assert sequence == number, f"frame {number} was published as {sequence}"

@@ -183,7 +183,7 @@ def test_every_kind_of_reader_follows_kills_closes_and_other_sizes(
     second.terminate()
     assert second.wait(30) == 0
     plain.end()
-    # After a clean close everything begins anew.
+    # After a clean close everything starts again.
     third = start(*demo(segment_name, (96, 72)))
     for watcher in watchers:
         watcher.sees((96, 72))
@@ -209,7 +209,7 @@ def test_every_kind_of_reader_lives_through_what_a_supervisor_does(
             replaced(segment_name, pid)
             for watcher in watchers:
                 watcher.sees((64, 48))
-        # Neither was a clean close: whoever iterates is still there, and nothing came twice.
+        # Neither was a clean close: the iterating reader is still there, and nothing came twice.
         for watcher in watchers:
             numbers = [number for _, number, _, _ in watcher.seen]
             assert numbers == sorted(set(numbers))

@@ -16,7 +16,7 @@
  *   Growth: BACKED slots have memory at first; giving another one memory may succeed or fail at any time.
  *
  * Abstracted
- *   No frame numbers, seq or pixels, hence no R3, R4 and `seen`: an owner may unpin at once, or later, or never.
+ *   No frame numbers, seq or pixels, so no R3, R4 and `seen`: an owner may unpin at once, or later, or never.
  *   Readers do less than that, and the number of states does not depend on the number of frames. A pin that two
  *   frames share is one pin for the writer.
  *
