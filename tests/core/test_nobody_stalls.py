@@ -2,8 +2,7 @@
 
 Time says little on a machine that others use. So two things are checked that do not depend on it: a fixed number of
 writes publishes that many frames, and publishing takes the same number of instructions whichever readers are attached
-(callgrind
-counts them, in a C program built from the same sources).
+(callgrind counts them, in a C program built from the same sources).
 """
 
 import os
