@@ -22,7 +22,7 @@ from billiards_shm.supervise.state import SupervisedState
 __all__ = ["Supervisor", "check_sources", "summary"]
 
 NAMES_TAKEN_SEC: Final = 3.0
-"""How long all names may be taken. Children of a supervisor that was just killed keep theirs for a moment."""
+"""How long all names may be taken at first. Children of a supervisor that was just killed keep theirs for a moment."""
 TABLE_INTERVAL_SEC: Final = 0.5
 LONGEST_SLEEP_SEC: Final = 5.0
 KILL_WAIT_SEC: Final = 2.0
@@ -100,7 +100,7 @@ class Supervisor:
         Raises
         ------
         WriterExistsError
-            Other processes have all of the names.
+            Other processes have all of the names, and had them from the start.
         """
         if self._origin:
             _log.info("Configuration: %s", self._origin)
@@ -171,7 +171,12 @@ class Supervisor:
                 source.kill(now)
 
     def _check_names(self, elapsed: float) -> None:
-        """Give up if other processes have all of the names, and keep them."""
+        """Give up if other processes have all of the names from the start, and keep them.
+
+        A name that is lost later is waited for.
+        """
+        if any(source.has_captured for source in self._sources):
+            return
         taken = [source for source in self._sources if source.name_taken_by is not None]
         if elapsed < NAMES_TAKEN_SEC or len(taken) < len(self._sources):
             return

@@ -22,7 +22,14 @@ import pytest
 from segments_under_test import wait_until
 from videos import make_clip
 
-from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
+from billiards_shm import (
+    SegmentStatus,
+    SharedMemoryFrameReader,
+    SharedMemoryFrameWriter,
+    SourceState,
+    WriterExistsError,
+    inspect_segment,
+)
 from billiards_shm.capture.process import run_capture
 from billiards_shm.config.load import load_settings
 from billiards_shm.service.signals import SAME_STOP_SEC
@@ -67,6 +74,11 @@ class Stuck:
         pass
 process.open_source = lambda camera: Stuck()
 """
+
+# A source that gives three frames and is lost then.
+LOST = """
+from billiards_shm.sources.protocol import SourceLostError
+""" + STUCK.replace('print("stuck", flush=True)', 'raise SourceLostError("it is gone")')
 
 
 class Capture:
@@ -449,6 +461,52 @@ def test_a_foreign_file_under_the_name_is_exit_4_and_stays(capture: Callable[...
     one.start()
     assert one.wait() == 4
     assert_one_error_line(one.said(), one.name)
+    assert one.path.read_bytes() == b"somebody else's data"
+
+
+def take_the_name(name: str) -> SharedMemoryFrameWriter:
+    """Remove the segment under a name, as `rm` does, and be the first to have it again."""
+    while True:
+        (SHARED_MEMORY / name).unlink(missing_ok=True)
+        with contextlib.suppress(WriterExistsError):
+            return SharedMemoryFrameWriter(name, (8, 8, 3))
+
+
+def test_a_process_that_loses_its_name_is_exit_4_and_says_who_has_it(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.start()
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+    with take_the_name(one.name) as other:
+        assert one.wait() == 4
+        assert_one_error_line(one.said(), one.name, f"process {os.getpid()}", "stop it, or choose another name")
+        other.write_frame(np.zeros((8, 8, 3), np.uint8))
+        assert inspect_segment(one.name).writer_pid == os.getpid()
+        assert inspect_segment(one.name).status is SegmentStatus.LIVE
+
+
+def test_a_process_that_loses_its_name_while_its_source_is_away_is_exit_4_too(capture: Callable[..., Capture]) -> None:
+    """It goes on to report how its source is, and a report is refused like a frame."""
+    one = capture("0", before=LOST)
+    one.start(vision__camera__reconnect_delay_sec=60, vision__camera__reconnect_max_delay_sec=60)
+    with one.reader() as reader:
+        wait_until(lambda: reader.source_state is SourceState.RECONNECTING, 20, "the loss of the source")
+    with take_the_name(one.name):
+        assert one.wait() == 4
+        assert_one_error_line(one.said(), one.name, f"process {os.getpid()}")
+        assert inspect_segment(one.name).writer_pid == os.getpid()
+
+
+def test_a_process_whose_name_went_to_a_foreign_file_is_exit_4_and_leaves_it(capture: Callable[..., Capture]) -> None:
+    one = capture()
+    one.start()
+    with one.reader() as reader:
+        assert reader.read_frame(timeout=20)[0] is not None
+    foreign = one.path.with_name(f"{one.name}-foreign")
+    foreign.write_bytes(b"somebody else's data")
+    foreign.rename(one.path)
+    assert one.wait() == 4
+    assert_one_error_line(one.said(), one.name, "not a billiards_shm segment")
     assert one.path.read_bytes() == b"somebody else's data"
 
 

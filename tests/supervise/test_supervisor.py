@@ -1,5 +1,6 @@
 """`billiards-shm run` and `capture --supervise`: processes that die, hang or refuse, beside others that go on."""
 
+import contextlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from command_line import Terminal, call, end_started, run, start
@@ -15,7 +17,13 @@ from segments_under_test import wait_until
 from supervised_runs import DEMO, SupervisedRun, gone, published, replaced, send, writer_of
 from videos import make_clip
 
-from billiards_shm import SegmentNotFoundError, SharedMemoryFrameWriter, inspect_segment, remove_stale_segments
+from billiards_shm import (
+    SegmentNotFoundError,
+    SharedMemoryFrameWriter,
+    WriterExistsError,
+    inspect_segment,
+    remove_stale_segments,
+)
 from billiards_shm.service.signals import SAME_STOP_SEC
 
 # Taken for `sitecustomize` by every Python below: in the capture process of the source that is named no signal arrives,
@@ -260,6 +268,34 @@ def test_one_name_that_is_taken_keeps_no_other_source_waiting(tmp_path: Path, na
             supervised.start().streams(names[1])
             supervised.says(names[0], f"the name is taken by process {os.getpid()}")
         replaced(names[0], os.getpid())
+        assert supervised.end() == 0
+
+
+@pytest.mark.parametrize("command", ["run", "capture --supervise"])
+def test_a_name_that_was_lost_is_waited_for(tmp_path: Path, names: list[str], command: str) -> None:
+    """The process that lost it ends. The next one is started when the name is free, and not before."""
+    with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
+        if command == "run":
+            supervised.start()
+        else:
+            settings = {"video": {"shared_memory_name": names[0]}, "vision": {"camera": DEMO}}
+            supervised.config.write_text(json.dumps(settings))
+            supervised.start(command=["capture", "--supervise"])
+        supervised.streams()
+        first = writer_of(names[0])
+        other = None
+        while other is None:
+            Path("/dev/shm", names[0]).unlink(missing_ok=True)
+            with contextlib.suppress(WriterExistsError):
+                other = SharedMemoryFrameWriter(names[0], (8, 8, 3))
+        with other:
+            supervised.says(names[0], "exit code 4", f"process {os.getpid()}")
+            supervised.says(names[0], f"the name is taken by process {os.getpid()}")
+            assert supervised.said().count("started process") == 1
+            other.write_frame(np.zeros((8, 8, 3), np.uint8))
+            assert writer_of(names[0]) == os.getpid()
+        assert replaced(names[0], os.getpid()) != first
+        assert supervised.said().count("started process") == 2
         assert supervised.end() == 0
 
 

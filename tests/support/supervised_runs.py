@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,11 +44,11 @@ class SupervisedRun:
         )
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, **more: str) -> Self:
+    def start(self, command: Sequence[str] = ("run",), **more: str) -> Self:
         """Start it; `more` goes into the environment."""
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [SCRIPT, "run", "--config", str(self.config)],
+                [SCRIPT, *command, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
