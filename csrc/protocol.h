@@ -103,7 +103,7 @@ static inline uint64_t bshm_step_load_latest(const bshm_header *header)
     return bshm_load_acquire(&header->publication.latest);
 }
 
-/* R2. True: pinned. False: the writer is in the slot (R3), and the pin is taken back. In between the slot looks
+/* R2, R3. True: pinned. False: the writer is in the slot, and the pin is taken back. In between the slot looks
  * pinned, which does not matter to the writer: it has claimed it already. */
 static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t token)
 {

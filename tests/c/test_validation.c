@@ -147,6 +147,30 @@ static void no_field_is_believed_because_the_checksum_is_right(void)
     }
 }
 
+/* Refused for itself, not because total_bytes does not fit it. */
+#define FORGED_WITH_ITS_SUM(field, value)                                                                              \
+    do {                                                                                                               \
+        bshm_identity forged = good();                                                                                 \
+        bshm_error error = {0};                                                                                        \
+        forged.field = (value);                                                                                        \
+        forged.total_bytes = forged.pixels_offset + forged.slot_count * forged.slot_stride;                            \
+        bshm_identity_seal(&forged);                                                                                   \
+        CHECK_EQUAL(bshm_identity_check(&forged, UINT64_MAX, "some-name", &error), BSHM_E_FORMAT);                     \
+    } while (0)
+
+static void no_field_is_believed_because_the_sum_is_right(void)
+{
+    FORGED_WITH_ITS_SUM(slot_count, 0);
+    FORGED_WITH_ITS_SUM(slot_count, BSHM_MIN_SLOTS - 1);
+    FORGED_WITH_ITS_SUM(slot_count, BSHM_MAX_SLOTS + 1);
+    FORGED_WITH_ITS_SUM(slot_count, 64);
+    FORGED_WITH_ITS_SUM(pixels_offset, 0);
+    FORGED_WITH_ITS_SUM(pixels_offset, BSHM_REGION_BYTES);
+    FORGED_WITH_ITS_SUM(pixels_offset, 3 * BSHM_REGION_BYTES);
+    FORGED_WITH_ITS_SUM(slot_stride, good().slot_stride + 4096);
+    FORGED_WITH_ITS_SUM(slot_stride, (UINT64_C(1) << 41) + BSHM_REGION_BYTES);
+}
+
 static void sizes_whose_product_overflows_are_refused(void)
 {
     /* slot_count * slot_stride wraps to what total_bytes says. */
@@ -401,6 +425,7 @@ int main(void)
     RUN(an_identity_is_believed_for_its_object_and_larger_ones_only);
     RUN(any_byte_of_it_that_changes_is_noticed);
     RUN(no_field_is_believed_because_the_checksum_is_right);
+    RUN(no_field_is_believed_because_the_sum_is_right);
     RUN(sizes_whose_product_overflows_are_refused);
     RUN(items_are_the_fixed_sizes_there_are);
     RUN(a_frame_has_two_or_three_dimensions_and_none_is_zero);

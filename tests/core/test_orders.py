@@ -1,0 +1,8 @@
+"""The steps in the code have the operations and the orders that the header gives them."""
+
+from orders import flaws
+from repository import CSRC
+
+
+def test_every_step_does_in_the_code_what_it_does_in_the_header() -> None:
+    assert flaws(CSRC) == []
