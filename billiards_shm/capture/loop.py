@@ -40,6 +40,9 @@ PROGRESS_INTERVAL_NS: Final = 1_000_000_000
 LONGEST_GAP_OF_RECORDINGS_SEC: Final = 10.0
 LONGEST_GAP_OF_BURSTS_SEC: Final = 1.0
 """What a playlist has dropped meanwhile is not waited for."""
+_RECORDED_NOW: Final = Reason.END_OF_STREAM.because(
+    "it was live, and is a recording now: start the capture again to play it"
+)
 _NS_PER_SEC: Final = 1_000_000_000
 
 _log = logging.getLogger(__name__)
@@ -165,12 +168,20 @@ class CaptureLoop:
             if self._wait(self._backoff.next_delay()):
                 return None
             try:
-                return self._open_source()
+                return self._open_again()
             except CameraError as error:
                 reason = self._reason_of(error)
                 _log.warning("%s; trying again", error)
             finally:
                 self._on_progress()
+
+    def _open_again(self) -> FrameSource:
+        source = self._open_source()
+        if source.details.delivery is Delivery.RECORDED and not self._recorded:
+            # A playlist that has ended meanwhile would be played from its beginning, as if that were now.
+            source.release()
+            raise CameraError(f"cannot open {self._address}: {_RECORDED_NOW}")
+        return source
 
     def _check_attempts(self, reason: str) -> None:
         limit = self._camera.reconnect_attempts if self._camera.auto_reconnect else 0

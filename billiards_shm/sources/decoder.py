@@ -1,5 +1,6 @@
 """From a container's packets to frames, with PyAV: what is damaged, what is over, and with how many threads."""
 
+import errno
 import time
 from collections import deque
 from typing import Final
@@ -50,6 +51,7 @@ class Decoder:
         if self._checks_jpegs:
             self._context.options = {"err_detect": "explode"}
         self._packets = container.demux(stream)
+        self._length_unknown = (container.size or 0) <= 0
         self._decoded: deque[VideoFrame] = deque()
         self._live = live
         self._began = False
@@ -77,6 +79,13 @@ class Decoder:
                 # The generator ended with the error, the container did not.
                 self._packets = self._container.demux(self._stream)
                 return None
+            except av.error.OSError as error:
+                if error.errno != errno.EIO or not self._length_unknown:
+                    raise
+                # The server closed the connection: so an answer ends that named no length. FFmpeg 8 calls it an error.
+                self._packets = iter(())
+                self._decoded.extend(self._context.decode(None))
+                continue
             if packet is None:
                 raise EOFError
             if self._checks_jpegs and packet.size and self._cut_off(bytes(packet)):

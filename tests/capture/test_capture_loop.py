@@ -404,6 +404,30 @@ def test_a_stream_with_an_end_is_a_recording(name: str) -> None:
     assert (run.loop.statistics.loops, run.loop.statistics.reconnects) == (1, 0)
 
 
+def test_a_stream_that_has_become_a_recording_is_not_played_as_if_it_were_live(name: str) -> None:
+    reasons: list[str] = []
+    openings: list[Any] = []
+
+    def becomes(delivery: Delivery) -> Callable[[], None]:
+        def change() -> None:
+            reasons.append(inspect_segment(name).source_reason)
+            run.delivery = delivery
+
+        return change
+
+    recording = Script([image(9)])
+    openings += [becomes(Delivery.RECORDED), recording, becomes(Delivery.BURSTS), Script([image(2)])]
+    run = Run(name, "http://somewhere/live.m3u8", Script([image(1)]), *openings, frames=2)
+    run.delivery = Delivery.BURSTS
+    run.run()
+    assert run.values == [1, 2]
+    assert recording.released
+    assert reasons == [
+        "end of stream: the server ended it, or is gone",
+        "end of stream: it was live, and is a recording now: start the capture again to play it",
+    ]
+
+
 def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
     states: list[tuple[str, str]] = []
 

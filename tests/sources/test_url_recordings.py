@@ -1,0 +1,129 @@
+"""Recordings behind URLs, from servers of every kind: which are recordings, and each frame once up to the end."""
+
+import itertools
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from encoding import encode
+from engines import ENGINES, open_with
+
+from billiards_shm.sources.demo.table import read_counter
+from billiards_shm.sources.protocol import Delivery, FrameSource, SourceLostError
+
+FRAMES = 30
+FILES: dict[str, dict[str, Any]] = {
+    "end.mp4": {},  # its index is its last part
+    "start.mp4": {"container": {"movflags": "faststart"}},
+    "fragments.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}, "g": 10},
+    "clip.mkv": {},
+    "clip.ts": {},
+    "clip.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
+}
+SERVERS = ["ranges", "length", "chunks", "nothing"]
+"""What a server says of its answers: that it can give parts of them, their length, or only where they end."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves ``/HOW/NAME`` from a folder; `HOW` is one of `SERVERS`."""
+
+    protocol_version = "HTTP/1.1"
+    folder: Path
+
+    def do_GET(self) -> None:
+        _, how, name = self.path.split("/")
+        content = (self.folder / name).read_bytes()
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if how == "ranges" and wanted:
+            start, end = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+            self.send_response(206 if start <= end else 416)
+            self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+            content = content[start : end + 1]
+        else:
+            self.send_response(200)
+        if how in ("ranges", "length"):
+            self.send_header("Content-Length", str(len(content)))
+        elif how == "chunks":
+            self.send_header("Transfer-Encoding", "chunked")
+            content = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts_of(content)) + b"0\r\n\r\n"
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def parts_of(content: bytes, size: int = 3000) -> Iterator[bytes]:
+    return (content[start : start + size] for start in range(0, len(content), size))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("served")
+    for name, options in FILES.items():
+        encode(folder / name, **({"codec": "libx264", "pixel_format": "yuv420p", "frames": FRAMES} | options))
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"folder": folder})) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def numbers_of(source: FrameSource) -> Iterator[int]:
+    try:
+        while source.grab():
+            image = source.retrieve(None)
+            assert image is not None
+            yield read_counter(image)
+    finally:
+        source.release()
+
+
+EVERY_KIND = [
+    (name, how, engine) for name, how, engine in itertools.product(FILES, SERVERS, ENGINES) if name != "clip.ts"
+]
+
+
+@pytest.mark.parametrize(("name", "how", "engine"), EVERY_KIND)
+def test_what_names_its_duration_is_a_recording_whatever_the_server_says(
+    address: str, name: str, how: str, engine: str
+) -> None:
+    source = open_with(engine, f"{address}/{how}/{name}")
+    assert source.details.delivery is Delivery.RECORDED
+    assert source.details.fps == 25
+    assert list(numbers_of(source)) == list(range(1, FRAMES + 1))
+    assert engine == "OpenCV" or source.frames_left == 0
+
+
+@pytest.mark.parametrize(
+    ("how", "engine", "recorded"),
+    [
+        ("ranges", "PyAV", True),
+        ("ranges", "OpenCV", True),
+        ("length", "PyAV", True),
+        ("length", "OpenCV", False),  # which does not say how long the answer is
+        ("chunks", "PyAV", False),
+        ("chunks", "OpenCV", False),
+        ("nothing", "PyAV", False),
+        ("nothing", "OpenCV", False),
+    ],
+)
+def test_what_names_no_duration_is_a_recording_if_the_answer_has_a_length(
+    address: str, how: str, engine: str, recorded: bool
+) -> None:
+    source = open_with(engine, f"{address}/{how}/clip.ts")
+    assert (source.details.delivery is Delivery.RECORDED) is recorded
+    numbers = numbers_of(source)
+    assert list(itertools.islice(numbers, FRAMES)) == list(range(1, FRAMES + 1))
+    if recorded or engine == "OpenCV":
+        assert next(numbers, None) is None
+    else:
+        with pytest.raises(SourceLostError, match=r"^end of stream: the server ended it$"):
+            next(numbers)
