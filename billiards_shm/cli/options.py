@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "common_options",
     "complete_names",
     "complete_sources",
+    "duration",
     "json_option",
     "load_configuration",
     "options_from_model",
@@ -75,6 +77,14 @@ class Seconds(click.FloatRange):
         """Convert the text; "nan" is outside of every range."""
         seconds = float(super().convert(value, param, ctx))
         return self.fail(f"{value} is not a number.", param, ctx) if math.isnan(seconds) else seconds
+
+
+def duration(text: str) -> float:
+    """Convert a number with a unit, such as 90s, 30m, 12h or 7d, to seconds."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not a time such as 90s, 30m, 12h or 7d.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")

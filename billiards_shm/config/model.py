@@ -1,5 +1,6 @@
 """The configuration model: every key with its default, meaning and allowed values."""
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -48,6 +49,13 @@ def _segment_name(value: str) -> str:
 
 
 SegmentName = Annotated[str, AfterValidator(_segment_name)]
+
+
+def _proxies(value: str) -> str:
+    for proxy in filter(None, (part.strip() for part in value.split(","))):
+        if proxy != "*":
+            ipaddress.ip_network(proxy)  # ValueError, which names it
+    return value
 
 
 SegmentGroup = Annotated[int, Field(ge=0, le=2**32 - 2)] | Annotated[str, Field(min_length=1)]
@@ -204,6 +212,11 @@ class ServeConfig(Section):
         pattern=r"^(\*|https?://[^\s/,;]+(\s*,\s*https?://[^\s/,;]+)*)?$",
         description="Sites whose pages may embed the pictures and the page",
         json_schema_extra={"allowed": "origins (`https://HOST` or `https://HOST:PORT`) with commas between; `*`: all"},
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_proxies)] = Field(
+        default="127.0.0.1,::1",
+        description="Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed",
+        json_schema_extra={"allowed": "addresses and networks (`10.0.0.0/8`) with commas between; `*`: all"},
     )
 
 

@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from billiards_shm.serve.signed_urls import sign_url
+
 if TYPE_CHECKING:
     from billiards_shm.serve.app import create_app
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "sign_url"]
 
 
 def __getattr__(name: str) -> Any:

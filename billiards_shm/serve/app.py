@@ -19,9 +19,10 @@ from starlette.types import Receive, Scope, Send
 
 from billiards_shm import BilliardsShmError, inspect_segment
 from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
-from billiards_shm.serve.access import Access, AllowedOrigins, Guard
+from billiards_shm.serve.access import Access
 from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat
+from billiards_shm.serve.guard import AllowedOrigins, Guard
 from billiards_shm.serve.metrics import ServerMetrics
 from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
@@ -231,6 +232,10 @@ def _add_pages(app: FastAPI, access: Access) -> None:
     @app.post("/login", include_in_schema=False)
     async def log_in(request: Request) -> Response:
         return await access.log_in(request)
+
+    @app.post("/logout", include_in_schema=False)
+    async def log_out(request: Request) -> Response:
+        return access.log_out(request)
 
 
 def _statistics_html() -> str:

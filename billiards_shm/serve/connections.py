@@ -188,10 +188,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class LogLimit(logging.Filter):
-    """Logs one kind of problem from one line of code once per minute, or clients could fill the disk."""
+    """Logs one kind of problem from one line of code a few times per minute, or clients could fill the disk.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    lines : int
+        How often.
+    """
+
+    def __init__(self, lines: int = 1) -> None:
         super().__init__()
+        self._lines = lines
         self._passed: dict[tuple[str, int, type[BaseException] | None], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -199,12 +206,12 @@ class LogLimit(logging.Filter):
         kind = record.exc_info[0] if record.exc_info else None
         key = record.pathname, record.lineno, kind
         now = time.monotonic()
-        passed, suppressed = self._passed.get(key, (-_LOG_INTERVAL_S, 0))
-        if now - passed < _LOG_INTERVAL_S:
-            self._passed[key] = passed, suppressed + 1
-            return False
-        self._passed[key] = now, 0
-        if suppressed:
-            record.msg = f"{record.getMessage()} (and {suppressed} more in the last {now - passed:.0f} s)"
+        began, count = self._passed.get(key, (-_LOG_INTERVAL_S, 0))
+        if now - began < _LOG_INTERVAL_S:
+            self._passed[key] = began, count + 1
+            return count < self._lines
+        self._passed[key] = now, 1
+        if count > self._lines:
+            record.msg = f"{record.getMessage()} (and {count - self._lines} more in the last {now - began:.0f} s)"
             record.args = ()
         return True

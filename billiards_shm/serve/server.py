@@ -83,6 +83,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _with_mapped(proxies: str) -> list[str]:
+    """Add what IPv4 addresses are called on a socket that listens for IPv6."""
+    found = [proxy.strip() for proxy in proxies.split(",")]
+    if "*" in found:
+        return ["*"]
+    networks = [ipaddress.ip_network(proxy) for proxy in found if proxy]
+    mapped = [f"::ffff:{net.network_address}/{96 + net.prefixlen}" for net in networks if net.version == 4]
+    return [*map(str, networks), *mapped]
+
+
 def run_server(
     names: Sequence[str] | None,
     *,
@@ -93,6 +103,7 @@ def run_server(
     max_frame_age: float,
     allowed_hosts: str,
     allowed_origins: str,
+    trusted_proxies: str,
 ) -> int:
     """Serve until a signal requests a stop; the other parameters are those of `create_app`.
 
@@ -106,6 +117,8 @@ def run_server(
         0: any that is free; the log says which.
     allowed_hosts, allowed_origins : str
         Separated by commas.
+    trusted_proxies : str
+        Addresses and networks, separated by commas.
 
     Returns
     -------
@@ -140,7 +153,7 @@ def run_server(
         ws_per_message_deflate=False,  # a JPEG gets no smaller
         timeout_graceful_shutdown=1,
         timeout_keep_alive=30,
-        forwarded_allow_ips="",
+        forwarded_allow_ips=_with_mapped(trusted_proxies),
     )
     limit = LogLimit()
     for logger in ("uvicorn.error", "asyncio", "billiards_shm.serve.connections"):

@@ -194,9 +194,9 @@ def test_the_soft_limit_of_descriptors_is_raised(
 def test_a_line_of_log_is_repeated_once_a_minute_with_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))  # the loops of servers need theirs
-    limit = LogLimit()
+    limit, three = LogLimit(), LogLimit(lines=3)
 
-    def passes(line: int, error: BaseException | None = None) -> str | None:
+    def passes(line: int, error: BaseException | None = None, limit: LogLimit = limit) -> str | None:
         kind = (type(error), error, None) if error else None
         record = logging.LogRecord("n", logging.WARNING, "file", line, "from %s", ("here",), kind)
         return record.getMessage() if limit.filter(record) else None
@@ -208,3 +208,6 @@ def test_a_line_of_log_is_repeated_once_a_minute_with_a_count(monkeypatch: pytes
     now += 61
     assert passes(1) == "from here (and 5 more in the last 61 s)"
     assert passes(1) is None
+    assert [passes(1, limit=three) for _ in range(5)] == ["from here"] * 3 + [None] * 2
+    now += 61
+    assert passes(1, limit=three) == "from here (and 2 more in the last 61 s)"

@@ -55,9 +55,8 @@ class Address:
         try:
             connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
             response = connection.getresponse()
-            return Answer(
-                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-            )
+            found = {name.lower(): ", ".join(response.headers.get_all(name, [])) for name in response.headers}
+            return Answer(response.status, found, response.read())
         finally:
             connection.close()
 
