@@ -51,6 +51,9 @@ class HealthState(StrEnum):
     """The object under the name cannot be read."""
 
 
+_BEFORE_THE_END: Final = (HealthState.LIVE, HealthState.WAITING, HealthState.STALLED, HealthState.CLOSED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentHealth(SegmentStatistics):
     """One watched segment at one moment. The defaults are those of a segment that is gone."""
@@ -59,6 +62,8 @@ class SegmentHealth(SegmentStatistics):
     state: HealthState
     reason: str
     """Why, in a sentence."""
+    ended: bool = False
+    """Whether the writer closed the segment: it is closed, or it is gone and was not seen dead or unreadable before."""
     status: SegmentStatus = SegmentStatus.DETACHED
     source_state: SourceState = SourceState.UNKNOWN
     source_reason: str = ""
@@ -164,6 +169,7 @@ class HealthMonitor:
         self._health: dict[str, SegmentHealth] = {}
         self._rates: dict[str, RateMeter] = {}
         self._last_seen: dict[str, float] = {}
+        self._last_state: dict[str, HealthState] = {}
 
     def health(self) -> dict[str, SegmentHealth]:
         """Health of every watched segment by name, including those that are gone."""
@@ -223,18 +229,25 @@ class HealthMonitor:
         recent = sorted(self._last_seen.items(), key=lambda item: item[1])[-REMEMBERED_NAMES:]
         self._last_seen = {name: seen for name, seen in recent if now - seen < REMEMBERED_S}
         self._rates = {name: rate for name, rate in self._rates.items() if name in self._last_seen}
+        self._last_state = {name: state for name, state in self._last_state.items() if name in self._last_seen}
 
     def _evaluate(self, name: str, info: SegmentInfo | None, error: str) -> SegmentHealth:
         state, reason = evaluate_health(info, self._max_frame_age, error)
+        if state is not HealthState.GONE:
+            self._last_state[name] = state
+        # A writer that dies leaves its segment behind; one that closes it removes the name.
+        last = self._last_state.get(name, HealthState.GONE)
+        ended = state is HealthState.CLOSED or (state is HealthState.GONE and last in _BEFORE_THE_END)
         if info is None:
             self._rates.pop(name, None)
-            return SegmentHealth(name=name, state=state, reason=reason)
+            return SegmentHealth(name=name, state=state, reason=reason, ended=ended)
         rate = self._rates.setdefault(name, RateMeter()).update(info)
         median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
         return SegmentHealth(
             name=name,
             state=state,
             reason=reason,
+            ended=ended,
             status=info.status,
             source_state=info.source_state,
             source_reason=info.source_reason,

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from html import escape
 from importlib.resources import files
+from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
@@ -31,12 +32,7 @@ from billiards_shm.statistics import STATISTICS
 __all__ = ["create_app"]
 
 _WAITING_SNAPSHOTS: Final = 8
-_ASSETS: Final = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "plot.js": "text/javascript",
-    "stream.js": "text/javascript",
-}
+_MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript"}
 
 _Result = TypeVar("_Result")
 
@@ -204,8 +200,7 @@ class _AppState:
 
 
 def _add_pages(app: FastAPI, access: Access) -> None:
-    directory = files("billiards_shm.serve") / "page"
-    assets = {name: (directory / name).read_bytes() for name in (*_ASSETS, "index.html", "login.html")}
+    assets = {file.name: file.read_bytes() for file in (files("billiards_shm.serve") / "page").iterdir()}
     assets["index.html"] = assets["index.html"].replace(b"<!-- statistics -->", _statistics_html().encode())
 
     def asset(name: str, media_type: str, request: Request) -> Response:
@@ -221,9 +216,10 @@ def _add_pages(app: FastAPI, access: Access) -> None:
 
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str, request: Request) -> Response:
-        if name not in _ASSETS:
+        media_type = _MEDIA_TYPES.get(PurePath(name).suffix)
+        if media_type is None or name not in assets:
             raise HTTPException(404, "no such file")
-        return asset(name, _ASSETS[name], request)
+        return asset(name, media_type, request)
 
     @app.get("/login", include_in_schema=False)
     async def login_page(request: Request) -> Response:

@@ -22,7 +22,7 @@ from segments_under_test import path_of, picture, wait_until
 from serving import Address, served
 from websockets.sync.client import connect
 
-from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm import SharedMemoryFrameWriter, remove_stale_segments
 from billiards_shm.serve import create_app
 from billiards_shm.statistics import STATISTICS
 
@@ -54,6 +54,21 @@ def test_without_names_every_segment_is_shown_and_those_that_are_gone_are_said_t
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             writer.write_frame(picture(1))
             wait_until(lambda: names_at(server)[segment_name]["state"] == "live")
+
+
+def test_a_segment_that_its_writer_closed_has_ended_and_one_whose_writer_died_has_not(segment_name: str) -> None:
+    with served(create_app([segment_name])) as server:
+        state = lambda: (names_at(server)[segment_name]["state"], names_at(server)[segment_name]["ended"])  # noqa: E731
+        assert state() == ("gone", False), "there never was one"
+        with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+            writer.write_frame(picture(1))
+            wait_until(lambda: state() == ("live", False))
+        wait_until(lambda: state() == ("gone", True))
+        with Child("write_and_wait(sys.argv[1])", segment_name):  # which is killed at the end
+            wait_until(lambda: state() == ("live", False))
+        wait_until(lambda: state() == ("dead", False))
+        remove_stale_segments([segment_name])
+        wait_until(lambda: state() == ("gone", False))
 
 
 def test_with_names_only_those_are_shown(segment_name: str, writer: SharedMemoryFrameWriter) -> None:

@@ -16,8 +16,9 @@ import command_line
 import numpy as np
 import pytest
 from chromium import Chromium
+from proxy import Proxy
 from segments_under_test import wait_until
-from serving import ServeProcess
+from serving import Filming, ServeProcess
 
 from billiards_shm import SharedMemoryFrameWriter
 from billiards_shm.sources.demo.table import DemoTable
@@ -48,7 +49,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 class Page:
     """The preview page, as somebody sees it who looks."""
 
-    def __init__(self, browser: Chromium, server: ServeProcess) -> None:
+    def __init__(self, browser: Chromium, server: ServeProcess | Proxy) -> None:
         self.browser = browser
         browser.goto(server.address.url("/"))
 
@@ -63,7 +64,7 @@ class Page:
         return str(self.in_card(name, seen, selector))
 
     def state(self, name: str) -> str:
-        return self.text(name, ".badge").strip()
+        return self.text(name, ".badge .word")
 
     def figure(self, name: str, which: str) -> str:
         return self.text(name, f'[data-figure="{which}"]')
@@ -92,6 +93,9 @@ class Page:
             return None
 
         return wait_until(quietly, PATIENCE_S, "what the page is to show")
+
+    def choose(self, which: str, value: str) -> None:
+        self.browser.js("document.querySelector($0).click()", f"input[name={which}][value={value}]")
 
     def screenshot(self, name: str) -> None:
         if directory := os.environ.get("BILLIARDS_SHM_SCREENSHOTS"):
@@ -130,7 +134,7 @@ def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(browse
         first.send_signal(signal.SIGKILL)
         page.wait(lambda: page.state(one) == "dead")
         assert "died" in page.text(one, ".reason")
-        assert "died" in page.text(one, ".overlay")
+        assert "last picture" in page.text(one, ".veil")
         assert f"{one} is dead" in page.summary()
         page.moves(two)
         page.screenshot("dead")
@@ -138,7 +142,7 @@ def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(browse
         capture(one)
         page.wait(lambda: page.state(one) == "live")
         page.moves(one)
-        assert not page.in_card(one, "card.querySelector('.overlay').checkVisibility()")
+        assert not page.in_card(one, "card.querySelector('.veil').checkVisibility()")
         assert browser.complaints() == []
 
 
@@ -156,10 +160,10 @@ def test_a_stall_a_clean_end_and_a_return_are_shown_for_what_they_are(browser: C
                 page.wait(lambda: page.sequence(segment_name) == 5)
                 page.wait(lambda: page.state(segment_name) == "stalled")
                 assert "the cable is out" in page.text(segment_name, ".reason")
-                assert "old" in page.text(segment_name, ".overlay")
+                assert "old" in page.text(segment_name, ".veil")
                 page.screenshot("stalled")
-            page.wait(lambda: page.state(segment_name) == "gone")
-        page.screenshot("gone")
+            page.wait(lambda: page.in_card(segment_name, "card.dataset.state") == "ended")
+        page.screenshot("ended")
         assert browser.complaints() == []
 
 
@@ -199,11 +203,17 @@ def test_the_page_survives_the_server_and_comes_back(browser: Chromium, segment_
         page = Page(browser, server)
         page.moves(segment_name)
         server.signal(signal.SIGTERM)
-        page.wait(lambda: page.shown("#error"))
-        assert "No connection" in browser.js("document.getElementById('error').innerText")
+        page.wait(lambda: page.shown("#alert"))
+        assert "no connection" in browser.js("document.getElementById('alert').innerText")
+        assert page.state(segment_name) == "unknown"
+        assert "No connection" in page.text(segment_name, ".veil")
+        assert browser.js("document.title") == "(no connection) billiards_shm"
+        page.screenshot("server-gone")
         again = command_line.start("serve", segment_name, "--port", server.address.port)
-        page.wait(lambda: not page.shown("#error"))
+        page.wait(lambda: not page.shown("#alert"))
         page.moves(segment_name)
+        assert page.state(segment_name) == "live"
+        assert browser.js("document.title") == "billiards_shm"
         again.send_signal(signal.SIGTERM)
         assert again.wait(20) == 0
 
@@ -250,24 +260,73 @@ def test_what_nobody_sees_is_not_streamed(browser: Chromium, segment_name: str) 
     with ServeProcess(segment_name) as server:
         page = Page(browser, server)
         page.moves(segment_name)
-        kinds = lambda: sorted(one["kind"] for one in server.address.get("/api/clients").json)  # noqa: E731
-        page.wait(lambda: kinds() == ["events", "websocket"])
+        page.wait(lambda: kinds_of_clients(server) == ["events", "websocket"])
         browser.js("document.getElementById('sources').style.marginTop = '5000px'")
-        page.wait(lambda: kinds() == ["events"])
+        page.wait(lambda: kinds_of_clients(server) == ["events"])
         browser.js("document.getElementById('sources').style.marginTop = '0'")
         page.moves(segment_name)
 
 
-def test_where_no_websocket_passes_the_page_shows_mjpeg(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name) as server:
-        hidden = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose({ reason: '' }), 10); } };"
-        script = browser.command("Page.addScriptToEvaluateOnNewDocument", source=hidden)
-        try:
-            page = Page(browser, server)
-            page.wait(lambda: page.in_card(segment_name, "card.querySelector('img').naturalWidth") == 640)
-        finally:
-            browser.command("Page.removeScriptToEvaluateOnNewDocument", **script)
+def test_where_no_websocket_passes_snapshots_are_shown_and_a_restart_of_the_server_does_not_freeze_them(
+    browser: Chromium, segment_name: str
+) -> None:
+    names = [f"{segment_name}-{number}" for number in range(8)]  # browsers open six connections per server
+    with contextlib.ExitStack() as ends:
+        for name in names:
+            ends.enter_context(Filming(name, fps=10))
+        server = ends.enter_context(ServeProcess(*names))
+        proxy = ends.enter_context(Proxy(server.address.port, websockets=False))
+        page = Page(browser, proxy)
+        page.choose("view", "wall")  # all of them in sight
+        for name in names:
+            page.moves(name)
+            assert page.state(name) == "live"
+        assert kinds_of_clients(server) == ["events"]
+        server.signal(signal.SIGTERM)
+        page.wait(lambda: page.shown("#alert"))
+        assert {page.state(name) for name in names} == {"unknown"}
+        again = command_line.start("serve", *names, "--port", server.address.port)
+        page.wait(lambda: not page.shown("#alert"))
+        for name in names:
+            page.moves(name)
+            assert page.state(name) == "live"
+        proxy.websockets = True
+        page.wait(lambda: kinds_of_clients(server) == ["events"] + ["websocket"] * 8)
+        for name in names:
+            page.moves(name)
+        again.send_signal(signal.SIGTERM)
+        assert again.wait(20) == 0
+
+
+def test_a_picture_that_does_not_come_is_never_called_live(browser: Chromium, segment_name: str) -> None:
+    with (
+        Filming(segment_name) as filming,
+        ServeProcess(segment_name, "--max-frame-age", 60) as server,
+        Proxy(server.address.port) as proxy,
+    ):
+        page = Page(browser, proxy)
+        page.moves(segment_name)
+        proxy.frozen = True  # the server's word still comes: frames are published
+        page.wait(lambda: page.state(segment_name) == "no picture")
+        frozen = page.pixels(segment_name)
+        assert "No new picture" in page.text(segment_name, ".veil")
+        assert f"{segment_name} shows no picture" in page.summary()
+        page.screenshot("no-picture")
+        # Further WebSockets bring nothing either, so snapshots are asked for.
+        page.wait(lambda: page.state(segment_name) == "live")
+        assert page.pixels(segment_name) != frozen
+        proxy.frozen = False
+        page.wait(lambda: kinds_of_clients(server) == ["events", "websocket"])
+        page.moves(segment_name)
+        # An old picture is no problem where there is no newer one.
+        filming.pause()
+        page.wait(lambda: page.sequence(segment_name) == filming.published)
+        page.wait(lambda: page.figure(segment_name, "age").startswith("10."))  # seconds
+        assert page.state(segment_name) == "live"
+
+
+def kinds_of_clients(server: ServeProcess) -> list[str]:
+    return sorted(client["kind"] for client in server.address.get("/api/clients").json)
 
 
 def test_a_screen_reader_finds_names_for_everything_that_can_be_used(browser: Chromium, segment_name: str) -> None:
@@ -331,4 +390,4 @@ def test_pages_of_other_sites_show_pictures_and_the_page_if_they_may(
 
 
 def page_is_open(server: ServeProcess) -> bool:
-    return "events" in {client["kind"] for client in server.address.get("/api/clients").json}
+    return "events" in kinds_of_clients(server)

@@ -1,0 +1,132 @@
+// Two ways for pictures to come: JPEGs over a WebSocket, and snapshots, asked for one by one, where none passes.
+//
+// Both run until `signal` aborts them or they end, call `show(jpeg, {sequence, latency})` for each new picture and wait
+// for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null.
+
+import { pause } from "./time.js";
+
+const HEADER_BYTES = 32;
+const FAILURES_BEFORE_SNAPSHOTS = 2;
+const PROBE_MS = 10_000;
+// Browsers open six connections per server, for all their pages; the events need one.
+const SNAPSHOTS_AT_ONCE = 3;
+const SNAPSHOT_MS = 66;
+const NO_SNAPSHOT_MS = 1000;
+
+// Close codes of a server that has accepted the WebSocket: not shown here, cannot be an image, too many clients.
+const REFUSALS = [1008, 1003, 1013];
+
+function socketUrl(name, query) {
+  const url = new URL(`ws/${encodeURIComponent(name)}?${query}`, document.baseURI);
+  url.protocol = url.protocol.replace("http", "ws");
+  return url;
+}
+
+// Whether WebSockets pass the proxies on the way: one fact for the whole page. While none does, one is tried now and then.
+export const webSockets = {
+  failures: 0,
+  candidate: null,
+  get pass() {
+    return this.failures < FAILURES_BEFORE_SNAPSHOTS;
+  },
+  succeeded() {
+    this.failures = 0;
+  },
+  failed(url) {
+    this.candidate = url;
+    this.failures += 1;
+    if (this.failures === FAILURES_BEFORE_SNAPSHOTS) this.probe();
+  },
+  async probe() {
+    while (!this.pass) {
+      await pause(PROBE_MS);
+      if (document.visibilityState === "visible" && await bringsSomething(this.candidate)) this.succeeded();
+    }
+  },
+};
+
+function bringsSomething(url) {
+  return new Promise((resolve) => {
+    const socket = new WebSocket(url);
+    const end = (result) => {
+      clearTimeout(timer);
+      socket.close();
+      resolve(result);
+    };
+    const timer = setTimeout(end, PROBE_MS, false);
+    socket.onmessage = () => end(true);
+    socket.onclose = () => end(false);
+  });
+}
+
+export async function overWebSocket(name, query, show, signal) {
+  const url = socketUrl(name, query);
+  let shown = 0;
+  const refusal = await new Promise((resolve) => {
+    const socket = new WebSocket(url);
+    socket.binaryType = "arraybuffer";
+    // The closing handshake of a connection that is lost takes a minute.
+    signal.addEventListener("abort", () => { socket.close(); resolve(null); });
+    socket.onclose = ({ code, reason }) => resolve(REFUSALS.includes(code) ? reason : null);
+    // One after the other: the decoder may finish a later picture first, and an older one must not replace it. Each is
+    // acknowledged once it is drawn, so that none pile up.
+    let drawn = Promise.resolve();
+    socket.onmessage = ({ data }) => {
+      drawn = drawn.then(async () => {
+        const header = new DataView(data, 0, HEADER_BYTES);
+        const roundTrip = header.getFloat64(24);
+        const latency = roundTrip > 0 ? header.getFloat64(16) + roundTrip : null;
+        await show(new Uint8Array(data, HEADER_BYTES), { sequence: header.getFloat64(0), latency });
+        shown += 1;
+        webSockets.succeeded();
+        if (socket.readyState === WebSocket.OPEN) socket.send("1");
+      });
+    };
+  });
+  if (!shown && refusal === null && signal.reason !== "stop") webSockets.failed(url);
+  return { refusal };
+}
+
+export async function overSnapshots(name, query, show, signal) {
+  let tag = "";
+  while (!signal.aborted && !webSockets.pass) {
+    const asked = performance.now();
+    const free = await snapshotSlot();
+    try {
+      if (signal.aborted) break;
+      webSockets.candidate = socketUrl(name, query);
+      const answer = await fetch(`snapshot/${encodeURIComponent(name)}.jpg?${query}`, {
+        cache: "no-store", headers: tag ? { "If-None-Match": tag } : {}, signal,
+      });
+      if (answer.status === 200) {
+        tag = answer.headers.get("ETag");
+        const latency = Number(answer.headers.get("X-Frame-Age")) * 1000 + performance.now() - asked;
+        await show(await answer.arrayBuffer(), { sequence: Number(answer.headers.get("X-Frame-Sequence")), latency });
+      } else if (answer.status === 503) {
+        await pause(NO_SNAPSHOT_MS, signal); // no frame yet, or too many ask at once
+      } else if (answer.status !== 304) {
+        const { detail } = await answer.json().catch(() => ({}));
+        return { refusal: detail ?? `the answer was ${answer.status}` };
+      }
+      await pause(asked + SNAPSHOT_MS - performance.now(), signal);
+    } catch {
+      return { refusal: null }; // the network failed, or `signal` said so
+    } finally {
+      free();
+    }
+  }
+  return { refusal: null };
+}
+
+let freeSlots = SNAPSHOTS_AT_ONCE;
+const waiting = [];
+
+// Wait for one of a few places, first come first served, and return what frees it.
+async function snapshotSlot() {
+  if (freeSlots > 0) freeSlots -= 1;
+  else await new Promise((resolve) => waiting.push(resolve));
+  return () => {
+    if (waiting.length) waiting.shift()();
+    else freeSlots += 1;
+  };
+}
