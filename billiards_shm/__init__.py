@@ -37,6 +37,7 @@ from billiards_shm.errors import (
     WriterExistsError,
 )
 from billiards_shm.include import get_include
+from billiards_shm.planes import planes
 from billiards_shm.reader import FrameIterator, SharedMemoryFrameReader
 from billiards_shm.segments import ReaderInfo, SegmentInfo, inspect_segment, list_segments, remove_stale_segments
 from billiards_shm.statistics import WriterStatistics
@@ -74,5 +75,6 @@ __all__ = [
     "get_include",
     "inspect_segment",
     "list_segments",
+    "planes",
     "remove_stale_segments",
 ]

@@ -175,10 +175,17 @@ class SegmentReader:
     def statistics(self) -> ReaderStatistics: ...
     def attach(self, timeout: float | None = 5.0) -> None: ...
     def read_frame(
-        self, timeout: float | None = 0.0, *, copy: bool | None = None
+        self,
+        timeout: float | None = 0.0,
+        *,
+        copy: bool | None = None,
+        format: str | None = None,  # noqa: A002
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def latest_frame(
-        self, *, copy: bool | None = None
+        self,
+        *,
+        copy: bool | None = None,
+        format: str | None = None,  # noqa: A002
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def close(self) -> None: ...
     def _poll(self, follow: bool) -> tuple[npt.NDArray[Any], FrameMetadata] | None: ...

@@ -1031,6 +1031,64 @@ cdef object _age(int64_t then_ns):
     return max(0.0, (<double> _abi.bshm_now_ns() - <double> then_ns) / 1e9) if then_ns else None
 
 
+_TARGETS = ("BGR24", "RGB24", "GRAY8")
+
+
+cdef int _check_target(object wanted) except -1:
+    if wanted not in _TARGETS:
+        raise ValueError(f"format={wanted!r}: expected one of {', '.join(_TARGETS)}, or None")
+    return 0
+
+
+cdef tuple _in_format(tuple found, str wanted, bint own):
+    """A frame and its metadata, converted if it has another format."""
+    cdef FrameMetadata given = found[1]
+    cdef bint zero_copy = False
+    if given is None:
+        return found
+    frame = found[0]
+    row = _PIXEL_FORMATS[given.pixel_format]
+    if row.name == wanted:
+        if not (own and given.zero_copy):
+            return found
+        array = frame.copy()
+    elif wanted == "GRAY8" and row.chroma and row.dtype == "uint8":
+        array = frame[:frame.shape[0] * 2 // 3]
+        zero_copy = given.zero_copy and not own
+        if own:
+            array = array.copy()
+    else:
+        try:
+            from billiards_shm.images import convert  # here: it needs OpenCV
+        except ImportError as error:
+            raise ImportError(
+                f"converting a {row.name} frame to {wanted} needs OpenCV ({error}): "
+                "pip install 'billiards-shm[headless]'") from error
+        array = convert(frame, row.name, wanted)
+    return array, _metadata_of_array(given, array, wanted, zero_copy)
+
+
+cdef FrameMetadata _metadata_of_array(FrameMetadata given, object array, str pixel_format, bint zero_copy):
+    """The metadata of a frame, with the geometry of another array that was made of it."""
+    cdef FrameMetadata metadata = FrameMetadata.__new__(FrameMetadata)
+    cdef _abi.bshm_frame_info geometry
+    _set_geometry(&geometry, array.shape, array.dtype)
+    metadata.info = given.info
+    metadata.info.ndim = geometry.ndim
+    metadata.info.height = geometry.height
+    metadata.info.width = geometry.width
+    metadata.info.channels = geometry.channels
+    metadata.info.kind = geometry.kind
+    metadata.info.item_size = geometry.item_size
+    metadata.info.row_stride = <uint64_t> array.strides[0]
+    metadata.info.payload_bytes = <uint64_t> array.strides[0] * geometry.height
+    metadata.info.fourcc = _FOURCC_CODE[pixel_format]
+    memcpy(metadata._generation, given._generation, 16)
+    metadata.skipped = given.skipped
+    metadata.zero_copy = zero_copy
+    return metadata
+
+
 cdef class SegmentReader:
     """Reads the newest frame under a name: `billiards_shm.SharedMemoryFrameReader` without iteration."""
 
@@ -1159,7 +1217,7 @@ cdef class SegmentReader:
                 _abi.bshm_reader_wait(self._reader, left)
             PyErr_CheckSignals()
 
-    def read_frame(self, timeout=0.0, *, copy=None):
+    def read_frame(self, timeout=0.0, *, copy=None, format=None):
         """The newest frame that this reader has not seen.
 
         Parameters
@@ -1168,20 +1226,26 @@ cdef class SegmentReader:
             Seconds to wait for one. 0: do not wait. None: wait until there is one, even if there is no segment yet.
         copy
             True: a writable array of your own. False: zero-copy if a lease is free. None: as the reader was made.
+        format
+            BGR24, RGB24 or GRAY8: what the frame is converted to, by OpenCV, into an array of your own. None: as it
+            was published. A frame that has the format already is not converted, and GRAY8 of NV12, NV21, I420 and YV12
+            is a view of their Y plane.
 
         Returns
         -------
         frame : numpy.ndarray or None
             Shape (height, width) or (height, width, channels). Read-only if zero-copy.
         metadata : FrameMetadata or None
-            Both None: nothing new, or no segment.
+            Both None: nothing new, or no segment. They describe the array, also a converted one.
 
         Raises
         ------
         SegmentFormatError, SegmentPermissionError
             The object under the name cannot be read.
         ValueError
-            The reader is closed.
+            The reader is closed; or the frame cannot be converted, as one that is RAW.
+        ImportError
+            The frame has to be converted, and OpenCV is not installed.
 
         Notes
         -----
@@ -1196,6 +1260,9 @@ cdef class SegmentReader:
         self._check_created()
         if timeout is not None and not timeout >= 0:
             raise _bad_timeout(timeout)
+        if format is not None:
+            _check_target(format)
+            return _in_format(self.read_frame(timeout, copy=False), format, own)
         found = self._take(0, own)
         if found is not None:
             return found
@@ -1210,13 +1277,17 @@ cdef class SegmentReader:
             if found is not None:
                 return found
 
-    def latest_frame(self, *, copy=None):
+    def latest_frame(self, *, copy=None, format=None):
         """The newest frame, even if this reader has seen it. Never waits.
 
         Parameters, returns, raises and lifetime as in `read_frame`.
         """
+        cdef bint own = self._copy if copy is None else copy
         self._check_created()
-        found = self._take(_abi.BSHM_ACQUIRE_SEEN, self._copy if copy is None else copy)
+        if format is not None:
+            _check_target(format)
+            return _in_format(self.latest_frame(copy=False), format, own)
+        found = self._take(_abi.BSHM_ACQUIRE_SEEN, own)
         return (None, None) if found is None else found
 
     cdef int _wait(self, int64_t nanoseconds) except -1:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from billiards_shm.errors import BilliardsShmError
+from billiards_shm.jpeg import read_header
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.reader import SharedMemoryFrameReader
 from billiards_shm.segments import SegmentInfo, inspect_segment
@@ -35,6 +36,8 @@ CAP_PROP_READ_TIMEOUT_MSEC: Final = 54
 # Nothing wakes a reader when its writer closes, so a wait looks for that now and then.
 LONGEST_WAIT_SEC: Final = 0.1
 
+_AS_PUBLISHED: Final = ("BGR24", "RAW")
+
 _log = logging.getLogger(__name__)
 
 
@@ -52,15 +55,17 @@ class VideoConsumer:
     timeout : float or None
         Seconds that opening waits for the segment, and `read` and `grab` for a frame. None: no limit.
     copy : bool
-        True: every frame is an array of your own, to draw into. False: frames are read-only views of shared memory.
+        True: every frame is an array of your own, to draw into. False: frames are read-only views of shared memory, or,
+        where they have to be converted, read-only arrays, one for each frame.
 
     Notes
     -----
     Two things differ from a camera. `read` gives the newest frame, so a slow loop skips frames instead of falling
     behind. And when the writer ends, `isOpened` stays True: `read` returns ``(False, None)`` after `timeout` seconds
-    until the next writer comes; at the end of a recording it does so at once, as it does for a file. Pixels come as
-    they were published (``get(CAP_PROP_FOURCC)`` names the format); ``billiards-shm capture`` publishes BGR, as OpenCV
-    does.
+    until the next writer comes; at the end of a recording it does so at once, as it does for a file.
+
+    Frames are BGR, as OpenCV's: those published in another format (``get(CAP_PROP_FOURCC)`` names it) are converted by
+    OpenCV, when they are retrieved. Only RAW frames, which say nothing of their pixels, come as they were published.
 
     **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone, and its
     pixels do not change before that. In either mode `grab` and `read` pin their frame until the next `grab`, `read` or
@@ -83,6 +88,7 @@ class VideoConsumer:
         self._reader: SharedMemoryFrameReader | None = None
         self._grabbed: npt.NDArray[Any] | None = None
         self._metadata: FrameMetadata | None = None
+        self._converted: npt.NDArray[Any] | None = None
         self._last_failure = ""
         if name is not None:
             self.open(name)
@@ -127,7 +133,7 @@ class VideoConsumer:
             recording that has ended.
         """
         # The old pin goes before the wait: a consumer that waits holds no slot.
-        self._grabbed = None
+        self._grabbed = self._converted = None
         if self._reader is None:
             return False
         try:
@@ -167,7 +173,7 @@ class VideoConsumer:
         Returns
         -------
         tuple
-            ``(True, frame)``, or ``(False, None)`` after a failed `grab`.
+            ``(True, frame)``, or ``(False, None)`` after a failed `grab`, or if the frame cannot be converted to BGR.
 
         Raises
         ------
@@ -178,12 +184,40 @@ class VideoConsumer:
         """
         _check_destination(image)
         frame = self._grabbed
-        if frame is None:
+        if frame is None or self._metadata is None:
             return False, None
+        if self._metadata.pixel_format not in _AS_PUBLISHED:
+            return self._retrieve_converted(frame, self._metadata.pixel_format, image)
         if image is not None and image.shape == frame.shape and image.dtype == frame.dtype:
             np.copyto(image, frame)
             return True, image
         return True, frame.copy() if self._copy else frame
+
+    def _retrieve_converted(
+        self, frame: npt.NDArray[Any], pixel_format: str, image: npt.NDArray[Any] | None
+    ) -> tuple[bool, npt.NDArray[Any] | None]:
+        if self._copy or image is not None:
+            converted = self._convert(frame, pixel_format, image)
+            return converted is not None, converted
+        if self._converted is None:
+            self._converted = self._convert(frame, pixel_format, None)
+            if self._converted is None:
+                return False, None
+            self._converted.flags.writeable = False
+        return True, self._converted
+
+    def _convert(
+        self, frame: npt.NDArray[Any], pixel_format: str, image: npt.NDArray[Any] | None
+    ) -> npt.NDArray[Any] | None:
+        try:
+            from billiards_shm.images import convert
+
+            return convert(frame, pixel_format, "BGR24", image)
+        except ImportError as error:
+            self._report(f"{pixel_format} frames need OpenCV ({error}): pip install 'billiards-shm[headless]'")
+        except ValueError as error:
+            self._report(error)
+        return None
 
     def read(self, image: npt.NDArray[Any] | None = None) -> tuple[bool, npt.NDArray[Any] | None]:
         """Wait for the next new frame and give it: `grab`, then `retrieve`."""
@@ -234,7 +268,7 @@ class VideoConsumer:
 
     def release(self) -> None:
         """Let go of the segment. Everything but `open` fails from now on. Frames you have stay valid."""
-        self._grabbed = None
+        self._grabbed = self._converted = None
         self._metadata = None
         if self._reader is not None:
             self._reader.close()
@@ -278,12 +312,30 @@ class VideoConsumer:
         return info.fps if info is not None else 0.0
 
     def _width(self) -> float:
-        shown = self._shown()
-        return (shown.width or 0.0) if shown is not None else 0.0
+        return self._size()[0]
 
     def _height(self) -> float:
+        return self._size()[1]
+
+    def _size(self) -> tuple[float, float]:
+        """Of the picture, whatever the shape of the array that it lies in."""
         shown = self._shown()
-        return (shown.height or 0.0) if shown is not None else 0.0
+        if shown is None or not shown.width or not shown.height:
+            return 0.0, 0.0
+        row = PIXEL_FORMATS[shown.pixel_format or "RAW"]
+        return row.picture_size(shown.height, shown.width) or self._size_in_jpeg()
+
+    def _size_in_jpeg(self) -> tuple[float, float]:
+        frame = self._grabbed
+        try:
+            if frame is None:
+                # Another reader: to this one's own the frame would not be new any more.
+                with SharedMemoryFrameReader(self._name) as reader:
+                    frame = reader.latest_frame()[0]
+            header = read_header(frame.tobytes()) if frame is not None else None
+        except (BilliardsShmError, ValueError):
+            header = None
+        return (header.width, header.height) if header is not None else (0.0, 0.0)
 
     def _fourcc(self) -> float:
         # The codes are V4L2's, which OpenCV reports for a camera. RAW is none of them: 0.
@@ -291,7 +343,7 @@ class VideoConsumer:
         return PIXEL_FORMATS[name].code if name in PIXEL_FORMATS and name != "RAW" else 0
 
     def _converts_to_bgr(self) -> float:
-        return self._pixel_format() == "BGR24"
+        return self._pixel_format() not in ("", "RAW")
 
     def _open_timeout_ms(self) -> float:
         return (self._open_timeout or 0.0) * 1000
@@ -329,7 +381,7 @@ class VideoConsumer:
         except BilliardsShmError:
             return None
 
-    def _report(self, error: BilliardsShmError) -> None:
+    def _report(self, error: Exception | str) -> None:
         """Say once why something failed; a caller that tries again hears when the reason changes."""
         if str(error) != self._last_failure:
             self._last_failure = str(error)

@@ -1,4 +1,4 @@
-"""Encode one frame of any pixel format as PNG or JPEG.
+"""Converts frames of any pixel format with OpenCV, and encodes them as PNG or JPEG.
 
 JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpeg contains it too, is no faster
 (docs/figures.md; ``bench/serve.py --encoders`` measures it), and would be one more dependency. PyTurboJPEG 2 needs
@@ -13,13 +13,84 @@ import numpy.typing as npt
 
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
-__all__ = ["EXTENSIONS", "encode_image", "encode_preview"]
+__all__ = ["EXTENSIONS", "TARGETS", "convert", "encode_image", "encode_preview"]
 
 PNG: Final = (".png",)
 JPEG: Final = (".jpg", ".jpeg")
 
 EXTENSIONS: Final = (*PNG, *JPEG)
 """What `encode_image` can make."""
+
+TARGETS: Final = {"BGR24": "BGR", "RGB24": "RGB", "GRAY8": "GRAY"}
+"""What `convert` can make, each with its part in the names of OpenCV's constants."""
+
+
+def convert(
+    frame: npt.NDArray[Any], pixel_format: str, target: str, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """Convert a frame to BGR24, RGB24 or GRAY8, as OpenCV does. YUV is taken for that of BT.601, of limited range.
+
+    Parameters
+    ----------
+    frame : numpy.ndarray
+        As readers give it, in the shape that `PIXEL_FORMATS` names.
+    pixel_format : str
+        One of `PIXEL_FORMATS`; RAW cannot be converted.
+    target : str
+        One of `TARGETS`.
+    out : numpy.ndarray, optional
+        Where to put the picture. It is used, and returned, if its shape and dtype are those of the picture.
+
+    Returns
+    -------
+    numpy.ndarray
+        The picture; the frame itself only if that has the format already.
+
+    Raises
+    ------
+    ValueError
+        The frame cannot be converted; the message names both formats, and says why.
+    """
+    row = PIXEL_FORMATS.get(pixel_format)
+    if row is None:
+        raise ValueError(f"unknown pixel format {pixel_format!r}")
+    if target not in TARGETS:
+        raise ValueError(f"cannot convert {pixel_format} to {target}: use {', '.join(TARGETS)}")
+    cannot = f"{_description(frame, pixel_format)} cannot be converted to {target}"
+    if row.name == "RAW":
+        raise ValueError(f"{cannot}: RAW does not say what the pixels are")
+    if row.name == target:
+        return frame
+    if frame.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{cannot}: its pixels would have to be uint8 or uint16")
+    try:
+        if row.name == "MJPG":
+            image = _decoded(frame, gray=target == "GRAY8")
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, out) if target == "RGB24" else _put(image, out)
+        if frame.dtype == np.uint16:
+            frame = (frame >> 8).astype(np.uint8)
+        if target == "GRAY8" and (row.chroma or row.name == "GRAY16"):
+            return _put(frame[: frame.shape[0] * 2 // 3] if row.chroma else frame, out)
+        code: int = getattr(cv2, "COLOR_" + row.conversion.format(TARGETS[target]))
+        return cv2.cvtColor(frame, code, out)
+    except cv2.error as error:
+        raise ValueError(f"{cannot}: {error.err}") from error
+
+
+def _put(image: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    if out is None or out.shape != image.shape or out.dtype != image.dtype:
+        return image
+    np.copyto(out, image)
+    return out
+
+
+def _decoded(frame: npt.NDArray[Any], *, gray: bool = False) -> npt.NDArray[Any]:
+    """Decode an MJPG frame, to BGR or gray. What its EXIF data say of turning is for files."""
+    flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(_jpeg_bytes(frame), np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise ValueError(f"{_description(frame, 'MJPG')} cannot be decoded: not a complete JPEG")
+    return image
 
 
 def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, quality: int = 95) -> bytes:
@@ -119,16 +190,10 @@ def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: RAW does not say what the pixels are")
     if frame.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: images have uint8 or uint16 pixels")
-    if row.name == "MJPG":
-        image = cv2.imdecode(np.frombuffer(_jpeg_bytes(frame), np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(f"{_description(frame, pixel_format)} cannot be decoded: not a complete JPEG")
-        return image
-    if not row.to_bgr:
+    # These are displayed as they are, with all their bits.
+    if row.name in ("BGR24", "BGRA32", "GRAY8", "GRAY16"):
         return frame
-    if frame.dtype == np.uint16:
-        frame = (frame >> 8).astype(np.uint8)
-    return cv2.cvtColor(frame, getattr(cv2, row.to_bgr))
+    return convert(frame, pixel_format, "BGR24")
 
 
 def _jpeg_bytes(frame: npt.NDArray[Any]) -> bytes:

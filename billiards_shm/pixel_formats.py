@@ -1,13 +1,13 @@
 """The pixel formats: one table, and everything that knows formats follows from it.
 
-To add one, add a row here and to the table in ``csrc/billiards_shm.h``, section FRAMES. `to_bgr` makes it visible: in
-previews, snapshots, and frames that cameras give unconverted.
+To add one, add a row here and to the table in ``csrc/billiards_shm.h``, section FRAMES. `conversion` makes it visible:
+in previews, in snapshots, and to readers that ask for BGR.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["PIXEL_FORMATS", "PixelFormat"]
+__all__ = ["PIXEL_FORMATS", "PixelFormat", "format_named", "size_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +24,14 @@ class PixelFormat:
     channels: int = 1
     dtype: str = "uint8"
     """Of the array; empty: any shape and dtype will do."""
-    aliases: tuple[str, ...] = ()
-    """Further names that cameras and pipelines have for it."""
-    to_bgr: str = ""
-    """OpenCV's constant for the conversion to BGR; empty: it is gray, BGR or BGRA already, compressed, or unknown."""
+    ffmpeg: str = ""
+    """FFmpeg's name; of MJPG, that of the codec."""
+    gstreamer: str = ""
+    """GStreamer's name: ``format`` of ``video/x-raw``, or ``video/x-bayer`` for Bayer; or a media type."""
+    conversion: str = ""
+    """OpenCV's constant for it, with ``{}`` for what it becomes: BGR, RGB or GRAY; empty: none converts it."""
+    chroma: tuple[str, ...] = ()
+    """Names of the planes that follow the luma plane, each a quarter of its size; ``uv`` is two in one, in turn."""
     suggested_by_shape: bool = False
     """Whether a frame of this shape and dtype has this format if it cannot have the writer's own."""
 
@@ -37,34 +41,177 @@ class PixelFormat:
         return int.from_bytes(self.fourcc.encode("ascii"), "little")
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> frozenset[str]:
         """All names of the format."""
-        return (self.name, self.fourcc.rstrip(), *self.aliases)
+        return frozenset({self.name, self.fourcc.rstrip(), self.ffmpeg, self.gstreamer}) - {""}
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """Width and height of the picture in an array of that height and width; None: only its bytes tell."""
+        if self.name == "MJPG":
+            return None
+        return (width, height * 2 // 3) if self.chroma else (width, height)
+
+    def array_shape(self, width: int, height: int) -> tuple[int, ...] | None:
+        """Shape of the array of a picture of that size; None: there is none, for the format is of even sizes."""
+        if self.chroma:
+            return None if width % 2 or height % 2 else (height * 3 // 2, width)
+        if self.name in ("YUYV", "UYVY") and width % 2:
+            return None
+        return (height, width, self.channels) if self.dimensions == 3 else (height, width)
 
 
 _ROWS: Final = (
-    PixelFormat("BGR24", "BGR3", "(h, w, 3)", dimensions=3, channels=3, suggested_by_shape=True),
-    PixelFormat("RGB24", "RGB3", "(h, w, 3)", dimensions=3, channels=3, to_bgr="COLOR_RGB2BGR"),
-    PixelFormat("BGRA32", "AR24", "(h, w, 4)", dimensions=3, channels=4, suggested_by_shape=True),
-    PixelFormat("GRAY8", "GREY", "(h, w) or (h, w, 1)", dimensions=0, aliases=("Y800",), suggested_by_shape=True),
+    PixelFormat(
+        "BGR24",
+        "BGR3",
+        "(h, w, 3)",
+        dimensions=3,
+        channels=3,
+        ffmpeg="bgr24",
+        gstreamer="BGR",
+        conversion="BGR2{}",
+        suggested_by_shape=True,
+    ),
+    PixelFormat(
+        "RGB24",
+        "RGB3",
+        "(h, w, 3)",
+        dimensions=3,
+        channels=3,
+        ffmpeg="rgb24",
+        gstreamer="RGB",
+        conversion="RGB2{}",
+    ),
+    PixelFormat(
+        "BGRA32",
+        "AR24",
+        "(h, w, 4)",
+        dimensions=3,
+        channels=4,
+        ffmpeg="bgra",
+        gstreamer="BGRA",
+        conversion="BGRA2{}",
+        suggested_by_shape=True,
+    ),
+    PixelFormat(
+        "GRAY8",
+        "GREY",
+        "(h, w) or (h, w, 1)",
+        dimensions=0,
+        ffmpeg="gray",
+        gstreamer="GRAY8",
+        conversion="GRAY2{}",
+        suggested_by_shape=True,
+    ),
     PixelFormat(
         "GRAY16",
         "Y16 ",
         "(h, w) or (h, w, 1)",
         dimensions=0,
         dtype="uint16",
-        aliases=("GRAY16_LE",),
+        ffmpeg="gray16le",
+        gstreamer="GRAY16_LE",
+        conversion="GRAY2{}",
         suggested_by_shape=True,
     ),
-    PixelFormat("YUYV", "YUYV", "(h, w, 2)", dimensions=3, channels=2, aliases=("YUY2",), to_bgr="COLOR_YUV2BGR_YUYV"),
-    PixelFormat("UYVY", "UYVY", "(h, w, 2)", dimensions=3, channels=2, to_bgr="COLOR_YUV2BGR_UYVY"),
-    PixelFormat("NV12", "NV12", "(h * 3 / 2, w)", to_bgr="COLOR_YUV2BGR_NV12"),
-    PixelFormat("I420", "YU12", "(h * 3 / 2, w)", to_bgr="COLOR_YUV2BGR_I420"),
-    # Ten bits in the upper ones of sixteen: the upper eight, which is what a preview shows, are NV12.
-    PixelFormat("P010", "P010", "(h * 3 / 2, w)", dtype="uint16", to_bgr="COLOR_YUV2BGR_NV12"),
-    PixelFormat("MJPG", "MJPG", "(1, n)", aliases=("JPEG",)),
+    PixelFormat(
+        "YUYV",
+        "YUYV",
+        "(h, w, 2)",
+        dimensions=3,
+        channels=2,
+        ffmpeg="yuyv422",
+        gstreamer="YUY2",
+        conversion="YUV2{}_YUYV",
+    ),
+    PixelFormat(
+        "UYVY",
+        "UYVY",
+        "(h, w, 2)",
+        dimensions=3,
+        channels=2,
+        ffmpeg="uyvy422",
+        gstreamer="UYVY",
+        conversion="YUV2{}_UYVY",
+    ),
+    PixelFormat(
+        "NV12",
+        "NV12",
+        "(h * 3 / 2, w)",
+        ffmpeg="nv12",
+        gstreamer="NV12",
+        conversion="YUV2{}_NV12",
+        chroma=("uv",),
+    ),
+    PixelFormat(
+        "NV21",
+        "NV21",
+        "(h * 3 / 2, w)",
+        ffmpeg="nv21",
+        gstreamer="NV21",
+        conversion="YUV2{}_NV21",
+        chroma=("vu",),
+    ),
+    PixelFormat(
+        "I420",
+        "YU12",
+        "(h * 3 / 2, w)",
+        ffmpeg="yuv420p",
+        gstreamer="I420",
+        conversion="YUV2{}_I420",
+        chroma=("u", "v"),
+    ),
+    PixelFormat(
+        "YV12",
+        "YV12",
+        "(h * 3 / 2, w)",
+        gstreamer="YV12",
+        conversion="YUV2{}_YV12",
+        chroma=("v", "u"),
+    ),
+    # Ten bits in the upper ones of sixteen: the upper eight are NV12.
+    PixelFormat(
+        "P010",
+        "P010",
+        "(h * 3 / 2, w)",
+        dtype="uint16",
+        ffmpeg="p010le",
+        gstreamer="P010_10LE",
+        conversion="YUV2{}_NV12",
+        chroma=("uv",),
+    ),
+    *(
+        PixelFormat(
+            f"BAYER_{order}8",
+            fourcc,
+            "(h, w)",
+            ffmpeg=f"bayer_{order.lower()}8",
+            gstreamer=order.lower(),
+            conversion=f"Bayer{order}2{{}}",
+        )
+        for order, fourcc in (("RGGB", "RGGB"), ("BGGR", "BA81"), ("GRBG", "GRBG"), ("GBRG", "GBRG"))
+    ),
+    PixelFormat("MJPG", "MJPG", "(1, n)", ffmpeg="mjpeg", gstreamer="image/jpeg"),
     PixelFormat("RAW", "RAW ", "any", dtype=""),
 )
 
 PIXEL_FORMATS: Final = {row.name: row for row in _ROWS}
 """The rows by name."""
+
+# Names of one format that are none of another's; JPEG is a second code of V4L2 for what cameras call MJPG.
+_BY_ANY_NAME: Final = {name: row for row in _ROWS for name in row.names} | {"JPEG": PIXEL_FORMATS["MJPG"]}
+
+
+def format_named(name: str) -> PixelFormat | None:
+    """The format that V4L2, FFmpeg or GStreamer calls so; None: none that this package knows."""
+    row = _BY_ANY_NAME.get(name)
+    return None if row is None or row.name == "RAW" else row
+
+
+def size_text(pixel_format: str | None, height: int, width: int) -> str:
+    """Size and format of a picture for people to read, from the size of its array: ``1920x1080 NV12``."""
+    row = PIXEL_FORMATS.get(pixel_format or "")
+    if row is None:
+        return f"{width}x{height} ?"
+    size = row.picture_size(height, width)
+    return f"{row.name} of {height * width} bytes" if size is None else f"{size[0]}x{size[1]} {row.name}"

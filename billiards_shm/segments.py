@@ -9,6 +9,7 @@ import numpy as np
 
 from billiards_shm import _core
 from billiards_shm.errors import BilliardsShmError, SegmentNotFoundError
+from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.statistics import SegmentStatistics, documented
 from billiards_shm.status import SegmentStatus, SourceState
 
@@ -91,9 +92,9 @@ class SegmentInfo(SegmentStatistics):
     backend: str
     """The backend that reads the source."""
     width: int | None
-    """Width of the newest frame in pixels; None: there is no frame yet."""
+    """Width of the newest frame's array; None: there is no frame yet."""
     height: int | None
-    """Height of the newest frame in pixels."""
+    """Height of the newest frame's array, which of some pixel formats is not the picture's: see `picture_size`."""
     channels: int | None
     """Items per pixel of the newest frame."""
     dtype: np.dtype[Any] | None
@@ -104,6 +105,13 @@ class SegmentInfo(SegmentStatistics):
     """Item i counts the writes that took less than 2**i ns, and at least half of that."""
     readers: tuple[ReaderInfo, ...]
     """The readers that are attached now."""
+
+    @property
+    def picture_size(self) -> tuple[int, int] | None:
+        """Width and height of the newest picture; None: there is no frame yet, or only its bytes tell, as of MJPG."""
+        if not self.width or not self.height:
+            return None
+        return PIXEL_FORMATS[self.pixel_format or "RAW"].picture_size(self.height, self.width)
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, in types that JSON has."""

@@ -151,13 +151,25 @@
  *   after the last row may count or not. The writer here has no padding: payload_bytes = height * row_stride.
  *   `fourcc` is V4L2's code of the layout, little-endian; a reader takes a code that it does not know for RAW:
  *
- *     name    fourcc   array of                       name    fourcc   array of
- *     BGR24   'BGR3'   (h, w, 3) bytes                UYVY    'UYVY'   (h, w, 2) bytes
- *     RGB24   'RGB3'   (h, w, 3) bytes                NV12    'NV12'   (h * 3 / 2, w) bytes: Y, then U and V in turn
- *     BGRA32  'AR24'   (h, w, 4) bytes                I420    'YU12'   (h * 3 / 2, w) bytes: Y, then U, then V
- *     GRAY8   'GREY'   (h, w) or (h, w, 1) bytes      P010    'P010'   as NV12, of uint16: 10 bits, the upper ones
- *     GRAY16  'Y16 '   (h, w) or (h, w, 1) of uint16  MJPG    'MJPG'   (1, n) bytes: one JPEG
- *     YUYV    'YUYV'   (h, w, 2) bytes                RAW     'RAW '   anything else
+ *     name          fourcc   array of
+ *     BGR24         'BGR3'   (h, w, 3) bytes
+ *     RGB24         'RGB3'   (h, w, 3) bytes
+ *     BGRA32        'AR24'   (h, w, 4) bytes
+ *     GRAY8         'GREY'   (h, w) or (h, w, 1) bytes
+ *     GRAY16        'Y16 '   (h, w) or (h, w, 1) of uint16
+ *     YUYV          'YUYV'   (h, w, 2) bytes: Y, then U and V in turn
+ *     UYVY          'UYVY'   (h, w, 2) bytes: U and V in turn, then Y
+ *     NV12          'NV12'   (h * 3 / 2, w) bytes: Y, then U and V in turn; h and w are even, here and in the next four
+ *     NV21          'NV21'   (h * 3 / 2, w) bytes: Y, then V and U in turn
+ *     I420          'YU12'   (h * 3 / 2, w) bytes: Y, then U, then V
+ *     YV12          'YV12'   (h * 3 / 2, w) bytes: Y, then V, then U
+ *     P010          'P010'   (h * 3 / 2, w) of uint16: as NV12, 10 bits, the upper ones
+ *     BAYER_RGGB8   'RGGB'   (h, w) bytes, one colour each: R G in the first row, G B in the second, and so on
+ *     BAYER_BGGR8   'BA81'   (h, w) bytes: B G, G R
+ *     BAYER_GRBG8   'GRBG'   (h, w) bytes: G R, B G
+ *     BAYER_GBRG8   'GBRG'   (h, w) bytes: G B, R G
+ *     MJPG          'MJPG'   (1, n) bytes: one JPEG
+ *     RAW           'RAW '   anything else
  *
  *
  * CREATION AND TAKE-OVER

@@ -49,8 +49,15 @@ def statistics() -> str:
 
 def pixel_formats() -> str:
     """What a frame of each format looks like."""
-    rows = [(f"`{name}`", f"`{row.fourcc}`", row.shape, row.dtype or "any") for name, row in PIXEL_FORMATS.items()]
-    return table(("pixel format", "fourcc", "shape", "dtype"), rows)
+
+    def code(text: str) -> str:
+        return f"`{text}`" if text else ""
+
+    rows = [
+        (code(name), code(row.fourcc), row.shape, row.dtype or "any", code(row.ffmpeg), code(row.gstreamer))
+        for name, row in PIXEL_FORMATS.items()
+    ]
+    return table(("pixel format", "V4L2", "shape", "dtype", "FFmpeg", "GStreamer"), rows)
 
 
 def memory() -> str:

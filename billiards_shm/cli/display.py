@@ -13,6 +13,7 @@ from billiards_shm import ReaderInfo, SegmentInfo, SegmentStatus, SourceState
 from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
 from billiards_shm.monitor.health import HealthState, evaluate_health
 from billiards_shm.monitor.rates import latency_bound
+from billiards_shm.pixel_formats import size_text
 from billiards_shm.statistics import STATISTICS, Statistic
 from billiards_shm.supervise.state import SupervisedState
 
@@ -77,7 +78,7 @@ def format_frame(info: SegmentInfo) -> str:
     """Size and format of the newest frame."""
     if not info.width or not info.height:
         return "-"
-    return f"{info.width}x{info.height} {info.pixel_format or '?'}"
+    return size_text(info.pixel_format, info.height, info.width)
 
 
 def format_fps(fps: float | None) -> str:

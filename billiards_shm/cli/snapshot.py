@@ -14,6 +14,7 @@ from billiards_shm import SharedMemoryFrameReader
 from billiards_shm.cli.errors import PROGRAM
 from billiards_shm.cli.options import Seconds, common_options, complete_names, load_configuration
 from billiards_shm.config.address import IMAGE_NUMBER
+from billiards_shm.pixel_formats import size_text
 from billiards_shm.service.signals import StopRequest
 
 __all__ = ["snapshot_command"]
@@ -113,7 +114,7 @@ class _Images:
             sys.stdout.buffer.flush()
         else:
             _write_atomically(file, image)
-        size = f"{metadata.width}x{metadata.height} {metadata.pixel_format}"
+        size = size_text(metadata.pixel_format, metadata.height, metadata.width)
         click.echo(f"{file}: frame {metadata.sequence}, {size}", err=file == STANDARD_OUTPUT)
         self.written += 1
         return True

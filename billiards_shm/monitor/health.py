@@ -242,6 +242,7 @@ class HealthMonitor:
             self._rates.pop(name, None)
             return SegmentHealth(name=name, state=state, reason=reason, ended=ended)
         rate = self._rates.setdefault(name, RateMeter()).update(info)
+        size = info.picture_size or (None, None)
         median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
         return SegmentHealth(
             name=name,
@@ -252,8 +253,8 @@ class HealthMonitor:
             source_state=info.source_state,
             source_reason=info.source_reason,
             backend=info.backend,
-            width=info.width,
-            height=info.height,
+            width=size[0],
+            height=size[1],
             pixel_format=info.pixel_format,
             fps=0.0 if info.status is not SegmentStatus.LIVE else info.fps if rate is None else rate,
             last_frame_age=info.last_frame_age,

@@ -105,7 +105,7 @@ def _description(infos: Mapping[str, SegmentInfo | None]) -> InfoMetricFamily:
             {
                 "backend": info.backend if info else "",
                 "format": info.pixel_format or "" if info else "",
-                "resolution": f"{info.width}x{info.height}" if info and info.width else "",
+                "resolution": "{}x{}".format(*info.picture_size) if info and info.picture_size else "",
                 "source_state": str(info.source_state if info else SourceState.UNKNOWN),
                 "status": str(info.status if info else SegmentStatus.DETACHED),
             },

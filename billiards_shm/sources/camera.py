@@ -17,8 +17,9 @@ import cv2
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
+from billiards_shm.pixel_formats import format_named
 from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
-from billiards_shm.sources.conversion import RAW_FORMATS, FrameConverter, as_bgr
+from billiards_shm.sources.conversion import FrameConverter, as_bgr
 from billiards_shm.sources.delivery import delivery_of
 from billiards_shm.sources.diagnosis import (
     reason_for_device,
@@ -175,7 +176,7 @@ class Camera:
             self._warnings += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
             return ""
         fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
-        if fourcc in RAW_FORMATS and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
+        if format_named(fourcc) is not None and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
             return fourcc
         self._warnings += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
         return ""
@@ -252,7 +253,7 @@ def _device_path(address: SourceAddress) -> Path | None:
 def _format_of_pipeline(pipeline: str) -> str:
     """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
     formats = _PIPELINE_FORMAT.findall(pipeline)
-    return formats[-1] if formats and formats[-1] in RAW_FORMATS else ""
+    return formats[-1] if formats and format_named(formats[-1]) is not None else ""
 
 
 # Opening.

@@ -9,25 +9,12 @@ import numpy as np
 
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
-from billiards_shm.pixel_formats import PIXEL_FORMATS
+from billiards_shm.images import convert
+from billiards_shm.pixel_formats import format_named
 from billiards_shm.sources.protocol import Image
 
-__all__ = ["RAW_FORMATS", "FrameConverter", "Orientation", "as_bgr", "placeholder"]
+__all__ = ["FrameConverter", "Orientation", "as_bgr", "placeholder"]
 
-# By every name that a camera or pipeline may give; the last two are no pixel formats of segments.
-_CONVERSIONS: Final[dict[str, int]] = {
-    **{
-        name: getattr(cv2, PIXEL_FORMATS[key].to_bgr)
-        for key in ("YUYV", "UYVY", "NV12", "I420")
-        for name in PIXEL_FORMATS[key].names
-    },
-    "NV21": cv2.COLOR_YUV2BGR_NV21,
-    "YV12": cv2.COLOR_YUV2BGR_YV12,
-}
-_COMPRESSED: Final = PIXEL_FORMATS["MJPG"].names
-_GREY: Final = (*PIXEL_FORMATS["GRAY8"].names, *PIXEL_FORMATS["GRAY16"].names)
-RAW_FORMATS: Final = frozenset({*_CONVERSIONS, *_COMPRESSED, *_GREY})
-"""Formats of cameras that `FrameConverter` converts to BGR."""
 _TURNS: Final = {(True, False): cv2.ROTATE_90_CLOCKWISE, (False, True): cv2.ROTATE_90_COUNTERCLOCKWISE}
 _FLIPS: Final = {(True, False): 1, (False, True): 0, (True, True): -1}
 _PLACEHOLDER_BACKGROUND: Final = (48, 40, 36)
@@ -95,7 +82,7 @@ class FrameConverter:
     def __init__(self, config: CameraConfig, turn: int = 0, raw_format: str = "") -> None:
         self._orientation = Orientation.of(turn + config.rotation, config.flip)
         self._crop = config.crop
-        self._raw_format = raw_format
+        self._raw_format = format_named(raw_format)
 
     @property
     def straight(self) -> bool:
@@ -144,14 +131,17 @@ class FrameConverter:
 
     def _conversion(self, raw: Image) -> Callable[[Image, Image | None], Image | None] | None:
         """How BGR is made of a frame; None if it is a picture already."""
-        if not self._raw_format or (raw.ndim == 3 and raw.shape[2] in (3, 4)):
+        row = self._raw_format
+        if row is None or row.name == "BGR24" or (raw.shape[2] if raw.ndim == 3 else 1) != row.channels:
             return None
-        if self._raw_format in _COMPRESSED:
-            return _decompress
-        code = _CONVERSIONS.get(self._raw_format)
-        if code is None:
-            return None
-        return lambda image, target: cv2.cvtColor(image, code, target)
+
+        def to_bgr(image: Image, target: Image | None) -> Image | None:
+            try:
+                return convert(image, row.name, "BGR24", target)
+            except ValueError:
+                return None
+
+        return to_bgr
 
 
 def as_bgr(image: Image, target: Image | None) -> Image:
@@ -188,8 +178,3 @@ def _copy(image: Image, target: Image | None) -> Image:
         return np.ascontiguousarray(image)
     np.copyto(target, image)
     return target
-
-
-def _decompress(raw: Image, target: Image | None) -> Image | None:
-    image = cv2.imdecode(raw.reshape(-1), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return None if image is None else _copy(image, target)

@@ -341,7 +341,7 @@ def test_fourcc_names_the_pixel_format(name: str, pixel_format: str, shape: tupl
         writer.write_frame(picture(1, shape))
         consumer.read()
         assert int(consumer.get(FOURCC)).to_bytes(4, "little") == code
-        assert consumer.get(CONVERT_RGB) == float(pixel_format == "BGR24")
+        assert consumer.get(CONVERT_RGB) == float(pixel_format != "RAW")
 
 
 def test_what_is_not_known_is_zero(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:

@@ -51,6 +51,7 @@ PUBLIC = {
     "get_include",
     "inspect_segment",
     "list_segments",
+    "planes",
     "remove_stale_segments",
 }
 
@@ -120,8 +121,8 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         ("SharedMemoryFrameWriter", "close", "self"),
         ("SegmentReader", "__init__", "self, name, *, max_leases=2, copy=False, trusted_owners=None"),
         ("SegmentReader", "attach", "self, timeout=5.0"),
-        ("SegmentReader", "read_frame", "self, timeout=0.0, *, copy=None"),
-        ("SegmentReader", "latest_frame", "self, *, copy=None"),
+        ("SegmentReader", "read_frame", "self, timeout=0.0, *, copy=None, format=None"),
+        ("SegmentReader", "latest_frame", "self, *, copy=None, format=None"),
         ("SegmentReader", "close", "self"),
         ("LoanedSlot", "publish", "self, *, capture_time_ns=None, position_ms=None, online=None"),
         ("LoanedSlot", "cancel", "self"),
@@ -200,7 +201,8 @@ def test_the_states_have_these_values() -> None:
 def test_pixel_formats_and_limits() -> None:
     assert list(PIXEL_FORMATS) == [
         *("BGR24", "RGB24", "BGRA32", "GRAY8", "GRAY16"),
-        *("YUYV", "UYVY", "NV12", "I420", "P010", "MJPG", "RAW"),
+        *("YUYV", "UYVY", "NV12", "NV21", "I420", "YV12", "P010"),
+        *("BAYER_RGGB8", "BAYER_BGGR8", "BAYER_GRBG8", "BAYER_GBRG8", "MJPG", "RAW"),
     ]
     assert (_core.MIN_SLOTS, _core.MAX_SLOTS) == (3, 62)
 

@@ -1,0 +1,138 @@
+"""What is in a JPEG besides its pixels: its size, whether it is whole, and the tables that cameras leave out."""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+__all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "read_header"]
+
+_START: Final = b"\xff\xd8"
+_END: Final = b"\xff\xd9"
+_HUFFMAN_TABLES: Final = 0xC4
+_SCAN: Final = 0xDA
+# Start of frame: all of 0xC0 to 0xCF but the tables (C4), an extension (C8) and arithmetic conditioning (CC).
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Those whose tables may be left out, as the standard's fit: baseline, and extended with 8 bits.
+_HUFFMAN_CODED: Final = frozenset({0xC0, 0xC1})
+_SHORTEST: Final = dict.fromkeys(_FRAMES, 10)
+_WITHOUT_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD8)})
+
+# Annex K.3 of the standard (ITU T.81): how many codes there are of each length from 1 to 16, and what they stand for.
+_DC_VALUES: Final = bytes(range(12))
+_LUMA_DC: Final = bytes.fromhex("00010501010101010100000000000000")
+_CHROMA_DC: Final = bytes.fromhex("00030101010101010101010000000000")
+_LUMA_AC: Final = bytes.fromhex("0002010303020403050504040000017d")
+_LUMA_AC_VALUES: Final = bytes.fromhex(
+    "0102030004110512213141061351610722711432"
+    "8191a1082342b1c11552d1f02433627282090a16"
+    "1718191a25262728292a3435363738393a434445"
+    "464748494a535455565758595a63646566676869"
+    "6a737475767778797a838485868788898a929394"
+    "95969798999aa2a3a4a5a6a7a8a9aab2b3b4b5b6"
+    "b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6d7d8"
+    "d9dae1e2e3e4e5e6e7e8e9eaf1f2f3f4f5f6f7f8f9fa"
+)
+_CHROMA_AC: Final = bytes.fromhex("00020102040403040705040400010277")
+_CHROMA_AC_VALUES: Final = bytes.fromhex(
+    "0001020311040521310612415107617113223281"
+    "08144291a1b1c109233352f0156272d10a162434"
+    "e125f11718191a262728292a35363738393a4344"
+    "45464748494a535455565758595a636465666768"
+    "696a737475767778797a82838485868788898a92"
+    "939495969798999aa2a3a4a5a6a7a8a9aab2b3b4"
+    "b5b6b7b8b9bac2c3c4c5c6c7c8c9cad2d3d4d5d6"
+    "d7d8d9dae2e3e4e5e6e7e8e9eaf2f3f4f5f6f7f8f9fa"
+)
+
+
+def _segment(number: int, counts: bytes, values: bytes) -> bytes:
+    return struct.pack(">BBHB", 0xFF, _HUFFMAN_TABLES, 3 + len(counts) + len(values), number) + counts + values
+
+
+STANDARD_TABLES: Final = (
+    _segment(0x00, _LUMA_DC, _DC_VALUES)
+    + _segment(0x10, _LUMA_AC, _LUMA_AC_VALUES)
+    + _segment(0x01, _CHROMA_DC, _DC_VALUES)
+    + _segment(0x11, _CHROMA_AC, _CHROMA_AC_VALUES)
+)
+"""The Huffman tables that a camera's JPEG is coded with if it names none: 432 bytes."""
+
+
+class JpegHeader(NamedTuple):
+    """What stands before the pixels."""
+
+    width: int
+    height: int
+    scan: int
+    """Where the first scan begins."""
+    lacks_tables: bool
+    """Whether it needs Huffman tables and has none."""
+
+
+def read_header(data: bytes) -> JpegHeader:
+    """Read on to the first scan.
+
+    Raises
+    ------
+    ValueError
+        This is no JPEG, or one that is cut off before its pixels; the message says where.
+    """
+    size = None
+    has_tables = needs_tables = False
+    for marker, place in _markers(data):
+        if marker == _HUFFMAN_TABLES:
+            has_tables = True
+        elif marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, place + 5)
+            size = (width, height)
+            needs_tables = marker in _HUFFMAN_CODED
+        elif marker == _SCAN:
+            if size is None:
+                break
+            return JpegHeader(*size, place, needs_tables and not has_tables)
+    raise ValueError("it has no picture: its header ends before that")
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of the header that are followed by something, and where they are."""
+    if not data.startswith(_START):
+        raise ValueError(f"it does not start like a JPEG, but with {data[:2].hex() or 'nothing'}")
+    place = len(_START)
+    while place + 4 <= len(data):
+        if data[place] != 0xFF:
+            raise ValueError(f"byte {place} is {data[place]:02x}, and a marker, ff, is expected")
+        marker = data[place + 1]
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif marker in _WITHOUT_LENGTH:
+            place += 2
+        else:
+            end = place + 2 + (data[place + 2] << 8 | data[place + 3])
+            if end > len(data) or end < place + _SHORTEST.get(marker, 4):
+                raise ValueError(f"it is cut off in its header: {len(data)} bytes, and {end} are announced")
+            yield marker, place
+            place = end
+
+
+def complete(data: bytes) -> bytes:
+    """Check that a JPEG is whole, and add the standard's Huffman tables if it has none.
+
+    Returns
+    -------
+    bytes
+        `data` itself if it has its tables. What follows the end marker, as padding of a camera, stays.
+
+    Raises
+    ------
+    ValueError
+        It is damaged: no JPEG, without a size, or cut off; the message says what.
+    """
+    header = read_header(data)
+    if not header.width or not header.height:
+        raise ValueError(f"its size is {header.width}x{header.height}")
+    # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
+    if data.rfind(_END, header.scan) < 0:
+        raise ValueError(f"it is cut off: {len(data)} bytes without an end marker")
+    if header.lacks_tables:
+        return data[: header.scan] + STANDARD_TABLES + data[header.scan :]
+    return data
