@@ -185,10 +185,14 @@ class Pair:
         self.publisher = Worker(**self._shared)
         self.reader = Worker(**self._shared)
 
+    def next_name(self) -> str:
+        """For a new channel."""
+        self._sizes += 1
+        return f"{self._where}_{self._sizes}"
+
     def open(self, shape: Shape) -> None:
         """Create the channel, and let frames through until they arrive."""
-        self._sizes += 1
-        where = f"{self._where}_{self._sizes}"
+        where = self.next_name()
         self.publisher.call(open_publisher, self.contestant, where, shape)
         self.reader.call(open_subscriber, self.contestant, where, shape)
         self.reader.begin(read_round, 2**62, "wake")

@@ -8,7 +8,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from bench import calls, floors, instructions, latency, machine, pressure, readers, start, writes
+from bench import calls, floors, instructions, lap, latency, machine, pressure, readers, start, writes
 from bench.contestants import CONTESTANTS, FUTEX, FUTEX_AFTER_COPY, ICEORYX2, OURS, OURS_IN_PLACE
 from bench.samples import Distribution
 from bench.sizes import SIZES, Shape
@@ -40,6 +40,8 @@ class Length:
     pressure_rounds: int
     pressure_sizes: tuple[str, ...]
     starts: int
+    lap_starts: int
+    lap_frames: int
     capture_rounds: int
     capture_seconds: float
     clip: tuple[int, int, int, int]  # width, height, frames a second, seconds
@@ -59,6 +61,8 @@ FULL = Length(
     pressure_rounds=5,
     pressure_sizes=LARGE,
     starts=3,
+    lap_starts=9,
+    lap_frames=300,
     capture_rounds=3,
     capture_seconds=12.0,
     clip=(3840, 2160, 24, 10),
@@ -77,6 +81,8 @@ QUICK = Length(
     pressure_rounds=1,
     pressure_sizes=("4k",),
     starts=1,
+    lap_starts=2,
+    lap_frames=30,
     capture_rounds=1,
     capture_seconds=2.0,
     clip=(1280, 720, 30, 2),
@@ -189,6 +195,18 @@ def measure_start(length: Length, tick: Tick) -> Results:
     return found
 
 
+def measure_lap(length: Length, tick: Tick) -> Results:
+    """A reader's first wakes."""
+    found = {}
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(latency.Pair(one)) for one in (OURS, ICEORYX2) if not one.missing]
+        for size in LARGE:
+            tick(f"a reader's first wakes, {size}")
+            wakes = lap.measure(pairs, SIZES[size], length.lap_starts, length.lap_frames)
+            found[size] = {key: one.as_dict() for key, one in wakes.items()}
+    return found
+
+
 def measure_capture(length: Length, tick: Tick) -> Results | str:
     """The capture process against a bare loop; or why it cannot be said."""
     try:
@@ -214,11 +232,13 @@ PARTS: dict[str, Callable[[Length, Tick], Any]] = {
     "pressure": measure_pressure,
     "readers": measure_readers,
     "start": measure_start,
+    "lap": measure_lap,
     "capture": measure_capture,
 }
 # Of the whole time, roughly, for the progress bar.
 SHARES = {
-    "writes": 3, "sweep": 3, "calls": 1, "latency": 40, "pressure": 8, "readers": 25, "start": 2, "capture": 18,
+    "writes": 3, "sweep": 3, "calls": 1, "latency": 40, "pressure": 8, "readers": 25, "start": 2, "lap": 6,
+    "capture": 18,
 }  # fmt: skip
 
 

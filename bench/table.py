@@ -188,6 +188,37 @@ def start_rows(results: Results) -> list[Row]:
     return rows
 
 
+def lap_rows(results: Results) -> list[Row]:
+    """A reader's first wakes, each in a slot that it has not read from."""
+    rows = []
+    for size, found in results["lap"].items():
+        ours, theirs = found[OURS.key], found.get(ICEORYX2.key)
+        ratio = max(ours["first_ns"]) / ours["later_ns"]
+        what = f"a reader's first three wakes, {size}"
+        first = ", ".join(f"{one / US:.0f}" for one in ours["first_ns"])
+        rows.append(
+            Row(
+                what,
+                "at most 1.5 x a later one",
+                f"{first} us, later {ours['later_ns'] / US:.0f} us: {ratio:.2f} x",
+                ratio <= 1.5,
+            )
+        )
+        what, target = f"all wakes of a reader from its first on, {size}: p99", "at most that of iceoryx2"
+        if theirs is None:
+            rows.append(unknown(what, target, "iceoryx2 was not measured"))
+            continue
+        rows.append(
+            Row(
+                what,
+                target,
+                f"{ours['p99_ns'] / US:.0f} against {theirs['p99_ns'] / US:.0f} us",
+                ours["p99_ns"] <= theirs["p99_ns"],
+            )
+        )
+    return rows
+
+
 def capture_rows(results: Results) -> list[Row]:
     """The capture process."""
     what, target = "capture of a file, CPU a frame", "at most 1.05 x a bare loop of grab and retrieve"
@@ -208,6 +239,7 @@ def rows(results: Results) -> list[Row]:
         *reader_rows(results),
         *capture_rows(results),
         *start_rows(results),
+        *lap_rows(results),
     ]
 
 

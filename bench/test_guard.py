@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import calls, latency, start, writes
+from bench import calls, lap, latency, start, writes
 from bench.contestants import CONTESTANTS, FUTEX_AFTER_COPY, OURS, Contestant
 from bench.samples import Distribution
 from bench.sizes import SIZES
@@ -24,6 +24,7 @@ WRITE_LIMIT = 1.25  # times the fastest kernel of the kind that `write_frame` us
 WAKE_LIMIT = 4.0  # times a bare futex after the same copy; 2 is aimed at
 # Times making a numpy view of bytes, which is what a call in Python costs where nothing happens.
 CALL_LIMITS = {calls.LOAN: 5.0, calls.NEW: 4.0, calls.NOTHING: 1.0}
+LAP_LIMIT = 2.5  # the slowest of a reader's first three wakes beside later ones; 1.5 is aimed at
 SIZE_LIMIT = 1.3  # 4K beside 640x480, where no pixel moves
 
 
@@ -132,6 +133,24 @@ def test_a_reader_that_sleeps_has_the_frame_soon_after_a_bare_futex_would_have_w
 def test_a_reader_that_polls_and_copies_is_found() -> None:
     (polling,) = (one for one in CONTESTANTS if one.key == "shm_poll")
     assert least_wake_ratio(polling, ATTEMPTS_OF_PLANTED) > WAKE_LIMIT
+
+
+def lap_ratio(pairs: list[latency.Pair]) -> float:
+    (wakes,) = lap.measure(pairs, SIZES["1080p"], 5, 30).values()
+    return wakes.ratio
+
+
+def test_the_first_wakes_of_a_reader_take_little_more_than_later_ones() -> None:
+    with latency.Pair(OURS) as pair:
+        ratio = least_ratio(lambda: lap_ratio([pair]), LAP_LIMIT)
+    print(f"first three wakes: {ratio:.2f} x later ones")
+    assert ratio <= LAP_LIMIT
+
+
+def test_a_reader_that_maps_each_slot_when_its_first_frame_comes_is_found() -> None:
+    polled = Contestant("billiards_polled", "billiards_shm, polled", "bench.contestants.billiards_polled")
+    with latency.Pair(polled) as pair:
+        assert least_ratio(lambda: lap_ratio([pair]), LAP_LIMIT, ATTEMPTS_OF_PLANTED) > LAP_LIMIT
 
 
 def test_no_frame_faults_memory_in_once_every_slot_has_been_used() -> None:

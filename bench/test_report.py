@@ -27,6 +27,8 @@ SHORTEST = suite.Length(
     pressure_rounds=1,
     pressure_sizes=("4k",),
     starts=1,
+    lap_starts=1,
+    lap_frames=4,
     capture_rounds=1,
     capture_seconds=0.5,
     clip=(320, 240, 30, 1),
@@ -48,7 +50,7 @@ def results() -> Any:
 @pytest.mark.timeout(240)
 def test_every_target_has_a_row_with_a_figure_and_a_verdict(results: Any) -> None:
     found = table.rows(results)
-    assert len(found) == 23
+    assert len(found) == 27
     assert [row.what for row in found if row.met is None] == []
     assert table.as_markdown(found).count("\n") == len(found) + 1
 
@@ -77,9 +79,11 @@ def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_as_before(results: Any
         found["calls"][size].pop(calls.ICEORYX2_NEW)
         found["latency"][size]["contestants"].pop("iceoryx2")
     found["readers"]["attached"].pop("iceoryx2")
+    for one in found["lap"].values():
+        one.pop("iceoryx2")
     command.write_files(found, tmp_path)
     rows = table.rows(found)
-    assert [row.measured for row in rows if row.met is None] == ["iceoryx2 was not measured"] * 6
+    assert [row.measured for row in rows if row.met is None] == ["iceoryx2 was not measured"] * 8
     before = {row.what: row.measured for row in table.rows(results)}
     assert all(row.measured == before[row.what] for row in rows if row.met is not None)
 

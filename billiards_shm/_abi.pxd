@@ -182,6 +182,7 @@ cdef extern from "billiards_shm.h" nogil:
     int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
     void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
     void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
+    const void *bshm_reader_map_ahead(bshm_reader *reader, const bshm_attachment *attachment, uint32_t slot)
     int bshm_reader_status(bshm_reader *reader)
     int bshm_reader_ended(bshm_reader *reader)
     int bshm_reader_source(bshm_reader *reader, bshm_source_view *view)

@@ -417,6 +417,7 @@ cdef class _PreparedFrame:
         frame.frame.pixels = like.pixels
         frame.frame.info = like.info
         frame.describe(&frame.frame.info)
+        metadata.info = like.info  # for a debugger that finds it before it is delivered
         pair = (np.asarray(frame), metadata)
         self.frame = frame  # nothing before this changes `self`: other threads may have run here meanwhile
         self.metadata = metadata
@@ -435,7 +436,6 @@ cdef class _PreparedFrame:
             if self.pair is None:
                 like = self.like
                 self.prepare(&like)
-                self.metadata.info = like.info  # for a debugger that finds it before it is delivered
         return 0
 
     cdef bint fits(self, const _abi.bshm_frame *frame) noexcept:
@@ -1097,6 +1097,7 @@ cdef class SegmentReader:
     cdef bint _copy
     cdef bint _closed
     cdef list _prepared  # by slot: a _PreparedFrame, or None before the slot's first frame
+    cdef int _ahead  # the slots below this one are prepared, or were
     cdef int _delivered_slot  # slot of the last frame, whose next one is not prepared yet; -1: none
     cdef uint8_t _generation[16]  # of the segment that `_prepared` belongs to
     cdef object __weakref__
@@ -1298,8 +1299,33 @@ cdef class SegmentReader:
             prepared = self._prepared[slot]
             if prepared is not None:
                 prepared.prepare_again()
+                self._prepare_ahead(prepared)
         with nogil:
             _abi.bshm_reader_wait(self._reader, nanoseconds)
+        return 0
+
+    cdef int _prepare_ahead(self, _PreparedFrame delivered) except -1:
+        """Prepare the first frames of the slots that had none yet, like the one that was delivered."""
+        cdef _PreparedFrame ahead
+        cdef _abi.bshm_frame like
+        cdef int slot
+        with cython.critical_section(delivered):
+            like = delivered.like
+            _abi.bshm_addresses_hold(like.attachment)  # another thread may let go of the delivered one
+        try:
+            for slot in range(self._ahead, MAX_SLOTS):
+                self._ahead = slot
+                if self._prepared[slot] is not None:
+                    continue
+                with nogil:
+                    like.pixels = _abi.bshm_reader_map_ahead(self._reader, like.attachment, slot)
+                if like.pixels == NULL:
+                    break
+                ahead = _PreparedFrame.__new__(_PreparedFrame)
+                ahead.prepare(&like)
+                self._prepared[slot] = ahead
+        finally:
+            _abi.bshm_addresses_release(like.attachment)
         return 0
 
     def _poll(self, bint follow):
@@ -1355,6 +1381,7 @@ cdef class SegmentReader:
     cdef int _forget_prepared(self) except -1:
         cdef int slot
         self._delivered_slot = -1
+        self._ahead = 0
         for slot in range(MAX_SLOTS):
             self._prepared[slot] = None
         return 0

@@ -30,7 +30,8 @@ struct bshm_attachment {
     void *header_mapping; /* the same as `header`, as bshm_os_map wants it */
     const bshm_header *header;
     bshm_control *control;       /* null for an observer */
-    void *slots[BSHM_MAX_SLOTS]; /* mapped at first use */
+    void *slots[BSHM_MAX_SLOTS]; /* mapped ahead, or at first use */
+    uint32_t ahead;              /* the slots below this one were mapped ahead, or left for their first use */
     bshm_reader_entry *entry;    /* null: no free entry was left in the table */
     uint32_t max_leases;         /* how many tokens are kept */
     bshm_lease leases[BSHM_MAX_SLOTS];
@@ -50,6 +51,12 @@ void bshm_attachment_drop_inherited_view(bshm_attachment *attachment);
  * long. Null: none is free. */
 bshm_lease *bshm_token_take(bshm_attachment *attachment, bool to_copy);
 void bshm_token_release(bshm_attachment *attachment, bshm_lease *lease);
+
+/* Maps one more slot, if one has memory that was not looked at yet: a slot's first frame then costs this reader no more
+ * than a later one. False: there was none. */
+bool bshm_attachment_map_ahead(bshm_attachment *attachment);
+/* Where a slot is mapped, or null. */
+const void *bshm_attachment_slot(bshm_attachment *attachment, uint32_t slot);
 
 /* BSHM_FOUND: *frame is the newest frame, pinned (R0 to R4). frame->to_copy is set if the pin is for a copy only: a
  * copy was asked for, or max_leases frames are held. BSHM_NOTHING: no frame above `seen`. BSHM_NO_PIN: no token was

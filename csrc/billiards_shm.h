@@ -32,8 +32,8 @@
  *   of the machine (`byte_order`). Bytes that no field has are zero. The object has its full size from the start, but
  *   memory lies behind header, control and the slots 0 to backed_slots - 1 only: 3 at first, then one more at a time,
  *   always the lowest, before it is claimed for the first time (W1). A slot that has memory keeps it while its writer
- *   lives. Slot s starts at pixels_offset + s * slot_stride. Touch a slot only after `latest` has named it: on a full
- *   tmpfs, touching a hole is SIGBUS.
+ *   lives. Slot s starts at pixels_offset + s * slot_stride. Touch a slot only after `latest` has named it, or
+ *   where lseek SEEK_HOLE finds no hole in it: touching a hole takes memory, and is SIGBUS on a full tmpfs.
  *
  *   Readers map the header and the pixels read-only and the control region read-write. A reader that may open the
  *   object only for reading is an *observer*: it maps no control region, takes no token, and always copies.
@@ -737,8 +737,12 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame);
-/* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. A signal ends it. */
+/* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. A signal ends it. Maps the slots
+ * that have memory before, so that their first frames come as fast as later ones. */
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns);
+/* Maps them without sleeping. Returns where frames in `slot` will lie, for an array that is made before its frame is
+ * there; null: it has no memory yet, or `attachment` is not what the reader reads now. */
+const void *bshm_reader_map_ahead(bshm_reader *reader, const bshm_attachment *attachment, uint32_t slot);
 /* enum bshm_status, asked of the kernel now. */
 int bshm_reader_status(bshm_reader *reader);
 /* 1: the last segment under the name was closed in order, and all that can still be read was seen. */

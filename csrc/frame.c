@@ -14,18 +14,46 @@ static int check_slot(const bshm_attachment *attachment, uint64_t latest, bshm_e
                      BSHM_LATEST_SLOT(latest), attachment->identity.slot_count);
 }
 
-/* The address of a slot that `latest` has named; it is mapped at the first use. */
-static int slot_address(bshm_attachment *attachment, uint32_t slot, const void **address, bshm_error *error)
+static uint64_t slot_offset(const bshm_attachment *attachment, uint32_t slot)
 {
-    if (!attachment->slots[slot]) {
-        uint64_t bytes = attachment->identity.slot_stride;
-        int rc = bshm_object_map(attachment->data_file, attachment->identity.pixels_offset + slot * bytes, bytes, 0,
-                                 attachment->name, &attachment->slots[slot], error);
-        if (rc < 0)
-            return rc;
+    return attachment->identity.pixels_offset + slot * attachment->identity.slot_stride;
+}
+
+/* Maps a slot that has memory, under the mutex. */
+static int map_to_read(bshm_attachment *attachment, uint32_t slot, bshm_error *error)
+{
+    if (attachment->slots[slot])
+        return BSHM_OK;
+    return bshm_object_map(attachment->data_file, slot_offset(attachment, slot), attachment->identity.slot_stride, 0,
+                           attachment->name, &attachment->slots[slot], error);
+}
+
+bool bshm_attachment_map_ahead(bshm_attachment *attachment)
+{
+    if (!attachment->control)
+        return false; /* an observer copies by pread */
+    /* Relaxed: a hint, which is not believed. What has no memory is not touched, whatever it says. Only a take-over
+     * punches slots. If it does so between the question and the touch, this reader, which moves on in 100 ms, holds that
+     * memory so long. */
+    uint64_t backed = bshm_load_relaxed(&attachment->header->statistics.backed_slots);
+    bshm_os_mutex_lock(&attachment->mutex);
+    uint32_t slot = attachment->ahead;
+    bool more = slot < backed && slot < attachment->identity.slot_count;
+    if (more) {
+        attachment->ahead++;
+        if (bshm_os_has_no_hole(attachment->data_file, slot_offset(attachment, slot), attachment->identity.slot_stride))
+            (void)map_to_read(attachment, slot, NULL); /* tried again, and reported, when there is a frame in it */
     }
-    *address = attachment->slots[slot];
-    return BSHM_OK;
+    bshm_os_mutex_unlock(&attachment->mutex);
+    return more;
+}
+
+const void *bshm_attachment_slot(bshm_attachment *attachment, uint32_t slot)
+{
+    bshm_os_mutex_lock(&attachment->mutex);
+    const void *pixels = slot < BSHM_MAX_SLOTS ? attachment->slots[slot] : NULL;
+    bshm_os_mutex_unlock(&attachment->mutex);
+    return pixels;
 }
 
 /* Fills in all of the frame but the pin; frame->info is a copy of the descriptor already. */
@@ -62,8 +90,7 @@ static bshm_lease *find_lease(bshm_attachment *attachment, uint64_t latest)
 static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, uint64_t seq, bool to_copy,
                        bshm_frame *frame, bshm_error *error)
 {
-    const void *pixels;
-    int rc = slot_address(attachment, slot, &pixels, error);
+    int rc = map_to_read(attachment, slot, error);
     if (rc == BSHM_OK)
         rc = fill_frame(attachment, slot, seq, frame, error);
     if (rc < 0)
@@ -71,7 +98,7 @@ static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t 
     lease->slot = slot;
     lease->seq = seq;
     lease->frames++;
-    frame->pixels = pixels;
+    frame->pixels = attachment->slots[slot];
     frame->lease = (int32_t)(lease - attachment->leases);
     frame->pinned = 1;
     frame->to_copy = to_copy || lease->transient;
@@ -183,7 +210,7 @@ static int copy_unpinned(const bshm_frame *frame, uint8_t *to, uint64_t row_byte
 {
     const bshm_attachment *attachment = frame->attachment;
     const bshm_frame_info *info = &frame->info;
-    uint64_t from = attachment->identity.pixels_offset + frame->slot * attachment->identity.slot_stride;
+    uint64_t from = slot_offset(attachment, frame->slot);
     if (info->row_stride == row_bytes)
         return bshm_os_read(attachment->data_file, to, (size_t)(row_bytes * info->height), from);
     int rc = 0;

@@ -98,6 +98,8 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind);
 /* Give a hole memory (-ENOSPC: nothing of it stays allocated), or give the memory back. */
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes);
 int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes);
+/* All of the range has memory, so reading a mapping of it takes none. */
+bool bshm_os_has_no_hole(bshm_os_file file, uint64_t offset, uint64_t bytes);
 uint64_t bshm_os_free_bytes(bshm_os_file file); /* of the file system that the file lies on */
 
 enum bshm_os_map_flags {

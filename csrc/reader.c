@@ -125,9 +125,14 @@ static bool has_name(const bshm_reader *reader)
     return bshm_os_info_at(reader->path, &now) == 0 && bshm_os_same_object(&now, &reader->attachment->info);
 }
 
+static bool is_newer(const bshm_attachment *attachment, uint64_t seen)
+{
+    return BSHM_LATEST_SEQUENCE(bshm_step_load_latest(attachment->header)) > seen;
+}
+
 static bool has_new_frame(const bshm_reader *reader)
 {
-    return BSHM_LATEST_SEQUENCE(bshm_step_load_latest(reader->attachment->header)) > reader->seen;
+    return is_newer(reader->attachment, reader->seen);
 }
 
 /* BSHM_ATTACHED, or BSHM_NOTHING: no segment. */
@@ -205,7 +210,7 @@ static void deliver(bshm_reader *reader, bshm_frame *frame)
 static int take_newest(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
 {
     uint64_t seen = flags & BSHM_ACQUIRE_SEEN ? 0 : reader->seen;
-    if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(reader->attachment->header)) <= seen)
+    if (!is_newer(reader->attachment, seen))
         return BSHM_NOTHING; /* a plain load: a reader without news pins nothing */
     frame->skipped = 0;
     int rc = bshm_attachment_pin(reader->attachment, seen, flags & BSHM_ACQUIRE_COPY, frame, &reader->counters.retries,
@@ -270,6 +275,32 @@ static int64_t min_ns(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Slot by slot, so that a frame which comes meanwhile does not wait for all of them. */
+static void map_ahead(bshm_attachment *attachment, uint64_t seen)
+{
+    bool more = bshm_load_acquire32(&attachment->header->publication.state) == BSHM_STATE_LIVE;
+    while (more && !is_newer(attachment, seen))
+        more = bshm_attachment_map_ahead(attachment);
+}
+
+const void *bshm_reader_map_ahead(bshm_reader *reader, const bshm_attachment *attachment, uint32_t slot)
+{
+    enter(reader);
+    bshm_attachment *current = reader->attachment;
+    uint64_t seen = reader->seen;
+    if (current != attachment)
+        current = NULL;
+    if (current)
+        bshm_reference_take(&current->references);
+    leave(reader);
+    if (!current)
+        return NULL;
+    map_ahead(current, seen);
+    const void *pixels = bshm_attachment_slot(current, slot);
+    bshm_attachment_unreference(current);
+    return pixels;
+}
+
 void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
 {
     timeout_ns = min_ns(timeout_ns, WAIT_SLICE_NS);
@@ -286,8 +317,9 @@ void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
         return;
     }
     const bshm_publication *publication = &attachment->header->publication;
+    map_ahead(attachment, seen);
     uint32_t notify = bshm_load_acquire32(&publication->notify); /* before `latest`: later frames change it */
-    if (BSHM_LATEST_SEQUENCE(bshm_step_load_latest(attachment->header)) <= seen) {
+    if (!is_newer(attachment, seen)) {
         if (bshm_load_acquire32(&publication->state) == BSHM_STATE_LIVE)
             bshm_os_wait(&publication->notify.shared, notify, timeout_ns);
         else

@@ -161,6 +161,13 @@ bool bshm_posix_has_room(bshm_os_file file, uint64_t bytes)
     return bytes <= (uint64_t)status.f_bfree * (uint64_t)status.f_frsize;
 }
 
+bool bshm_os_has_no_hole(bshm_os_file file, uint64_t offset, uint64_t bytes)
+{
+    /* Moves the position in the file, which no other call uses. */
+    off_t hole = lseek(file, (off_t)offset, SEEK_HOLE);
+    return hole >= 0 && (uint64_t)hole >= offset + bytes;
+}
+
 int bshm_posix_write_zeros(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     static const uint8_t zeros[BSHM_REGION_BYTES];

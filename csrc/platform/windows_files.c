@@ -224,6 +224,12 @@ int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes)
                : bshm_windows_error();
 }
 
+bool bshm_os_has_no_hole(bshm_os_file file, uint64_t offset, uint64_t bytes)
+{
+    (void)file, (void)offset, (void)bytes;
+    return true; /* reading a hole takes no space of a disk */
+}
+
 uint64_t bshm_os_free_bytes(bshm_os_file file)
 {
     wchar_t path[WINDOWS_PATH_UNITS];

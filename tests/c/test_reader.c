@@ -563,6 +563,30 @@ static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void
     bshm_writer_free(writer);
 }
 
+static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    const void *ahead[3];
+    CHECK(bshm_reader_map_ahead(reader, NULL, 0) == NULL); /* detached */
+    (void)put(writer);
+    bshm_frame frame = newest(reader);
+    for (uint32_t slot = 0; slot < 3; slot++)
+        CHECK((ahead[slot] = bshm_reader_map_ahead(reader, frame.attachment, slot)) != NULL);
+    CHECK(bshm_reader_map_ahead(reader, frame.attachment, 3) == NULL); /* it has no memory */
+    CHECK(bshm_reader_map_ahead(reader, frame.attachment, UINT32_MAX) == NULL);
+    CHECK(bshm_reader_map_ahead(reader, NULL, 0) == NULL); /* not of this segment */
+    for (int lap = 0; lap < 5; lap++) {
+        CHECK(frame.pixels == ahead[frame.slot] && is_whole(&frame));
+        bshm_frame_release(&frame);
+        (void)put(writer);
+        frame = next_frame(reader);
+    }
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
 /* ---------------------------------------------------------------- following */
 
 static void a_reader_follows_a_replaced_segment_and_misses_no_last_frame(void)
@@ -696,6 +720,7 @@ int main(int argc, char **argv)
     RUN(a_newest_frame_in_a_slot_that_does_not_exist_is_an_error);
     RUN(a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin);
     RUN(a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy);
+    RUN(slots_with_memory_are_mapped_ahead_where_their_frames_will_lie);
     RUN(a_reader_follows_a_replaced_segment_and_misses_no_last_frame);
     RUN(a_reader_that_asks_for_the_newest_frame_only_follows_too);
     RUN(a_reader_that_stays_sees_the_end_of_a_closed_segment);

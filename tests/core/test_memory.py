@@ -61,6 +61,12 @@ def fill(place: Path, leave: int = 0) -> Path:
     return filler
 
 
+def mapped(of: str) -> int:
+    """Bytes of this process's mappings whose file has `of` in its path; neighbours are one mapping to the kernel."""
+    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if of in line]
+    return sum(int(end, 16) - int(begin, 16) for begin, end in ranges)
+
+
 # ---------------------------------------------------------------- what a segment takes
 
 
@@ -147,7 +153,7 @@ def test_copies_and_observers_take_no_memory_of_the_segment(segment_name: str) -
             reader.close()
 
 
-def test_a_reader_maps_no_slot_that_was_never_published(segment_name: str) -> None:
+def test_a_reader_that_does_not_wait_maps_no_slot_that_was_never_published(segment_name: str) -> None:
     with (
         SharedMemoryFrameWriter(segment_name, (512, 512), slots=62) as writer,
         opened(path_of(segment_name)) as segment,
@@ -161,6 +167,62 @@ def test_a_reader_maps_no_slot_that_was_never_published(segment_name: str) -> No
             new_frame(reader)
             assert mappings(segment_name) - attached == 1
         assert segment.allocated == 131072 + 3 * 512 * 512, "reading took nothing"
+
+
+def test_a_reader_maps_every_slot_that_has_memory_before_it_sleeps(segment_name: str) -> None:
+    shape = (512, 512)
+    with (
+        SharedMemoryFrameWriter(segment_name, shape, slots=62) as writer,
+        opened(path_of(segment_name)) as segment,
+        SharedMemoryFrameReader(segment_name) as early,
+        SharedMemoryFrameReader(segment_name, max_leases=4) as late,
+    ):
+        before = mapped(segment_name)
+        assert early.read_frame(timeout=0.001) == (None, None)
+        assert mapped(segment_name) - before == 3 * 512 * 512
+        held = []
+        for number in range(1, 5):  # the fourth is in a slot that was made for it
+            writer.write_frame(picture(number, shape))
+            held.append(new_frame(late)[0])
+        assert segment.allocated == 131072 + 4 * 512 * 512
+        before = mapped(segment_name)
+        new_frame(early)
+        assert mapped(segment_name) - before == 512 * 512
+        early.read_frame(timeout=0.001)
+        assert mapped(segment_name) - before == 512 * 512, "there is no other"
+        held.clear()
+
+
+def test_a_reader_that_sleeps_gives_no_memory_to_a_hole(segment_name: str) -> None:
+    shape = (512, 512)
+    with (
+        SharedMemoryFrameWriter(segment_name, shape) as writer,
+        opened(path_of(segment_name)) as segment,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        segment.statistics["backed_slots"] = 2**64 - 1  # a forger may claim more memory than there is
+        before = mapped(segment_name)
+        assert reader.read_frame(timeout=0.001) == (None, None)
+        assert mapped(segment_name) - before == 3 * 512 * 512
+        assert segment.allocated == 131072 + 3 * 512 * 512
+        writer.write_frame(picture(1, shape))
+        assert sees(new_frame(reader)[0], 1)
+
+
+def test_frames_in_slots_that_were_mapped_ahead_are_those_frames_of_any_shape(segment_name: str) -> None:
+    shapes = [(64, 64), (32, 128), (64, 64, 3), (16, 16), (64, 64)]
+    with (
+        SharedMemoryFrameWriter(segment_name, (64, 64, 3)) as writer,
+        SharedMemoryFrameReader(segment_name, max_leases=5) as reader,
+    ):
+        held = []
+        for number, shape in enumerate(shapes, 1):
+            writer.write_frame(picture(number, shape))
+            frame, metadata = new_frame(reader)
+            assert (frame.shape, metadata.sequence, metadata.zero_copy) == (shape, number, True)
+            held.append(frame)
+            assert reader.read_frame(timeout=0.001) == (None, None)  # arrays are made for slots without a frame yet
+        assert all(sees(frame, number) for number, frame in enumerate(held, 1))
 
 
 @pytest.mark.slow

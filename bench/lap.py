@@ -1,0 +1,88 @@
+"""The first wakes of a reader: each slot's first frame beside later ones.
+
+The publisher has been at work for a while when the reader comes and falls asleep. Each start has a new segment and a
+new reader; contestants alternate.
+"""
+
+from dataclasses import dataclass, field
+from time import sleep
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from bench import latency
+from bench.latency import Pair
+from bench.sizes import Shape
+
+FIRST = 3  # a slot each: three have memory at the start
+FRAMES_BEFORE = 6
+FALL_ASLEEP_S = 0.05
+
+
+def publish_before(state: SimpleNamespace) -> None:
+    """The publisher's own first lap."""
+    for _ in range(FRAMES_BEFORE):
+        state.publisher.publish(state.picture)
+        sleep(0.002)
+
+
+def read_what_is_there(state: SimpleNamespace) -> None:
+    """The newest frame does not count: no reader sleeps before it."""
+    while state.subscriber.receive(0.01):
+        pass
+
+
+@dataclass
+class Wakes:
+    """Of several starts: nanoseconds from visible to in hand, in order."""
+
+    starts: list[list[int]] = field(default_factory=list)
+
+    @property
+    def first(self) -> list[float]:
+        """Medians over the starts of the first wakes, each."""
+        return [float(np.median([one[number] for one in self.starts])) for number in range(FIRST)]
+
+    @property
+    def later(self) -> float:
+        """Median of all that came after them."""
+        return float(np.median(np.concatenate([one[FIRST:] for one in self.starts])))
+
+    @property
+    def ratio(self) -> float:
+        """The slowest of the first wakes beside a later one."""
+        return max(self.first) / self.later
+
+    @property
+    def p99(self) -> float:
+        """Median over the starts of each one's 99th percentile."""
+        return float(np.median([np.quantile(one, 0.99) for one in self.starts]))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"first_ns": self.first, "later_ns": self.later, "p99_ns": self.p99}
+
+
+def start(pair: Pair, shape: Shape, frames: int) -> list[int]:
+    """One start; wakes whose frame was lost are left out."""
+    where = pair.next_name()
+    pair.publisher.call(latency.open_publisher, pair.contestant, where, shape)
+    pair.publisher.call(publish_before)
+    pair.reader.call(latency.open_subscriber, pair.contestant, where, shape)
+    pair.reader.call(read_what_is_there)
+    pair.reader.begin(latency.read_round, frames, "wake")
+    sleep(FALL_ASLEEP_S)
+    published = pair.publisher.call(latency.publish_round, frames, "wake")
+    in_hand = {number: at for number, at, _ in pair.reader.result()}
+    pair.close_size()
+    return [in_hand[number] - visible for number, _, visible, _ in published if number in in_hand]
+
+
+def measure(pairs: list[Pair], shape: Shape, starts: int, frames: int) -> dict[str, Wakes]:
+    """By contestant."""
+    found = {pair.contestant.key: Wakes() for pair in pairs}
+    for _ in range(starts):
+        for pair in pairs:
+            found[pair.contestant.key].starts.append(start(pair, shape, frames))
+    return found
