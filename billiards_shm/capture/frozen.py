@@ -8,7 +8,7 @@ from billiards_shm.sources.protocol import Image
 __all__ = ["FrozenPicture"]
 
 LONGEST_GROWTH: Final = 64
-LOOK_INTERVAL_NS: Final = 1_000_000_000
+COMPARE_INTERVAL_NS: Final = 1_000_000_000
 _GRID: Final = 24
 _NS_PER_SEC: Final = 1e9
 
@@ -35,13 +35,13 @@ class FrozenPicture:
         self._sample = b""
         self._checksum: int | None = None
         self._since_ns = 0
-        self._next_look_ns = 0
+        self._next_comparison_ns = 0
 
     def same_for_sec(self, now_ns: int) -> float:
         """Seconds for which frames have been identical."""
         return (now_ns - self._since_ns) / _NS_PER_SEC
 
-    def look(self, image: Image, now_ns: int) -> bool:
+    def is_frozen(self, image: Image, now_ns: int) -> bool:
         """Compare a frame with those before; True if it is time to reopen the source."""
         if not self._limit_ns:
             return False
@@ -50,8 +50,8 @@ class FrozenPicture:
             self._sample = sample
             self._changed(now_ns)
             return False
-        if now_ns >= self._next_look_ns:
-            self._next_look_ns = now_ns + min(LOOK_INTERVAL_NS, self._limit_ns // 4)
+        if now_ns >= self._next_comparison_ns:
+            self._next_comparison_ns = now_ns + min(COMPARE_INTERVAL_NS, self._limit_ns // 4)
             # Rows are contiguous even where the whole is not.
             checksum = 0
             for row in [image] if image.flags.c_contiguous else list(image):
@@ -68,5 +68,5 @@ class FrozenPicture:
     def _changed(self, now_ns: int) -> None:
         self._checksum = None
         self._since_ns = now_ns
-        self._next_look_ns = now_ns
+        self._next_comparison_ns = now_ns
         self._growth = 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from billiards_shm import SourceState
-from billiards_shm.capture.pace import ASSUMED_FILE_FPS, Backoff, Pace
+from billiards_shm.capture.pace import Backoff, Pace
 from billiards_shm.capture.placeholders import PlaceholderPublisher
 from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.read_failures import (
@@ -25,6 +25,7 @@ from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import Settings
 from billiards_shm.errors import CameraError, DamagedSourceError
 from billiards_shm.sources.protocol import (
+    ASSUMED_FPS,
     Delivery,
     FrameSource,
     Image,
@@ -206,7 +207,7 @@ class CaptureLoop:
 
     def _pace_for(self, details: SourceDetails) -> Pace | None:
         """What paces the frames; None if the source does, or they are wanted as fast as they come."""
-        fps = details.fps or ASSUMED_FILE_FPS
+        fps = details.fps or ASSUMED_FPS
         if details.delivery is Delivery.LIVE:
             return None
         if details.delivery is Delivery.BURSTS:

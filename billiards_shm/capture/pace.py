@@ -3,10 +3,7 @@
 import random
 from typing import Final
 
-__all__ = ["ASSUMED_FILE_FPS", "Backoff", "Pace"]
-
-ASSUMED_FILE_FPS: Final = 25.0
-"""For recordings that do not name a rate, such as numbered images."""
+__all__ = ["Backoff", "Pace"]
 
 _JITTER: Final = 0.25
 _TOLERATED_LAG_NS: Final = 250_000_000

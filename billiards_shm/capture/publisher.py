@@ -170,7 +170,7 @@ class Publisher:
 
     def _count_captured(self, image: Image, captured_ns: int) -> None:
         self._statistics.frame_captured(captured_ns)
-        self.frozen = self._pictures.look(image, captured_ns)
+        self.frozen = self._pictures.is_frozen(image, captured_ns)
 
     def _count_written(self, captured_ns: int, lag_ns: int | None, latency_without_now_ns: int) -> None:
         now = time.monotonic_ns()

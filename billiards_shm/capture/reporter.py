@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 from billiards_shm import SourceState
-from billiards_shm.capture.pace import ASSUMED_FILE_FPS
 from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.capture.status import SourceStatus
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.model import Settings
-from billiards_shm.sources.protocol import Delivery, SourceDetails
+from billiards_shm.sources.protocol import ASSUMED_FPS, Delivery, SourceDetails
 
 __all__ = ["CaptureReporter"]
 
@@ -92,7 +91,7 @@ class CaptureReporter:
             _log.info("Camera initialized successfully")
         _log.info("Source: %s (%s)", self._address, details)
         if details.delivery is Delivery.RECORDED and not details.fps and self._camera.playback_fps is None:
-            _log.info("%s does not name its frame rate: played at %g fps", self._address, ASSUMED_FILE_FPS)
+            _log.info("%s does not name its frame rate: played at %g fps", self._address, ASSUMED_FPS)
         asked, given = details.requested, details.negotiated
         if asked is not None and given is not None:
             differs = (asked.width, asked.height) != (given.width, given.height) or abs(asked.fps - given.fps) > 0.1

@@ -12,13 +12,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from billiards_shm.sources.jpeg import has_end
+
 __all__ = ["Decoder"]
 
 BUSY_SHARE: Final = 0.6
 """One thread decodes a live stream, unless that takes more than this share of the time between two frames."""
 MEASURED_FRAMES: Final = 50
-_END_OF_JPEG: Final = b"\xff\xd9"
-_JPEG_PADDING: Final = b"\0\r\n "
 _NS_PER_SEC: Final = 1e9
 
 
@@ -88,7 +88,7 @@ class Decoder:
                 continue
             if packet is None:
                 raise EOFError
-            if self._checks_jpegs and packet.size and self._cut_off(bytes(packet)):
+            if self._checks_jpegs and packet.size and self._is_cut_off(bytes(packet)):
                 return None
             try:
                 self._decoded.extend(self._decode(packet))
@@ -116,15 +116,14 @@ class Decoder:
         self._load.add(time.thread_time_ns() - began_ns, frames)
         return frames
 
-    def _cut_off(self, jpeg: bytes) -> bool:
+    def _is_cut_off(self, jpeg: bytes) -> bool:
         """Whether a JPEG lacks its end marker, in a stream whose JPEGs have one.
 
         FFmpeg notices most that are cut off, but not a cut within the last block.
         """
-        if jpeg.rstrip(_JPEG_PADDING).endswith(_END_OF_JPEG):
-            self._jpegs_have_ends = True
-            return False
-        return self._jpegs_have_ends and _END_OF_JPEG not in jpeg[-1024:]
+        whole = has_end(jpeg)
+        self._jpegs_have_ends |= whole is True
+        return whole is False and self._jpegs_have_ends
 
 
 class DecodingLoad:

@@ -15,17 +15,13 @@ from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.sources.conversion import FrameConverter
 from billiards_shm.sources.diagnosis import system_reason
-from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails
+from billiards_shm.sources.jpeg import has_end
+from billiards_shm.sources.protocol import ASSUMED_FPS, Delivery, Image, Reason, SourceDetails
 
 __all__ = ["ImageSequence", "numbered_files"]
 
-ASSUMED_FPS: Final = 25.0
-"""What positions are counted by where the configuration names no rate: images have none."""
 FIRST_TRIES: Final = 10
 """How many files may be no images before one that is."""
-
-_SCAN: Final = b"\xda"
-_END_OF_IMAGE: Final = b"\xff\xd9"
 
 
 class ImageSequence:
@@ -95,20 +91,10 @@ def _decode(file: Path) -> Image | None:
     # By OpenCV's own reading of files, names that are not UTF-8 crash the process.
     with contextlib.suppress(OSError, cv2.error):
         content = np.fromfile(file, np.uint8)
-        if not _is_cut_off_jpeg(content.tobytes()):
+        # OpenCV before 4.11 shows what there is of one.
+        if has_end(content.tobytes()) is not False:
             return cv2.imdecode(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     return None
-
-
-def _is_cut_off_jpeg(content: bytes) -> bool:
-    """Whether a JPEG ends before its end marker. OpenCV before 4.11 shows what there is of one."""
-    position = 2
-    while content.startswith(b"\xff\xd8") and content[position : position + 1] == b"\xff":
-        if content[position + 1 : position + 2] == _SCAN:
-            # Within a scan no marker but this one begins so.
-            return _END_OF_IMAGE not in content[position:]
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return False
 
 
 # Which files.

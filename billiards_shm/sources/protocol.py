@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
 from billiards_shm.errors import CameraError
 
 __all__ = [
+    "ASSUMED_FPS",
     "Delivery",
     "FrameSource",
     "Image",
@@ -20,6 +21,9 @@ __all__ = [
 ]
 
 Image = npt.NDArray[Any]
+
+ASSUMED_FPS: Final = 25.0
+"""For recordings that do not name their rate, such as numbered images."""
 
 
 class Reason(StrEnum):

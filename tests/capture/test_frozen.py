@@ -15,7 +15,7 @@ def frozen_at(pictures: FrozenPicture, image: np.ndarray, seconds: float, fps: i
     found = []
     for number in range(round(seconds * fps)):
         now = START + number * SECOND // fps
-        if pictures.look(image, now):
+        if pictures.is_frozen(image, now):
             found.append((now - START) / SECOND)
     return found
 
@@ -34,7 +34,9 @@ def test_a_single_pixel_that_flickers_is_life(place: tuple[int, int]) -> None:
     other = STILL.copy()
     other[place] ^= 1
     # As a camera does: every frame is a little different from the last.
-    shown = [pictures.look((STILL, other)[number // 7 % 2], START + number * SECOND // 10) for number in range(200)]
+    shown = [
+        pictures.is_frozen((STILL, other)[number // 7 % 2], START + number * SECOND // 10) for number in range(200)
+    ]
     assert not any(shown)
 
 
@@ -45,14 +47,14 @@ def test_a_slot_with_padded_rows_is_looked_at_as_well() -> None:
     # What is changed lies beyond the picture.
     for number in range(21):
         padded[:, 160:] = number
-        frozen = pictures.look(padded[:, :160], START + number * SECOND // 10)
+        frozen = pictures.is_frozen(padded[:, :160], START + number * SECOND // 10)
     assert frozen
 
 
 def test_a_picture_of_another_size_is_another_picture() -> None:
     pictures = FrozenPicture(2.0)
     assert frozen_at(pictures, np.zeros((48, 64, 3), np.uint8), 1.9) == []
-    assert not pictures.look(np.zeros((96, 128, 3), np.uint8), START + 3 * SECOND)
+    assert not pictures.is_frozen(np.zeros((96, 128, 3), np.uint8), START + 3 * SECOND)
 
 
 def test_a_still_life_is_given_twice_as_long_each_time_up_to_a_limit() -> None:
@@ -65,6 +67,6 @@ def test_a_still_life_is_given_twice_as_long_each_time_up_to_a_limit() -> None:
 def test_after_a_change_the_first_limit_counts_again() -> None:
     pictures = FrozenPicture(1.0)
     frozen_at(pictures, STILL, 10)
-    assert not pictures.look(255 - STILL, START + 20 * SECOND)
-    assert not pictures.look(255 - STILL, START + 20 * SECOND + SECOND // 2)
-    assert pictures.look(255 - STILL, START + 21 * SECOND)
+    assert not pictures.is_frozen(255 - STILL, START + 20 * SECOND)
+    assert not pictures.is_frozen(255 - STILL, START + 20 * SECOND + SECOND // 2)
+    assert pictures.is_frozen(255 - STILL, START + 21 * SECOND)

@@ -1,0 +1,172 @@
+"""Motion JPEG from servers that do it wrong: cut pictures, missing lengths, strange boundaries. Whole pictures come."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+import pytest
+from engines import BACKENDS, ENGINES
+
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.sources.demo.table import DemoTable, read_counter
+from billiards_shm.sources.open import open_source
+from billiards_shm.sources.protocol import Delivery, SourceLostError
+
+SIZE = (160, 120)
+FRAMES = 12
+DAMAGED = (5, 6, 9)
+WHOLE = [number for number in range(1, FRAMES + 1) if number not in DAMAGED]
+
+Change = Callable[[bytes], bytes]
+
+
+def jpegs(count: int, size: tuple[int, int] = SIZE, first: int = 1) -> list[bytes]:
+    table = DemoTable(*size, 25, first=first)
+    found = []
+    for _ in range(count):
+        table.grab()
+        found.append(cv2.imencode(".jpg", table.retrieve(None))[1].tobytes())
+    return found
+
+
+def part(jpeg: bytes, *, length: bool = True, boundary: bytes = b"x", ending: bytes = b"\r\n") -> bytes:
+    lines = [b"--" + boundary, b"Content-Type: image/jpeg"]
+    if length:
+        lines.append(b"Content-Length: %d" % len(jpeg))
+    return ending.join([*lines, b"", jpeg, b""])
+
+
+@contextlib.contextmanager
+def serving(parts: list[bytes], content_type: bytes = b"multipart/x-mixed-replace; boundary=x") -> Iterator[str]:
+    """Give each client the same parts, and close the connection."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: " + content_type + b"\r\n\r\n" + b"".join(parts))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/video"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def read(url: str, engine: str, **camera: object) -> list[np.ndarray | None]:
+    """What a source gives until its stream is over; None for a picture that cannot be decoded."""
+    config = {"device_id": url, "backend": BACKENDS[engine], "read_timeout_sec": 20} | camera
+    source = open_source(CameraConfig.model_validate(config))
+    assert source.details.delivery is Delivery.LIVE
+    found: list[np.ndarray | None] = []
+    failed = 0
+    with contextlib.suppress(SourceLostError):
+        while failed < 4:  # a grab of OpenCV fails at a picture, too
+            grabbed = source.grab()
+            failed = 0 if grabbed else failed + 1
+            if grabbed:
+                found.append(source.retrieve(None))
+    source.release()
+    return found
+
+
+def numbers(pictures: list[np.ndarray | None]) -> list[int]:
+    return [read_counter(picture) for picture in pictures if picture is not None]
+
+
+@pytest.fixture(params=[True, False], ids=["with its length", "without"])
+def length(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+DAMAGES: dict[str, Change] = {
+    "half of it": lambda jpeg: jpeg[: len(jpeg) // 2],
+    "without its end marker": lambda jpeg: jpeg[:-2],
+    "without its last bytes": lambda jpeg: jpeg[:-20],
+    "a part of its header": lambda jpeg: jpeg[:30],
+    "nothing": lambda jpeg: b"",
+    "text": lambda jpeg: b"<html>busy, try again</html>",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_pictures_are_left_out_and_counted(length: bool, damage: str) -> None:
+    parts = [
+        part(DAMAGES[damage](jpeg) if number in DAMAGED else jpeg, length=length)
+        for number, jpeg in enumerate(jpegs(FRAMES), 1)
+    ]
+    with serving([*parts, b"--x--\r\n"]) as url:
+        found = read(url, "PyAV")
+    assert numbers(found) == WHOLE
+    assert sum(picture is None for picture in found) == len(DAMAGED)
+
+
+def test_damaged_pictures_are_kept_on_request(length: bool) -> None:
+    parts = [
+        part(jpeg[: len(jpeg) // 2] if number in DAMAGED else jpeg, length=length)
+        for number, jpeg in enumerate(jpegs(FRAMES), 1)
+    ]
+    with serving([*parts, b"--x--\r\n"]) as url:
+        found = read(url, "PyAV", keep_damaged=True)
+    assert len(found) == FRAMES
+    for number, picture in enumerate(found, 1):
+        assert picture is not None
+        if number not in DAMAGED:
+            assert read_counter(picture) == number
+
+
+def test_pictures_that_never_have_an_end_marker_are_not_damaged(length: bool) -> None:
+    with serving([*(part(jpeg[:-2], length=length) for jpeg in jpegs(FRAMES)), b"--x--\r\n"]) as url:
+        assert numbers(read(url, "PyAV")) == list(range(1, FRAMES + 1))
+
+
+CONTENT_TYPES = [
+    b"multipart/x-mixed-replace; boundary=x",
+    b"multipart/x-mixed-replace;boundary=--x",
+    b'multipart/x-mixed-replace;boundary="x"',
+    b"MULTIPART/X-MIXED-REPLACE; boundary=x",
+    b"multipart/x-mixed-replace; boundary=another",
+    b"multipart/x-mixed-replace",
+    b"image/jpeg",
+]
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES, ids=bytes.decode)
+def test_what_a_server_says_of_the_boundary_need_not_be_right(engine: str, content_type: bytes) -> None:
+    with serving([*map(part, jpegs(FRAMES)), b"--x--\r\n"], content_type) as url:
+        assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
+
+
+def test_lines_may_end_as_in_unix_if_lengths_are_given(engine: str) -> None:
+    parts = [part(jpeg, ending=b"\n") for jpeg in jpegs(FRAMES)]
+    with serving([*parts, b"--x--\n"]) as url:
+        assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
+
+
+def test_pictures_may_come_without_anything_between_them(engine: str) -> None:
+    with serving(jpegs(FRAMES), b"image/jpeg") as url:
+        assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
+
+
+def test_pictures_of_another_size_are_given_as_they_are() -> None:
+    sizes = [SIZE, (320, 180), (96, 180)]
+    parts = [part(jpeg) for place, size in enumerate(sizes) for jpeg in jpegs(3, size, 3 * place + 1)]
+    with serving([*parts, b"--x--\r\n"]) as url:
+        found = read(url, "PyAV")
+    assert numbers(found) == list(range(1, 10))
+    assert [picture.shape[1::-1] for picture in found if picture is not None] == [size for size in sizes for _ in "123"]
