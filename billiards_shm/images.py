@@ -5,15 +5,18 @@ JPEG by ``cv2.imencode``: OpenCV's wheels contain libjpeg-turbo (3.1). simplejpe
 libjpeg-turbo 3 in the system; Debian 12 has version 2.
 """
 
+import threading
+from functools import cached_property
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from billiards_shm.jpeg import complete, read_header
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
-__all__ = ["EXTENSIONS", "TARGETS", "convert", "encode_image", "encode_preview"]
+__all__ = ["EXTENSIONS", "TARGETS", "Previews", "convert", "encode_image"]
 
 PNG: Final = (".png",)
 JPEG: Final = (".jpg", ".jpeg")
@@ -87,7 +90,10 @@ def _put(image: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> npt.NDArray[A
 def _decoded(frame: npt.NDArray[Any], *, gray: bool = False) -> npt.NDArray[Any]:
     """Decode an MJPG frame, to BGR or gray. What its EXIF data say of turning is for files."""
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
-    image = cv2.imdecode(np.frombuffer(_jpeg_bytes(frame), np.uint8), flag | cv2.IMREAD_IGNORE_ORIENTATION)
+    data = frame.reshape(-1)
+    if data[:2].tobytes() != b"\xff\xd8":
+        raise ValueError(f"{_description(frame, 'MJPG')} does not start like a JPEG")
+    image = cv2.imdecode(data, flag | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise ValueError(f"{_description(frame, 'MJPG')} cannot be decoded: not a complete JPEG")
     return image
@@ -105,8 +111,8 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     extension : str
         ``.png``, ``.jpg`` or ``.jpeg``, upper or lower case.
     quality : int
-        JPEG quality, 1 to 100. Ignored for PNG, and for an MJPG frame that is a complete JPEG already: that one is
-        returned as it is.
+        JPEG quality, 1 to 100. Ignored for PNG, and for an MJPG frame, which is a JPEG already: its bytes are
+        returned, with the standard's Huffman tables if it has none.
 
     Returns
     -------
@@ -122,10 +128,10 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     if extension not in EXTENSIONS:
         raise ValueError(f"cannot write {extension or 'a file without extension'}: use {', '.join(EXTENSIONS)}")
     if pixel_format == "MJPG" and extension in JPEG:
-        data = _jpeg_bytes(frame)
-        # Many cameras leave the Huffman tables out, and programs that open JPEG files need them.
-        if b"\xff\xc4" in data:
-            return data
+        try:
+            return complete(frame.tobytes())
+        except ValueError as error:
+            raise ValueError(f"{_description(frame, 'MJPG')} is no JPEG: {error}") from error
     try:
         image = _displayable(frame, pixel_format)
         if extension in JPEG:
@@ -141,44 +147,77 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     return encoded.tobytes()
 
 
-def encode_preview(frame: npt.NDArray[Any], pixel_format: str, width: int | None, quality: int) -> bytes:
-    """Encode a frame as a JPEG for display, scaled down if it is wider than `width`.
+class Previews:
+    """One frame as JPEGs for display, of several sizes. It is decoded once for all of them; threads may share it.
 
     Parameters
     ----------
     frame, pixel_format
         As for `encode_image`.
-    width : int or None
-        Pixels; None: the frame's own. A frame is never enlarged.
-    quality : int
-        1 to 100.
 
-    Returns
-    -------
-    bytes
-        The JPEG.
-
-    Raises
-    ------
-    ValueError
-        The frame cannot be turned into an image; the message says why.
+    Notes
+    -----
+    **Lifetime.** It holds the frame.
     """
-    if width is None:
-        return encode_image(frame, pixel_format, ".jpg", quality)
-    try:
-        image = _displayable(frame, pixel_format)
+
+    def __init__(self, frame: npt.NDArray[Any], pixel_format: str) -> None:
+        self._frame = frame
+        self._pixel_format = pixel_format
+        self._lock = threading.Lock()
+        self._picture: npt.NDArray[Any] | None = None
+
+    @cached_property
+    def width(self) -> int:
+        """Of the picture, in pixels; 0 if the frame is none."""
+        if self._pixel_format != "MJPG":
+            return int(self._frame.shape[1])
+        try:
+            return read_header(self._frame.reshape(-1).data).width
+        except ValueError:
+            return 0
+
+    def encode(self, width: int | None, quality: int) -> bytes:
+        """Encode it, scaled down if it is wider than `width`.
+
+        Parameters
+        ----------
+        width : int or None
+            Pixels; None: the frame's own. A frame is never enlarged.
+        quality : int
+            1 to 100; of an MJPG frame at its full size it is what the camera chose.
+
+        Raises
+        ------
+        ValueError
+            The frame cannot be turned into an image; the message says why.
+        """
+        if width is None or 0 < self.width <= width:
+            if self._pixel_format == "MJPG":
+                return encode_image(self._frame, "MJPG", ".jpg")
+            return _encode_picture(self._decode(), quality)
+        image = self._decode()
         full_height, full_width = image.shape[:2]
-        if width >= full_width:
-            return encode_image(frame, pixel_format, ".jpg", quality)
         # Averaging over whole blocks costs no more than interpolation, and avoids aliasing where pixels are dropped.
         # For sizes in between it takes seven times as long.
         whole = full_width % width == 0 or full_width > 2 * width
         size = (width, max(1, round(full_height * width / full_width)))
-        smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
-    except cv2.error as error:
-        raise ValueError(f"{_description(frame, pixel_format)} cannot be made smaller: {error.err}") from error
-    # A displayable image is gray or has its channels in OpenCV's order.
-    return encode_image(smaller, "GRAY8" if smaller.ndim == 2 else "BGR24", ".jpg", quality)
+        try:
+            smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
+        except cv2.error as error:
+            described = _description(self._frame, self._pixel_format)
+            raise ValueError(f"{described} cannot be made smaller: {error.err}") from error
+        return _encode_picture(smaller, quality)
+
+    def _decode(self) -> npt.NDArray[Any]:
+        with self._lock:
+            if self._picture is None:
+                self._picture = _displayable(self._frame, self._pixel_format)
+            return self._picture
+
+
+def _encode_picture(image: npt.NDArray[Any], quality: int) -> bytes:
+    # A displayable picture is gray or has its channels in OpenCV's order.
+    return encode_image(image, "GRAY8" if image.ndim == 2 or image.shape[2] == 1 else "BGR24", ".jpg", quality)
 
 
 def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]:
@@ -194,13 +233,6 @@ def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]
     if row.name in ("BGR24", "BGRA32", "GRAY8", "GRAY16"):
         return frame
     return convert(frame, pixel_format, "BGR24")
-
-
-def _jpeg_bytes(frame: npt.NDArray[Any]) -> bytes:
-    data = frame.tobytes()
-    if not data.startswith(b"\xff\xd8"):
-        raise ValueError(f"{_description(frame, 'MJPG')} does not start like a JPEG")
-    return data
 
 
 def _description(frame: npt.NDArray[Any], pixel_format: str) -> str:

@@ -69,7 +69,7 @@ class JpegHeader(NamedTuple):
     """Whether it needs Huffman tables and has none."""
 
 
-def read_header(data: bytes) -> JpegHeader:
+def read_header(data: bytes | memoryview) -> JpegHeader:
     """Read on to the first scan.
 
     Raises
@@ -93,9 +93,9 @@ def read_header(data: bytes) -> JpegHeader:
     raise ValueError("it has no picture: its header ends before that")
 
 
-def _markers(data: bytes) -> Iterator[tuple[int, int]]:
+def _markers(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
     """The markers of the header that are followed by something, and where they are."""
-    if not data.startswith(_START):
+    if data[:2] != _START:
         raise ValueError(f"it does not start like a JPEG, but with {data[:2].hex() or 'nothing'}")
     place = len(_START)
     while place + 4 <= len(data):

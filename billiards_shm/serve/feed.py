@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy.typing as npt
 
 from billiards_shm import BilliardsShmError, FrameMetadata, SharedMemoryFrameReader
-from billiards_shm.images import encode_preview
+from billiards_shm.images import Previews
 
 __all__ = [
     "BOUNDARY",
@@ -102,7 +102,7 @@ def capture_time_text(metadata: FrameMetadata) -> str:
 class _HeldFrame(NamedTuple):
     serial: int
     missed: int
-    frame: npt.NDArray[Any]
+    previews: Previews
     metadata: FrameMetadata
 
 
@@ -207,7 +207,7 @@ class Feed:
         held = self._held
         if held is None or held.serial <= after:
             return None
-        if preview.width is not None and preview.width >= held.metadata.width:
+        if preview.width is not None and preview.width >= held.previews.width > 0:
             preview = preview._replace(width=None)
         encoding = self._encodings.get(preview)
         # Join an encoding that is running, or done for the newest frame, if its frame is new to this viewer.
@@ -220,7 +220,7 @@ class Feed:
         """Encode, or return why that failed: the traceback of an exception would hold the frame."""
         started = time.perf_counter()
         try:
-            jpeg = encode_preview(held.frame, held.metadata.pixel_format, preview.width, preview.quality)
+            jpeg = held.previews.encode(preview.width, preview.quality)
         except ValueError as error:
             return str(error)
         except Exception:
@@ -247,7 +247,7 @@ class Feed:
         self._serial += 1
         # What was published before the first frame is not missed by any viewer.
         self._missed += metadata.skipped if self._held is not None else 0
-        self._held = _HeldFrame(self._serial, self._missed, frame, metadata)
+        self._held = _HeldFrame(self._serial, self._missed, Previews(frame, metadata.pixel_format), metadata)
         if self._arrival is not None:
             if not self._arrival.done():
                 self._arrival.set_result(None)

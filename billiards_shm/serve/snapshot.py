@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import HTTPException, Response
 
 from billiards_shm import BilliardsShmError, FrameMetadata, SegmentNotFoundError, SegmentStatus, SharedMemoryFrameReader
-from billiards_shm.images import encode_image, encode_preview
+from billiards_shm.images import Previews, encode_image
 from billiards_shm.serve.feed import capture_time_text
 
 __all__ = ["SNAPSHOT_HEADERS", "take_snapshot"]
@@ -77,7 +77,7 @@ def take_snapshot(
             return Response(status_code=304, headers=headers)
         try:
             if extension == "jpg":
-                image = encode_preview(frame, metadata.pixel_format, width, quality)
+                image = Previews(frame, metadata.pixel_format).encode(width, quality)
             else:
                 image = encode_image(frame, metadata.pixel_format, ".png")
         except ValueError as error:

@@ -24,7 +24,7 @@ ARROWS: dict[str, set[str]] = {
     "statistics": set(),
     "pixel_formats": set(),
     "jpeg": set(),
-    "images": {"pixel_formats"},
+    "images": {"jpeg", "pixel_formats"},
     "_core": {"_abi", "errors", "images", "owners", "pixel_formats", "statistics", "status"},
     "reader": {"_core", "errors"},
     "segments": {"_core", "errors", "pixel_formats", "statistics", "status"},
