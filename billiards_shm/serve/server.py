@@ -23,8 +23,11 @@ _log = logging.getLogger(__name__)
 GRACE_S: Final = 0.25
 """How long connections may take to end at a stop. Only those of clients that do not read take so long."""
 
-NOT_YET_SENT_BYTES: Final = 128 * 1024
-"""Data of a connection that may wait in the kernel before it is sent; more would be old by the time it is sent."""
+NOT_YET_SENT_BYTES: Final = 32 * 1024
+"""Data of a connection that may wait in the kernel before it is sent; more would be old by the time it is sent.
+
+The send buffer itself has no limit: what is sent and not acknowledged is what a long line needs to be fast.
+"""
 
 NO_PROGRESS_S: Final = 60
 """A connection is closed when its client takes no data for so long."""

@@ -457,6 +457,17 @@ def test_a_client_that_never_reads_leaves_the_others_their_frames(segment_name: 
     assert held < 10 * 25
 
 
+def test_little_waits_in_the_kernel_for_a_client_that_does_not_read(server: Address, filming: Filming) -> None:
+    with idle_client(server, filming.name):
+        wait_until(lambda: server.get("/api/clients").json)
+        before = filming.published
+        wait_until(lambda: filming.published > before + 200)  # more than a megabyte
+        taken = client(server, 1)
+    frame = taken["bytes"] / taken["frames"]
+    print(f"{taken['bytes']} bytes were taken, in {taken['frames']} frames")
+    assert taken["bytes"] < 65536 + 2 * frame
+
+
 def test_a_client_that_takes_nothing_for_long_is_given_up(segment_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("billiards_shm.serve.server.NO_PROGRESS_S", 1)
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,12 +47,20 @@ class Address:
 
     port: int
     host: str = "127.0.0.1"
+    tls: ssl.SSLContext | None = None
 
     def url(self, path: str, scheme: str = "http") -> str:
-        return f"{scheme}://{self.host}:{self.port}{path}"
+        return f"{scheme}{'s' if self.tls else ''}://{self.host}:{self.port}{path}"
+
+    def connect(self, receive_buffer: int | None = None) -> socket.socket:
+        connection = socket.create_connection((self.host, self.port), timeout=30)
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        return self.tls.wrap_socket(connection, server_hostname=self.host) if self.tls else connection
 
     def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        connection.sock = self.connect()
         try:
             connection.request(method, path, body, {name.replace("_", "-"): text for name, text in headers.items()})
             response = connection.getresponse()
@@ -133,9 +142,7 @@ class Mjpeg:
     """An MJPEG client that takes the stream apart strictly."""
 
     def __init__(self, address: Address, path: str, *, receive_buffer: int | None = None) -> None:
-        self.socket = socket.create_connection((address.host, address.port), timeout=30)
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket = address.connect(receive_buffer)
         self.socket.sendall(f"GET {path} HTTP/1.1\r\nHost: {address.host}\r\n\r\n".encode())
         self._file = self.socket.makefile("rb")
         self.status = int(self._file.readline().split()[1])
