@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "read_header"]
+__all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "has_end", "read_header"]
 
 _START: Final = b"\xff\xd8"
 _END: Final = b"\xff\xd9"
@@ -114,6 +114,16 @@ def _markers(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
             place = end
 
 
+def has_end(data: bytes) -> bool | None:
+    """Whether the pixels of a JPEG end with the end marker; None if it has no pixels, or is no JPEG."""
+    try:
+        scan = next((place for marker, place in _markers(data) if marker == _SCAN), None)
+    except ValueError:
+        return None
+    # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
+    return None if scan is None else data.rfind(_END, scan) > 0
+
+
 def complete(data: bytes) -> bytes:
     """Check that a JPEG is whole, and add the standard's Huffman tables if it has none.
 
@@ -130,7 +140,6 @@ def complete(data: bytes) -> bytes:
     header = read_header(data)
     if not header.width or not header.height:
         raise ValueError(f"its size is {header.width}x{header.height}")
-    # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
     if data.rfind(_END, header.scan) < 0:
         raise ValueError(f"it is cut off: {len(data)} bytes without an end marker")
     if header.lacks_tables:

@@ -253,7 +253,8 @@ def _device_path(address: SourceAddress) -> Path | None:
 def _format_of_pipeline(pipeline: str) -> str:
     """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
     formats = _PIPELINE_FORMAT.findall(pipeline)
-    return formats[-1] if formats and format_named(formats[-1]) is not None else ""
+    row = format_named(formats[-1]) if formats else None
+    return formats[-1] if row is not None and row.name != "BGR24" else ""
 
 
 # Opening.

@@ -12,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from billiards_shm.sources.jpeg import has_end
+from billiards_shm.jpeg import has_end
 
 __all__ = ["Decoder"]
 

@@ -13,9 +13,9 @@ import numpy as np
 from billiards_shm.config.address import IMAGE_NUMBER, SourceAddress
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
+from billiards_shm.jpeg import has_end
 from billiards_shm.sources.conversion import FrameConverter
 from billiards_shm.sources.diagnosis import system_reason
-from billiards_shm.sources.jpeg import has_end
 from billiards_shm.sources.protocol import ASSUMED_FPS, Delivery, Image, Reason, SourceDetails
 
 __all__ = ["ImageSequence", "numbered_files"]

@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"_core", "errors"},
     "service": {"config", "errors"},
     "monitor": {"errors", "segments", "statistics", "status"},
-    "sources": {"config", "errors", "images", "pixel_formats"},
+    "sources": {"config", "errors", "images", "jpeg", "pixel_formats"},
     "capture": {"__init__", "config", "errors", "monitor", "owners", "service", "sources", "statistics"},
     "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "service"},
     "serve": {"__init__", "images", "monitor", "service", "statistics"},
