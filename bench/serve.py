@@ -1,6 +1,7 @@
 """The server, measured from outside: age of the picture at the client, CPU for one and for many, a stopped client.
 
     python bench/serve.py                    1080p at 30 fps; 1, 10 and 50 clients; a minute and a half
+    python bench/serve.py --scrapes 187      one client, without and with so many requests a second for /metrics
     python bench/serve.py --encoders         what encoding one frame costs, by each library that is installed
 
 The age is taken when the whole JPEG is there: which frame it is stands in the picture itself (`capture demo` draws its
@@ -10,6 +11,8 @@ them leave the server little; compare within one run. Prints Markdown; --json FI
 
 import argparse
 import contextlib
+import http.client
+import itertools
 import json
 import os
 import platform
@@ -32,7 +35,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from billiards_shm import SharedMemoryFrameReader
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 from billiards_shm.sources.demo.table import DemoTable, read_counter
 
 PART: Final = re.compile(rb"Content-Length: (\d+)\r\nX-Frame-Sequence: (\d+)\r\n[^\r]*\r\n\r\n")
@@ -89,6 +92,28 @@ def run_websocket_client(port: int, path: str, seconds: float) -> None:
             if len(seen) % KEPT_EVERY == 0:
                 kept.append((number, message[32:]))
     print(json.dumps({"seen": seen, "bytes": size, "verified": verified(kept)}), flush=True)
+
+
+def scrape(port: int, rate: float, seconds: float) -> None:
+    """Fetch the metrics, `rate` times a second or as often as eight connections can."""
+    count, due = 0, itertools.count()
+    begun = time.monotonic()
+
+    def fetch() -> None:
+        nonlocal count
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        while (at := begun + next(due) / rate) < begun + seconds and time.monotonic() < begun + seconds:
+            time.sleep(max(0.0, at - time.monotonic()))
+            connection.request("GET", "/metrics")
+            if connection.getresponse().read().startswith(b"# HELP"):
+                count += 1
+
+    threads = [threading.Thread(target=fetch) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"rate": count / seconds}), flush=True)
 
 
 def verified(kept: list[tuple[int, bytes]]) -> int:
@@ -192,14 +217,19 @@ def rss_mb(pid: int) -> float:
 class Server:
     """The capture process, the server and the recorder."""
 
-    def __init__(self, name: str, size: str, fps: float, processes: contextlib.ExitStack) -> None:
+    def __init__(self, name: str, size: str, fps: float, processes: contextlib.ExitStack, idle: int = 0) -> None:
         self.name = name
         program = [sys.executable, "-m", "billiards_shm"]
         capture = [*program, "capture", "demo", "--name", name, "--resolution", size, "--fps", str(fps)]
         processes.enter_context(running(capture))
         self.recorder = Recorder(name)
         processes.callback(self.recorder.stop)
-        process = processes.enter_context(running([*program, "serve", name, "--port", "0", "--max-clients", "200"]))
+        names = [name, *(f"{name}_{number}" for number in range(idle))]
+        for other in names[1:]:
+            processes.enter_context(SharedMemoryFrameWriter(other, (48, 64, 3))).write_frame(
+                np.zeros((48, 64, 3), "u1")
+            )
+        process = processes.enter_context(running([*program, "serve", *names, "--port", "0", "--max-clients", "200"]))
         assert process.stderr is not None
         found = None
         while found is None:
@@ -215,6 +245,17 @@ class Server:
         time.sleep(seconds - 0.5)
         cpu = (cpu_seconds(self.pid) - cpu) / (time.monotonic() - begun)
         return {**self.judge(finish(client), seconds + 2, clients), "cpu": cpu}
+
+    def measure_scraped(self, rate: float, seconds: float) -> dict[str, dict[str, Any]]:
+        """One client, without and with requests for the metrics, each half of the time in turn."""
+        found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
+        for label in ("without", "with") * 2:
+            scraper = start("--scrape", self.port, rate if label == "with" else 0.01, seconds / 2 + 2)
+            row = self.measure(1, seconds / 2)
+            found[label].append({**row, "rate": finish(scraper)["rate"]})
+        return {
+            label: {key: statistics.mean(row[key] for row in rows) for key in rows[0]} for label, rows in found.items()
+        }
 
     def judge(self, found: dict[str, Any], seconds: float, clients: int) -> dict[str, Any]:
         """Percentiles of the ages, and rates."""
@@ -344,6 +385,13 @@ def measure_server(options: argparse.Namespace) -> dict[str, Any]:
     return figures
 
 
+def measure_scrapes(options: argparse.Namespace) -> dict[str, Any]:
+    """What requests for the metrics do to a client."""
+    with contextlib.ExitStack() as processes:
+        server = Server(f"bench_serve_{os.getpid()}", options.size, options.fps, processes, options.idle)
+        return server.measure_scraped(options.scrapes, options.seconds)
+
+
 def print_server(figures: dict[str, Any], options: argparse.Namespace) -> None:
     """The figures as Markdown."""
     print(f"{cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()};")
@@ -425,6 +473,44 @@ def measure_encoders(options: argparse.Namespace) -> dict[str, Any]:
     return {label: {"ms": statistics.median(times[label]), "bytes": sizes[label]} for label, _ in ways}
 
 
+def print_encoders(figures: dict[str, Any]) -> None:
+    """The figures as Markdown."""
+    print("| encoder | CPU a frame | bytes |\n|---|---|---|")
+    for label, row in figures.items():
+        print(f"| {label} | {row['ms']:.1f} ms | {row['bytes']} |")
+
+
+def print_scrapes(figures: dict[str, Any]) -> None:
+    """The figures as Markdown."""
+    print("| metrics a second | frames a second | age p50 | age p99 | server CPU |\n|---|---|---|---|---|")
+    for row in figures.values():
+        print(
+            f"| {row['rate']:.0f} | {row['fps']:.1f} | {row['p50']:.1f} ms | {row['p99']:.1f} ms | "
+            f"{row['cpu'] * 100:.0f} % of a core |"
+        )
+
+
+def run_part(options: argparse.Namespace) -> bool:
+    """Be the client or sender that another process of this program started."""
+    if options.client:
+        kind, port, path, count, seconds = options.client
+        if kind == "mjpeg":
+            run_mjpeg_clients(int(port), path, int(count), float(seconds))
+        else:
+            run_websocket_client(int(port), path, float(seconds))
+    elif options.scrape:
+        port, rate, seconds = options.scrape
+        scrape(int(port), float(rate), float(seconds))
+    elif options.send:
+        port, size, count, fps, seconds = options.send
+        send_bytes(int(port), int(size), int(count), float(fps), float(seconds))
+    elif options.drain:
+        drain(*map(int, options.drain))
+    else:
+        return False
+    return True
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure the server from outside.")
@@ -432,31 +518,26 @@ def main() -> None:
     parser.add_argument("--fps", type=float, default=30.0)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--encoders", action="store_true", help="measure encoders instead")
+    parser.add_argument(
+        "--scrapes", type=float, metavar="RATE", help="measure what requests for the metrics do instead"
+    )
+    parser.add_argument("--idle", type=int, default=0, help="further segments, with --scrapes")
     parser.add_argument("--json", type=Path, help="where to store the figures")
     parser.add_argument("--client", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--scrape", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--drain", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.client:
-        kind, port, path, count, seconds = options.client
-        if kind == "mjpeg":
-            run_mjpeg_clients(int(port), path, int(count), float(seconds))
-        else:
-            run_websocket_client(int(port), path, float(seconds))
+    if run_part(options):
         return
-    if options.send:
-        port, size, count, fps, seconds = options.send
-        send_bytes(int(port), int(size), int(count), float(fps), float(seconds))
-        return
-    if options.drain:
-        drain(*map(int, options.drain))
-        return
-    figures = measure_encoders(options) if options.encoders else measure_server(options)
-    if options.encoders:
-        print("| encoder | CPU a frame | bytes |\n|---|---|---|")
-        for label, row in figures.items():
-            print(f"| {label} | {row['ms']:.1f} ms | {row['bytes']} |")
+    if options.scrapes:
+        figures = measure_scrapes(options)
+        print_scrapes(figures)
+    elif options.encoders:
+        figures = measure_encoders(options)
+        print_encoders(figures)
     else:
+        figures = measure_server(options)
         print_server(figures, options)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

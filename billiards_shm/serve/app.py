@@ -276,7 +276,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
     @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Return the metrics for Prometheus."""
-        text, content_type = await asyncio.to_thread(server.metrics.text, request.headers.get("accept", ""))
+        text, content_type = await server.metrics.text(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
 

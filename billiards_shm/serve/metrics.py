@@ -1,6 +1,10 @@
 """The metrics of one application: those of its segments, and those of its own clients."""
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -8,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from billiards_shm.monitor.health import HealthMonitor, SegmentHealth
+from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
 from billiards_shm.monitor.metrics import SegmentCollector
 from billiards_shm.serve.clients import Clients
 
@@ -20,6 +24,9 @@ _TOTALS: Final = {
     "skipped": ("client_frames_skipped", "Frames that clients were not sent: they asked for fewer, or were too slow"),
     "bytes": ("client_bytes", "Bytes of pictures and events sent to clients"),
 }
+_OPENMETRICS: Final = "application/openmetrics-text"
+# Whether OpenMetrics is asked for, and what is given.
+_FORMATS: Final = {True: f"{_OPENMETRICS}; version=1.0.0", False: "text/plain; version=0.0.4"}
 
 
 class ServerMetrics:
@@ -34,6 +41,7 @@ class ServerMetrics:
     def __init__(self, monitor: HealthMonitor, clients: Clients) -> None:
         self._monitor = monitor
         self._registry = CollectorRegistry()
+        self._texts = {open_: _SharedText(partial(self._render, accept)) for open_, accept in _FORMATS.items()}
         self._registry.register(SegmentCollector(monitor.infos))
         self._registry.register(_ClientCollector(monitor, clients))
         self._encode = Histogram(
@@ -48,12 +56,38 @@ class ServerMetrics:
         """Record how long an encoding took. Any thread may call this."""
         self._encode.labels(name).observe(seconds)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
+    async def text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics in the format that the `Accept` header asks for, and their content type."""
+        # Of all that it may ask for, such as other versions, everybody reads one of these two.
+        return await self._texts[_OPENMETRICS in accept].get()
+
+    def _render(self, accept: str) -> tuple[bytes, str]:
         for name in self._monitor.health():
             self._encode.labels(name)  # segments without a viewer so far show zeros
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+
+class _SharedText:
+    """A text that is made in a thread, at most once per interval, for all that ask for it meanwhile."""
+
+    def __init__(self, render: Callable[[], tuple[bytes, str]]) -> None:
+        self._render = render
+        self._rendered_at = -math.inf
+        self._rendering: asyncio.Task[tuple[bytes, str]] | None = None
+
+    async def get(self) -> tuple[bytes, str]:
+        if self._rendering is None or time.monotonic() - self._rendered_at > REFRESH_INTERVAL_S:
+            self._rendered_at = math.inf  # while it lasts
+            self._rendering = asyncio.create_task(self._refresh())
+        # A client that leaves does not cancel it for the others.
+        return await asyncio.shield(self._rendering)
+
+    async def _refresh(self) -> tuple[bytes, str]:
+        try:
+            return await asyncio.to_thread(self._render)
+        finally:
+            self._rendered_at = time.monotonic()
 
 
 class _ClientCollector(Collector):

@@ -5,8 +5,10 @@ import http.client
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +26,7 @@ from websockets.sync.client import connect
 
 from billiards_shm import SharedMemoryFrameWriter, remove_stale_segments
 from billiards_shm.serve import create_app
+from billiards_shm.serve.metrics import ServerMetrics
 from billiards_shm.statistics import STATISTICS
 
 SHAPE = (24, 32, 3)
@@ -477,6 +480,41 @@ def test_metrics_come_as_openmetrics_for_who_asks_for_that(segment_name: str) ->
     assert {"billiards_shm_frames_captured", "billiards_shm_segment"} <= {
         one.name for one in parse(answer.body.decode())
     }
+
+
+def test_metrics_are_made_once_for_all_that_ask_at_the_same_time(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    waiting = threading.Event()
+
+    def make(self: ServerMetrics, accept: str) -> tuple[bytes, str]:
+        made.append(accept)
+        assert waiting.wait(60)
+        return b"# made", "text/plain"
+
+    monkeypatch.setattr(ServerMetrics, "_render", make)
+    with served(create_app([segment_name])) as server, ThreadPoolExecutor(20) as clients:
+        gone = http.client.HTTPConnection(server.host, server.port, timeout=30)
+        gone.request("GET", "/metrics")
+        wait_until(lambda: made)
+        asked = [clients.submit(server.get, "/metrics") for _ in range(20)]
+        gone.close()
+        assert server.get("/healthz").status == 200, "others are answered meanwhile"
+        waiting.set()
+        assert {one.result().body for one in asked} == {b"# made"}
+        assert len(made) == 1
+        wait_until(lambda: server.get("/metrics").status == 200 and len(made) == 2)
+
+
+@pytest.mark.parametrize("version", ["", "0.0.1", "a", "9" * 5000, "1.0.0; escaping=x", "1.0.0; escaping=allow-utf-8"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_metrics_come_in_a_known_format_whatever_is_asked_for(kind: str, version: str) -> None:
+    with served(create_app([])) as server:
+        answer = server.get("/metrics", Accept=f"{kind};version={version}")
+    assert answer.status == 200
+    assert answer.headers["content-type"].partition(";")[0] == kind
+    assert answer.headers["content-type"].partition("version=")[2].partition(";")[0] in ("0.0.4", "1.0.0")
 
 
 # In other applications.

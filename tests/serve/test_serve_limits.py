@@ -3,17 +3,20 @@
 import logging
 import resource
 import socket
+import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import command_line
+import psutil
 import pytest
-from segments_under_test import picture
-from serving import Address, ServeProcess, served
+from segments_under_test import picture, wait_until
+from serving import Address, Filming, Mjpeg, ServeProcess, served
 
-from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import connections, create_app
 from billiards_shm.serve.connections import MAX_BODY_BYTES, MAX_HEAD_BYTES, LogLimit
 
@@ -153,6 +156,118 @@ def test_a_server_whose_connections_are_all_busy_says_so(segment_name: str) -> N
             stream.part()
         with opened(server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
             assert status_of(client) == 503
+
+
+# Many hostile clients at once, beside one that wants its pictures.
+
+NEVER_READ, SLOW, RESET = 200, 1500, 300
+MAX_GROWTH_BYTES = 150_000_000
+
+
+class Watched:
+    """A server with a viewer, and what the server uses."""
+
+    def __init__(self, running: ServeProcess, viewer: Mjpeg) -> None:
+        self.address = running.address
+        self._viewer = viewer
+        self._seen: list[int] = []
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        self._process = psutil.Process(running.process.pid)
+        self.keeps_pictures_coming()
+        self._descriptors, self._memory = self._process.num_fds(), self._process.memory_info().rss
+
+    def _watch(self) -> None:
+        with suppress(EOFError, OSError, ValueError):  # until it is stopped
+            while True:
+                self._seen.append(int(self._viewer.part().headers["x-frame-sequence"]))
+
+    def stop(self) -> None:
+        self._viewer.socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def keeps_pictures_coming(self) -> None:
+        """Some pictures may be missed, because the hostile clients keep this machine busy."""
+        so_far = len(self._seen)
+        wait_until(lambda: len(self._seen) >= so_far + 25)
+        numbers = self._seen[so_far // 2 :]
+        print(f"the viewer got {len(numbers)} of {numbers[-1] - numbers[0] + 1} pictures; {self.used()}")
+        assert numbers[-1] - numbers[0] < 4 * len(numbers)
+
+    def used(self) -> str:
+        return f"{self._process.num_fds()} descriptors, {self._process.memory_info().rss / 1e6:.0f} MB"
+
+    def keeps_little(self) -> None:
+        assert self._process.memory_info().rss - self._memory < MAX_GROWTH_BYTES, self.used()
+
+    def lets_go(self) -> None:
+        wait_until(lambda: self._process.num_fds() <= self._descriptors, 60, "the end of the connections")
+        wait_until(lambda: len(self.address.get("/api/clients").json) == 1)
+        self.keeps_little()
+        self.keeps_pictures_coming()
+
+
+@pytest.fixture
+def watched(segment_name: str) -> Iterator[Watched]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, SLOW + 500), hard))
+    try:
+        with (
+            Filming(segment_name, size=(1280, 720), fps=25),
+            ServeProcess(segment_name, "--max-clients", 300) as running,
+            running.address.stream(f"/stream/{segment_name}.mjpg") as viewer,
+        ):
+            watched = Watched(running, viewer)
+            try:
+                yield watched
+            finally:
+                watched.stop()
+            assert running.process.poll() is None
+        assert len(running.log.splitlines()) < 10, running.log
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+def test_clients_that_never_read_cost_others_nothing(watched: Watched, segment_name: str) -> None:
+    request = f"GET /stream/{segment_name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as stack:
+        for _ in range(NEVER_READ):
+            stack.enter_context(opened(watched.address, request))
+        wait_until(lambda: len(watched.address.get("/api/clients").json) == 1 + NEVER_READ)
+        watched.keeps_pictures_coming()
+        watched.keeps_little()
+    watched.lets_go()
+
+
+@pytest.mark.slow
+def test_clients_that_send_headers_slowly_cost_others_nothing(watched: Watched) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(opened(watched.address, b"GET / HTTP/1.1\r\n")) for _ in range(SLOW)]
+        for _ in range(4):
+            for client in slow:
+                with suppress(OSError):  # it was closed
+                    client.sendall(b"X-More: a\r\n")
+            watched.keeps_pictures_coming()
+        watched.keeps_little()
+        for client in slow:
+            assert is_ended(client)
+    watched.lets_go()
+
+
+@pytest.mark.slow
+def test_connections_that_are_reset_leave_nothing_behind(watched: Watched, segment_name: str) -> None:
+    paths = (f"/stream/{segment_name}.mjpg", f"/snapshot/{segment_name}.png", "/api/events", "/metrics")
+    for number in range(RESET):
+        request = f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        client = opened(watched.address, request)
+        if number % 2:
+            client.recv(1)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+        client.close()
+    watched.keeps_pictures_coming()
+    watched.lets_go()
+    wait_until(lambda: len(inspect_segment(segment_name).readers) <= 1)
 
 
 def limited(tmp_path: Path, option: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
