@@ -135,6 +135,7 @@ cdef extern from "billiards_shm.h" nogil:
                           ptrdiff_t source_stride, uint64_t *sequence, bshm_error *error)
     void bshm_source_report_init(bshm_source_report *report)
     int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error)
+    int bshm_writer_has_readers(bshm_writer *writer)
     void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters)
     void bshm_writer_close(bshm_writer *writer)
     void bshm_writer_free(bshm_writer *writer)

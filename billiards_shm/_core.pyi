@@ -101,6 +101,8 @@ class SharedMemoryFrameWriter:
     def closed(self) -> bool: ...
     @property
     def statistics(self) -> WriterStatistics: ...
+    @property
+    def has_readers(self) -> bool: ...
     def write_frame(
         self,
         frame: Any,
@@ -108,6 +110,7 @@ class SharedMemoryFrameWriter:
         capture_time_ns: int | None = None,
         position_ms: float | None = None,
         online: bool = True,
+        pixel_format: str | None = None,
     ) -> int: ...
     def loan(
         self,
@@ -117,6 +120,7 @@ class SharedMemoryFrameWriter:
         capture_time_ns: int | None = None,
         position_ms: float | None = None,
         online: bool = True,
+        pixel_format: str | None = None,
     ) -> LoanedSlot: ...
     def update_source(
         self,

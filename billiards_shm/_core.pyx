@@ -598,6 +598,10 @@ cdef int _set_times(_abi.bshm_frame_info *info, object capture_time_ns, object p
     return 0
 
 
+cdef object _bad_pixel_format(object pixel_format):
+    return ValueError(f"pixel_format {pixel_format!r}: expected one of {', '.join(_PIXEL_FORMATS)}")
+
+
 _open_writers = weakref.WeakSet()
 
 
@@ -672,7 +676,7 @@ cdef class SharedMemoryFrameWriter:
         if self._writer != NULL:
             raise ValueError(f"the writer of {self.name!r} was created already: create another")
         if pixel_format not in _FOURCC_CODE:
-            raise ValueError(f"pixel_format {pixel_format!r}: expected one of {', '.join(_PIXEL_FORMATS)}")
+            raise _bad_pixel_format(pixel_format)
         if not isinstance(slots, int) or not MIN_SLOTS <= slots <= MAX_SLOTS:
             raise ValueError(f"slots={slots!r}: expected an integer from {MIN_SLOTS} to {MAX_SLOTS}")
         if not isinstance(mode, int) or mode & ~0o777:
@@ -723,6 +727,15 @@ cdef class SharedMemoryFrameWriter:
             replacements=counters.replacements, backed_bytes=counters.backed_bytes, total_bytes=counters.total_bytes,
             **_statistics_of(&counters.statistics))
 
+    @property
+    def has_readers(self):
+        """Whether a reader is attached to the segment, asked of the kernel now."""
+        cdef int found = 0
+        if self._writer != NULL:
+            with nogil:
+                found = _abi.bshm_writer_has_readers(self._writer)
+        return found == 1
+
     cdef _abi.bshm_writer_counters _counters(self):
         cdef _abi.bshm_writer_counters counters
         memset(&counters, 0, sizeof(counters))
@@ -736,7 +749,14 @@ cdef class SharedMemoryFrameWriter:
             raise ValueError("the writer was never created: call __init__")
         return 0
 
-    def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True):
+    cdef str _format_or_usual(self, object pixel_format):
+        if pixel_format is None:
+            return self.pixel_format
+        if pixel_format not in _FOURCC_CODE:
+            raise _bad_pixel_format(pixel_format)
+        return pixel_format
+
+    def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True, pixel_format=None):
         """Copy `frame` into shared memory and publish it, without the GIL.
 
         Parameters
@@ -750,6 +770,8 @@ cdef class SharedMemoryFrameWriter:
             Position in the source, in milliseconds.
         online
             False marks a placeholder.
+        pixel_format
+            Of this frame; None: as the writer was made.
 
         Returns
         -------
@@ -774,7 +796,9 @@ cdef class SharedMemoryFrameWriter:
         cdef uint64_t sequence = 0
         cdef int rc
         self._check_created()
+        declared = self._format_or_usual(pixel_format)
         self._get_pixels(frame, &view, &info)
+        info.fourcc = _fourcc_for(declared, &info)
         try:
             _set_times(&info, capture_time_ns, position_ms, online)
             with nogil:
@@ -837,7 +861,6 @@ cdef class SharedMemoryFrameWriter:
         info.kind = ord(kind)
         info.item_size = <uint32_t> view.itemsize
         info.position_ms = NAN
-        info.fourcc = _fourcc_for(self.pixel_format, info)
         return True
 
     cdef object _shape_error(self, frame):
@@ -856,14 +879,14 @@ cdef class SharedMemoryFrameWriter:
             # 1 is the caller: compiled functions have no stack frames.
             warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=1)
 
-    def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True):
+    def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, pixel_format=None):
         """Lend a slot to draw into, without a copy.
 
         Parameters
         ----------
         shape, dtype
             Of the frame; None: those of the writer.
-        capture_time_ns, position_ms, online
+        capture_time_ns, position_ms, online, pixel_format
             As in `write_frame`. `LoanedSlot.publish` takes them, too.
 
         Returns
@@ -890,6 +913,8 @@ cdef class SharedMemoryFrameWriter:
         else:
             _set_geometry(&info, self.shape if shape is None else shape, self.dtype if dtype is None else dtype)
             info.fourcc = _fourcc_for(self.pixel_format, &info)
+        if pixel_format is not None:
+            info.fourcc = _fourcc_for(self._format_or_usual(pixel_format), &info)
         _set_times(&info, capture_time_ns, position_ms, online)
         slot.writer = self
         with nogil:

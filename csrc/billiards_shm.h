@@ -670,6 +670,10 @@ int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bs
 /* Also of a closed writer. */
 void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counters);
 
+/* 1: a reader, an observer included, is attached to the writer's segment: it is asked of the kernel's locks now. 0: none
+ * is, or the writer is closed. */
+int bshm_writer_has_readers(bshm_writer *writer);
+
 /* CLOSED, wake, unlink. An open loan is cancelled. A second call does nothing. */
 void bshm_writer_close(bshm_writer *writer);
 /* Closes and frees. No other thread may be inside a call. */

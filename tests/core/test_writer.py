@@ -348,6 +348,51 @@ def test_a_mode_that_is_more_than_permission_bits_is_refused(segment_name: str, 
     assert not path_of(segment_name).exists()
 
 
+def test_a_frame_may_have_another_format_than_its_writer(segment_name: str) -> None:
+    yuyv = picture(1, (16, 16, 2))
+    with (
+        SharedMemoryFrameWriter(segment_name, (1, 1000), pixel_format="MJPG") as writer,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        for declared, expected in ((None, "RAW"), ("YUYV", "YUYV"), ("UYVY", "UYVY"), ("NV12", "RAW"), ("RAW", "RAW")):
+            writer.write_frame(yuyv, pixel_format=declared)
+            assert new_frame(reader)[1].pixel_format == expected
+            with writer.loan(yuyv.shape, pixel_format=declared):
+                pass
+            assert new_frame(reader)[1].pixel_format == expected
+        with writer.loan(pixel_format="GRAY8"):
+            pass
+        assert new_frame(reader)[1].pixel_format == "GRAY8"
+        for refused in (writer.write_frame, writer.loan):
+            with pytest.raises(ValueError, match="BGR42"):
+                refused(yuyv if refused == writer.write_frame else yuyv.shape, pixel_format="BGR42")
+
+
+def test_a_writer_knows_whether_it_has_readers(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert not writer.has_readers
+        reader = SharedMemoryFrameReader(segment_name)
+        assert not writer.has_readers, "it has not attached"
+        reader.attach()
+        assert writer.has_readers
+        observer = SharedMemoryFrameReader(segment_name, max_leases=0)
+        observer.attach()
+        reader.close()
+        assert writer.has_readers
+        observer.close()
+        assert not writer.has_readers
+        inspect_segment(segment_name)
+        assert not writer.has_readers
+        child = Child(
+            "reader = SharedMemoryFrameReader(sys.argv[1])\nreader.attach()\nsay('attached')\ntold()", segment_name
+        )
+        with child:
+            assert child.says() == "attached"
+            assert writer.has_readers
+        wait_until(lambda: not writer.has_readers, 10, "the killed reader's locks are gone")
+    assert not writer.has_readers
+
+
 def test_an_unknown_pixel_format_is_refused_and_the_known_are_named(segment_name: str) -> None:
     with pytest.raises(ValueError, match="BGR42.*" + ".*".join(PIXEL_FORMATS)):
         SharedMemoryFrameWriter(segment_name, SHAPE, pixel_format="BGR42")

@@ -111,12 +111,12 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         (
             "SharedMemoryFrameWriter",
             "write_frame",
-            "self, frame, *, capture_time_ns=None, position_ms=None, online=True",
+            "self, frame, *, capture_time_ns=None, position_ms=None, online=True, pixel_format=None",
         ),
         (
             "SharedMemoryFrameWriter",
             "loan",
-            "self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True",
+            "self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, pixel_format=None",
         ),
         ("SharedMemoryFrameWriter", "close", "self"),
         ("SegmentReader", "__init__", "self, name, *, max_leases=2, copy=False, trusted_owners=None"),
