@@ -1,10 +1,12 @@
 """The configuration model: every key with its default, meaning and allowed values."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
@@ -55,6 +57,13 @@ def _proxies(value: str) -> str:
     for proxy in filter(None, (part.strip() for part in value.split(","))):
         if proxy != "*":
             ipaddress.ip_network(proxy)  # ValueError, which names it
+    return value
+
+
+def _webhook(value: str) -> str:
+    parts = urlsplit(value)
+    if not re.fullmatch(r"https?://[!-~]+", value, re.IGNORECASE) or not parts.hostname or parts.port == 0:
+        raise ValueError("it is no URL of http or https")
     return value
 
 
@@ -217,6 +226,11 @@ class ServeConfig(Section):
         default="127.0.0.1,::1",
         description="Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed",
         json_schema_extra={"allowed": "addresses and networks (`10.0.0.0/8`) with commas between; `*`: all"},
+    )
+    webhook: Annotated[str, AfterValidator(_webhook)] | None = Field(
+        default=None,
+        description="Address that gets a POST when a source stalls, is lost, or is back; null: none",
+        json_schema_extra={"allowed": "an `http://` or `https://` URL, or null", "textual": True},
     )
 
 

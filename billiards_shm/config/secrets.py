@@ -45,7 +45,7 @@ _HEADER: Final = re.compile(
     r"\b((?:proxy-)?authorization|(?:set-)?cookie)\b([\"']?\s*[:=]\s*\\?[\"']?)[^\r\n\"'\\]+", re.IGNORECASE
 )
 _SECRETS: Final = (
-    r"[\w.-]{0,40}(?:pass|pwd|pw\b|token|secret|credential|auth|signature|\bsig\b|session|cookie|jwt|api_?key"
+    r"[\w.-]{0,40}(?:pass|pwd|pw\b|token|secret|credential|auth|signature|\bsig\b|session|cookie|jwt|api_?key|webhook"
     r"|(?:\b|[_-])key\b)[\w.-]{0,40}"
 )
 # As in a pipeline, in a URL whose scheme was forgotten, in JSON.

@@ -138,7 +138,7 @@ def create_app(
         )
     owners = None if trusted_owners is None else tuple(trusted_owners)
     server = _AppState(names, max_clients, max_frame_age, owners)
-    app.state.clients = server.clients
+    app.state.clients, app.state.monitor = server.clients, server.monitor
     _add_pages(app, access)
     _add_health(app, server)
     _add_statistics(app, server)

@@ -14,6 +14,7 @@ import uvicorn
 
 from billiards_shm.serve.app import create_app
 from billiards_shm.serve.connections import LimitedProtocol, LogLimit, allowed_connections
+from billiards_shm.serve.webhook import Webhook
 from billiards_shm.service.signals import StopRequest
 
 __all__ = ["listen", "run_server"]
@@ -107,6 +108,7 @@ def run_server(
     allowed_hosts: str,
     allowed_origins: str,
     trusted_proxies: str,
+    webhook: str | None,
 ) -> int:
     """Serve until a signal requests a stop; the other parameters are those of `create_app`.
 
@@ -122,6 +124,8 @@ def run_server(
         Separated by commas.
     trusted_proxies : str
         Addresses and networks, separated by commas.
+    webhook : str or None
+        URL that gets a POST when the state of a segment changes.
 
     Returns
     -------
@@ -173,7 +177,8 @@ def run_server(
                 _log.warning("Everyone who can reach this address can see the images; --token prevents that")
             await server.serve([listener])
 
-    asyncio.run(serve())
+    with nullcontext() if webhook is None else Webhook(webhook, app.state.monitor.health):
+        asyncio.run(serve())
     _log.info("Stopped")
     gc.freeze()  # saves a garbage collection at exit
     return 0

@@ -178,6 +178,7 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "serve.allowed_hosts": "camera.local,table",
         "serve.allowed_origins": "https://shop.example,http://10.0.0.5:8123",
         "serve.trusted_proxies": "10.0.0.0/8, ::1",
+        "serve.webhook": "https://hooks.example/T0/B1",
     }
     assert samples.keys() == {key.path for key in configuration_keys()}
     for key in configuration_keys():

@@ -39,6 +39,7 @@ ELSEWHERE = {
     "ini": "service/test_service.py",
     "nginx": "serve/test_serve_proxies.py",
     "caddy": "serve/test_serve_proxies.py",
+    "json": "serve/test_serve_webhook.py",
 }
 
 
