@@ -7,11 +7,11 @@
 #include "check.h"
 #include "fenced.h"
 
-#define LARGEST (5u << 20)
+#define LARGEST (9u << 20)
 #define GUARD   0xA5u
 
-static const char *kernel_names[2];
-static copy_kernel kernels[2];
+static const char *kernel_names[3];
+static copy_kernel kernels[3];
 static size_t kernel_count;
 
 static void add_kernel(const char *name, copy_kernel kernel)
@@ -24,6 +24,7 @@ static void find_kernels(void)
 {
     add_kernel("memcpy", copy_plain);
 #ifdef BSHM_X86_KERNELS
+    add_kernel("rep-movsb", copy_string); /* where it is slow, too */
     if (__builtin_cpu_supports("avx2"))
         add_kernel("avx2-stream", copy_avx2);
 #elif defined(BSHM_NEON_KERNEL)
@@ -94,8 +95,9 @@ static void no_kernel_reads_or_writes_beyond_what_it_was_given(void)
 
 static void large_blocks_arrive_whole_from_and_to_any_alignment(void)
 {
-    static const size_t sizes[] = {STREAM_FROM_BYTES - 1,   STREAM_FROM_BYTES, STREAM_FROM_BYTES + 1,
-                                   STREAM_FROM_BYTES + 255, 1920u * 1080 + 17, LARGEST - 128};
+    static const size_t sizes[] = {
+        STRING_FROM_BYTES - 1,   STRING_FROM_BYTES + 1, STREAM_FROM_BYTES - 1, STREAM_FROM_BYTES, STREAM_FROM_BYTES + 1,
+        STREAM_FROM_BYTES + 255, STRING_MAX_BYTES - 1,  STRING_MAX_BYTES,      1920u * 1080 + 17, LARGEST - 128};
     static const size_t offsets[] = {0, 1, 8, 63};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
         for (size_t k = 0; k < sizeof offsets / sizeof offsets[0]; k++) {
@@ -110,10 +112,26 @@ static void large_blocks_arrive_whole_from_and_to_any_alignment(void)
 
 static void small_blocks_stay_in_the_cache_and_large_ones_go_past_it(void)
 {
+    const char *largest = kernel_names[kernel_count - 1];
+    const char *small = "memcpy";
+    const char *large = largest;
     CHECK(strcmp(bshm_copy_kernel(0), "memcpy") == 0);
-    CHECK(strcmp(bshm_copy_kernel(STREAM_FROM_BYTES - 1), "memcpy") == 0);
-    CHECK(strcmp(bshm_copy_kernel(STREAM_FROM_BYTES), kernel_names[kernel_count - 1]) == 0);
-    CHECK(strcmp(bshm_copy_kernel(SIZE_MAX), kernel_names[kernel_count - 1]) == 0);
+    CHECK(strcmp(bshm_copy_kernel(STRING_FROM_BYTES - 1), "memcpy") == 0);
+#ifdef BSHM_X86_KERNELS
+    for (int fast = 1; fast >= 0; fast--) {
+        has_fast_string = fast;
+        small = fast ? "rep-movsb" : "memcpy";
+        large = fast ? "rep-movsb" : largest;
+#endif
+        CHECK(strcmp(bshm_copy_kernel(STRING_FROM_BYTES), small) == 0);
+        CHECK(strcmp(bshm_copy_kernel(STREAM_FROM_BYTES - 1), small) == 0);
+        CHECK(strcmp(bshm_copy_kernel(STREAM_FROM_BYTES), large) == 0);
+        CHECK(strcmp(bshm_copy_kernel(STRING_MAX_BYTES - 1), large) == 0);
+#ifdef BSHM_X86_KERNELS
+    }
+#endif
+    CHECK(strcmp(bshm_copy_kernel(STRING_MAX_BYTES), largest) == 0);
+    CHECK(strcmp(bshm_copy_kernel(SIZE_MAX), largest) == 0);
 }
 
 /* ---------------------------------------------------------------- rows */
