@@ -72,7 +72,7 @@
  *
  * WRITER, one thread at a time
  *
- *   W1   candidates: slots with memory, least recently published first, never `latest`'s; then one more slot, which is
+ *   W1   candidates: slots with memory, most recently published first, never `latest`'s; then one more slot, which is
  *        given memory (refused: the frame is dropped)
  *   W2   w = load(pin[s], relaxed); any token bit set: next candidate; bits that are no token do not count
  *   W3   strong CAS(pin[s], w -> WRITING, acquire / relaxed); failed: next candidate

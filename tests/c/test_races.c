@@ -309,8 +309,8 @@ static void *write_frames(void *unused)
         bshm_step_clear_writing(&theatre->control, slot);
         bshm_step_store_latest(&theatre->header, slot, n);
         bshm_step_bump_notify(&theatre->header);
-        memmove(&order[at], &order[at + 1], (theatre->slots - 1 - at) * sizeof order[0]);
-        order[theatre->slots - 1] = slot;
+        memmove(&order[1], &order[0], at * sizeof order[0]);
+        order[0] = slot;
         if (n % 16 == 0)
             (void)sched_yield();
     }

@@ -146,7 +146,7 @@ static void each_frame_held_pins_its_slot_and_the_last_release_lets_it_go(void)
     (void)put(writer);
     again = newest(reader);
     CHECK_EQUAL(pin_of(&shared, 1), BIT(0));
-    CHECK_EQUAL(pin_of(&shared, 2), BIT(1));
+    CHECK_EQUAL(pin_of(&shared, 0), BIT(1));
     check_invariants(&shared, 8);
     bshm_frame_release(&first);
     bshm_frame_release(&again);
@@ -381,13 +381,13 @@ static void a_frame_completed_but_not_shown_is_found_through_a_stale_latest(void
     bshm_frame frame;
     for (int i = 0; i < 4; i++)
         (void)put(writer);
-    CHECK_EQUAL(latest_slot(&shared), 0);
-    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(1, 0)); /* what a slow reader would have read */
+    CHECK_EQUAL(latest_slot(&shared), 1);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(2, 1)); /* what a slow reader would have read */
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 4);
     CHECK(frame.pinned && is_whole(&frame));
     bshm_frame_release(&frame);
-    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 0));
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 1));
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* but only once */
     close_window(&shared);
     bshm_reader_free(reader);
@@ -407,8 +407,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     (void)put(writer);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK(!frame.pinned && bshm_frame_intact(&frame));
-    for (int i = 0; i < 2; i++)
-        (void)put(writer);
+    (void)put(writer);
     CHECK(bshm_frame_intact(&frame)); /* not pinned, but its slot was not reused */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
     (void)put(writer);
@@ -417,13 +416,13 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     bshm_reader_give_back(reader, &frame);
     bshm_frame_release(&frame);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
-    CHECK_EQUAL(frame.info.sequence, 5);
-    CHECK_EQUAL(frame.skipped, 3); /* 2, which it gave back, and 3 and 4 */
+    CHECK_EQUAL(frame.info.sequence, 4);
+    CHECK_EQUAL(frame.skipped, 2); /* 2, which it gave back, and 3 */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
     bshm_frame_release(&frame);
     CHECK_EQUAL(reader_counters(reader).frames, 2);
     CHECK_EQUAL(reader_counters(reader).copies, 2);
-    CHECK_EQUAL(reader_counters(reader).skipped, 3);
+    CHECK_EQUAL(reader_counters(reader).skipped, 2);
     CHECK_EQUAL(reader_counters(reader).retries, 1);
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_SEEN, &frame), BSHM_FOUND);
     bshm_reader_give_back(reader, &frame); /* seen before: no frame is missed */
@@ -449,11 +448,10 @@ static void a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_c
     for (int i = 0; i < 3; i++)
         (void)put(writer);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
-    CHECK_EQUAL(frame.slot, 2);
-    for (int i = 0; i < 2; i++)
-        (void)put(writer);
+    CHECK_EQUAL(frame.slot, 0);
+    (void)put(writer);
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
-    CHECK_EQUAL(loan.slot, 2);
+    CHECK_EQUAL(loan.slot, 0);
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_E_TORN);
     bshm_writer_cancel(writer, &loan);
     bshm_loan_release(&loan);

@@ -13,12 +13,12 @@ static uint32_t slot_of_next(bshm_writer *writer, const window *shared, uint32_t
     return latest_slot(shared);
 }
 
-static void a_writer_alone_goes_round_three_slots(void)
+static void a_writer_alone_fills_two_slots_in_turn(void)
 {
     bshm_writer *writer = new_writer(8);
     window shared = open_window();
     for (uint32_t i = 0; i < 10; i++)
-        CHECK_EQUAL(slot_of_next(writer, &shared, 8), i % 3);
+        CHECK_EQUAL(slot_of_next(writer, &shared, 8), i % 2);
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
     CHECK_EQUAL(counters_of(writer).statistics.published.shared, 10);
     CHECK_EQUAL(counters_of(writer).sequence, 10);
@@ -26,7 +26,7 @@ static void a_writer_alone_goes_round_three_slots(void)
     bshm_writer_free(writer);
 }
 
-static void a_held_slot_is_passed_over_and_is_the_next_once_it_is_free(void)
+static void two_slots_take_turns_and_a_held_one_is_passed_over(void)
 {
     bshm_writer *writer = new_writer(8);
     bshm_reader *reader = new_reader(2);
@@ -40,8 +40,8 @@ static void a_held_slot_is_passed_over_and_is_the_next_once_it_is_free(void)
     CHECK_EQUAL(slot_of_next(writer, &shared, 8), 2);
     CHECK(is_whole(&held) && bshm_frame_intact(&held));
     bshm_frame_release(&held);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 0); /* the least recently published */
-    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 1);
+    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 1); /* the most recently published but the newest */
+    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 2);
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
     close_window(&shared);
     bshm_reader_free(reader);
@@ -73,10 +73,8 @@ static void another_slot_is_backed_only_when_leases_leave_no_other(void)
         CHECK(is_whole(&held[i]) && bshm_frame_intact(&held[i]));
         bshm_frame_release(&held[i]);
     }
-    CHECK_EQUAL(slot_of_next(writer, &shared, 5), 0);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 5), 1);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 5), 2);
     CHECK_EQUAL(slot_of_next(writer, &shared, 5), 3);
+    CHECK_EQUAL(slot_of_next(writer, &shared, 5), 4);
     CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
     close_window(&shared);
     bshm_reader_free(reader);
@@ -123,7 +121,6 @@ static void a_slot_pinned_by_a_dead_reader_is_left_alone_until_the_next_owner_of
     bshm_frame_release(&first);
     bshm_frame_release(&second);
     CHECK_EQUAL(pinned_slots(&shared, 4), 0);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 4), 0);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -141,21 +138,21 @@ static void a_cancelled_loan_leaves_its_number_and_its_place_and_an_unreadable_s
     for (uint32_t i = 0; i < 4; i++)
         (void)put(writer);
     REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
-    CHECK_EQUAL(loan.slot, 1);
-    CHECK_EQUAL(pin_of(&shared, 1), BSHM_PIN_WRITING);
-    CHECK_EQUAL(seq_of(&shared, 1), 2 * 5 - 1);
+    CHECK_EQUAL(loan.slot, 0);
+    CHECK_EQUAL(pin_of(&shared, 0), BSHM_PIN_WRITING);
+    CHECK_EQUAL(seq_of(&shared, 0), 2 * 5 - 1);
     memset(loan.pixels, 0xEE, FRAME_BYTES);
     bshm_frame frame = newest(reader);
     CHECK_EQUAL(frame.info.sequence, 4); /* readers do not see a loan */
     bshm_frame_release(&frame);
     bshm_writer_cancel(writer, &loan);
     bshm_loan_release(&loan);
-    CHECK_EQUAL(pin_of(&shared, 1), 0);
-    CHECK_EQUAL(seq_of(&shared, 1), 2 * 5 - 1); /* odd: no frame */
+    CHECK_EQUAL(pin_of(&shared, 0), 0);
+    CHECK_EQUAL(seq_of(&shared, 0), 2 * 5 - 1); /* odd: no frame */
     check_invariants(&shared, 8);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 1);
+    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 0);
     CHECK_EQUAL(latest_sequence(&shared), 5);
-    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 2);
+    CHECK_EQUAL(slot_of_next(writer, &shared, 8), 1);
     close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -322,7 +319,7 @@ static void bits_that_are_no_token_and_a_writing_bit_left_behind_keep_no_slot(vo
             if (i == 0 || slot != latest_slot(&shared))
                 bshm_store_relaxed(&shared.control->pins[slot].word, ~BSHM_TOKEN_MASK(4));
         CHECK_EQUAL(put(writer), i + 1);
-        CHECK_EQUAL(latest_slot(&shared), i % 3);
+        CHECK_EQUAL(latest_slot(&shared), i % 2);
     }
     CHECK_EQUAL(counters_of(writer).statistics.leases_broken.shared, 0);
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3);
@@ -501,8 +498,8 @@ static void a_closed_writer_says_so_and_its_name_is_free(void)
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
-    RUN(a_writer_alone_goes_round_three_slots);
-    RUN(a_held_slot_is_passed_over_and_is_the_next_once_it_is_free);
+    RUN(a_writer_alone_fills_two_slots_in_turn);
+    RUN(two_slots_take_turns_and_a_held_one_is_passed_over);
     RUN(another_slot_is_backed_only_when_leases_leave_no_other);
     RUN(the_strict_triple_buffer_never_waits_and_never_breaks_a_lease);
     RUN(a_slot_pinned_by_a_dead_reader_is_left_alone_until_the_next_owner_of_its_token);

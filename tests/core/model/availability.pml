@@ -65,7 +65,7 @@ proctype Writer()
 {
     byte s, i, word, pass, backed = BACKED, newest = NONE;
     bit claimed;
-    byte order[SLOTS]; /* least recently published first; the newest frame's slot is the last */
+    byte order[SLOTS]; /* most recently published first; the newest frame's slot is the first */
     d_step { i = 0; do :: i < SLOTS -> order[i] = i; i++ :: else -> break od }
 
 frame:
@@ -102,10 +102,7 @@ frame:
            assert(pins[s] == 0);
            atomic {
                LOCKED_BY_WRITER -> writing[s] = 1; claimed = 1;
-               word = backed;
-               do :: word > 0 -> order[word] = order[word - 1]; word-- :: else -> break od;
-               order[0] = s;
-               backed++
+               backed++ /* order[s] is s: none but the slots before it have moved */
            }
         fi
     :: !claimed && i == backed && backed == SLOTS ->
@@ -118,12 +115,12 @@ frame:
 #ifndef NO_W11
     WRITER_BUFFER_EMPTY;                                                           /* W11 */
 #endif
-    atomic { /* move_to_end */
+    atomic { /* move_to_front */
         newest = s;
         i = 0;
         do :: order[i] != s -> i++ :: else -> break od;
-        do :: i < backed - 1 -> order[i] = order[i + 1]; i++ :: else -> break od;
-        order[backed - 1] = s
+        do :: i > 0 -> order[i] = order[i - 1]; i-- :: else -> break od;
+        order[0] = s
     }
     goto frame
 }

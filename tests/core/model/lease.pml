@@ -92,7 +92,7 @@ proctype Writer()
 {
     byte n = 1, s, i, word;
     bit claimed;
-    byte order[SLOTS]; /* least recently published first */
+    byte order[SLOTS]; /* most recently published first */
     d_step { i = 0; do :: i < SLOTS -> order[i] = i; i++ :: else -> break od }
 
     do
@@ -128,12 +128,12 @@ proctype Writer()
 #else
             W9; W10;
 #endif
-            d_step { /* move_to_end, and the next number */
+            d_step { /* move_to_front, and the next number */
 #ifndef LATEST_IS_A_CANDIDATE
                 i = 0;
                 do :: order[i] != s -> i++ :: else -> break od;
-                do :: i < SLOTS - 1 -> order[i] = order[i + 1]; i++ :: else -> break od;
-                order[SLOTS - 1] = s;
+                do :: i > 0 -> order[i] = order[i - 1]; i-- :: else -> break od;
+                order[0] = s;
 #endif
                 n++
             }
