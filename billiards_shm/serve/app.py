@@ -202,6 +202,8 @@ class _AppState:
 def _add_pages(app: FastAPI, access: Access) -> None:
     assets = {file.name: file.read_bytes() for file in (files("billiards_shm.serve") / "page").iterdir()}
     assets["index.html"] = assets["index.html"].replace(b"<!-- statistics -->", _statistics_html().encode())
+    if access.needs_token:
+        assets["index.html"] = assets["index.html"].replace(b'action="logout" hidden', b'action="logout"')
 
     def asset(name: str, media_type: str, request: Request) -> Response:
         tag = f'"{hashlib.sha256(assets[name]).hexdigest()[:16]}"'

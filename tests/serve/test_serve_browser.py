@@ -1,21 +1,19 @@
-"""The page in a real browser. BILLIARDS_SHM_SCREENSHOTS names a directory that keeps what it looked like."""
+"""The page in a real browser: pictures move, whatever becomes of sources, server and network."""
 
 import contextlib
 import functools
 import http.server
-import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from subprocess import Popen
 
 import command_line
 import numpy as np
 import pytest
 from chromium import Chromium
+from page import PATIENCE_S, Page, kinds_of_clients
 from proxy import Proxy
 from segments_under_test import wait_until
 from serving import Filming, ServeProcess
@@ -23,100 +21,12 @@ from serving import Filming, ServeProcess
 from billiards_shm import SharedMemoryFrameWriter
 from billiards_shm.sources.demo.table import DemoTable
 
-PATIENCE_S = 40.0
-
-
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
 
-@pytest.fixture(autouse=True)
-def nothing_runs_on() -> Iterator[None]:
-    yield
-    for process in _captures:
-        process.terminate()
-    for process in _captures:
-        process.wait(30)
-    _captures.clear()
-    command_line.end_started()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
-class Page:
-    """The preview page, as somebody sees it who looks."""
-
-    def __init__(self, browser: Chromium, server: ServeProcess | Proxy) -> None:
-        self.browser = browser
-        browser.goto(server.address.url("/"))
-
-    def in_card(self, name: str, expression: str, *arguments: Any) -> Any:
-        """An expression about `card`, the part of the page that is about one source."""
-        found = "[...document.querySelectorAll('article')].find((one) => one.dataset.name === $0)"
-        return self.browser.js(f"((card) => {expression})({found})", name, *arguments)
-
-    def text(self, name: str, selector: str) -> str:
-        """What stands there, to be seen."""
-        seen = "((one) => one.checkVisibility() ? one.innerText : '')(card.querySelector($1))"
-        return str(self.in_card(name, seen, selector))
-
-    def state(self, name: str) -> str:
-        return self.text(name, ".badge .word")
-
-    def figure(self, name: str, which: str) -> str:
-        return self.text(name, f'[data-figure="{which}"]')
-
-    def sequence(self, name: str) -> int:
-        return int(self.in_card(name, "card.querySelector('canvas').dataset.sequence") or 0)
-
-    def pixels(self, name: str) -> str:
-        """What the canvas shows, as a text that differs when it does."""
-        return str(self.in_card(name, "card.querySelector('canvas').toDataURL('image/png')"))
-
-    def shown(self, selector: str) -> bool:
-        return bool(self.browser.js("document.querySelector($0)?.checkVisibility()", selector))
-
-    def moves(self, name: str) -> None:
-        """Wait until the picture has changed twice."""
-        self.wait(lambda: self.sequence(name))
-        for _ in range(2):
-            before, number = self.pixels(name), self.sequence(name)
-            self.wait(lambda: self.sequence(name) > number and self.pixels(name) != before)  # noqa: B023
-
-    def wait(self, condition: Callable[[], Any]) -> Any:
-        def quietly() -> Any:
-            with contextlib.suppress(LookupError):  # what is looked at is not there yet
-                return condition()
-            return None
-
-        return wait_until(quietly, PATIENCE_S, "what the page is to show")
-
-    def choose(self, which: str, value: str) -> None:
-        self.browser.js("document.querySelector($0).click()", f"input[name={which}][value={value}]")
-
-    def screenshot(self, name: str) -> None:
-        if directory := os.environ.get("BILLIARDS_SHM_SCREENSHOTS"):
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            self.browser.screenshot(Path(directory) / f"{name}.png")
-
-    def summary(self) -> str:
-        return str(self.browser.js("document.getElementById('summary').innerText"))
-
-
-_captures: list[subprocess.Popen[str]] = []
-
-
-def capture(name: str, *more: object) -> subprocess.Popen[str]:
-    """`capture demo` until the end of the test."""
-    process = command_line.start("capture", "demo", "--name", name, "--resolution", "640x360", *more)
-    _captures.append(process)
-    return process
-
-
-def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(browser: Chromium, segment_name: str) -> None:
+def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(
+    browser: Chromium, segment_name: str, capture: Callable[..., Popen[str]]
+) -> None:
     one, two = f"{segment_name}-a", f"{segment_name}-b"
     first = capture(one)
     capture(two, "--fps", 25)
@@ -179,27 +89,8 @@ def test_sources_appear_by_themselves_and_names_are_never_markup(browser: Chromi
         assert browser.complaints() == []
 
 
-def test_the_keyboard_opens_full_size_and_closes_it(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name) as server:
-        page = Page(browser, server)
-        page.moves(segment_name)
-        page.in_card(segment_name, "card.querySelector('.actions .enlarge').focus()")
-        browser.press("Enter")
-        large = "document.querySelector('#large canvas')"
-        page.wait(lambda: page.shown("#large") and browser.js(f"{large}.dataset.sequence"))
-        assert browser.js(f"{large}.width") == 640
-        page.screenshot("full-size")
-        browser.press("Escape")
-        page.wait(lambda: not page.shown("#large"))
-        page.moves(segment_name)
-        snapshot = page.in_card(segment_name, "card.querySelector('[data-link=snapshot]').href")
-        assert snapshot == server.address.url(f"/snapshot/{segment_name}.jpg?quality=95")
-
-
 def test_the_page_survives_the_server_and_comes_back(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name) as server:
+    with Filming(segment_name), ServeProcess(segment_name) as server:
         page = Page(browser, server)
         page.moves(segment_name)
         server.signal(signal.SIGTERM)
@@ -218,46 +109,8 @@ def test_the_page_survives_the_server_and_comes_back(browser: Chromium, segment_
         assert again.wait(20) == 0
 
 
-def test_one_logs_in_with_the_token(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name, "--token", "eight ball") as server:
-        page = Page(browser, server)
-        for token, words in (("nine ball", "That is not the token"), ("eight ball", "")):
-            page.wait(lambda: browser.js("document.getElementById('token').focus(), true"))
-            browser.type(token)
-            browser.press("Enter")
-            if words:
-                page.wait(lambda: page.shown("#wrong"))
-                assert words in browser.js("document.getElementById('wrong').innerText")
-                page.screenshot("login")
-        page.moves(segment_name)
-        browser.command("Network.clearBrowserCookies")
-
-
-def test_the_page_fits_a_phone_and_the_dark(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    with ServeProcess(segment_name) as server:
-        page = Page(browser, server)
-        try:
-            browser.command("Emulation.setDeviceMetricsOverride", **phone)
-            browser.command("Emulation.setEmulatedMedia", **dark)
-            page.moves(segment_name)
-            wide, ground = browser.js(
-                "[document.documentElement.scrollWidth, getComputedStyle(document.body).backgroundColor]"
-            )
-            page.screenshot("phone-dark")
-        finally:
-            browser.command("Emulation.clearDeviceMetricsOverride")
-            browser.command("Emulation.setEmulatedMedia", features=[])
-        assert wide <= 390
-        assert ground == "rgb(16, 22, 20)"
-
-
 def test_what_nobody_sees_is_not_streamed(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name) as server:
+    with Filming(segment_name), ServeProcess(segment_name) as server:
         page = Page(browser, server)
         page.moves(segment_name)
         page.wait(lambda: kinds_of_clients(server) == ["events", "websocket"])
@@ -323,30 +176,6 @@ def test_a_picture_that_does_not_come_is_never_called_live(browser: Chromium, se
         page.wait(lambda: page.sequence(segment_name) == filming.published)
         page.wait(lambda: page.figure(segment_name, "age").startswith("10."))  # seconds
         assert page.state(segment_name) == "live"
-
-
-def kinds_of_clients(server: ServeProcess) -> list[str]:
-    return sorted(client["kind"] for client in server.address.get("/api/clients").json)
-
-
-def test_a_screen_reader_finds_names_for_everything_that_can_be_used(browser: Chromium, segment_name: str) -> None:
-    capture(segment_name)
-    with ServeProcess(segment_name) as server:
-        page = Page(browser, server)
-        page.moves(segment_name)
-        time.sleep(1.5)  # two events, so that the plots have something to tell
-        nodes = browser.command("Accessibility.getFullAXTree")["nodes"]
-    named = [
-        (node["role"]["value"], node.get("name", {}).get("value", ""))
-        for node in nodes
-        if not node["ignored"] and node["role"]["value"] in ("button", "link", "image", "img", "article", "status")
-    ]
-    for role, name in named:
-        assert name or role == "status", f"a nameless {role}"
-    roles = [role for role, _ in named]
-    assert roles.count("button") >= 2
-    assert ("article", segment_name) in named
-    assert any("fps" in name for role, name in named if role in ("image", "img"))
 
 
 FOREIGN_PAGE = """<!doctype html><title>another site</title>

@@ -22,7 +22,7 @@ _OPTIONS = (
     "--window-size=1280,900",
     "--remote-debugging-port=0",
 )
-_KEYS = {"Enter": (13, "\r"), "Escape": (27, "")}
+_KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
 
 
 class Chromium:

@@ -142,7 +142,7 @@ export class Card {
     const top = drawPlot(svg, values, length, unit);
     const caption = svg.previousElementSibling;
     setText(caption.querySelector(".length"), length === HISTORY_S ? "5 min" : "1 min");
-    setText(caption.querySelector(".scale"), `${top} ${unit}`);
+    setText(caption.querySelector(".scale"), top === null ? "" : `${top} ${unit}`);
   }
 
   // Have the picture come, or stop it.

@@ -93,14 +93,15 @@ function place(parent, wanted) {
 function summarize() {
   const { state, words } = server.link;
   alert.hidden = state === "connected" || state === "connecting";
-  setText(alert, alert.hidden ? "" : `${words} What you see is old. Trying again …`);
+  setText(alert, alert.hidden ? "" : `${words} ${cards.size ? "What you see is old. " : ""}Trying again …`);
   if (state === "connecting") return;
   const all = shown();
   const running = all.filter((card) => !card.ended);
   const problems = running.filter((card) => card.state.tone !== "good");
-  document.getElementById("empty").hidden = all.length > 0;
+  document.getElementById("empty").hidden = all.length > 0 || state !== "connected";
   ended.hidden = all.length === running.length;
   setText(document.getElementById("ended-count"), `${all.length - running.length} ended`);
+  document.getElementById("dismiss-all").hidden = all.length - running.length < 2;
   const mark = state === "connected" ? problems.length && `${problems.length}!` : state === "full" ? "server full" : "no connection";
   document.title = mark ? `(${mark}) billiards_shm` : "billiards_shm";
   const summary = document.getElementById("summary");
@@ -112,9 +113,12 @@ function sentence(running, problems) {
   if (!running.length) return "No source is running";
   const count = `${running.length} ${running.length === 1 ? "source" : "sources"}`;
   if (!problems.length) return `${count}, all live`;
-  const named = problems.slice(0, NAMES_IN_SUMMARY).map((card) => `${card.name} is ${card.state.name}`);
-  if (problems.length > named.length) named.push(`${problems.length - named.length} more have problems`);
-  return `${count}: ${named.join(", ")}`.replace("is no picture", "shows no picture");
+  const named = problems.slice(0, NAMES_IN_SUMMARY).map(({ name, state }) => {
+    return state.name === "no picture" ? `${name} shows no picture` : `${name} is ${state.name}`;
+  });
+  if (problems.length > named.length) named.push(`and ${problems.length - named.length} more`);
+  if (running.length === 1) return named[0];
+  return `${problems.length} of ${count} ${problems.length === 1 ? "has a problem" : "have problems"}: ${named.join(", ")}`;
 }
 
 function stream() {

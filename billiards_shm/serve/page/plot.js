@@ -16,7 +16,8 @@ function ceiling(value) {
   return power * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999);
 }
 
-// `values`: one per second, the newest last, null where there was none. `length`: how many fill the width.
+// `values`: one per second, the newest last, null where there was none. `length`: how many fill the width. The result is
+// the value at the top, or null if there is none.
 export function drawPlot(svg, values, length, unit) {
   const known = values.filter((value) => value !== null);
   const top = ceiling(Math.max(1, ...known));
@@ -30,6 +31,7 @@ export function drawPlot(svg, values, length, unit) {
   });
   const drawn = [element("line", { class: "axis", x1: 0, y1: HEIGHT, x2: WIDTH, y2: HEIGHT })];
   for (const run of runs) {
+    if (run.length === 1) run.push(run[0]); // a line of one point is not drawn, one from it to itself is
     const line = run.map(([a, b]) => `${a.toFixed(1)},${b.toFixed(1)}`).join(" ");
     const [first] = run[0];
     const [last] = run.at(-1);
@@ -44,5 +46,5 @@ export function drawPlot(svg, values, length, unit) {
     ? `now ${now === null || now === undefined ? "none" : now.toFixed(0)}, between ${least.toFixed(0)} and ${Math.max(...known).toFixed(0)} ${unit}`
     : "nothing yet";
   svg.setAttribute("aria-label", words);
-  return top;
+  return known.length ? top : null;
 }

@@ -12,11 +12,20 @@ export class Server {
     this.onSegments = onSegments;
     this.onLink = onLink;
     this.link = { state: "connecting", words: "" };
+    this.left = false;
+    // Browsers keep a page that was left for a while, in case the user goes back, and its connections with it.
+    addEventListener("pagehide", () => {
+      this.left = true;
+      this.attempt?.abort();
+    });
+    addEventListener("pageshow", () => {
+      this.left = false;
+    });
   }
 
   async run() {
     for (;;) {
-      this.become(await this.listen());
+      if (!this.left) this.become(await this.listen());
       await pause(RETRY_MS);
     }
   }
@@ -29,7 +38,7 @@ export class Server {
 
   // Follow one stream of events to its end, and return what the connection is then.
   async listen() {
-    const attempt = new AbortController();
+    const attempt = this.attempt = new AbortController();
     let silence;
     const expectEvent = () => {
       clearTimeout(silence);

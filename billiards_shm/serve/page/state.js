@@ -12,7 +12,7 @@ const STATES = {
   dead: { tone: "bad", words: "This is the last picture." },
   gone: { tone: "bad", words: "The picture comes when there is one." },
   stalled: { tone: "warn", words: "This picture is old." },
-  waiting: { tone: "warn", words: "There is no frame yet." },
+  waiting: { tone: "warn" },
   "no picture": { tone: "warn" },
   live: { tone: "good" },
   ended: { tone: "off", words: "The writer closed it." },
@@ -26,8 +26,12 @@ export function stateOf(segment, link, trouble) {
   if (link.state === "full") return make("unknown", { title: "Server full", words: link.words });
   if (link.state !== "connected") return make("unknown", { title: "No connection", words: link.words });
   if (segment.ended) return make("ended");
-  if (segment.state !== "live") return make(segment.state, { reason: segment.reason });
+  if (segment.state !== "live") return make(segment.state, { reason: sentence(segment.reason) });
   return trouble ? make("no picture", { words: trouble }) : make("live");
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 function make(name, more = {}) {
@@ -52,7 +56,7 @@ export function showState(root, state) {
   setText(root.querySelector(".badge .word"), state.name);
   const veil = root.querySelector(".veil");
   veil.hidden = state.tone === "good";
-  setText(veil.querySelector("strong"), state.title);
+  setText(veil.querySelector("strong"), sentence(state.title));
   setText(veil.querySelector(".words"), state.words);
   setText(veil.querySelector(".why"), state.reason);
 }
