@@ -21,6 +21,7 @@ def browser(chromium: Chromium) -> Iterator[Chromium]:
     chromium.command("Page.navigate", url="about:blank")
     chromium.command("Emulation.clearDeviceMetricsOverride")
     chromium.command("Emulation.setEmulatedMedia", features=[])
+    chromium.command("Emulation.setFocusEmulationEnabled", enabled=False)
     chromium.command("Network.clearBrowserCookies")
     command_line.end_started()
 

@@ -248,7 +248,8 @@ def test_a_full_server_says_so(browser: Chromium, segment_name: str) -> None:
 
 def test_one_logs_in_with_the_token_and_out_again(browser: Chromium, segment_name: str) -> None:
     look(browser)
-    focused = "document.activeElement.id"
+    browser.command("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus of a screen
+    focused = "document.querySelector(':focus-visible')?.id"
     with Filming(segment_name), ServeProcess(segment_name, "--token", "eight ball") as server:
         page = Page(browser, server)
         page.wait(lambda: browser.js(focused) == "token")

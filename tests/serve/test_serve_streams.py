@@ -215,8 +215,8 @@ def test_one_client_that_asks_for_many_forms_leaves_the_others_theirs(server: Ad
 
 
 def test_the_forms_that_are_always_there_are_those_of_the_page() -> None:
-    page = (files("billiards_shm.serve") / "page" / "page.js").read_text()
-    assert f"const WIDTHS = {list(PAGE_WIDTHS)};" in page
+    script = (files("billiards_shm.serve") / "page" / "picture.js").read_text()
+    assert f"const WIDTHS = {list(PAGE_WIDTHS)};" in script
 
 
 # Viewers that leave.

@@ -106,7 +106,7 @@ export class Card {
     for (const cell of this.root.querySelectorAll("[data-statistic]")) {
       setText(cell, quantity(segment[cell.dataset.statistic], cell.dataset.unit));
     }
-    if (this.find("details").open) {
+    if (this.find(".plots").checkVisibility()) {
       this.plot("fps", "fps");
       this.plot("latency", "ms");
     }

@@ -25,7 +25,7 @@ const visibility = new IntersectionObserver((entries) => {
   }
   stream();
 });
-const fullSize = new FullSize(() => shown().filter((card) => !card.ended), stream);
+const fullSize = new FullSize(() => shown().filter((card) => !card.ended || card === fullSize.card), stream);
 const server = new Server({
   onSegments: (segments) => {
     update(segments);

@@ -8,6 +8,7 @@ const LATE_MS = 5000;
 const STUCK_MS = 8000;
 const RETRY_MS = 1000;
 const REFUSED_RETRY_MS = 5000;
+const NARROW_MS = 15_000;
 
 export class Picture {
   // `onFrame` gets {sequence, latency} of each picture that was drawn.
@@ -21,7 +22,8 @@ export class Picture {
   // `pixels`: how wide it is on the screen. `fps`: null for all.
   start({ pixels, fps = null }) {
     if (this.running) return;
-    this.width = WIDTHS.find((width) => width >= pixels * 0.9) ?? null;
+    this.fitting = this.width = WIDTHS.find((width) => width >= pixels * 0.9) ?? null;
+    this.narrowFor = NARROW_MS;
     this.fps = fps;
     this.refusal = null;
     this.newAt = performance.now();
@@ -81,21 +83,31 @@ export class Picture {
   }
 
   // Compare what is drawn with what the server says of the segment, and return what is wrong with it, or null. Called
-  // once a second. A picture that does not come is asked for again, narrower, in case the connection is slow.
+  // once a second. A picture that does not come is asked for again, and narrower, in case the connection is slow; after a
+  // while, which gets longer each time, it is asked for as wide as it fits again.
   check(segment) {
     if (!this.running) return null;
     if (this.refusal !== null) return `The server sends no picture: ${this.refusal}`;
     const now = performance.now();
     if (segment.state !== "live" || this.sequence === segment.sequence) this.newAt = now;
     const age = now - this.newAt;
-    if (age < LATE_MS) return null;
+    if (age < LATE_MS) {
+      if (this.width !== this.fitting && now - this.attemptAt > this.narrowFor) this.ask(this.fitting);
+      return null;
+    }
     const narrower = WIDTHS.findLast((width) => this.width === null || width < this.width);
-    const stuck = now - Math.max(this.attemptAt, this.drawnAt ?? 0) > STUCK_MS;
-    if (stuck || (narrower && now - this.attemptAt > STUCK_MS)) {
-      this.width = narrower ?? this.width;
-      this.attemptAt = now;
-      this.attempt.abort("late");
+    const isStuck = now - Math.max(this.attemptAt, this.drawnAt ?? 0) > STUCK_MS;
+    if (isStuck || (narrower && now - this.attemptAt > STUCK_MS)) {
+      this.narrowFor *= 2;
+      this.ask(narrower ?? this.width);
     }
     return `No new picture has come for ${Math.round(age / 1000)} s. Trying again …`;
+  }
+
+  // End the attempt that is under way, and make another.
+  ask(width) {
+    this.width = width;
+    this.attemptAt = performance.now();
+    this.attempt.abort("another");
   }
 }

@@ -26,6 +26,7 @@ function socketUrl(name, query) {
 export const webSockets = {
   failures: 0,
   candidate: null,
+  probing: false,
   get pass() {
     return this.failures < FAILURES_BEFORE_SNAPSHOTS;
   },
@@ -35,13 +36,15 @@ export const webSockets = {
   failed(url) {
     this.candidate = url;
     this.failures += 1;
-    if (this.failures === FAILURES_BEFORE_SNAPSHOTS) this.probe();
+    if (!this.pass && !this.probing) this.probe();
   },
   async probe() {
+    this.probing = true;
     while (!this.pass) {
       await pause(PROBE_MS);
       if (document.visibilityState === "visible" && await bringsSomething(this.candidate)) this.succeeded();
     }
+    this.probing = false;
   },
 };
 
