@@ -37,8 +37,9 @@ FAST_SIZES = {
     ],
     "names": ["", "READER WRITERS=1", "READER REPLACEMENTS=0", "RM REPLACEMENTS=0", "LASTING START_DEAD"],
     "sequence": ["FRAMES=3"],
-    "temporary": ["OUTSIDER", "OUTSIDER CLEANINGS=4", ""],
+    "temporary": ["OUTSIDER", "OUTSIDER CLEANINGS=4", "", "BY_LINK", "BY_LINK OUTSIDER"],
     "wakeup": [""],
+    "fork": [""],
 }
 SLOW_SIZES = {
     "lease": ["SLOTS=4 FRAMES=3", "FRAMES=6", "SLOTS=4 READERS=1 LEASES=2 COPIERS=1"],
@@ -88,7 +89,8 @@ MUTATIONS = {
     ],
     ("names", "READER WRITERS=1"): ["RETIRED_BEFORE_RENAME", "SECOND_OPENING_NOT_COMPARED"],
     ("names", "LASTING START_DEAD"): ["GIVES_UP_AT_ONCE"],
-    ("names", "RM REPLACEMENTS=0"): ["CLOSE_DOES_NOT_LOOK"],
+    ("names", "READER REPLACEMENTS=0"): ["CLOSED_IS_TAKEN_FOR_THE_END"],
+    ("names", "RM REPLACEMENTS=0"): ["CLOSE_DOES_NOT_LOOK", "REFUSED_GOES_ON"],
     ("sequence", "FRAMES=3"): [
         "BEGINS_AT_ONE",
         "REPLACEMENT_BEGINS_AT_ONE",
@@ -106,6 +108,7 @@ MUTATIONS = {
         "GIVES_UP_BEFORE_THE_RENAME",
     ],
     ("temporary", "OUTSIDER"): ["GIVES_UP_AT_THE_RENAME"],
+    ("temporary", "BY_LINK"): ["REMOVED_BEFORE_LINKED", "NEVER_REMOVED"],
     ("wakeup", ""): [
         "NOTIFY_BEFORE_LATEST",
         "WAKE_BEFORE_NOTIFY",
@@ -115,6 +118,15 @@ MUTATIONS = {
         "NOTIFY_LOADED_AFTER_LATEST",
         "STATE_LOADED_BEFORE_NOTIFY",
         "SLEEPS_UNASKED",
+        "WAITS_WITHOUT_LOADING_LATEST",
+    ],
+    ("fork", ""): [
+        "FORKS_WHENEVER",
+        "MAPPED_IN_THE_CHILD",
+        "CHILD_UNLOCKS",
+        "NUMBER_NOT_FORGOTTEN",
+        "LETS_GO_WITH_THE_LAST_REFERENCE",
+        "LETS_GO_OF_VIEWS",
     ],
 }
 # Wrong too, but only where memory is weaker than x86's, which Spin cannot see (README.md: what was checked elsewhere):

@@ -14,8 +14,9 @@
  *
  * Abstracted
  *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates
- *   it (temporary.pml splits that). Time: a refused writer waits until the lock or the name changes, or gives up if
- *   the object's own living writer has the lock; others hold a lock only for a moment. Notification: wakeup.pml.
+ *   it (temporary.pml splits that). Time: a creator waits until the lock or the name changes, or gives up if the
+ *   object's own living writer has the lock (200 ms); others hold a lock only for a moment. A writer that replaces its
+ *   own segment gives up whoever has the lock (20 ms). Notification: wakeup.pml.
  *
  * Checked
  *   promise 4   a process that replaces or removes a name holds the lock of the object that it leads to; two writers
@@ -23,6 +24,8 @@
  *               writer has it again
  *               RETIRED is set only where a successor has the name; a writer that removes its own name leaves CLOSED
  *               behind
+ *               a writer that was refused its name never has it again
+ *               CLOSED becomes RETIRED where a writer was killed before it removed the name: readers go on
  *               a reader's pins are in the object that its pixels are in, and in the end in the one that has the name
  *               no lock stays after its purpose; LASTING (no process dies or closes): one gets the name, none waits
  *               for ever
@@ -54,6 +57,7 @@ byte finished;
 /* Not shared memory: what the checks need to know. */
 byte maker[OBJECTS + 1];
 bit has_it[GONE + 1]; /* create has returned, close has not begun */
+bit lost_it[GONE + 1]; /* it was refused its own name */
 bit removed_by_maker[OBJECTS + 1];
 byte acting;   /* processes that may still change something */
 byte deciding; /* a bit for each process between its check of the name and its action */
@@ -84,6 +88,7 @@ byte deciding; /* a bit for each process between its check of the name and its a
 
 inline gets_it()
 {
+    assert(!lost_it[me]);
     has_it[me] = 1;
     k = 1;
     do :: k <= WRITERS -> NO_OUTSIDER(k == me || !has_it[k]); k++ :: else -> break od;
@@ -100,7 +105,7 @@ inline let_all_locks_go()
 #ifdef GIVES_UP_AT_ONCE
 #define MAY_GIVE_UP lock[cur] != 0
 #else
-#define MAY_GIVE_UP lock[cur] == maker[cur]
+#define MAY_GIVE_UP (lock[cur] == maker[cur] || (segment != 0 && lock[cur] != 0))
 #endif
 #ifdef TAKE_OVER_WITHOUT_LOCK
 #define TRY_LOCK got = 1
@@ -230,8 +235,15 @@ look: /* ensure_segment, once a second: here, once more after all that others do
 refused_the_name:
     atomic { refused = 0; if :: fresh != 0 -> lock[fresh] = 0; fresh = 0 :: else fi };
     NO_OUTSIDER(segment == 0);
-    if :: segment != 0 -> has_it[me] = 0 :: else fi;               /* RM: every later call says so */
-    goto killed;
+    if
+    :: segment != 0 ->
+        lost_it[me] = 1;
+#ifdef REFUSED_GOES_ON
+        goto live
+#endif
+    :: else
+    fi;
+    goto killed;                                                   /* RM: every later call says so */
 
 close:
 #ifdef UNLOCKED_BEFORE_UNLINK
@@ -301,6 +313,9 @@ proctype Reader()
         :: else
         fi;
         if
+#ifdef CLOSED_IS_TAKEN_FOR_THE_END
+        :: data != 0 && seen == CLOSED
+#endif
         :: data != 0 && name == data                               /* has_name: it stays */
         :: else -> /* open_once */
             do

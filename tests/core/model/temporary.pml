@@ -1,13 +1,15 @@
 /* temporary.pml - a creator and its temporary, beside `clean` and outside cleaners.
  *
  * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of segment.c;
- * bshm_remove_stale_temporary of names.c; bshm_os_create, bshm_os_rename of platform/posix.c and platform/linux.c.
+ * bshm_remove_stale_temporary of names.c; bshm_os_create, bshm_os_rename, bshm_posix_rename_by_link of platform/posix.c
+ * and platform/linux.c.
  *
  * Modelled
  *   One creator, which starts over when its temporary is removed, up to ATTEMPTS times, each time under another name,
  *   and may be killed anywhere. `clean`, CLEANINGS times: it finds a temporary, finds it old enough, opens it, locks
  *   it, unlinks it. OUTSIDER: a cleaner that takes no lock, once. A creator may be stopped for more than ten seconds
- *   between any two calls, or the clock may jump: so any temporary may be found old enough.
+ *   between any two calls, or the clock may jump: so any temporary may be found old enough. BY_LINK: where no rename
+ *   refuses to replace, the temporary is linked to the name, and removed then; the object has two names in between.
  *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` which process has its writer
  *   lock.
  *
@@ -16,8 +18,8 @@
  *
  * Checked
  *   promise 4   a creator that lives gets the name, whatever cleaners do, and then has the lock
- *               `clean` never removes a temporary whose creator has locked it; only a killed creator leaves one
- *               behind
+ *               `clean` never removes a temporary whose creator has locked it, unless that has its name already; only
+ *               a killed creator leaves one behind
  */
 #ifndef CLEANINGS
 #define CLEANINGS 2
@@ -57,7 +59,17 @@ attempt:
 #endif
     if :: !ok -> goto begin_again :: else fi;                      /* ENOENT */
     skip;                                                          /* memory, mappings, header */
+#ifdef BY_LINK
+#ifdef REMOVED_BEFORE_LINKED
+    STEP(linked[file] = 0);
+#endif
+    STEP(if :: linked[file] -> named = file; ok = 1 :: else -> ok = 0 fi); /* link */
+#ifndef NEVER_REMOVED
+    if :: ok -> STEP(linked[file] = 0) :: else fi;                 /* unlink; an outsider may have been faster */
+#endif
+#else
     STEP(if :: linked[file] -> linked[file] = 0; named = file; ok = 1 :: else -> ok = 0 fi); /* rename */
+#endif
 #ifdef GIVES_UP_AT_THE_RENAME
     assert(ok);
 #endif

@@ -5,8 +5,8 @@
  *
  * Modelled
  *   A writer publishes up to FRAMES frames, then idles, or ends its segment (CLOSED or RETIRED), or is killed
- *   anywhere; after its death a successor may set RETIRED. WAITERS readers look, wait, and look again until they have
- *   seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all sleepers.
+ *   anywhere, also after CLOSED and before it has removed the name; after its death a successor may set RETIRED. WAITERS
+ *   readers wait, each time with or without a look before, until they have seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all sleepers.
  *   The timeout (slices of 100 ms) wakes a sleeper only when no process is left to do it: the writer was killed and
  *   no successor came. In every other run a lost wake-up is a sleeper that sleeps for ever; in the code it would be a
  *   delay of 100 ms.
@@ -77,7 +77,10 @@ proctype Writer()
     :: break
     od;
     END_IT;
-    goto end;
+    if
+    :: goto end
+    :: skip                                                        /* killed between CLOSED and unlink */
+    fi;
 killed_here:
     killed = 1;
     if
@@ -109,14 +112,21 @@ proctype Waiter(byte me)
     bit over;
     do
     :: true ->
-        seen = latest;                                             /* take_newest */
+        if
+        :: seen = latest                                           /* take_newest */
+        :: skip                                                    /* it waits again, without a look */
+        fi;
         if
         :: state == OVER -> if :: latest == seen -> goto end :: else fi /* bshm_reader_ended */
         :: else
         fi;
         LOOK;                                                      /* bshm_reader_wait */
         if
+#ifdef WAITS_WITHOUT_LOADING_LATEST
+        :: over
+#else
         :: now > seen || over
+#endif
         :: else ->
             FUTEX_WAIT;
             if
