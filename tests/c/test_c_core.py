@@ -6,16 +6,14 @@ The programs print each of their tests as a sentence, and counts where they samp
 import os
 import re
 import shlex
-import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from c_programs import COMPILER, run, run_program, wrapped_by
 from repository import CSRC, TESTS
 
 PROGRAMS_DIRECTORY = TESTS / "c"
@@ -26,7 +24,6 @@ THREADED = [name for name in PROGRAMS if name in ("test_races", "test_threads")]
 # These take the protocol's steps in plain memory, and need no segment.
 WITHOUT_SEGMENT = ("test_copy", "test_interleavings", "test_races", "test_steps", "test_validation")
 
-COMPILER = shlex.split(os.environ.get("CC", "cc"))
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
 # -O0: builds in half the time, and no undefined behaviour is optimized away.
 COMMON = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-O0", "-g1", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
@@ -47,18 +44,6 @@ CASES = [
 ]
 
 
-def run(command: Iterable[str | Path], timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        timeout=timeout,
-        check=False,
-    )
-
-
 @cache
 def flags_of(flavour: str) -> tuple[str, ...]:
     """The flavour's own flags."""
@@ -69,13 +54,6 @@ def flags_of(flavour: str) -> tuple[str, ...]:
         if built.returncode == 0:
             return tuple(attempt)
     pytest.fail(f"{shlex.join(COMPILER)} does not do {' '.join(flags)}: {built.stderr}")
-
-
-def wrapped_by(source: Path) -> list[str]:
-    """Linker flags for the functions that a program wraps."""
-    text = source.read_text()
-    names = {*re.findall(r"^WRAPPED\((\w+),", text, re.MULTILINE), *re.findall(r"\) __wrap_(\w+);", text)}
-    return [f"-Wl,--wrap={name}" for name in sorted(names)]
 
 
 class Build:
@@ -133,15 +111,6 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return Build(tmp_path_factory.mktemp("c-core"))
 
 
-def run_program(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    finished = run([program, *arguments])
-    if (
-        "unexpected memory mapping" in finished.stdout
-    ):  # an older ThreadSanitizer, and address randomization of a newer kernel
-        finished = run(["setarch", "-R", program, *arguments])
-    return finished
-
-
 @pytest.mark.parametrize(("name", "flavour"), CASES)
 def test_every_check_of_the_program_holds(name: str, flavour: str, build: Build, segment_name: str) -> None:
     arguments = () if name in WITHOUT_SEGMENT else (segment_name,)
@@ -171,117 +140,3 @@ def test_the_sources_include_one_another_in_one_direction() -> None:
         arrows.setdefault(source.stem, set()).update(included_by(source))
     order = list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
     assert order.index("windows_base") < order.index("windows_names") < order.index("windows_files")
-
-
-# ---------------------------------------------------------------- do the tests find broken steps?
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One change of one function, and the program that must fail because of it.
-
-    Fences are not among them: no program on this kind of machine can show that one is missing. They are for the models.
-    """
-
-    says: str
-    file: str
-    function: str
-    old: str
-    new: str
-    caught_by: str
-
-
-STEPS, SEARCH, RACES = "test_steps", "test_interleavings", "test_races"
-ACQUIRE, RELAXED = "__ATOMIC_ACQUIRE", "__ATOMIC_RELAXED"
-MUTATIONS = [
-    Mutation(
-        "W2 ignores pins", "protocol.h", "bshm_step_claim_slot", r"word & BSHM_TOKEN_MASK\(slot_count\)", "0", SEARCH
-    ),
-    Mutation("W3 relaxed", "ordering.h", "bshm_claim_acquire", ACQUIRE, RELAXED, RACES),
-    Mutation("W4 even", "protocol.h", "bshm_step_begin_write", r"2 \* sequence - 1", "2 * sequence", SEARCH),
-    Mutation("W8 relaxed", "protocol.h", "bshm_step_end_write", "store_release", "store_relaxed", RACES),
-    Mutation("W9 left out", "protocol.h", "bshm_step_clear_writing", "BSHM_PIN_WRITING", "0", SEARCH),
-    Mutation("W10 relaxed", "protocol.h", "bshm_step_store_latest", "store_release", "store_relaxed", RACES),
-    Mutation("W12 relaxed", "ordering.h", "bshm_store_release32", "__ATOMIC_RELEASE", RELAXED, RACES),
-    Mutation("W12 without a bump", "protocol.h", "bshm_step_bump_notify", r"\+ 1\)", "+ 0)", STEPS),
-    Mutation("R0 clears nothing", "protocol.h", "bshm_step_clear_token", r"bshm_clear_release\(.*?\);", ";", SEARCH),
-    Mutation(
-        "R0 forgets a slot", "protocol.h", "bshm_step_clear_token", "slot < slot_count", "slot + 1 < slot_count", SEARCH
-    ),
-    Mutation(
-        "R0 clears relaxed",
-        "protocol.h",
-        "bshm_step_clear_token",
-        r"bshm_clear_release\(&(.*?), (UINT64_C\(1\) << token)\)",
-        r"__atomic_fetch_and(&\1.shared, ~(\2), __ATOMIC_RELAXED)",
-        RACES,
-    ),
-    Mutation("R1 relaxed", "protocol.h", "bshm_step_load_latest", "load_acquire", "load_relaxed", RACES),
-    Mutation("R2 relaxed", "ordering.h", "bshm_pin_acquire_release", "__ATOMIC_(ACQ_REL|ACQUIRE)", RELAXED, RACES),
-    Mutation("R3 left out", "protocol.h", "bshm_step_pin", "& BSHM_PIN_WRITING", "& 0", SEARCH),
-    Mutation("R3 leaves its pin", "protocol.h", "bshm_step_pin", r"bshm_clear_release\(.*?\);", ";", SEARCH),
-    Mutation(
-        "R4 left out",
-        "protocol.h",
-        "bshm_step_load_descriptor",
-        r"\(\*seq & 1\) \|\| \*seq < 2 \* sequence",
-        "0",
-        SEARCH,
-    ),
-    Mutation("R4 takes odd for even", "protocol.h", "bshm_step_load_descriptor", r"\(\*seq & 1\) \|\| ", "", SEARCH),
-    Mutation(
-        "R4 takes older frames", "protocol.h", "bshm_step_load_descriptor", r" \|\| \*seq < 2 \* sequence", "", STEPS
-    ),
-    Mutation("R4 relaxed", "protocol.h", "bshm_step_load_descriptor", "load_acquire", "load_relaxed", RACES),
-    Mutation("R5 left out", "protocol.h", "bshm_step_seq_unchanged", "return .*? == seq;", "return seq != 0;", SEARCH),
-    Mutation("R6 relaxed", "ordering.h", "bshm_clear_release", "__ATOMIC_RELEASE", RELAXED, RACES),
-    Mutation("R6 left out", "protocol.h", "bshm_step_unpin", r"<< token", "<< token & 0", SEARCH),
-    Mutation("notify read relaxed", "ordering.h", "bshm_load_acquire32", ACQUIRE, RELAXED, RACES),
-    Mutation("last reference dropped relaxed", "ordering.h", "bshm_reference_drop", "__ATOMIC_ACQ_REL", RELAXED, RACES),
-]
-
-
-def mutate(mutation: Mutation, directory: Path) -> None:
-    """All headers in `directory`, one of them changed."""
-    directory.mkdir()
-    for header in CSRC.glob("*.h"):
-        shutil.copy(header, directory)
-    path = directory / mutation.file
-    text = path.read_text()
-    function = re.search(rf"\b{mutation.function}\([^;{{]*\)\n\{{\n.*?\n\}}\n", text, re.DOTALL)
-    assert function, f"{mutation.function} is not in {mutation.file} any more: adapt the mutation"
-    body, count = re.subn(mutation.old, mutation.new, function[0], flags=re.DOTALL)
-    assert count > 0, f"{mutation.function} does not contain {mutation.old!r} any more: adapt the mutation"
-    path.write_text(text.replace(function[0], body))
-
-
-def run_mutant(mutation: Mutation, directory: Path, flags: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-    mutate(mutation, directory)
-    common = [flag for flag in COMMON if flag != f"-I{CSRC}"]
-    source = PROGRAMS_DIRECTORY / f"{mutation.caught_by}.c"
-    built = run([*COMPILER, *common, f"-I{directory}", "-w", *flags, source, "-o", directory / "mutant"])
-    assert built.returncode == 0, built.stdout
-    return run_program(directory / "mutant")
-
-
-@pytest.fixture(scope="module")
-def mutants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """The result of each mutant. They are built and run on all processors."""
-    directory = tmp_path_factory.mktemp("mutants")
-    futures = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, mutation in enumerate(MUTATIONS):
-            flags = flags_of("thread" if mutation.caught_by == RACES else "plain")
-            futures[mutation.says] = pool.submit(run_mutant, mutation, directory / str(number), flags)
-        yield futures
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("c mutants")
-@pytest.mark.parametrize("says", [mutation.says for mutation in MUTATIONS])
-def test_a_protocol_with_a_step_broken_does_not_pass(
-    says: str, mutants: dict[str, Future[subprocess.CompletedProcess[str]]]
-) -> None:
-    finished = mutants[says].result()
-    assert finished.returncode != 0, finished.stdout
-    assert "data race" in finished.stdout or "0 failed" not in finished.stdout

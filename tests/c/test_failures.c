@@ -9,7 +9,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static unsigned calls, failing; /* number of the call that fails; 0: none */
 static int failure;             /* with this errno */
@@ -58,40 +60,80 @@ WRAPPED(bshm_os_lock, (bshm_os_file file, uint64_t byte, bool exclusive), (file,
 WRAPPED(bshm_os_downgrade_lock, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
 WRAPPED(bshm_os_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 
+static unsigned allocations; /* not freed yet */
+
 extern __typeof__(malloc) __real_malloc;
 extern __typeof__(malloc) __wrap_malloc;
 void *__wrap_malloc(size_t bytes)
 {
-    return fails("malloc") ? NULL : __real_malloc(bytes);
+    void *made = fails("malloc") ? NULL : __real_malloc(bytes);
+    allocations += made != NULL;
+    return made;
 }
 
 extern __typeof__(calloc) __real_calloc;
 extern __typeof__(calloc) __wrap_calloc;
 void *__wrap_calloc(size_t count, size_t bytes)
 {
-    return fails("calloc") ? NULL : __real_calloc(count, bytes);
+    void *made = fails("calloc") ? NULL : __real_calloc(count, bytes);
+    allocations += made != NULL;
+    return made;
 }
 
-static unsigned fallocates;
+extern __typeof__(free) __real_free;
+extern __typeof__(free) __wrap_free;
+void __wrap_free(void *made)
+{
+    allocations -= made != NULL;
+    __real_free(made);
+}
+
+extern __typeof__(madvise) __real_madvise;
+extern __typeof__(madvise) __wrap_madvise;
+int __wrap_madvise(void *address, size_t bytes, int advice)
+{
+    if (!fails("madvise"))
+        return __real_madvise(address, bytes, advice);
+    errno = failure;
+    return -1;
+}
+
+static unsigned fallocates, fallocates_that_fail_from; /* 0: none */
 
 extern __typeof__(fallocate64) __real_fallocate64;
 extern __typeof__(fallocate64) __wrap_fallocate64;
 int __wrap_fallocate64(int file, int mode, off64_t offset, off64_t bytes)
 {
-    fallocates++;
+    if (++fallocates >= fallocates_that_fail_from && fallocates_that_fail_from > 0 && mode == 0) {
+        errno = ENOSPC;
+        return -1;
+    }
     return __real_fallocate64(file, mode, offset, bytes);
 }
 
 /* ---------------------------------------------------------------- what must not be left behind */
 
+static char directory[200]; /* of this program's own: temporaries that are left behind are seen here */
+
 typedef struct belongings {
-    unsigned files, mappings;
+    unsigned files, mappings, names, allocations;
+    uint64_t allocated_bytes; /* of all files in the directory */
 } belongings;
 
 static belongings take_stock(void)
 {
     char line[1024];
-    belongings now = {0, 0};
+    belongings now = {.allocations = allocations};
+    DIR *names = opendir(directory);
+    REQUIRE(names != NULL);
+    for (struct dirent *entry = readdir(names); entry; entry = readdir(names)) {
+        bshm_os_info info;
+        (void)snprintf(line, sizeof line, "%s/%s", directory, entry->d_name);
+        now.names++;
+        if ((__real_bshm_os_info_at)(line, &info) == 0 && info.regular)
+            now.allocated_bytes += info.allocated_bytes;
+    }
+    (void)closedir(names);
     DIR *files = opendir("/proc/self/fd");
     FILE *maps = fopen("/proc/self/maps", "r");
     REQUIRE(files != NULL && maps != NULL);
@@ -240,10 +282,14 @@ static bool fail_one(const char *what, unsigned which, preparation prepare, oper
         CHECK_EQUAL(error.code, rc);
         CHECK(strlen(error.message) > 0);
     }
-    if (rc < 0 && operate != reads) { /* a reader that failed still exists and can try again */
+    bool failed = rc < 0 || (rc == BSHM_DROPPED && operate == writes);
+    if (failed && operate != reads) { /* a reader that failed still exists and can try again */
         belongings after = take_stock();
         CHECK_EQUAL(after.files, before.files);
         CHECK_EQUAL(after.mappings, before.mappings);
+        CHECK_EQUAL(after.names, before.names);
+        CHECK_EQUAL(after.allocations, before.allocations);
+        CHECK(after.allocated_bytes <= before.allocated_bytes);
     }
     if (check_failures_so_far() != failures_before)
         printf("    %s, call %u, %s, errno %d: returned %d, \"%s\"\n", what, which, failed_call ? failed_call : "none",
@@ -271,6 +317,8 @@ static void fail_each(const char *what, preparation prepare, operation operate)
     belongings after = take_stock();
     CHECK_EQUAL(after.files, before.files);
     CHECK_EQUAL(after.mappings, before.mappings);
+    CHECK_EQUAL(after.names, before.names);
+    CHECK_EQUAL(after.allocations, before.allocations);
     printf("    %u failures\n", tried);
 }
 
@@ -387,6 +435,80 @@ static void what_cannot_fit_is_refused_without_taking_a_page(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
+/* Another process takes the last pages between the question and the allocation. */
+static void an_allocation_that_fails_in_its_middle_keeps_nothing(void)
+{
+    bshm_os_file file;
+    bshm_os_info info;
+    uint64_t bytes = UINT64_C(16) << 20;
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0 && bshm_os_resize(file, bytes) == 0);
+    fallocates = 0;
+    fallocates_that_fail_from = 3;
+    CHECK_EQUAL(bshm_os_allocate(file, 0, bytes), -ENOSPC);
+    fallocates_that_fail_from = 0;
+    CHECK(fallocates >= 3);
+    CHECK_EQUAL(bshm_os_info_of(file, &info), 0);
+    CHECK_EQUAL(info.allocated_bytes, 0);
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
+}
+
+static void memory_that_is_not_there_is_noticed_before_it_is_touched(void)
+{
+    bshm_os_file file;
+    void *address;
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0);
+    REQUIRE(bshm_os_map(file, 0, BSHM_REGION_BYTES, BSHM_OS_MAP_WRITE, &address) == 0); /* of a file without bytes */
+    CHECK_EQUAL(bshm_os_prefault(address, BSHM_REGION_BYTES, true), -EFAULT);
+    CHECK_EQUAL(bshm_os_prefault(address, BSHM_REGION_BYTES, false), -EFAULT);
+    bshm_os_unmap(address, BSHM_REGION_BYTES);
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
+}
+
+static window dead;
+static bshm_os_file dead_file = BSHM_OS_NO_FILE;
+
+/* Frames 4, 5 and 3 in slots 0, 1 and 2. */
+static void a_dead_writer_with_a_frame_that_is_pinned(participants *all)
+{
+    (void)all;
+    if (dead.header)
+        close_window(&dead);
+    bshm_os_close(dead_file);
+    (void)bshm_os_unlink(fixture_path());
+    leave_dead_segment(4, 5);
+    dead = open_window();
+    CHECK(bshm_step_pin(dead.control, 0, 1));
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &dead_file) == 0);
+}
+
+/* PUNCHING: the newest frame stays, and what is pinned; what goes is no frame any more. */
+static void a_take_over_without_memory_takes_it_from_the_dead(void)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    bshm_os_info after;
+    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, a_dead_writer_with_a_frame_that_is_pinned, creates, &all, &error),
+                0);
+    REQUIRE(all.writer != NULL);
+    CHECK_EQUAL(bshm_os_info_of(dead_file, &after), 0);
+    CHECK_EQUAL(after.allocated_bytes, 4 * BSHM_REGION_BYTES); /* header, control region, and two slots of three */
+    CHECK_EQUAL(seq_of(&dead, 0), 2 * 4);
+    CHECK_EQUAL(seq_of(&dead, 1), 2 * 5);
+    CHECK_EQUAL(seq_of(&dead, 2), 2 * 3 - 1);
+    for (uint32_t slot = 0; slot < 3; slot++) {
+        uint8_t pixel;
+        uint64_t at = 2 * BSHM_REGION_BYTES + slot * (uint64_t)BSHM_REGION_BYTES;
+        CHECK_EQUAL(bshm_os_read(dead_file, &pixel, 1, at), 0);
+        CHECK_EQUAL(pixel, slot == 0 ? 4 : slot == 1 ? 5 : 0);
+    }
+    CHECK_EQUAL(put(all.writer), 6);
+    bshm_os_close(dead_file);
+    close_window(&dead);
+    end(&all);
+}
+
 static void a_temporary_from_the_beginning_of_time_is_old(void)
 {
     char path[BSHM_OS_PATH_BYTES];
@@ -402,7 +524,13 @@ static void a_temporary_from_the_beginning_of_time_is_old(void)
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
+    (void)snprintf(directory, sizeof directory, "%s/%s-files", bshm_object_directory(), argv[1]);
+    REQUIRE(mkdir(directory, 0700) == 0);
+    (void)snprintf(fixture_name, sizeof fixture_name, "%.100s/segment", directory);
     RUN(what_cannot_fit_is_refused_without_taking_a_page);
+    RUN(an_allocation_that_fails_in_its_middle_keeps_nothing);
+    RUN(memory_that_is_not_there_is_noticed_before_it_is_touched);
+    RUN(a_take_over_without_memory_takes_it_from_the_dead);
     RUN(a_temporary_from_the_beginning_of_time_is_old);
     RUN(creating_may_fail_anywhere);
     RUN(taking_over_may_fail_anywhere);
@@ -414,5 +542,6 @@ int main(int argc, char **argv)
     RUN(a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes);
     RUN(no_memory_for_a_segment_is_an_error_that_names_the_bytes);
     RUN(a_segment_without_memory_behind_it_is_refused_before_it_is_touched);
+    CHECK_EQUAL(rmdir(directory), 0); /* nothing is left in it */
     return check_summary();
 }

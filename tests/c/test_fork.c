@@ -1,5 +1,6 @@
 /* Forks: what a child has of its parent's writers and readers, and what it must not have. */
 #include "fixture.h"
+#include "layout.h"
 
 #include <fcntl.h>
 #include <pthread.h>
@@ -363,6 +364,58 @@ static void addresses_that_are_held_show_zeros_and_keep_no_memory(void)
 
 /* ---------------------------------------------------------------- files and locks */
 
+/* What was looked for on the stack is not there any more, and must not be found by the fork handler. */
+static __attribute__((noinline)) void write_over_the_stack(void)
+{
+    volatile uint8_t bytes[65536];
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = 0x41;
+}
+
+static void a_file_that_could_not_be_opened_is_forgotten(void)
+{
+    static bshm_inspection inspection;
+    CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &inspection, &fixture_error), BSHM_E_NOT_FOUND);
+    write_over_the_stack();
+    pid_t child = begin_child();
+    if (child == 0)
+        leave_child();
+    expect_child_well(child);
+}
+
+static bshm_brief_file brief;
+static bool handled_again;
+
+static bool note_that_it_is_handled_again(bshm_os_fork_member *member)
+{
+    (void)member;
+    return handled_again = true;
+}
+
+/* It lies on the stack of a thread, which the child has used for something else when it forks. */
+static void a_file_that_is_open_for_a_moment_is_closed_and_forgotten_in_a_child(void)
+{
+    bshm_writer *writer = new_writer(3);
+    bshm_trusted trusted = {.count = 0};
+    bshm_os_info info;
+    CHECK_EQUAL(bshm_brief_open(&brief, fixture_path(), fixture_name, BSHM_OS_READ, &trusted, &info, NULL), BSHM_OK);
+    pid_t child = begin_child();
+    if (child == 0) {
+        expect_nothing_of_the_segment();
+        brief.fork_member.in_child = note_that_it_is_handled_again;
+        pid_t grandchild = begin_child();
+        if (grandchild == 0) {
+            CHECK(!handled_again);
+            leave_child();
+        }
+        expect_child_well(grandchild);
+        leave_child();
+    }
+    expect_child_well(child);
+    bshm_brief_close(&brief);
+    bshm_writer_free(writer);
+}
+
 static void files_that_are_closed_are_not_closed_again_in_a_child(void)
 {
     int files[32];
@@ -370,7 +423,11 @@ static void files_that_are_closed_are_not_closed_again_in_a_child(void)
     (void)put(writer);
     bshm_reader *reader = new_reader(1);
     bshm_frame frame = newest(reader);
+    bshm_attachment *addresses = bshm_addresses_hold(frame.attachment); /* outlives its files, as a loan does */
     bshm_frame_release(&frame);
+    bshm_loan loan;
+    bshm_frame_info info = picture(HEIGHT);
+    REQUIRE(bshm_writer_loan(writer, &info, &loan, &fixture_error) == BSHM_OK);
     bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = 3, .mode = 0600};
     bshm_writer *refused = NULL;
     CHECK_EQUAL(bshm_writer_create(&refused, fixture_name, &options, &fixture_error), BSHM_E_EXISTS);
@@ -387,6 +444,8 @@ static void files_that_are_closed_are_not_closed_again_in_a_child(void)
     expect_child_well(child);
     for (int i = 0; i < 32; i++)
         (void)close(files[i]);
+    bshm_addresses_release(addresses);
+    bshm_loan_release(&loan);
     bshm_writer_free(writer);
 }
 
@@ -421,6 +480,7 @@ static void an_observers_presence_ends_with_it_though_a_child_lives_on(void)
         bshm_frame frame = newest(reader);
         CHECK(!frame.pinned);
         bshm_frame_release(&frame);
+        CHECK_EQUAL(observers_present(), 1);
         pid_t child = begin_child();
         if (child == 0) {
             (void)close(ready[0]);
@@ -451,6 +511,8 @@ int main(int argc, char **argv)
     RUN(a_copy_that_was_being_made_keeps_no_memory_in_the_child);
     RUN(what_a_child_draws_into_a_loan_is_seen_by_nobody);
     RUN(addresses_that_are_held_show_zeros_and_keep_no_memory);
+    RUN(a_file_that_could_not_be_opened_is_forgotten);
+    RUN(a_file_that_is_open_for_a_moment_is_closed_and_forgotten_in_a_child);
     RUN(files_that_are_closed_are_not_closed_again_in_a_child);
     RUN(an_observers_presence_ends_with_it_though_a_child_lives_on);
     return check_summary();

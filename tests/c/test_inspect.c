@@ -1,5 +1,21 @@
-/* bshm_inspect. */
+/* bshm_inspect. Its source is included with a macro around reading, so that something can happen in between. */
+#include "layout.h"
+#include "protocol.h"
+
+static unsigned reads_before; /* it happens before this one; 0: never */
+static void something_happens(void);
+#define bshm_os_read(...)                                                                                              \
+    (reads_before && --reads_before == 0 ? something_happens() : (void)0, bshm_os_read(__VA_ARGS__))
+#include "inspect.c"
+
 #include "fixture.h"
+
+static window happening_in;
+
+static void something_happens(void)
+{
+    bshm_step_begin_write(happening_in.header, 0, 4);
+}
 
 static bshm_inspection found;
 
@@ -117,9 +133,30 @@ static void a_frame_that_is_being_written_or_makes_no_sense_is_left_out(void)
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 63));
     CHECK_EQUAL(look()->has_frame, 0);
     CHECK_EQUAL(found.latest_sequence, 9);
+    bshm_frame_info info;
+    uint64_t seq;
+    REQUIRE(bshm_step_load_descriptor(shared.header, 0, 1, &seq, &info));
+    bshm_step_store_descriptor(shared.header, 3, &info);
+    bshm_step_end_write(shared.header, 3, 9);
+    bshm_store_relaxed(&shared.header->publication.latest,
+                       BSHM_LATEST(9, 3)); /* a good frame, in a slot that is none */
+    CHECK_EQUAL(look()->has_frame, 0);
     bshm_store_relaxed(&shared.header->publication.latest, UINT64_MAX);
     CHECK_EQUAL(look()->has_frame, 0);
     close_window(&shared);
+    bshm_writer_free(writer);
+}
+
+static void a_frame_that_is_written_over_while_it_is_looked_at_is_left_out(void)
+{
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    happening_in = open_window();
+    reads_before = 2; /* the regions, and seq again; the identity is read elsewhere */
+    CHECK_EQUAL(look()->has_frame, 0);
+    CHECK_EQUAL(reads_before, 0);
+    CHECK_EQUAL(found.latest_sequence, 1);
+    close_window(&happening_in);
     bshm_writer_free(writer);
 }
 
@@ -135,6 +172,11 @@ static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(vo
     look();
     CHECK_EQUAL(found.reader_count, 1);
     CHECK_EQUAL(found.readers[0].leases, 0); /* claiming to own tokens does not pin anything */
+    bshm_store_relaxed(&shared.control->pins[1].word, ~BSHM_TOKEN_MASK(3));
+    CHECK_EQUAL(look()->readers[0].leases, 0); /* nor do bits that are no token */
+    bshm_store_relaxed(&shared.control->pins[1].word, BSHM_TOKEN_MASK(3));
+    CHECK_EQUAL(look()->readers[0].leases, 1);
+    bshm_store_relaxed(&shared.control->pins[1].word, 0);
     CHECK_EQUAL(strlen(found.readers[0].process_name), 32);
     CHECK_EQUAL(strlen(found.source.reason), 128);
     CHECK_EQUAL(strlen(found.source.backend), 32);
@@ -167,6 +209,7 @@ int main(int argc, char **argv)
     RUN(readers_are_counted_with_what_they_do_and_only_while_they_live);
     RUN(looking_leaves_no_trace);
     RUN(a_frame_that_is_being_written_or_makes_no_sense_is_left_out);
+    RUN(a_frame_that_is_written_over_while_it_is_looked_at_is_left_out);
     RUN(rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more);
     RUN(the_dead_are_told_from_the_living_and_from_the_closed);
     return check_summary();

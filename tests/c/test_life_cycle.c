@@ -27,6 +27,7 @@ static void about_to(const char *call)
 /* A reader opens twice: for reading, and for the control region. While forks are blocked no other reader or writer can be
  * created in this process, so the event happens before that. */
 #define bshm_os_block_fork()               (about_to("open"), (bshm_os_block_fork)())
+#define bshm_os_info_at(...)               (about_to("look"), (bshm_os_info_at)(__VA_ARGS__))
 #define bshm_os_lock(...)                  (about_to("lock"), (bshm_os_lock)(__VA_ARGS__))
 #define bshm_os_create(path, file)         (race.temporary = (path), (bshm_os_create)(path, file))
 #define bshm_os_rename(from, to, replaces) (about_to("rename"), (bshm_os_rename)(from, to, replaces))
@@ -35,6 +36,7 @@ static void about_to(const char *call)
 #include "attachment.c"
 #include "layout.c"
 #include "names.c"
+#include "reader.c"
 #include "segment.c"
 
 #include "fixture.h"
@@ -87,6 +89,22 @@ static void the_temporary_is_removed(void)
 {
     if (race.temporary)
         (void)bshm_os_unlink(race.temporary);
+}
+
+static void the_temporary_is_another_file(void)
+{
+    bshm_os_file file;
+    (void)bshm_os_unlink(race.temporary);
+    REQUIRE((bshm_os_create)(race.temporary, &file) == 0);
+    bshm_os_close(file);
+}
+
+static int write_one(bshm_writer *writer, uint32_t height);
+
+static void a_last_frame_and_a_successor_come(void)
+{
+    CHECK_EQUAL(put(other), 2);
+    CHECK_EQUAL(write_one(other, 2 * HEIGHT), BSHM_OK); /* frame 3, in a larger segment */
 }
 
 static bshm_os_file held;
@@ -210,6 +228,18 @@ static void a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again(v
     CHECK_EQUAL(put(writer), 1);
     bshm_writer_free(writer);
     bshm_os_close(held);
+}
+
+static void a_temporary_that_is_another_file_is_not_used(void)
+{
+    bshm_writer *writer;
+    bshm_os_info found;
+    before("open", 2, the_temporary_is_another_file);
+    CHECK_EQUAL(try_to_create(&writer), BSHM_E_SYSTEM);
+    CHECK_CONTAINS(fixture_error.message, "replaced by another file");
+    expect_happened();
+    CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
+    (void)bshm_os_unlink(race.temporary);
 }
 
 static uint64_t series_under_the_name(void)
@@ -395,6 +425,27 @@ static void a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it(v
     bshm_reader_free(reader);
 }
 
+static void a_last_frame_that_comes_before_the_name_is_looked_at_is_read_first(void)
+{
+    other = new_writer(3);
+    (void)put(other);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    bshm_frame_release(&frame);
+    bshm_os_sleep(110 * BSHM_NS_PER_MS); /* now the name is looked at again */
+    before("look", 1, a_last_frame_and_a_successor_come);
+    CHECK_EQUAL(bshm_reader_acquire(reader, 0, &frame, &fixture_error), BSHM_FOUND);
+    expect_happened();
+    CHECK_EQUAL(frame.info.sequence, 2);
+    bshm_frame_release(&frame);
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 3);
+    CHECK_EQUAL(frame.skipped, 0);
+    bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    the_other_writer_ends();
+}
+
 static void a_reader_that_comes_too_late_finds_nothing(void)
 {
     leave_dead_segment(3, 5);
@@ -414,6 +465,7 @@ int main(int argc, char **argv)
     RUN(a_count_goes_on_after_the_segment_that_is_replaced_in_the_end);
     RUN(a_temporary_that_is_cleaned_away_is_made_again);
     RUN(a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again);
+    RUN(a_temporary_that_is_another_file_is_not_used);
     RUN(a_count_that_goes_on_keeps_its_series_however_often_creation_begins_again);
     RUN(a_temporary_that_is_always_cleaned_away_is_an_error_in_the_end);
     RUN(a_writer_that_ends_in_time_makes_room);
@@ -423,6 +475,7 @@ int main(int argc, char **argv)
     RUN(a_cleaner_never_removes_a_name_that_went_to_the_living);
     RUN(a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each);
     RUN(a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it);
+    RUN(a_last_frame_that_comes_before_the_name_is_looked_at_is_read_first);
     RUN(a_reader_that_comes_too_late_finds_nothing);
     return check_summary();
 }

@@ -10,6 +10,9 @@
 #include <direct.h>
 #define mkdir(path, mode) _mkdir(path)
 #else
+#include "platform/posix.h"
+
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -172,6 +175,69 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
     (void)bshm_os_unlink(fixture_path());
 #endif
 }
+
+#ifndef _WIN32
+static void files_are_opened_without_following_waiting_or_leaving_them_to_programs(void)
+{
+    bshm_os_file file;
+    bshm_os_info info;
+    REQUIRE(symlink("/etc/passwd", fixture_path()) == 0);
+    CHECK_EQUAL(bshm_os_open(fixture_path(), BSHM_OS_READ, &file), -ELOOP);
+    (void)bshm_os_unlink(fixture_path());
+    REQUIRE(mkfifo(fixture_path(), 0600) == 0);
+    (void)alarm(20); /* ends this program if it waits for the other end */
+    CHECK_EQUAL(bshm_os_open(fixture_path(), BSHM_OS_READ, &file), 0);
+    (void)alarm(0);
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
+    mode_t before = umask(0277);
+    CHECK_EQUAL(bshm_os_create(fixture_path(), &file), 0);
+    (void)umask(before);
+    CHECK(fcntl(file, F_GETFD) & FD_CLOEXEC);
+    CHECK(bshm_os_info_of(file, &info) == 0 && info.mode == 0600);
+    bshm_os_close(file);
+    CHECK_EQUAL(bshm_os_create(fixture_path(), &file), -EEXIST);
+    (void)bshm_os_unlink(fixture_path());
+}
+
+static void a_rename_by_link_replaces_nothing_and_leaves_one_name(void)
+{
+    char temporary[BSHM_OS_PATH_BYTES];
+    bshm_os_file file;
+    bshm_os_info info;
+    REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
+    for (int rc = 0; rc >= -EEXIST; rc -= EEXIST) { /* the name is free; it is not */
+        REQUIRE(bshm_os_create(temporary, &file) == 0);
+        bshm_os_close(file);
+        CHECK_EQUAL(bshm_posix_rename_by_link(temporary, fixture_path()), rc);
+        CHECK_EQUAL(bshm_os_info_at(temporary, &info), rc == 0 ? -ENOENT : 0);
+        CHECK_EQUAL(bshm_os_info_at(fixture_path(), &info), 0);
+    }
+    (void)bshm_os_unlink(temporary);
+    CHECK_EQUAL(bshm_posix_rename_by_link(temporary, fixture_path()), -ENOENT);
+    (void)bshm_os_unlink(fixture_path());
+}
+
+/* Only root can make a segment that is another user's; .ci/run is root. */
+static void a_segment_of_another_user_is_refused_unless_that_user_is_trusted(void)
+{
+    static bshm_inspection inspection;
+    uint32_t uid = 12345;
+    bshm_owners trusted = {.uids = &uid, .count = 1};
+    bshm_reader *reader = new_reader(1);
+    leave_dead_segment(3, 1);
+    if (chown(fixture_path(), uid, (gid_t)-1) == 0) {
+        CHECK_EQUAL(bshm_reader_attach(reader, &fixture_error), BSHM_E_PERMISSION);
+        CHECK_CONTAINS(fixture_error.message, "12345");
+        CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &inspection, &fixture_error), BSHM_E_PERMISSION);
+        CHECK_EQUAL(bshm_inspect(fixture_name, &trusted, &inspection, &fixture_error), BSHM_OK);
+        CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_PERMISSION);
+        CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error), BSHM_E_PERMISSION);
+    }
+    CHECK_EQUAL(bshm_remove_stale(fixture_name, &trusted, &fixture_error), BSHM_REMOVED);
+    bshm_reader_free(reader);
+}
+#endif
 
 /* Puts a copy of a dead segment under the name, with one change. */
 static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
@@ -504,6 +570,11 @@ int main(int argc, char **argv)
     RUN(temporaries_lie_beside_their_object_and_are_no_names);
     RUN(foreign_files_are_refused_and_left_alone);
     RUN(what_is_no_regular_file_is_refused_and_left_alone);
+#ifndef _WIN32
+    RUN(files_are_opened_without_following_waiting_or_leaving_them_to_programs);
+    RUN(a_rename_by_link_replaces_nothing_and_leaves_one_name);
+    RUN(a_segment_of_another_user_is_refused_unless_that_user_is_trusted);
+#endif
     RUN(damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers);
     RUN(a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang);
     RUN(a_living_writer_keeps_its_name);

@@ -332,6 +332,30 @@ static void closing_the_last_frame_gives_the_tokens_back(void)
     bshm_writer_free(writer);
 }
 
+static void a_pin_that_was_broken_is_not_shared_with_a_newer_frame(void)
+{
+    bshm_writer *writer = new_writer(8);
+    bshm_reader *reader = new_reader(3);
+    window shared = open_window();
+    (void)put(writer);
+    bshm_frame held = newest(reader);
+    bshm_step_end_write(shared.header, 0, 4); /* by force: the slot has another frame, and `latest` is what it was */
+    bshm_frame newer = newest(reader);
+    CHECK_EQUAL(newer.info.sequence, 4);
+    CHECK(newer.lease != held.lease && newer.pinned);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(4, 0));
+    bshm_frame again = newest(reader);
+    CHECK_EQUAL(again.lease, newer.lease);
+    CHECK(!bshm_frame_intact(&held) && bshm_frame_intact(&newer));
+    bshm_frame_release(&held);
+    bshm_frame_release(&newer);
+    bshm_frame_release(&again);
+    CHECK_EQUAL(pinned_slots(&shared, 8), 0);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
 /* ---------------------------------------------------------------- R3, R4, copies */
 
 static void a_reader_that_always_finds_writing_copies_and_leaves_no_pin(void)
@@ -473,6 +497,39 @@ static void a_copy_needs_room(void)
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, 0), BSHM_E_SHAPE);
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, FRAME_BYTES), BSHM_OK);
     bshm_frame_release(&frame);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
+/* As another implementation may write them: a row of 64 bytes in which 32 belong to the frame. */
+static void rows_that_lie_apart_are_copied_without_what_is_between_them(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(0);
+    window shared = open_window();
+    bshm_frame_info info = picture(HEIGHT);
+    uint8_t pixels[FRAME_BYTES], copy[FRAME_BYTES / 2];
+    uint64_t sequence, seq;
+    for (uint32_t i = 0; i < FRAME_BYTES; i++)
+        pixels[i] = i % WIDTH < WIDTH / 2 ? (uint8_t)(i / WIDTH) : 0xEE;
+    REQUIRE(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error) == BSHM_OK);
+    REQUIRE(bshm_step_load_descriptor(shared.header, 0, 1, &seq, &info));
+    info.width = WIDTH / 2;
+    info.payload_bytes -= WIDTH / 2; /* the last row needs no padding */
+    bshm_step_store_descriptor(shared.header, 0, &info);
+    for (int with_token = 1; with_token >= 0; with_token--) {
+        bshm_os_file others = with_token ? BSHM_OS_NO_FILE : take_all_tokens(4);
+        bshm_frame frame = newest(reader);
+        CHECK_EQUAL(frame.pinned, with_token);
+        memset(copy, 0xFF, sizeof copy);
+        CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy - 1), BSHM_E_SHAPE);
+        CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
+        for (uint32_t i = 0; i < sizeof copy; i++)
+            CHECK_EQUAL(copy[i], i / (WIDTH / 2));
+        bshm_frame_release(&frame);
+        bshm_os_close(others);
+    }
+    close_window(&shared);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }
@@ -654,6 +711,7 @@ static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), BSHM_NOTHING);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND); /* without that flag it moves on */
     CHECK_EQUAL(frame.info.sequence, 1);
+    CHECK_EQUAL(frame.skipped, 0); /* another count */
     bshm_frame_release(&frame);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -707,6 +765,7 @@ int main(int argc, char **argv)
     RUN(with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_later);
     RUN(a_reader_that_only_copies_keeps_no_token);
     RUN(a_copy_with_a_token_cannot_be_torn);
+    RUN(a_pin_that_was_broken_is_not_shared_with_a_newer_frame);
     RUN(a_new_owner_clears_what_a_dead_one_left_in_every_slot);
     RUN(closing_the_last_frame_gives_the_tokens_back);
     RUN(a_reader_that_always_finds_writing_copies_and_leaves_no_pin);
@@ -715,6 +774,7 @@ int main(int argc, char **argv)
     RUN(a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_skipped);
     RUN(a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_cancelled);
     RUN(a_copy_needs_room);
+    RUN(rows_that_lie_apart_are_copied_without_what_is_between_them);
     RUN(a_newest_frame_in_a_slot_that_does_not_exist_is_an_error);
     RUN(a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin);
     RUN(a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy);

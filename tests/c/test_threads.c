@@ -318,11 +318,41 @@ static void a_reader_may_be_shared_and_closed_under_its_users(void)
     bshm_writer_free(writer);
 }
 
+#define PATIENCE_NS INT64_C(20000000000)
+
+static void *wait_for_a_change(void *word)
+{
+    bshm_os_wait(word, 0, PATIENCE_NS);
+    return NULL;
+}
+
+/* One wake for all: those that sleep, and those that are about to, which see that the word has changed. */
+static void every_waiter_is_woken_by_one_wake(void)
+{
+    pthread_t waiting[4];
+    bshm_writer *writer = new_writer(SLOTS);
+    window shared = open_window();
+    bshm_shared32 *word = &shared.header->publication.notify;
+    bshm_store_release32(word, 0);
+    int64_t began = bshm_now_ns();
+    for (size_t i = 0; i < 4; i++)
+        REQUIRE(pthread_create(&waiting[i], NULL, wait_for_a_change, &word->shared) == 0);
+    bshm_os_sleep(50000000);
+    bshm_store_release32(word, 1);
+    bshm_os_wake_all(&word->shared);
+    for (size_t i = 0; i < 4; i++)
+        (void)pthread_join(waiting[i], NULL);
+    CHECK(bshm_now_ns() - began < PATIENCE_NS); /* none slept its time out */
+    close_window(&shared);
+    bshm_writer_free(writer);
+}
+
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(small_frames_are_whole_for_everybody);
     RUN(large_frames_are_whole_for_everybody);
+    RUN(every_waiter_is_woken_by_one_wake);
     RUN(a_reader_may_be_shared_and_closed_under_its_users);
     return check_summary();
 }

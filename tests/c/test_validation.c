@@ -372,6 +372,18 @@ static void texts_are_cut_between_characters_and_always_end(void)
     CHECK_EQUAL(strlen(back), 16);
 }
 
+static void a_text_that_is_being_written_is_not_read(void)
+{
+    static bshm_statistics statistics;
+    bshm_source_view view;
+    bshm_text_store(statistics.reason, 16, "half a text");
+    CHECK(bshm_statistics_read(&statistics, &view) && strcmp(view.reason, "half a text") == 0);
+    statistics.text_seq.shared = 1;
+    CHECK(!bshm_statistics_read(&statistics, &view));
+    statistics.text_seq.shared = 2;
+    CHECK(bshm_statistics_read(&statistics, &view));
+}
+
 /* ---------------------------------------------------------------- errors */
 
 static void every_code_has_a_name_and_nothing_else_has(void)
@@ -435,6 +447,7 @@ int main(void)
     RUN(rows_may_be_padded);
     RUN(owners_beyond_what_is_kept_are_refused);
     RUN(texts_are_cut_between_characters_and_always_end);
+    RUN(a_text_that_is_being_written_is_not_read);
     RUN(every_code_has_a_name_and_nothing_else_has);
     RUN(what_the_system_says_becomes_a_code_and_keeps_its_number);
     RUN(messages_are_cut_and_always_end);

@@ -270,7 +270,7 @@ static void forged_pins_cost_memory_and_then_leases_but_no_frame(void)
         CHECK_EQUAL(put(writer), i);
         CHECK_EQUAL(latest_sequence(&shared), i);
         CHECK_EQUAL(seq_of(&shared, latest_slot(&shared)), 2 * i);
-        CHECK_EQUAL(pin_of(&shared, latest_slot(&shared)) & BSHM_PIN_WRITING, 0);
+        CHECK_EQUAL(pin_of(&shared, latest_slot(&shared)), 0); /* also of a slot that was given memory just now */
     }
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 5);
     CHECK_EQUAL(counters_of(writer).statistics.dropped.shared, 0);

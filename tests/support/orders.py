@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 WRITER, LEASE = "WRITER, one thread at a time", "READER WITH A LEASE, one thread at a time"
-OPERATION = re.compile(r"\b(load|store|fetch_and|fetch_or|CAS|fence)\(((?:[^()]|\([^()]*\))*)\)")
+OPERATION = re.compile(r"\b(load|store|fetch_and|fetch_or|strong CAS|fence)\(((?:[^()]|\([^()]*\))*)\)")
 ORDERS = "relaxed", "acquire", "release", "acq_rel", "seq_cst"
 # What the functions of ordering.h are called, and what they do.
 FUNCTIONS = {
@@ -16,7 +16,7 @@ FUNCTIONS = {
     "load_acquire": ["load acquire"],
     "store_relaxed": ["store relaxed"],
     "store_release": ["store release"],
-    "claim_acquire": ["CAS acquire relaxed"],
+    "claim_acquire": ["strong CAS acquire relaxed"],
     "pin_acquire_release": ["fetch_or acq_rel", "load acquire"],
     "clear_release": ["fetch_and release"],
     "fence_seq_cst": ["fence seq_cst"],
@@ -30,7 +30,8 @@ BUILTINS = {
     "fetch_add": "fetch_add",
     "fetch_sub": "fetch_sub",
     "exchange_n": "exchange",
-    "compare_exchange_n": "CAS",
+    "compare_exchange_n": "weak CAS",
+    "strong_compare_exchange_n": "strong CAS",
     "thread_fence": "fence",
 }
 # Of ordering.h too, for words that no step names.
@@ -77,6 +78,7 @@ def _operations(body: str) -> list[str]:
 
 def _built_in_operations(body: str) -> list[str]:
     """What a function of ordering.h does."""
+    body = body.replace("compare_exchange_n(&word->shared, &expected, desired, false", "strong_compare_exchange_n(")
     return [
         " ".join([BUILTINS[name], *(order.lower() for order in re.findall(r"__ATOMIC_(\w+)", arguments))])
         for name, arguments in re.findall(r"__atomic_(\w+)\(((?:[^()]|\([^()]*\))*)\)", body)
@@ -98,6 +100,10 @@ def flaws(csrc: Path) -> list[str]:
             found.append(f"protocol.h: {', '.join(steps)} do {operations}, but the header says {wanted}")
     missing = {step for step in header if header[step]} - {step for steps in code for step in steps}
     found += [f"protocol.h: no function is said to be {step}" for step in sorted(missing)]
+    wait = re.search(r"\nvoid bshm_reader_wait\(.*?\n\}\n", (csrc / "reader.c").read_text(), re.DOTALL)
+    looks = re.findall(r"\b(bshm_(?:load|step_load)_\w+)\(", wait[0]) if wait else []
+    if looks != ["bshm_load_acquire32", "bshm_step_load_latest", "bshm_load_acquire32"]:
+        found.append(f"reader.c: a waiter loads notify, latest and state, in this order, by acquire; not {looks}")
     functions = _functions((csrc / "ordering.h").read_text(), "bshm_")
     for name, (_, body) in functions.items():
         wanted = (FUNCTIONS | OTHERS)[name.removesuffix("32")]
