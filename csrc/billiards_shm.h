@@ -18,8 +18,8 @@
  *   A name has 1 to 64 characters: letters, digits, '.', '_', '-'; not "." and "..". It leads to the file
  *   <directory>/<name>. The directory is /dev/shm on Linux, `getconf DARWIN_USER_TEMP_DIR`billiards_shm on macOS, and
  *   %LOCALAPPDATA%\Temp\billiards_shm on Windows. A name with a slash in it is the path of the file itself; a slash as
- *   the only separator, in front ("/name"), is refused. Where locks do not die with their process (NFS, SMB, FUSE, 9p)
- *   no segment is created or opened.
+ *   the only separator, in front ("/name"), is refused. Where locks do not die with their process (NFS, SMB, FUSE, 9p,
+ *   Ceph, Lustre, AFS) no segment is created or opened.
  *
  *
  * ONE OBJECT
@@ -60,7 +60,9 @@
  *   (writer: header and control; reader: control) with MADV_DONTFORK; close it in a forked child first of all,
  *   without unlocking, which would unlock the parent's. Map the pixels, and a reader's header, through a second
  *   description without locks. In the child, close that one too, and map zeros over what no view needs: else the child
- *   keeps the memory of a segment that is replaced later.
+ *   keeps the memory of a segment that is replaced later. An observer has one description only; it has no views, so
+ *   nothing of it stays in a child. No fork may come between opening or mapping a file and telling the fork handler of
+ *   it, nor between closing it and telling: its number may lead to another file then.
  *
  *
  * SLOTS, PINS, TOKENS
@@ -89,6 +91,7 @@
  *   n is the number of the last frame + 1; the first is base_sequence + 1. A cancelled loan leaves seq odd, clears
  *   WRITING and does not use n up. When all slots have memory and S passes over them found none free (only forged pins
  *   do that), the writer exchanges the pin of the least recently published one for WRITING, and counts `leases_broken`.
+ *   It does the same, without counting, to a slot that was given memory just now and is pinned already.
  *
  *
  * READER WITH A LEASE, one thread at a time
@@ -180,23 +183,33 @@
  *      error.
  *   2. Create "<directory of the object>/.bshm-<16 hex digits, random>~" with O_EXCL, mode 0600; lock its
  *      BSHM_WRITER_BYTE (taken: a cleaner has it, begin again with another); open it a second time for the pixels
- *      (gone: begin again); then set the mode that was asked for.
- *   3. ftruncate to total_bytes; fallocate header, control and 3 slots. No room: take the predecessor as in 5, punch
- *      what it has (PUNCHING), and try once more. Set backed_slots, state LIVE, notify 1.
- *   4. Write the identity and rename without replacing (RENAME_NOREPLACE). If the name was free, done: base_sequence is
+ *      (gone: begin again); then set the group and the mode that were asked for, in this order.
+ *   3. ftruncate to total_bytes; fallocate header, control and 3 slots. Ask first how much is free (fstatvfs): an
+ *      allocation that cannot succeed takes every page there is before it fails, and a neighbour gets SIGBUS. No room:
+ *      remove the temporary, take the predecessor as in 5, punch what it has (PUNCHING), and begin again with 2, once,
+ *      its lock in hand; there is none, or it is your own: an error. Set backed_slots, state LIVE, notify 1.
+ *   4. Without a predecessor in hand: write the identity and rename without replacing (RENAME_NOREPLACE; where there is
+ *      none, link and unlink; the temporary is gone: begin again with 2). If the name was free, done: base_sequence is
  *      then the number of this writer's own last frame (a new writer: 0), `series` its own (a new writer: random).
- *   5. EEXIST: open the object that has the name (checks as in ATTACHING) and lock its BSHM_WRITER_BYTE; still locked
- *      after 200 ms: a living writer. Then the name must still lead to it (device and inode), else open again. Skip
- *      this for a segment of your own that you replace. The dead writer's count is the highest of its base_sequence,
- *      `latest` >> 6 and (seq + 1) / 2 of every slot, where values above BSHM_MAX_SEQUENCE are ignored. If it is
- *      above your own, go on from there: it becomes base_sequence, and `series` is kept. An object with a magic but
- *      no valid identity, or without memory behind its header, has no count. Write the identity and rename over the
- *      name. The new object is now visible, complete and locked.
- *   6. In the predecessor, if its identity is valid: state RETIRED, W11, W12; only then unlock and close it.
+ *   5. EEXIST: open the object that has the name (checks as in ATTACHING, but of the identity the magic only) and try
+ *      to lock its BSHM_WRITER_BYTE. Whether that succeeds or not, the name must still lead to it (device and inode),
+ *      else open again. Try every 2 ms; still locked after 200 ms (20 ms for a writer that replaces its segment): a
+ *      living writer. Skip this for a segment of your own that you replace. The dead writer's count is the highest of
+ *      its base_sequence, `latest` >> 6 and (seq + 1) / 2 of every slot, where values above BSHM_MAX_SEQUENCE are
+ *      ignored. If it is above your own, go on from there: it becomes base_sequence, and `series` is kept. An object
+ *      with a magic but no valid identity, or without memory behind its header, has no count. Write the identity and
+ *      rename over the name. The new object is now visible, complete and locked.
+ *   6. In the predecessor, if its identity is valid, and in the segment of your own that you replace: state RETIRED,
+ *      W11, W12; only then unlock and close it.
  *
- *   To close: state CLOSED, W11, W12; unlink if the name still leads to the object; unlock. To clean up after a dead
- *   writer: lock as in 5 but without waiting, unlink, unlock. A temporary is removed only by its owner or root, if it
- *   was last written more than 10 s ago, and after its BSHM_WRITER_BYTE was locked.
+ *   A writer looks once a second whether the name still leads to its segment. If not, it replaces it as above: its name
+ *   was removed, or a dead writer's segment has it. If a living writer, a foreign file or an object of an owner who is
+ *   not trusted has it, the name is lost for good: state RETIRED, W11, W12, unlock, and never take the name again.
+ *
+ *   To close: state CLOSED, W11, W12; unlink if the name still leads to the object; unlock. A writer that is killed
+ *   before it unlinks leaves a dead segment like any other, and who takes it over makes it RETIRED. To clean up after a
+ *   dead writer: lock as in 5 but without waiting, unlink, unlock. A temporary is removed only by its owner or root, if
+ *   it was last written more than 10 s ago, and after its BSHM_WRITER_BYTE was locked.
  *
  *
  * ATTACHING AND MOVING ON
@@ -219,7 +232,7 @@
  *     LIVE      locked          anywhere                   LIVE
  *     LIVE      free            anywhere                   DEAD: it was killed; a successor may come
  *     CLOSED    either          anywhere                   CLOSED
- *     RETIRED   either          nowhere                    CLOSED: the successor was closed, which removed the name
+ *     RETIRED   either          nowhere                    CLOSED: the successor was closed, or died and was cleaned up
  *     RETIRED   either          to another object          LIVE if that one is valid and its byte locked, else DEAD
  *     no object was attached                               DETACHED
  *
@@ -259,7 +272,8 @@
  * CAVEATS
  *
  *   - A process that may write the object can truncate it, and touching it then is SIGBUS. Modes are the defence.
- *   - A process that may read it can hold up a take-over and deny leases, by locks of its own.
+ *   - A process that may read it can put read locks on its bytes: on the writer's, which holds up a take-over; on the
+ *     tokens', so that every lease becomes a copy; on the readers', so that inspection counts some who are not there.
  *   - Do not use frames in a forked child. A reader works there: it attaches again. A view that was held at the fork
  *     keeps its pixels in the child until it is released there; a slot that was lent shows zeros there, and no reader
  *     sees what the child draws. A child made without the handlers of pthread_atfork (vfork, clone) has to exec.
@@ -645,8 +659,9 @@ typedef struct bshm_loan {
 int bshm_writer_create(bshm_writer **writer, const char *name, const bshm_writer_options *options, bshm_error *error);
 
 /* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns and position_ms of `info`; computes its
- * row_stride and payload_bytes. A frame above slot_capacity replaces the segment; so does a name that leads elsewhere,
- * which is looked at once a second. BSHM_DROPPED: `error` says how much memory was missing; try the next frame.
+ * row_stride and payload_bytes. A frame above slot_capacity replaces the segment. So does a name that was removed, or
+ * that leads to a dead writer's segment; it is looked at once a second, and an error of that look costs no frame.
+ * BSHM_DROPPED: `error` says how much memory was missing; try the next frame.
  * BSHM_E_CLOSED, _LOAN (one at a time), _SHAPE; and, of a larger frame, all that bshm_writer_create has.
  *
  * BSHM_E_EXISTS, _FORMAT, _PERMISSION when another process has the name: the writer has lost it for good, its segment is
