@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import gc
+import itertools
 import os
 import signal
 import struct
@@ -457,22 +458,32 @@ def test_clean_never_takes_the_name_from_a_writer_that_starts_or_lives(segment_n
 
 
 def test_readers_never_meet_half_a_segment_while_writers_come_and_go(segment_name: str) -> None:
-    def attach_often() -> None:
-        attached = 0
-        while attached < 50:
+    attached = [0, 0]
+
+    def attach_often(number: int) -> None:
+        while attached[number] < 50:
             with SharedMemoryFrameReader(segment_name) as reader:
                 frame, _ = reader.read_frame()
                 if frame is not None:
                     assert sees(frame, 1)
-                    attached += 1
+                    attached[number] += 1
 
     with ThreadPoolExecutor(2) as pool:
-        attaching = [pool.submit(attach_often) for _ in range(2)]
-        while not all(job.done() for job in attaching):
+        attaching = [pool.submit(attach_often, number) for number in range(2)]
+
+        def over() -> bool:
+            return all(job.done() for job in attaching)
+
+        for generation in itertools.count():
+            if over():
+                break
             with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
                 writer.write_frame(picture(1))
-                time.sleep(0.0005)
+                if generation % 2:  # the others go at once
+                    before = sum(attached)
+                    wait_until(lambda before=before: over() or sum(attached) > before)
         assert [job.result() for job in attaching] == [None, None]
+    print(f"{generation} writers")
 
 
 # ---------------------------------------------------------------- coming and going, very often
