@@ -101,9 +101,9 @@ def flaws(csrc: Path) -> list[str]:
     missing = {step for step in header if header[step]} - {step for steps in code for step in steps}
     found += [f"protocol.h: no function is said to be {step}" for step in sorted(missing)]
     wait = re.search(r"\nvoid bshm_reader_wait\(.*?\n\}\n", (csrc / "reader.c").read_text(), re.DOTALL)
-    looks = re.findall(r"\b(bshm_(?:load|step_load)_\w+)\(", wait[0]) if wait else []
-    if looks != ["bshm_load_acquire32", "bshm_step_load_latest", "bshm_load_acquire32"]:
-        found.append(f"reader.c: a waiter loads notify, latest and state, in this order, by acquire; not {looks}")
+    looks = re.findall(r"\b(bshm_load_\w+\(&publication->\w+|is_newer)\b", wait[0]) if wait else []
+    if looks != ["bshm_load_acquire32(&publication->notify", "is_newer", "bshm_load_acquire32(&publication->state"]:
+        found.append(f"reader.c: a waiter loads notify, then latest, then state, by acquire; not {looks}")
     functions = _functions((csrc / "ordering.h").read_text(), "bshm_")
     for name, (_, body) in functions.items():
         wanted = (FUNCTIONS | OTHERS)[name.removesuffix("32")]
