@@ -6,6 +6,7 @@ libjpeg-turbo 3 in the system; Debian 12 has version 2.
 """
 
 import threading
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -26,6 +27,12 @@ EXTENSIONS: Final = (*PNG, *JPEG)
 
 TARGETS: Final = {"BGR24": "BGR", "RGB24": "RGB", "GRAY8": "GRAY"}
 """What `convert` can make, each with its part in the names of OpenCV's constants."""
+
+_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
+_LINE_OF_PICTURE: Final = 1 / 30
+_LINE_PIXELS: Final = 9
+"""Height that capital letters have at least, where the width allows it."""
+_WHITE: Final = (255, 255, 255, 255)
 
 
 def convert(
@@ -176,7 +183,7 @@ class Previews:
         except ValueError:
             return 0
 
-    def encode(self, width: int | None, quality: int) -> bytes:
+    def encode(self, width: int | None, quality: int, lines: Sequence[str] = ()) -> bytes:
         """Encode it, scaled down if it is wider than `width`.
 
         Parameters
@@ -184,7 +191,9 @@ class Previews:
         width : int or None
             Pixels; None: the frame's own. A frame is never enlarged.
         quality : int
-            1 to 100; of an MJPG frame at its full size it is what the camera chose.
+            1 to 100; of an MJPG frame at its full size, without lines, it is what the camera chose.
+        lines : sequence of str
+            Drawn at the bottom of the picture, never into the frame. OpenCV's font has ASCII only.
 
         Raises
         ------
@@ -192,9 +201,9 @@ class Previews:
             The frame cannot be turned into an image; the message says why.
         """
         if width is None or 0 < self.width <= width:
-            if self._pixel_format == "MJPG":
+            if self._pixel_format == "MJPG" and not lines:
                 return encode_image(self._frame, "MJPG", ".jpg")
-            return _encode_picture(self._decode(), quality)
+            return _encode_picture(self._decode(), quality, lines)
         image = self._decode()
         full_height, full_width = image.shape[:2]
         # Averaging over whole blocks costs no more than interpolation, and avoids aliasing where pixels are dropped.
@@ -206,7 +215,7 @@ class Previews:
         except cv2.error as error:
             described = _description(self._frame, self._pixel_format)
             raise ValueError(f"{described} cannot be made smaller: {error.err}") from error
-        return _encode_picture(smaller, quality)
+        return _encode_picture(smaller, quality, lines)
 
     def _decode(self) -> npt.NDArray[Any]:
         with self._lock:
@@ -215,9 +224,29 @@ class Previews:
             return self._picture
 
 
-def _encode_picture(image: npt.NDArray[Any], quality: int) -> bytes:
+def _encode_picture(image: npt.NDArray[Any], quality: int, lines: Sequence[str]) -> bytes:
+    if lines:
+        image = _with_lines(image, lines)
     # A displayable picture is gray or has its channels in OpenCV's order.
     return encode_image(image, "GRAY8" if image.ndim == 2 or image.shape[2] == 1 else "BGR24", ".jpg", quality)
+
+
+def _with_lines(image: npt.NDArray[Any], lines: Sequence[str]) -> npt.NDArray[Any]:
+    """Draw lines of text, white on a darker ground, at the bottom left of a copy. They are made to fit its width."""
+    image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image.copy()
+    height, width = image.shape[:2]
+    sizes = [cv2.getTextSize(line, _FONT, 1, 1)[0] for line in lines]
+    widest, letter = max(size[0] for size in sizes), sizes[0][1]
+    scale = min(max(_LINE_OF_PICTURE * height, _LINE_PIXELS) / letter, 0.96 * width / widest)
+    thickness = max(1, round(1.5 * scale))
+    bottom, margin = height, max(1, round(letter * scale / 4))
+    for line in reversed(lines):
+        (length, above), below = cv2.getTextSize(line, _FONT, scale, thickness)
+        top = max(0, bottom - above - below - 2 * margin)
+        image[top:bottom, : length + 2 * margin] >>= 2
+        cv2.putText(image, line, (margin, bottom - below - margin), _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
+        bottom = top
+    return image
 
 
 def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]:

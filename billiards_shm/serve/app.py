@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from fastapi import FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
@@ -42,6 +42,10 @@ Fps = Annotated[
 ]
 Quality = Annotated[int, Query(ge=1, le=95, description="JPEG quality")]
 Width = Annotated[int | None, Query(ge=16, le=7680, description="Wider frames are scaled down to this many pixels")]
+Overlay = Annotated[
+    Literal["time"] | None, Query(description="`time` draws the time of capture (UTC) into the picture")
+]
+Text = Annotated[str, Query(max_length=64, pattern="^[ -~]*$", description="ASCII text that is drawn into the picture")]
 MaxAge = Annotated[
     float | None,
     Query(gt=0, le=86400, allow_inf_nan=False, description="Seconds; 503 if the newest captured frame is older"),
@@ -49,6 +53,24 @@ MaxAge = Annotated[
 Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
 Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
 
+
+def _live_format(
+    quality: Quality = DEFAULT_QUALITY, width: Width = None, overlay: Overlay = None, text: Text = ""
+) -> PreviewFormat:
+    return PreviewFormat(width, quality, text.strip(), overlay == "time")
+
+
+def _snapshot_format(
+    quality: Annotated[int, Query(ge=1, le=100, description="JPEG quality")] = 90,
+    width: Width = None,
+    overlay: Overlay = None,
+    text: Text = "",
+) -> PreviewFormat:
+    return _live_format(quality, width, overlay, text)
+
+
+LiveFormat = Annotated[PreviewFormat, Depends(_live_format)]
+SnapshotFormat = Annotated[PreviewFormat, Depends(_snapshot_format)]
 
 _MEANINGS: Final = {
     304: "The client has this frame",
@@ -324,17 +346,16 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
 
 def _add_images(app: FastAPI, server: _AppState) -> None:
     @app.get("/stream/{name:path}.mjpg", tags=["images"], responses=_answers(404, 415, 503))
-    async def mjpeg(name: Name, fps: Fps = None, quality: Quality = DEFAULT_QUALITY, width: Width = None) -> Response:
+    async def mjpeg(name: Name, preview: LiveFormat, fps: Fps = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
-        return MjpegStream(await server.feed(name), PreviewFormat(width, quality), fps, server.clients)
+        return MjpegStream(await server.feed(name), preview, fps, server.clients)
 
     @app.websocket("/ws/{name:path}")
     async def websocket(
         socket: WebSocket,
         name: Name,
+        preview: LiveFormat,
         fps: Fps = None,
-        quality: Quality = DEFAULT_QUALITY,
-        width: Width = None,
         window: Window = 2,
     ) -> None:
         try:
@@ -343,14 +364,13 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
             await socket.accept()
             await socket.close(1008, error.detail[:120])
             return
-        await send_over_websocket(socket, feed, PreviewFormat(width, quality), fps, window, server.clients)
+        await send_over_websocket(socket, feed, preview, fps, window, server.clients)
 
     @app.get("/snapshot/{name:path}.{extension}", tags=["images"], responses=_answers(304, 404, 415, 503))
     async def snapshot(
         name: Name,
         extension: Literal["jpg", "png"],
-        quality: Annotated[int, Query(ge=1, le=100)] = 90,
-        width: Width = None,
+        preview: SnapshotFormat,
         max_age: MaxAge = None,
         if_none_match: Annotated[str, Header(description="ETags of snapshots that you have")] = "",
     ) -> Response:
@@ -361,8 +381,7 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
                 take_snapshot,
                 name,
                 extension,
-                quality=quality,
-                width=width,
+                preview=preview,
                 max_age=max_age,
                 if_none_match=if_none_match,
                 owners=server.owners,

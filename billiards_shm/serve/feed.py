@@ -25,6 +25,7 @@ __all__ = [
     "PreviewFormat",
     "capture_time_text",
     "capture_wall_ns",
+    "drawn_time",
 ]
 
 _log = logging.getLogger(__name__)
@@ -49,13 +50,21 @@ class PreviewFormat(NamedTuple):
     """Pixels; None: the frame's own. A frame is never enlarged."""
     quality: int
     """1 to 100."""
+    text: str = ""
+    """Drawn into the picture, in ASCII."""
+    time: bool = False
+    """Whether the time of capture is drawn into the picture."""
 
     @property
     def nearest_of_page(self) -> "PreviewFormat":
-        """The nearest format that the page uses: no narrower, with the page's quality."""
-        if self.width is None:
-            return PreviewFormat(None, DEFAULT_QUALITY)
-        return PreviewFormat(next((width for width in PAGE_WIDTHS if width >= self.width), None), DEFAULT_QUALITY)
+        """The nearest format that is always available: no narrower, with the page's quality, and without a text."""
+        wide_enough = (width for width in PAGE_WIDTHS if self.width is not None and width >= self.width)
+        return PreviewFormat(next(wide_enough, None), DEFAULT_QUALITY, time=self.time)
+
+    def encode(self, previews: Previews, metadata: FrameMetadata) -> bytes:
+        """Encode a frame as a JPEG of this format. For errors see `Previews.encode`."""
+        lines = [self.text, drawn_time(metadata) if self.time else ""]
+        return previews.encode(self.width, self.quality, [line for line in lines if line])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +106,11 @@ def capture_wall_ns(metadata: FrameMetadata) -> int:
 def capture_time_text(metadata: FrameMetadata) -> str:
     """When a frame was captured, in UTC, in the format of ISO 8601."""
     return datetime.fromtimestamp(capture_wall_ns(metadata) / 1e9, UTC).isoformat(timespec="microseconds")
+
+
+def drawn_time(metadata: FrameMetadata) -> str:
+    """When a frame was captured, as it is drawn into pictures: in UTC, to the millisecond."""
+    return f"{capture_time_text(metadata)[:23].replace('T', ' ')}Z"
 
 
 class _HeldFrame(NamedTuple):
@@ -220,7 +234,7 @@ class Feed:
         """Encode, or return why that failed: the traceback of an exception would hold the frame."""
         started = time.perf_counter()
         try:
-            jpeg = held.previews.encode(preview.width, preview.quality)
+            jpeg = preview.encode(held.previews, held.metadata)
         except ValueError as error:
             return str(error)
         except Exception:

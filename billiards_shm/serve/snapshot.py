@@ -8,7 +8,7 @@ from fastapi import HTTPException, Response
 
 from billiards_shm import BilliardsShmError, FrameMetadata, SegmentNotFoundError, SegmentStatus, SharedMemoryFrameReader
 from billiards_shm.images import Previews, encode_image
-from billiards_shm.serve.feed import capture_time_text
+from billiards_shm.serve.feed import PreviewFormat, capture_time_text
 
 __all__ = ["SNAPSHOT_HEADERS", "take_snapshot"]
 
@@ -24,8 +24,7 @@ def take_snapshot(
     name: str,
     extension: str,
     *,
-    quality: int,
-    width: int | None,
+    preview: PreviewFormat,
     max_age: float | None,
     if_none_match: str,
     owners: Iterable[int | str] | None,
@@ -40,10 +39,8 @@ def take_snapshot(
         The segment.
     extension : str
         jpg or png.
-    quality : int
-        JPEG quality, 1 to 100.
-    width : int or None
-        Pixels that a JPEG may be wide.
+    preview : PreviewFormat
+        Of a JPEG.
     max_age : float or None
         Seconds that the newest captured frame may be old.
     if_none_match : str
@@ -55,8 +52,8 @@ def take_snapshot(
     -------
     fastapi.Response or fastapi.HTTPException
     """
-    if extension == "png" and width is not None:
-        return HTTPException(422, "width works with JPEG only: a PNG is the frame as it is")
+    if extension == "png" and (preview.width is not None or preview.text or preview.time):
+        return HTTPException(422, "width, overlay and text work with JPEG only: a PNG is the frame as it is")
     with SharedMemoryFrameReader(name, trusted_owners=owners) as reader:
         try:
             frame, metadata = reader.latest_frame()
@@ -77,7 +74,7 @@ def take_snapshot(
             return Response(status_code=304, headers=headers)
         try:
             if extension == "jpg":
-                image = Previews(frame, metadata.pixel_format).encode(width, quality)
+                image = preview.encode(Previews(frame, metadata.pixel_format), metadata)
             else:
                 image = encode_image(frame, metadata.pixel_format, ".png")
         except ValueError as error:

@@ -272,7 +272,7 @@ def leave_events(server: Address, name: str) -> None:
 
 
 def take_snapshots(server: Address, name: str) -> None:
-    for extension in ("jpg", "png", "jpg?width=16", "png?width=16"):
+    for extension in ("jpg", "png", "jpg?width=16", "png?width=16", "jpg?overlay=time"):
         server.get(f"/snapshot/{name}.{extension}")
 
 
