@@ -12,6 +12,9 @@ cdef extern from "billiards_shm.h" nogil:
         BSHM_LATENCY_BUCKETS
         BSHM_READ_ATTEMPTS
         BSHM_FRAME_PLACEHOLDER
+        BSHM_FRAME_SOURCE_SEQUENCE
+        BSHM_FRAME_CLOCK
+        BSHM_CLOCK_SHIFT
         BSHM_ACQUIRE_SEEN
         BSHM_ACQUIRE_COPY
         BSHM_ACQUIRE_STAY
@@ -53,6 +56,8 @@ cdef extern from "billiards_shm.h" nogil:
         int64_t created_ns
         uint32_t writer_pid
         uint64_t series
+        uint32_t token_count
+        uint32_t history
 
     ctypedef struct bshm_shared64:
         uint64_t shared
@@ -81,6 +86,7 @@ cdef extern from "billiards_shm.h" nogil:
         uint32_t kind
         uint32_t fourcc
         uint32_t flags
+        uint64_t source_sequence
 
     ctypedef struct bshm_error:
         int32_t code

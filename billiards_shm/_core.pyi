@@ -9,7 +9,7 @@ import numpy.typing as npt
 from typing_extensions import disjoint_base
 
 from billiards_shm.statistics import WriterStatistics
-from billiards_shm.status import SegmentStatus, SourceState
+from billiards_shm.status import Clock, SegmentStatus, SourceState
 
 ABI_VERSION: Final[tuple[int, int]]
 MIN_SLOTS: Final[int]
@@ -47,6 +47,10 @@ class FrameMetadata:
     def zero_copy(self) -> bool: ...
     @property
     def online(self) -> bool: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def source_sequence(self) -> int | None: ...
     def as_dict(self) -> dict[str, Any]: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
@@ -68,7 +72,13 @@ class LoanedSlot:
     @property
     def sequence(self) -> int: ...
     def publish(
-        self, *, capture_time_ns: int | None = None, position_ms: float | None = None, online: bool | None = None
+        self,
+        *,
+        capture_time_ns: int | None = None,
+        position_ms: float | None = None,
+        online: bool | None = None,
+        clock: Clock | None = None,
+        source_sequence: int | None = None,
     ) -> int: ...
     def cancel(self) -> None: ...
     def __enter__(self) -> Self: ...
@@ -111,6 +121,8 @@ class SharedMemoryFrameWriter:
         position_ms: float | None = None,
         online: bool = True,
         pixel_format: str | None = None,
+        clock: Clock | None = None,
+        source_sequence: int | None = None,
     ) -> int: ...
     def loan(
         self,
@@ -121,6 +133,8 @@ class SharedMemoryFrameWriter:
         position_ms: float | None = None,
         online: bool = True,
         pixel_format: str | None = None,
+        clock: Clock | None = None,
+        source_sequence: int | None = None,
     ) -> LoanedSlot: ...
     def update_source(
         self,

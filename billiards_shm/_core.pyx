@@ -16,6 +16,7 @@ from billiards_shm.pixel_formats import PIXEL_FORMATS as _PIXEL_FORMATS
 from billiards_shm.statistics import REPORTED as _REPORTED
 from billiards_shm.statistics import STATISTICS as _STATISTICS
 from billiards_shm.statistics import WriterStatistics as _WriterStatistics
+from billiards_shm.status import CLOCKS as _CLOCKS
 from billiards_shm.status import SegmentStatus, SourceState
 
 cimport cython
@@ -200,6 +201,12 @@ cdef class FrameMetadata:
         True: the array lies in shared memory. False: it is a copy that belongs to you.
     online : bool
         False: a placeholder, published while the source is away.
+    clock : str
+        What `capture_time_ns` was taken from: ``driver`` (the camera driver's time of the buffer), ``sender`` (the
+        clock of the camera or server that sent it), ``file`` (the times in a recording), ``remote`` (another host's
+        segment), or ``arrival`` (when it reached the process that captures).
+    source_sequence : int or None
+        The number that the frame had where it came from; None if it had none.
     """
 
     cdef _abi.bshm_frame_info info
@@ -265,6 +272,15 @@ cdef class FrameMetadata:
     def online(self):
         return not self.info.flags & _abi.BSHM_FRAME_PLACEHOLDER
 
+    @property
+    def clock(self):
+        cdef uint32_t clock = (self.info.flags & _abi.BSHM_FRAME_CLOCK) >> _abi.BSHM_CLOCK_SHIFT
+        return _CLOCKS[clock] if clock < <uint32_t> len(_CLOCKS) else "arrival"
+
+    @property
+    def source_sequence(self):
+        return self.info.source_sequence if self.info.flags & _abi.BSHM_FRAME_SOURCE_SEQUENCE else None
+
     def as_dict(self):
         """All attributes by name."""
         return {name: getattr(self, name) for name in _METADATA_FIELDS}
@@ -287,7 +303,7 @@ cdef class FrameMetadata:
 
 _METADATA_FIELDS = (
     "sequence", "skipped", "capture_time_ns", "publish_time_ns", "wall_time_ns", "position_ms", "width", "height",
-    "channels", "dtype", "pixel_format", "generation", "zero_copy", "online",
+    "channels", "dtype", "pixel_format", "generation", "zero_copy", "online", "clock", "source_sequence",
 )
 
 
@@ -499,8 +515,8 @@ cdef class LoanedSlot(_PixelBuffer):
         """The frame's sequence number; 0 until it is published."""
         return self._sequence
 
-    def publish(self, *, capture_time_ns=None, position_ms=None, online=None):
-        """Publish now, and return the sequence number. Takes times that were not known when the slot was lent.
+    def publish(self, *, capture_time_ns=None, position_ms=None, online=None, clock=None, source_sequence=None):
+        """Publish now, and return the sequence number. Takes what was not known when the slot was lent.
 
         Raises
         ------
@@ -513,7 +529,7 @@ cdef class LoanedSlot(_PixelBuffer):
         cdef uint64_t sequence = 0
         cdef int rc
         self._check_open()
-        _set_times(&self.lent.info, capture_time_ns, position_ms, online)
+        _set_origin(&self.lent.info, capture_time_ns, position_ms, online, clock, source_sequence)
         with nogil:
             rc = _abi.bshm_writer_publish(self.writer._writer, &self.lent, &sequence, &error)
         self._seal()
@@ -588,13 +604,27 @@ cdef int _set_geometry(_abi.bshm_frame_info *info, object shape, object dtype) e
     return 0
 
 
-cdef int _set_times(_abi.bshm_frame_info *info, object capture_time_ns, object position_ms, object online) except -1:
+cdef int _set_origin(_abi.bshm_frame_info *info, object capture_time_ns, object position_ms, object online,
+                     object clock, object source_sequence) except -1:
+    """When and from where the frame comes. What is None stays as it is."""
     if capture_time_ns is not None:
         info.capture_ns = operator.index(capture_time_ns)
     if position_ms is not None:
         info.position_ms = position_ms
     if online is not None:
-        info.flags = 0 if online else _abi.BSHM_FRAME_PLACEHOLDER
+        info.flags &= ~<uint32_t> _abi.BSHM_FRAME_PLACEHOLDER
+        if not online:
+            info.flags |= _abi.BSHM_FRAME_PLACEHOLDER
+    if clock is not None:
+        if clock not in _CLOCKS:
+            raise ValueError(f"clock={clock!r}: expected one of {', '.join(_CLOCKS)}")
+        info.flags &= ~<uint32_t> _abi.BSHM_FRAME_CLOCK
+        info.flags |= <uint32_t> _CLOCKS.index(clock) << _abi.BSHM_CLOCK_SHIFT
+    if source_sequence is not None:
+        if not 0 <= operator.index(source_sequence) < 2**64:
+            raise ValueError(f"source_sequence={source_sequence!r}: expected 0 to 2**64 - 1")
+        info.source_sequence = source_sequence
+        info.flags |= _abi.BSHM_FRAME_SOURCE_SEQUENCE
     return 0
 
 
@@ -756,7 +786,8 @@ cdef class SharedMemoryFrameWriter:
             raise _bad_pixel_format(pixel_format)
         return pixel_format
 
-    def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True, pixel_format=None):
+    def write_frame(self, frame, *, capture_time_ns=None, position_ms=None, online=True, pixel_format=None, clock=None,
+                    source_sequence=None):
         """Copy `frame` into shared memory and publish it, without the GIL.
 
         Parameters
@@ -772,6 +803,10 @@ cdef class SharedMemoryFrameWriter:
             False marks a placeholder.
         pixel_format
             Of this frame; None: as the writer was made.
+        clock
+            What `capture_time_ns` was taken from: driver, sender, file, remote or arrival (None); see `FrameMetadata`.
+        source_sequence
+            The number that the frame had where it came from; None: it had none.
 
         Returns
         -------
@@ -800,7 +835,7 @@ cdef class SharedMemoryFrameWriter:
         self._get_pixels(frame, &view, &info)
         info.fourcc = _fourcc_for(declared, &info)
         try:
-            _set_times(&info, capture_time_ns, position_ms, online)
+            _set_origin(&info, capture_time_ns, position_ms, online, clock, source_sequence)
             with nogil:
                 rc = _abi.bshm_writer_write(self._writer, &info, view.buf, view.strides[0], &sequence, &error)
         finally:
@@ -879,14 +914,15 @@ cdef class SharedMemoryFrameWriter:
             # 1 is the caller: compiled functions have no stack frames.
             warnings.warn(f"a frame of {self.name!r} was dropped: {_text(error.message)}", RuntimeWarning, stacklevel=1)
 
-    def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, pixel_format=None):
+    def loan(self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, pixel_format=None,
+             clock=None, source_sequence=None):
         """Lend a slot to draw into, without a copy.
 
         Parameters
         ----------
         shape, dtype
             Of the frame; None: those of the writer.
-        capture_time_ns, position_ms, online, pixel_format
+        capture_time_ns, position_ms, online, pixel_format, clock, source_sequence
             As in `write_frame`. `LoanedSlot.publish` takes them, too.
 
         Returns
@@ -915,7 +951,7 @@ cdef class SharedMemoryFrameWriter:
             info.fourcc = _fourcc_for(self.pixel_format, &info)
         if pixel_format is not None:
             info.fourcc = _fourcc_for(self._format_or_usual(pixel_format), &info)
-        _set_times(&info, capture_time_ns, position_ms, online)
+        _set_origin(&info, capture_time_ns, position_ms, online, clock, source_sequence)
         slot.writer = self
         with nogil:
             rc = _abi.bshm_writer_loan(self._writer, &info, &slot.lent, &error)

@@ -1,8 +1,13 @@
-"""The states of a segment and of its source."""
+"""The states of a segment and of its source, and what a frame's time was taken from."""
 
 from enum import StrEnum
+from typing import Literal, get_args
 
-__all__ = ["SegmentStatus", "SourceState"]
+__all__ = ["CLOCKS", "Clock", "SegmentStatus", "SourceState"]
+
+# In the order of enum bshm_clock.
+Clock = Literal["arrival", "driver", "sender", "file", "remote"]
+CLOCKS: tuple[Clock, ...] = get_args(Clock)
 
 
 class SegmentStatus(StrEnum):

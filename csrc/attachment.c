@@ -211,11 +211,6 @@ int bshm_attachment_open(bshm_attachment **opened, const char *path, const char 
 
 /* ---------------------------------------------------------------- tokens */
 
-static uint32_t token_count(const bshm_attachment *attachment)
-{
-    return attachment->identity.slot_count - 2;
-}
-
 /* Asked first, because the kernel grants a lock again to the file that has it. */
 static bool has_token(const bshm_attachment *attachment, uint32_t token)
 {
@@ -242,7 +237,7 @@ static bshm_lease *lock_new_token(bshm_attachment *attachment, bool transient)
         place++;
     if (bshm_os_coarse_now_ns() < attachment->next_token_search_ns)
         return NULL;
-    for (uint32_t token = 0; token < token_count(attachment); token++) {
+    for (uint32_t token = 0; token < attachment->identity.token_count; token++) {
         if (has_token(attachment, token) || bshm_os_lock(attachment->lock_file, BSHM_TOKEN_BYTE + token, true) < 0)
             continue;
         bshm_step_clear_token(attachment->control, token, attachment->identity.slot_count);

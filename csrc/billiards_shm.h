@@ -68,7 +68,8 @@
  * SLOTS, PINS, TOKENS
  *
  *   There are S slots and L = S - 2 lease tokens. Token t is bit t of every slot's pin word; bit 63 is WRITING. A token
- *   pins at most one slot, so at most S - 2 slots are pinned, one is `latest`, and one is always free for the writer.
+ *   pins at most one slot, so at most L slots are pinned, one is `latest`, and one is always free for the writer.
+ *   `token_count` is L. `history` is 0: it is there for frames before the newest, S = L + 2 + history.
  *   A new owner of a token first clears the token's bit in every slot: that reclaims all that a killed reader left.
  *
  *
@@ -244,11 +245,11 @@
  *
  *   Object     regular file, at least total_bytes long; memory behind each range before it is touched
  *              (MADV_POPULATE_READ says EFAULT where there is none).
- *   Identity   taken by pread, into private memory, once. magic; abi_major == 1 (any abi_minor); byte_order;
- *              checksum; 3 <= slot_count <= 62; base_sequence <= BSHM_MAX_SEQUENCE; header_bytes == 65536,
- *              descriptor_offset == 4096, control_offset == 65536, pixels_offset == 131072; 1 <= slot_capacity <=
- *              slot_stride <= 2^41, slot_stride a multiple of 65536; total_bytes == pixels_offset + slot_count *
- *              slot_stride.
+ *   Identity   taken by pread, into private memory, once. magic; abi_major == 2 (any abi_minor); byte_order;
+ *              checksum; 3 <= slot_count <= 62; 1 <= token_count; slot_count == token_count + 2 + history;
+ *              base_sequence <= BSHM_MAX_SEQUENCE; header_bytes == 65536, descriptor_offset == 4096,
+ *              control_offset == 65536, pixels_offset == 131072; 1 <= slot_capacity <= slot_stride <= 2^41, slot_stride
+ *              a multiple of 65536; total_bytes == pixels_offset + slot_count * slot_stride.
  *   `latest`   slot < slot_count.
  *   Frame      the private copy of the descriptor. ndim 2 (channels 1) or 3; width, height, channels >= 1; kind and
  *              item_size one of 'b' 1, 'i' and 'u' 1 2 4 8, 'f' 2 4 8, 'c' 8 16; channels * item_size <= 2^31;
@@ -256,9 +257,9 @@
  *              row_stride <= slot_capacity / height (rounded down);
  *              (height - 1) * row_stride + row <= payload_bytes <= slot_capacity.
  *
- *   `sequence` of the descriptor is not believed (R4), times are what the writer says, `fourcc` and `flags` are open
- *   sets. Statistics and the table of readers are for display: nothing depends on them. Texts need not be valid
- *   UTF-8.
+ *   `sequence` of the descriptor is not believed (R4), times and source_sequence are what the writer says, `fourcc` and
+ *   `flags` are open sets. Statistics and the table of readers are for display: nothing depends on them. Texts need not
+ *   be valid UTF-8.
  *
  *
  * PUNCHING
@@ -297,7 +298,7 @@ extern "C" {
 /* ---------------------------------------------------------------- layout */
 
 #define BSHM_MAGIC           "BILLISHM" /* 8 bytes, no terminator */
-#define BSHM_ABI_MAJOR       1
+#define BSHM_ABI_MAJOR       2
 #define BSHM_ABI_MINOR       0
 #define BSHM_BYTE_ORDER      0x0A0B0C0Du
 #define BSHM_REGION_BYTES    65536u /* header region, control region, and the alignment of both and of slots */
@@ -315,7 +316,7 @@ extern "C" {
 #define BSHM_READER_BYTE           0x4000000000002000
 
 #define BSHM_PIN_WRITING           (UINT64_C(1) << 63)
-#define BSHM_TOKEN_MASK(S)         ((UINT64_C(1) << ((S) - 2)) - 1)
+#define BSHM_TOKEN_MASK(L)         ((UINT64_C(1) << (L)) - 1)
 #define BSHM_LATEST(n, s)          ((uint64_t)(n) << 6 | (uint64_t)(s))
 #define BSHM_LATEST_SEQUENCE(word) ((word) >> 6)
 #define BSHM_LATEST_SLOT(word)     ((uint32_t)((word) & 63u))
@@ -351,10 +352,12 @@ typedef struct bshm_identity {
     int64_t created_ns;  /* CLOCK_MONOTONIC */
     uint32_t writer_pid; /* for messages only */
     uint32_t descriptor_offset;
-    uint64_t series;   /* random; kept by take-over and replacement: while it is the same, one count goes on */
-    uint64_t checksum; /* FNV-1a, 64 bit (0xcbf29ce484222325, 0x100000001b3), of the bytes above */
+    uint64_t series;      /* random; kept by take-over and replacement: while it is the same, one count goes on */
+    uint32_t token_count; /* L */
+    uint32_t history;     /* H: the frames before the newest that are kept */
+    uint64_t checksum;    /* FNV-1a, 64 bit (0xcbf29ce484222325, 0x100000001b3), of the bytes above */
 } bshm_identity;
-BSHM_SIZE(bshm_identity, 128);
+BSHM_SIZE(bshm_identity, 136);
 BSHM_OFFSET(bshm_identity, magic, 0);
 BSHM_OFFSET(bshm_identity, abi_major, 8);
 BSHM_OFFSET(bshm_identity, abi_minor, 10);
@@ -373,7 +376,9 @@ BSHM_OFFSET(bshm_identity, created_ns, 96);
 BSHM_OFFSET(bshm_identity, writer_pid, 104);
 BSHM_OFFSET(bshm_identity, descriptor_offset, 108);
 BSHM_OFFSET(bshm_identity, series, 112);
-BSHM_OFFSET(bshm_identity, checksum, 120);
+BSHM_OFFSET(bshm_identity, token_count, 120);
+BSHM_OFFSET(bshm_identity, history, 124);
+BSHM_OFFSET(bshm_identity, checksum, 128);
 
 enum bshm_state { BSHM_STATE_LIVE = 1, BSHM_STATE_RETIRED = 2, BSHM_STATE_CLOSED = 3 };
 
@@ -449,7 +454,21 @@ BSHM_OFFSET(bshm_statistics, write_ns_log2, 352);
 #define BSHM_STATISTICS_WORDS 84u
 BSHM_SIZE(bshm_statistics, 8 * BSHM_STATISTICS_WORDS);
 
-enum bshm_frame_flags { BSHM_FRAME_PLACEHOLDER = 1 };
+/* What capture_ns was taken from. */
+enum bshm_clock {
+    BSHM_CLOCK_ARRIVAL = 0, /* when the frame arrived at the process that captures, or was written */
+    BSHM_CLOCK_DRIVER = 1,  /* the camera driver's time of the buffer */
+    BSHM_CLOCK_SENDER = 2,  /* the clock of the camera or server that sent it */
+    BSHM_CLOCK_FILE = 3,    /* the times in a recording */
+    BSHM_CLOCK_REMOTE = 4   /* another host's segment, brought to this host's clock */
+};
+
+enum bshm_frame_flags {
+    BSHM_FRAME_PLACEHOLDER = 1,
+    BSHM_FRAME_SOURCE_SEQUENCE = 2, /* `source_sequence` is set */
+    BSHM_FRAME_CLOCK = 0x700 /* enum bshm_clock, from bit BSHM_CLOCK_SHIFT on; a value that you do not know: arrival */
+};
+#define BSHM_CLOCK_SHIFT 8
 
 /* What a descriptor says of its frame. Geometry is per frame: whatever fits the capacity may follow. */
 typedef struct bshm_frame_info {
@@ -462,13 +481,14 @@ typedef struct bshm_frame_info {
     uint64_t row_stride; /* bytes from row to row */
     uint32_t width;
     uint32_t height;
-    uint32_t channels;  /* 1 when ndim is 2 */
-    uint32_t item_size; /* bytes */
-    uint32_t ndim;      /* 2: (height, width), 3: (height, width, channels) */
-    uint32_t kind;      /* 'b' bool, 'i' signed, 'u' unsigned, 'f' floating, 'c' complex */
-    uint32_t fourcc;    /* pixel format: FRAMES */
-    uint32_t flags;     /* enum bshm_frame_flags */
-    uint64_t reserved[4];
+    uint32_t channels;        /* 1 when ndim is 2 */
+    uint32_t item_size;       /* bytes */
+    uint32_t ndim;            /* 2: (height, width), 3: (height, width, channels) */
+    uint32_t kind;            /* 'b' bool, 'i' signed, 'u' unsigned, 'f' floating, 'c' complex */
+    uint32_t fourcc;          /* pixel format: FRAMES */
+    uint32_t flags;           /* enum bshm_frame_flags */
+    uint64_t source_sequence; /* the number that the frame had where it came from; only with its flag */
+    uint64_t reserved[3];
 } bshm_frame_info;
 BSHM_SIZE(bshm_frame_info, 120);
 BSHM_OFFSET(bshm_frame_info, sequence, 0);
@@ -486,6 +506,7 @@ BSHM_OFFSET(bshm_frame_info, ndim, 72);
 BSHM_OFFSET(bshm_frame_info, kind, 76);
 BSHM_OFFSET(bshm_frame_info, fourcc, 80);
 BSHM_OFFSET(bshm_frame_info, flags, 84);
+BSHM_OFFSET(bshm_frame_info, source_sequence, 88);
 
 #define BSHM_INFO_WORDS 15u
 
@@ -658,9 +679,9 @@ typedef struct bshm_loan {
  * has the name), _PERMISSION, _NOT_FOUND (no directory), _FULL, _MEMORY, _SYSTEM. Nothing is left behind. */
 int bshm_writer_create(bshm_writer **writer, const char *name, const bshm_writer_options *options, bshm_error *error);
 
-/* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns and position_ms of `info`; computes its
- * row_stride and payload_bytes. A frame above slot_capacity replaces the segment. So does a name that was removed, or
- * that leads to a dead writer's segment; it is looked at once a second, and an error of that look costs no frame.
+/* Lends a slot for a frame of the geometry, kind, fourcc, flags, capture_ns, position_ms and source_sequence of `info`;
+ * computes its row_stride and payload_bytes. A frame above slot_capacity replaces the segment. So does a name that was
+ * removed, or that leads to a dead writer's segment; it is looked at once a second, and an error of that look costs no frame.
  * BSHM_DROPPED: `error` says how much memory was missing; try the next frame.
  * BSHM_E_CLOSED, _LOAN (one at a time), _SHAPE; and, of a larger frame, all that bshm_writer_create has.
  *

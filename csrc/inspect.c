@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void inspect_readers(bshm_os_file file, const bshm_control *control, uint32_t slots, bshm_inspection *inspection)
+static void inspect_readers(bshm_os_file file, const bshm_control *control, bshm_inspection *inspection)
 {
+    const bshm_identity *identity = &inspection->identity;
     const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
     uint64_t next = BSHM_READER_BYTE;
     uint64_t byte;
@@ -19,6 +20,7 @@ static void inspect_readers(bshm_os_file file, const bshm_control *control, uint
         if (place >= BSHM_MAX_READERS)
             continue;
         const bshm_reader_entry *entry = &control->readers[place];
+        uint64_t mask = BSHM_TOKEN_MASK(identity->token_count);
         uint64_t tokens = bshm_load_relaxed(&entry->tokens);
         view->kind = BSHM_READER_LEASE;
         view->pid = (uint32_t)bshm_load_relaxed(&entry->pid);
@@ -28,8 +30,8 @@ static void inspect_readers(bshm_os_file file, const bshm_control *control, uint
         view->copies = bshm_load_relaxed(&entry->copies);
         view->last_sequence = bshm_load_relaxed(&entry->last_sequence);
         bshm_text_load(entry->process_name, 4, view->process_name);
-        for (uint32_t slot = 0; slot < slots; slot++)
-            view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & BSHM_TOKEN_MASK(slots)) != 0;
+        for (uint32_t slot = 0; slot < identity->slot_count; slot++)
+            view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & mask) != 0;
     }
 }
 
@@ -69,8 +71,7 @@ static int inspect_regions(bshm_os_file file, uint8_t *regions, const char *name
         bshm_os_sleep(BSHM_TEXT_RETRY_NS);
     }
     inspect_frame(file, header, inspection);
-    inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES),
-                    inspection->identity.slot_count, inspection);
+    inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES), inspection);
     return BSHM_OK;
 }
 

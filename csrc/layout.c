@@ -61,6 +61,7 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
         .header_bytes = BSHM_REGION_BYTES,
         .byte_order = BSHM_BYTE_ORDER,
         .slot_count = slots,
+        .token_count = slots - 2,
         .slot_stride = round_up_to_region(capacity),
         .slot_capacity = capacity,
         .control_offset = BSHM_REGION_BYTES,
@@ -112,7 +113,13 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
     if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: it has %u slots, expected %u to %u", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
-    /* The checksum detects accidents, not forgery: every number is checked as if there were none. */
+    /* The checksum detects accidents, not forgery: every number is checked as if there were none. In 64 bits, where the
+     * sum does not wrap. */
+    if (identity->token_count == 0 || identity->slot_count != UINT64_C(2) + identity->token_count + identity->history)
+        return bshm_fail(error, BSHM_E_FORMAT,
+                         "segment '%s' is corrupt: %u slots for %u tokens and a history of %u frames, expected %llu",
+                         name, identity->slot_count, identity->token_count, identity->history,
+                         2ULL + identity->token_count + identity->history);
     if (identity->base_sequence > BSHM_MAX_SEQUENCE)
         return bshm_fail(error, BSHM_E_FORMAT,
                          "segment '%s' is corrupt: it counts on from frame %llu, expected at most %llu", name,

@@ -222,7 +222,7 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
     for (uint32_t slot = 0; slot < predecessor->identity.slot_count; slot++) {
         if (latest != 0 && BSHM_LATEST_SLOT(latest) == slot)
             continue;
-        if (!bshm_step_claim_slot(control, slot, predecessor->identity.slot_count))
+        if (!bshm_step_claim_slot(control, slot, predecessor->identity.token_count))
             continue;
         /* W4 with the number that the slot had: odd, so that the hole is not read as a frame; no number is used up. */
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;

@@ -15,11 +15,11 @@
 
 /* W2, W3. The relaxed load saves a locked instruction on slots that are pinned. A WRITING bit without tokens was left
  * by a dead writer: this writer holds the lock, so it may take the slot. */
-static inline bool bshm_step_claim_slot(bshm_control *control, uint32_t slot, uint32_t slot_count)
+static inline bool bshm_step_claim_slot(bshm_control *control, uint32_t slot, uint32_t token_count)
 {
     bshm_shared64 *pin = &control->pins[slot].word;
     uint64_t word = bshm_load_relaxed(pin);
-    if (word & BSHM_TOKEN_MASK(slot_count))
+    if (word & BSHM_TOKEN_MASK(token_count))
         return false;
     return bshm_claim_acquire(pin, word, BSHM_PIN_WRITING);
 }

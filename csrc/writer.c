@@ -163,7 +163,7 @@ static uint32_t claim_backed(const bshm_writer *writer, bool has_latest)
 {
     const bshm_segment *segment = writer->segment;
     for (uint32_t i = has_latest; i < segment->backed; i++)
-        if (bshm_step_claim_slot(segment->control, writer->order[i], segment->identity.slot_count))
+        if (bshm_step_claim_slot(segment->control, writer->order[i], segment->identity.token_count))
             return writer->order[i];
     return NO_SLOT;
 }
@@ -186,7 +186,7 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
             *error = writer->growth_error;
         return rc;
     }
-    if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.slot_count))
+    if (!bshm_step_claim_slot(segment->control, fresh, segment->identity.token_count))
         bshm_seize_acquire(&segment->control->pins[fresh].word, BSHM_PIN_WRITING); /* forged: never published */
     *slot = fresh;
     return BSHM_OK;

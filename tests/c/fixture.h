@@ -223,7 +223,7 @@ static inline uint32_t pinned_slots(const window *shared, uint32_t slots)
 {
     uint32_t count = 0;
     for (uint32_t slot = 0; slot < slots; slot++)
-        count += (pin_of(shared, slot) & BSHM_TOKEN_MASK(slots)) != 0;
+        count += (pin_of(shared, slot) & BSHM_TOKEN_MASK(slots - 2)) != 0;
     return count;
 }
 

@@ -36,7 +36,7 @@ static inline void draw(stage *on, uint32_t slot, uint64_t n)
 /* W2 to W7 */
 static inline void write_up_to_complete(stage *on, uint32_t slot, uint64_t n)
 {
-    REQUIRE(bshm_step_claim_slot(&on->control, slot, on->slots));
+    REQUIRE(bshm_step_claim_slot(&on->control, slot, on->slots - 2));
     bshm_step_begin_write(&on->header, slot, n);
     draw(on, slot, n);
 }
@@ -75,7 +75,7 @@ static inline void check_stage(const stage *on, uint64_t owners)
     uint64_t latest = bshm_load_relaxed(&on->header.publication.latest);
     uint32_t pinned = 0;
     for (uint32_t slot = 0; slot < on->slots; slot++)
-        pinned += (stage_pin(on, slot) & BSHM_TOKEN_MASK(on->slots)) != 0;
+        pinned += (stage_pin(on, slot) & BSHM_TOKEN_MASK(on->slots - 2)) != 0;
     CHECK(pinned <= on->slots - 2);
     for (uint32_t token = 0; token < on->slots - 2; token++) {
         uint32_t places = 0;

@@ -172,9 +172,9 @@ static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(vo
     look();
     CHECK_EQUAL(found.reader_count, 1);
     CHECK_EQUAL(found.readers[0].leases, 0); /* claiming to own tokens does not pin anything */
-    bshm_store_relaxed(&shared.control->pins[1].word, ~BSHM_TOKEN_MASK(3));
+    bshm_store_relaxed(&shared.control->pins[1].word, ~BSHM_TOKEN_MASK(1));
     CHECK_EQUAL(look()->readers[0].leases, 0); /* nor do bits that are no token */
-    bshm_store_relaxed(&shared.control->pins[1].word, BSHM_TOKEN_MASK(3));
+    bshm_store_relaxed(&shared.control->pins[1].word, BSHM_TOKEN_MASK(1));
     CHECK_EQUAL(look()->readers[0].leases, 1);
     bshm_store_relaxed(&shared.control->pins[1].word, 0);
     CHECK_EQUAL(strlen(found.readers[0].process_name), 32);

@@ -139,13 +139,13 @@ static const char *writer_claims(state *s)
     if (now->fine) {
         uint64_t word = bshm_load_relaxed(&theatre->control.pins[slot].word);
         s->writer.seen_word = narrow(word);
-        if (word & BSHM_TOKEN_MASK(now->slots))
+        if (word & BSHM_TOKEN_MASK(now->slots - 2))
             next_candidate(s);
         else
             s->writer.step = W_SWAP;
         return "writer: W2";
     }
-    if (bshm_step_claim_slot(&theatre->control, slot, now->slots))
+    if (bshm_step_claim_slot(&theatre->control, slot, now->slots - 2))
         claimed(s, slot);
     else
         next_candidate(s);
@@ -364,7 +364,7 @@ static const char *copier_acts(state *s)
 
 static void check_state(const state *s)
 {
-    uint8_t tokens = (uint8_t)BSHM_TOKEN_MASK(now->slots);
+    uint8_t tokens = (uint8_t)BSHM_TOKEN_MASK(now->slots - 2);
     uint8_t highest = s->latest_n;
     uint32_t pinned = 0;
     for (uint32_t slot = 0; slot < now->slots; slot++) {

@@ -384,7 +384,7 @@ static uint64_t next_number_after(void (*poke)(window *))
 
 static void killed_after_w4(window *shared)
 {
-    CHECK(bshm_step_claim_slot(shared->control, 2, 4));
+    CHECK(bshm_step_claim_slot(shared->control, 2, 2));
     bshm_step_begin_write(shared->header, 2, 6);
 }
 

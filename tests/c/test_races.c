@@ -60,7 +60,7 @@ static void expect_painted(uint64_t n)
 static void *writer_lets_go(void *unused)
 {
     await_turn(0);
-    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 1));
     paint(1);
     bshm_step_clear_writing(&theatre->control, 0);
     end_turn();
@@ -192,7 +192,7 @@ static void *reader_unpins(void *unused)
 static void *writer_claims(void *unused)
 {
     await_turn(1);
-    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 1));
     paint(2);
     end_turn();
     return unused;
@@ -219,10 +219,10 @@ static void *reader_holds_on(void *unused)
 static void *writer_tries_twice(void *unused)
 {
     await_turn(1);
-    CHECK(!bshm_step_claim_slot(&theatre->control, 0, 3));
+    CHECK(!bshm_step_claim_slot(&theatre->control, 0, 1));
     end_turn();
     await_turn(3);
-    CHECK(bshm_step_claim_slot(&theatre->control, 0, 3));
+    CHECK(bshm_step_claim_slot(&theatre->control, 0, 1));
     paint(2);
     return unused;
 }
@@ -297,8 +297,8 @@ static void *write_frames(void *unused)
     for (uint64_t n = 1; n <= ROUNDS; n++) {
         uint32_t at = 0;
         uint32_t latest = BSHM_LATEST_SLOT(bshm_step_load_latest(&theatre->header));
-        while (at < theatre->slots &&
-               ((n > 1 && order[at] == latest) || !bshm_step_claim_slot(&theatre->control, order[at], theatre->slots)))
+        while (at < theatre->slots && ((n > 1 && order[at] == latest) ||
+                                       !bshm_step_claim_slot(&theatre->control, order[at], theatre->slots - 2)))
             at++;
         if (!CHECK(at < theatre->slots)) /* one pass always finds a slot */
             break;

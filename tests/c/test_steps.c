@@ -42,11 +42,11 @@ static void a_pin_before_the_claim_makes_the_claim_fail(void)
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0));
     publish(on, 1, 2);
     check_stage(on, BIT(0));
-    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots - 2));
     CHECK_EQUAL(stage_pin(on, 0), BIT(TOKEN_0));
     CHECK(holds_frame(on, 0, 1));
     bshm_step_unpin(&on->control, 0, TOKEN_0);
-    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots - 2));
     CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
     free(on);
 }
@@ -78,13 +78,13 @@ static void every_token_keeps_the_writer_away_and_no_other_bit_does(void)
         for (uint32_t bit = 0; bit < 64; bit++) {
             stage *on = new_stage(slots);
             bshm_store_relaxed(&on->control.pins[0].word, BIT(bit));
-            CHECK_EQUAL(bshm_step_claim_slot(&on->control, 0, slots), bit >= slots - 2);
+            CHECK_EQUAL(bshm_step_claim_slot(&on->control, 0, slots - 2), bit >= slots - 2);
             if (bit >= slots - 2)
                 CHECK_EQUAL(stage_pin(on, 0), BSHM_PIN_WRITING);
             free(on);
         }
-    CHECK_EQUAL(BSHM_TOKEN_MASK(BSHM_MAX_SLOTS), (UINT64_C(1) << 60) - 1);
-    CHECK_EQUAL(BSHM_TOKEN_MASK(BSHM_MIN_SLOTS), 1);
+    CHECK_EQUAL(BSHM_TOKEN_MASK(BSHM_MAX_SLOTS - 2), (UINT64_C(1) << 60) - 1);
+    CHECK_EQUAL(BSHM_TOKEN_MASK(BSHM_MIN_SLOTS - 2), 1);
 }
 
 static void a_slot_that_a_dead_writer_was_writing_can_be_claimed(void)
@@ -92,7 +92,7 @@ static void a_slot_that_a_dead_writer_was_writing_can_be_claimed(void)
     stage *on = new_stage(3);
     publish(on, 0, 1);
     write_up_to_complete(on, 1, 2); /* and then SIGKILL */
-    CHECK(bshm_step_claim_slot(&on->control, 1, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 1, on->slots - 2));
     CHECK_EQUAL(stage_pin(on, 1), BSHM_PIN_WRITING);
     CHECK(stage_seq(on, 1) & 1);
     free(on);
@@ -188,7 +188,7 @@ static void a_copy_is_torn_from_the_moment_its_slot_is_begun_again(void)
     CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     publish(on, 1, 2);
     CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
-    REQUIRE(bshm_step_claim_slot(&on->control, 0, on->slots));
+    REQUIRE(bshm_step_claim_slot(&on->control, 0, on->slots - 2));
     CHECK(bshm_step_seq_unchanged(&on->header, 0, seq)); /* claimed, and not touched yet */
     bshm_step_begin_write(&on->header, 0, 3);
     CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
@@ -242,7 +242,7 @@ static void a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it(void
     publish(on, 0, 1);
     CHECK(bshm_step_pin(&on->control, 0, TOKEN_0)); /* and then SIGKILL: the kernel drops the lock, the bit stays */
     publish(on, 1, 2);
-    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots - 2));
     publish(on, 2, 3); /* the writer works on */
     check_stage(on, 0);
     bshm_step_clear_token(&on->control, TOKEN_0, on->slots);
@@ -250,7 +250,7 @@ static void a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it(void
     CHECK_EQUAL(stage_pin(on, 0), 0);
     CHECK(bshm_step_pin(&on->control, 2, TOKEN_0));
     check_stage(on, BIT(0));
-    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots));
+    CHECK(bshm_step_claim_slot(&on->control, 0, on->slots - 2));
     free(on);
 }
 
@@ -262,8 +262,8 @@ static void without_the_clearing_a_token_would_hold_two_slots_and_the_writer_fin
     publish(on, 1, 2);
     CHECK(bshm_step_pin(&on->control, 1, TOKEN_0)); /* the next owner, if it had not cleared */
     publish(on, 2, 3);
-    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots));
-    CHECK(!bshm_step_claim_slot(&on->control, 1, on->slots)); /* and 2 is the newest: this is why R0 clears first */
+    CHECK(!bshm_step_claim_slot(&on->control, 0, on->slots - 2));
+    CHECK(!bshm_step_claim_slot(&on->control, 1, on->slots - 2)); /* and 2 is the newest: this is why R0 clears first */
     free(on);
 }
 
@@ -300,11 +300,11 @@ static void with_every_token_in_use_one_pass_still_finds_a_slot(void)
             CHECK(bshm_step_pin(&on->control, last, token));
             last = token + 1;
             publish(on, last, ++n);
-            check_stage(on, BSHM_TOKEN_MASK(slots));
+            check_stage(on, BSHM_TOKEN_MASK(slots - 2));
         }
         uint32_t found = 0;
         for (uint32_t slot = 0; slot < slots; slot++)
-            found += slot != last && bshm_step_claim_slot(&on->control, slot, slots);
+            found += slot != last && bshm_step_claim_slot(&on->control, slot, slots - 2);
         CHECK_EQUAL(found, 1);
         free(on);
     }

@@ -130,6 +130,11 @@ static void no_field_is_believed_because_the_checksum_is_right(void)
     FORGED(slot_count, 63);
     FORGED(slot_count, 64);
     FORGED(slot_count, UINT32_MAX);
+    FORGED(token_count, 0);
+    FORGED(token_count, 5);
+    FORGED(token_count, UINT32_MAX - 1);
+    FORGED(history, 1);
+    FORGED(history, UINT32_MAX);
     FORGED(slot_capacity, 0);
     FORGED(slot_capacity, good().slot_stride + 1);
     FORGED(slot_capacity, UINT64_MAX);
@@ -153,6 +158,7 @@ static void no_field_is_believed_because_the_checksum_is_right(void)
         bshm_identity forged = good();                                                                                 \
         bshm_error error = {0};                                                                                        \
         forged.field = (value);                                                                                        \
+        forged.token_count = forged.slot_count - 2;                                                                    \
         forged.total_bytes = forged.pixels_offset + forged.slot_count * forged.slot_stride;                            \
         bshm_identity_seal(&forged);                                                                                   \
         CHECK_EQUAL(bshm_identity_check(&forged, UINT64_MAX, "some-name", &error), BSHM_E_FORMAT);                     \
@@ -178,6 +184,7 @@ static void sizes_whose_product_overflows_are_refused(void)
         for (unsigned shift = 16; shift < 64; shift++) {
             bshm_identity forged = good();
             forged.slot_count = slots;
+            forged.token_count = slots - 2;
             forged.slot_stride = UINT64_C(1) << shift;
             forged.slot_capacity = 1;
             forged.total_bytes = 2 * BSHM_REGION_BYTES + slots * forged.slot_stride;

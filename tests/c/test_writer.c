@@ -266,7 +266,7 @@ static void forged_pins_cost_memory_and_then_leases_but_no_frame(void)
     CHECK(held.pinned && bshm_frame_intact(&held));
     for (uint32_t i = 2; i <= 12; i++) {
         for (uint32_t slot = 0; slot < 5; slot++)
-            bshm_store_relaxed(&shared.control->pins[slot].word, BSHM_TOKEN_MASK(5));
+            bshm_store_relaxed(&shared.control->pins[slot].word, BSHM_TOKEN_MASK(3));
         CHECK_EQUAL(put(writer), i);
         CHECK_EQUAL(latest_sequence(&shared), i);
         CHECK_EQUAL(seq_of(&shared, latest_slot(&shared)), 2 * i);
@@ -317,7 +317,7 @@ static void bits_that_are_no_token_and_a_writing_bit_left_behind_keep_no_slot(vo
     for (uint32_t i = 0; i < 6; i++) {
         for (uint32_t slot = 0; slot < 4; slot++)
             if (i == 0 || slot != latest_slot(&shared))
-                bshm_store_relaxed(&shared.control->pins[slot].word, ~BSHM_TOKEN_MASK(4));
+                bshm_store_relaxed(&shared.control->pins[slot].word, ~BSHM_TOKEN_MASK(2));
         CHECK_EQUAL(put(writer), i + 1);
         CHECK_EQUAL(latest_slot(&shared), i % 2);
     }

@@ -62,7 +62,8 @@ def header_seeds(segment: SegmentObject) -> Iterator[bytes]:
     for size in (0, 8, 64, layout.IDENTITY_BYTES, 4096):
         yield struct.pack("<QB", size, 5) + identity
     fields = {name: (at, form) for name, at, form in layout.IDENTITY}
-    for field in ("slot_count", "total_bytes", "slot_stride", "slot_capacity", "base_sequence", "abi_major"):
+    numbers = ("slot_count", "token_count", "history", "total_bytes", "slot_stride", "slot_capacity", "base_sequence")
+    for field in (*numbers, "abi_major"):
         at, form = fields[field]
         most = 2 ** (8 * struct.calcsize(form)) - 1
         for value in (0, 1, 2, 3, 62, 63, layout.REGION, most // 2, most):

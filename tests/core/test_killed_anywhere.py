@@ -163,8 +163,8 @@ BUGS = {
     ),
     "the writer ignores pins": Bug(
         "publish",
-        "if (word & BSHM_TOKEN_MASK(slot_count))",
-        "if (slot_count == 0)",
+        "if (word & BSHM_TOKEN_MASK(token_count))",
+        "if (token_count == 0)",
         "torn: a view",
     ),
     "a frame is shown before it is complete": Bug(

@@ -41,7 +41,7 @@ def test_the_identity_says_what_the_writer_was_asked_for(segment_name: str) -> N
     capacity = 100 * 200 * 3 * 2
     assert identity == {
         "magic": b"BILLISHM",
-        "abi_major": 1,
+        "abi_major": 2,
         "abi_minor": 0,
         "header_bytes": 65536,
         "byte_order": 0x0A0B0C0D,
@@ -54,13 +54,15 @@ def test_the_identity_says_what_the_writer_was_asked_for(segment_name: str) -> N
         "base_sequence": 0,
         "writer_pid": os.getpid(),
         "descriptor_offset": 4096,
+        "token_count": 3,
+        "history": 0,
     }
-    assert _core.ABI_VERSION == (1, 0)
+    assert _core.ABI_VERSION == (2, 0)
 
 
 def test_the_checksum_is_fnv1a_of_the_identity_before_it(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE), opened(path_of(segment_name)) as segment:
-        assert segment.identity["checksum"] == fnv1a(os.pread(segment.file, 120, 0))
+        assert segment.identity["checksum"] == fnv1a(os.pread(segment.file, 128, 0))
 
 
 def test_fnv1a_of_these_tests_is_the_published_one() -> None:
@@ -152,7 +154,14 @@ def test_before_the_first_frame_latest_is_zero_and_the_state_live(segment_name: 
 
 def test_a_descriptor_holds_every_field_of_its_frame(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, (40, 50, 4), dtype="uint16") as writer:
-        writer.write_frame(picture(1, (7, 9, 2), "int16"), capture_time_ns=123456789, position_ms=41.5, online=False)
+        writer.write_frame(
+            picture(1, (7, 9, 2), "int16"),
+            capture_time_ns=123456789,
+            position_ms=41.5,
+            online=False,
+            clock="file",
+            source_sequence=2**64 - 2,
+        )
         with SharedMemoryFrameReader(segment_name) as reader, opened(path_of(segment_name)) as segment:
             metadata = new_frame(reader)[1]
             found = {field: newest(segment)[field] for field in newest(segment)}
@@ -172,8 +181,9 @@ def test_a_descriptor_holds_every_field_of_its_frame(segment_name: str) -> None:
         "ndim": 3,
         "kind": ord("i"),
         "fourcc": int.from_bytes(b"RAW ", "little"),
-        "flags": 1,
-        "reserved": bytes(32),
+        "flags": 1 | 2 | 3 << 8,
+        "source_sequence": 2**64 - 2,
+        "reserved": bytes(24),
     }
 
 
@@ -538,7 +548,7 @@ def test_the_table_of_pixel_formats_is_the_headers() -> None:
 def test_the_numbers_of_the_header_are_those_of_these_tests() -> None:
     found = constants()
     expected = {
-        "BSHM_ABI_MAJOR": 1,
+        "BSHM_ABI_MAJOR": 2,
         "BSHM_ABI_MINOR": 0,
         "BSHM_BYTE_ORDER": 0x0A0B0C0D,
         "BSHM_REGION_BYTES": 65536,
@@ -558,6 +568,13 @@ def test_the_numbers_of_the_header_are_those_of_these_tests() -> None:
         "BSHM_STATE_RETIRED": 2,
         "BSHM_STATE_CLOSED": 3,
         "BSHM_FRAME_PLACEHOLDER": 1,
+        "BSHM_FRAME_SOURCE_SEQUENCE": 2,
+        "BSHM_CLOCK_ARRIVAL": 0,
+        "BSHM_CLOCK_DRIVER": 1,
+        "BSHM_CLOCK_SENDER": 2,
+        "BSHM_CLOCK_FILE": 3,
+        "BSHM_CLOCK_REMOTE": 4,
+        "BSHM_CLOCK_SHIFT": 8,
     }
     assert {name: found.get(name) for name in expected} == expected
     assert '#define BSHM_MAGIC           "BILLISHM"' in HEADER.read_text()

@@ -1,6 +1,7 @@
 """Names, and what may lie under them: whatever is not ours gets a named error and stays as it was."""
 
 import contextlib
+import gzip
 import os
 import socket
 import string
@@ -353,12 +354,12 @@ def dead(segment_name: str) -> Path:
 
 def test_a_file_that_is_too_short_is_refused(segment_name: str, dead: Path) -> None:
     whole = dead.stat().st_size
-    for size in (whole - 1, whole - 65536, 131072, 65536, 4096, 128):
+    for size in (whole - 1, whole - 65536, 131072, 65536, 4096, layout.IDENTITY_BYTES):
         os.truncate(dead, size)
         for name in ("reader", "inspect"):
             with pytest.raises(SegmentFormatError, match=f"{segment_name}.*{size}.*{whole}"):
                 LOOKS[name](segment_name)
-    for size in (127, 12, 8):
+    for size in (layout.IDENTITY_BYTES - 1, 12, 8):
         os.truncate(dead, size)
         with pytest.raises(SegmentFormatError, match=f"{segment_name}.*{size} bytes"):
             LOOKS["reader"](segment_name)
@@ -376,16 +377,21 @@ def test_a_file_that_is_longer_than_it_must_be_is_read(segment_name: str, dead: 
     ("field", "value", "message"),
     [
         ("magic", b"BILLISHX", "does not begin with"),
-        ("abi_major", 2, r"ABI 2\.0.*1\.x"),
-        ("abi_major", 0, r"ABI 0\.0.*1\.x"),
+        ("abi_major", 1, r"ABI 1\.0.*2\.x"),
+        ("abi_major", 3, r"ABI 3\.0.*2\.x"),
         ("header_bytes", 4096, "header has 4096 bytes, expected 65536"),
         ("byte_order", 0x0D0C0B0A, "0x0d0c0b0a.*0x0a0b0c0d"),
         ("slot_count", 0, "0 slots, expected 3 to 62"),
         ("slot_count", 2, "2 slots, expected 3 to 62"),
         ("slot_count", 63, "63 slots, expected 3 to 62"),
         ("slot_count", 2**32 - 1, "4294967295 slots"),
-        ("slot_count", 7, "7 slots need"),
-        ("slot_count", 9, "9 slots need"),
+        ("slot_count", 7, "7 slots for 6 tokens and a history of 0 frames, expected 8"),
+        ("slot_count", 9, "9 slots for 6 tokens"),
+        ("token_count", 0, "8 slots for 0 tokens"),
+        ("token_count", 5, "8 slots for 5 tokens"),
+        ("token_count", 2**32 - 2, "8 slots for 4294967294 tokens .* expected 4294967296"),
+        ("history", 1, "history of 1 frames"),
+        ("history", 2**32 - 1, "history of 4294967295 frames"),
         ("total_bytes", 0, "says 0"),
         ("total_bytes", 2**64 - 1, "says 18446744073709551615"),
         ("slot_stride", 0, "0 bytes apart"),
@@ -419,6 +425,21 @@ def test_an_identity_that_was_forged_with_a_fitting_checksum_is_refused_field_by
     dead.unlink()
 
 
+def test_a_segment_of_abi_1_0_is_refused_by_name_and_a_new_writer_replaces_it(segment_name: str) -> None:
+    """A file that a writer of 1.0 left; its readers look at the same three fields first."""
+    path = path_of(segment_name)
+    path.write_bytes(gzip.decompress((Path(__file__).parent / "segment-1.0.gz").read_bytes()))
+    path.chmod(0o600)
+    for name in ("reader", "read", "latest", "inspect"):
+        with pytest.raises(SegmentFormatError, match=rf"'{segment_name}' has ABI 1\.0, expected 2\.x"):
+            LOOKS[name](segment_name)
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, SharedMemoryFrameReader(segment_name) as reader:
+        assert writer.write_frame(picture(1)) == 1
+        assert sees(new_frame(reader)[0], 1)
+        with opened(path) as segment:
+            assert [segment.identity[field] for field in ("magic", "abi_major", "abi_minor")] == [b"BILLISHM", 2, 0]
+
+
 @pytest.mark.parametrize("minor", [1, 7, 65535])
 def test_a_newer_minor_version_is_read(segment_name: str, dead: Path, minor: int) -> None:
     with opened(dead) as segment:
@@ -426,7 +447,7 @@ def test_a_newer_minor_version_is_read(segment_name: str, dead: Path, minor: int
         segment.seal()
     with SharedMemoryFrameReader(segment_name) as reader:
         assert sees(new_frame(reader)[0], 3)
-    assert inspect_segment(segment_name).abi == (1, minor)
+    assert inspect_segment(segment_name).abi == (2, minor)
     dead.unlink()
 
 
@@ -601,7 +622,7 @@ def test_a_dead_writers_mark_on_the_newest_slot_does_not_hide_it_from_copies(seg
 @pytest.mark.parametrize(
     "spoil",
     [
-        pytest.param({"abi_major": 2}, id="another ABI"),
+        pytest.param({"abi_major": 3}, id="another ABI"),
         pytest.param({"checksum": 5}, id="a wrong checksum"),
         pytest.param({"slot_count": 2**31}, id="an impossible number of slots"),
         pytest.param({"slot_stride": 2**63}, id="an impossible stride"),
@@ -622,7 +643,7 @@ def test_a_dead_segment_that_is_damaged_or_of_another_version_is_replaced_and_no
             assert os.pread(segment.file, layout.PIXELS, 0) == content, "nothing in it is known, so nothing is touched"
 
 
-@pytest.mark.parametrize("spoil", [{"abi_major": 2}, {"checksum": 5}])
+@pytest.mark.parametrize("spoil", [{"abi_major": 3}, {"checksum": 5}])
 def test_a_living_segment_of_another_version_is_not_replaced(segment_name: str, spoil: dict[str, int]) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE), opened(path_of(segment_name)) as segment:
         original = {field: segment.identity[field] for field in spoil}

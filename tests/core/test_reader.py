@@ -398,7 +398,7 @@ def test_an_observer_may_read_but_not_lock_and_always_copies(segment_name: str) 
 def test_metadata_tells_everything_about_the_frame(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
-    writer.write_frame(picture(1, (5, 7, 4)), capture_time_ns=17, position_ms=2.5)
+    writer.write_frame(picture(1, (5, 7, 4)), capture_time_ns=17, position_ms=2.5, clock="sender", source_sequence=0)
     metadata = new_frame(reader)[1]
     assert metadata.as_dict() == {
         "sequence": 1,
@@ -415,6 +415,8 @@ def test_metadata_tells_everything_about_the_frame(
         "generation": writer.generation,
         "zero_copy": True,
         "online": True,
+        "clock": "sender",
+        "source_sequence": 0,
     }
     assert "sequence=1" in repr(metadata)
 

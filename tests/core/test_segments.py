@@ -87,7 +87,7 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "path": f"/dev/shm/{segment_name}",
         "status": "live",
         "generation": writer.generation,
-        "abi": (1, 0),
+        "abi": (2, 0),
         "writer_pid": os.getpid(),
         "owner": os.geteuid(),
         "group": os.getegid(),

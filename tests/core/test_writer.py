@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ from billiards_shm import (
     inspect_segment,
 )
 from billiards_shm.pixel_formats import PIXEL_FORMATS
+from billiards_shm.status import CLOCKS
 
 
 def arrives(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader, frame: Any) -> None:
@@ -525,12 +527,13 @@ def test_a_slot_published_by_hand_is_not_published_again(
 ) -> None:
     with writer.loan() as slot:
         slot.array[:] = picture(1)
-        assert slot.publish(capture_time_ns=77, position_ms=8.5, online=False) == 1
+        assert slot.publish(capture_time_ns=77, position_ms=8.5, online=False, clock="driver", source_sequence=3) == 1
         with pytest.raises(LoanError):
             slot.publish()
     assert writer.sequence == 1
     metadata = new_frame(reader)[1]
     assert (metadata.capture_time_ns, metadata.position_ms, metadata.online) == (77, 8.5, False)
+    assert (metadata.clock, metadata.source_sequence) == ("driver", 3)
 
 
 def test_a_published_or_cancelled_slot_has_no_array_any_more(writer: SharedMemoryFrameWriter) -> None:
@@ -682,6 +685,38 @@ def test_times_given_by_the_source_are_kept(writer: SharedMemoryFrameWriter, rea
         slot.array[:] = 0
     metadata = new_frame(reader)[1]
     assert (metadata.capture_time_ns, metadata.position_ms) == (23456, 0.0)
+
+
+def test_a_frame_says_which_clock_its_time_is_from_and_its_number_at_the_source(
+    writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
+) -> None:
+    writer.write_frame(picture(1))
+    metadata = new_frame(reader)[1]
+    assert (metadata.clock, metadata.source_sequence) == ("arrival", None)
+    assert set(CLOCKS) == {"driver", "sender", "file", "remote", "arrival"}
+    for number, clock in enumerate(CLOCKS):
+        writer.write_frame(picture(1), clock=clock, source_sequence=number, online=number % 2 == 0)
+        metadata = new_frame(reader)[1]
+        assert (metadata.clock, metadata.source_sequence, metadata.online) == (clock, number, number % 2 == 0)
+        assert pickle.loads(pickle.dumps(metadata)) == metadata
+    with writer.loan(clock="file", source_sequence=2**64 - 1) as slot:
+        slot.publish(online=False)  # leaves the others as they were
+    metadata = new_frame(reader)[1]
+    assert (metadata.clock, metadata.source_sequence, metadata.online) == ("file", 2**64 - 1, False)
+    with pytest.raises(ValueError, match="clock='ntp': expected one of arrival, driver, sender, file, remote"):
+        writer.write_frame(picture(1), clock="ntp")  # type: ignore[arg-type]
+    for wrong in (-1, 2**64):
+        with pytest.raises(ValueError, match="source_sequence"):
+            writer.write_frame(picture(1), source_sequence=wrong)
+
+
+def test_a_clock_that_a_later_version_knows_is_taken_for_arrival(
+    segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
+) -> None:
+    writer.write_frame(picture(1), clock="file")
+    with opened(path_of(segment_name)) as segment:
+        segment.descriptor(segment.latest[1])["flags"] = 7 << 8
+    assert new_frame(reader)[1].clock == "arrival"
 
 
 def test_placeholders_say_so_and_do_not_count_as_captured(

@@ -111,12 +111,18 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         (
             "SharedMemoryFrameWriter",
             "write_frame",
-            "self, frame, *, capture_time_ns=None, position_ms=None, online=True, pixel_format=None",
+            (
+                "self, frame, *, capture_time_ns=None, position_ms=None, online=True, "
+                "pixel_format=None, clock=None, source_sequence=None"
+            ),
         ),
         (
             "SharedMemoryFrameWriter",
             "loan",
-            "self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, pixel_format=None",
+            (
+                "self, shape=None, *, dtype=None, capture_time_ns=None, position_ms=None, online=True, "
+                "pixel_format=None, clock=None, source_sequence=None"
+            ),
         ),
         ("SharedMemoryFrameWriter", "close", "self"),
         ("SegmentReader", "__init__", "self, name, *, max_leases=2, copy=False, trusted_owners=None"),
@@ -124,7 +130,11 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         ("SegmentReader", "read_frame", "self, timeout=0.0, *, copy=None, format=None"),
         ("SegmentReader", "latest_frame", "self, *, copy=None, format=None"),
         ("SegmentReader", "close", "self"),
-        ("LoanedSlot", "publish", "self, *, capture_time_ns=None, position_ms=None, online=None"),
+        (
+            "LoanedSlot",
+            "publish",
+            "self, *, capture_time_ns=None, position_ms=None, online=None, clock=None, source_sequence=None",
+        ),
         ("LoanedSlot", "cancel", "self"),
     ],
 )

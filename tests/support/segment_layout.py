@@ -42,9 +42,11 @@ IDENTITY: Table = (
     ("writer_pid", 104, "I"),
     ("descriptor_offset", 108, "I"),
     ("series", 112, "Q"),
-    ("checksum", 120, "Q"),
+    ("token_count", 120, "I"),
+    ("history", 124, "I"),
+    ("checksum", 128, "Q"),
 )
-IDENTITY_BYTES = 128
+IDENTITY_BYTES = 136
 
 PUBLICATION_AT = 256
 PUBLICATION: Table = (("latest", 0, "Q"), ("notify", 8, "I"), ("state", 12, "I"), ("reserved", 16, "48s"))
@@ -93,7 +95,8 @@ FRAME_INFO: Table = (
     ("kind", 76, "I"),
     ("fourcc", 80, "I"),
     ("flags", 84, "I"),
-    ("reserved", 88, "32s"),
+    ("source_sequence", 88, "Q"),
+    ("reserved", 96, "24s"),
 )
 FRAME_INFO_BYTES = 120
 DESCRIPTOR: Table = (("seq", 0, "Q"), *((name, 8 + offset, form) for name, offset, form in FRAME_INFO))
