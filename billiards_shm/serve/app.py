@@ -13,7 +13,8 @@ from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
@@ -24,7 +25,8 @@ from billiards_shm.serve.access import Access
 from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat
 from billiards_shm.serve.guard import AllowedOrigins, Guard
-from billiards_shm.serve.metrics import ServerMetrics
+from billiards_shm.serve.metrics import OPENMETRICS, ServerMetrics
+from billiards_shm.serve.openapi import answers, content, describe_access
 from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
 from billiards_shm.statistics import STATISTICS
@@ -71,18 +73,6 @@ def _snapshot_format(
 
 LiveFormat = Annotated[PreviewFormat, Depends(_live_format)]
 SnapshotFormat = Annotated[PreviewFormat, Depends(_snapshot_format)]
-
-_MEANINGS: Final = {
-    304: "The client has this frame",
-    404: "No segment of this name is shown",
-    415: "The frame cannot be turned into an image",
-    503: "There is no frame, it is too old, or there are too many clients; `detail` says which",
-}
-
-
-def _answers(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """Status codes besides 200 and 422, for the OpenAPI description."""
-    return {code: {"description": _MEANINGS[code]} for code in codes}
 
 
 class _Route(APIRoute):
@@ -158,6 +148,7 @@ def create_app(
             allow_headers=("Authorization", "If-None-Match"),
             expose_headers=SNAPSHOT_HEADERS,
         )
+    describe_access(app, needs_token=access.needs_token)
     owners = None if trusted_owners is None else tuple(trusted_owners)
     server = _AppState(names, max_clients, max_frame_age, owners)
     app.state.clients, app.state.monitor = server.clients, server.monitor
@@ -287,7 +278,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
     @app.get(
         "/health/{name:path}",
         tags=["health"],
-        responses=_answers(404) | {503: {"description": "Unhealthy; `reason` says why"}},
+        responses=answers(404) | {503: {"description": "Unhealthy; `reason` says why"}},
     )
     async def health(name: Name) -> Response:
         """Answer 200 if one segment is healthy: its writer lives, and its newest captured frame is new."""
@@ -297,7 +288,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
             raise HTTPException(404, f"{name!r} is gone")
         return JSONResponse({"name": name, **_brief(found)}, 200 if found.healthy else 503)
 
-    @app.get("/metrics", tags=["health"], response_class=PlainTextResponse)
+    @app.get("/metrics", tags=["health"], response_class=Response, responses=content("text/plain", OPENMETRICS))
     async def metrics(request: Request) -> Response:
         """Return the metrics for Prometheus."""
         text, content_type = await server.metrics.text(request.headers.get("accept", ""))
@@ -320,7 +311,7 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
         """List the watched segments with their health and statistics."""
         return await server.describe_segments()
 
-    @app.get("/api/segments/{name:path}", tags=["statistics"], responses=_answers(404))
+    @app.get("/api/segments/{name:path}", tags=["statistics"], responses=answers(404))
     async def segment(name: Name) -> dict[str, Any]:
         """Return everything about one segment; `segment` is what ``billiards-shm inspect --json`` shows."""
         await server.require_watched(name)
@@ -333,7 +324,12 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
             full = None
         return described[name] | {"segment": full}
 
-    @app.get("/api/events", tags=["statistics"], responses=_answers(503))
+    @app.get(
+        "/api/events",
+        tags=["statistics"],
+        response_class=Response,
+        responses=content("text/event-stream") | answers(503),
+    )
     async def events(interval: Interval = 1.0) -> Response:
         """Send what ``/api/segments`` returns once per interval, as server-sent events named `segments`."""
         return EventStream(server.describe_segments, interval, server.clients)
@@ -345,7 +341,12 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
 
 
 def _add_images(app: FastAPI, server: _AppState) -> None:
-    @app.get("/stream/{name:path}.mjpg", tags=["images"], responses=_answers(404, 415, 503))
+    @app.get(
+        "/stream/{name:path}.mjpg",
+        tags=["images"],
+        response_class=Response,
+        responses=content("multipart/x-mixed-replace") | answers(404, 415, 503),
+    )
     async def mjpeg(name: Name, preview: LiveFormat, fps: Fps = None) -> Response:
         """Stream frames as MJPEG (``multipart/x-mixed-replace``)."""
         return MjpegStream(await server.feed(name), preview, fps, server.clients)
@@ -366,7 +367,12 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
             return
         await send_over_websocket(socket, feed, preview, fps, window, server.clients)
 
-    @app.get("/snapshot/{name:path}.{extension}", tags=["images"], responses=_answers(304, 404, 415, 503))
+    @app.get(
+        "/snapshot/{name:path}.{extension}",
+        tags=["images"],
+        response_class=Response,
+        responses=content("image/jpeg", "image/png") | answers(304, 404, 415, 503),
+    )
     async def snapshot(
         name: Name,
         extension: Literal["jpg", "png"],
@@ -375,6 +381,10 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
         if_none_match: Annotated[str, Header(description="ETags of snapshots that you have")] = "",
     ) -> Response:
         """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
+        changes = {"width": preview.width is not None, "overlay": preview.time, "text": bool(preview.text)}
+        if extension == "png" and any(changes.values()):
+            problem = {"type": "jpeg_only", "msg": "works with JPEG only: a PNG is the frame as it is"}
+            raise RequestValidationError([{**problem, "loc": ("query", key)} for key in changes if changes[key]])
         await server.require_watched(name)
         answer = await server.in_snapshot_thread(
             partial(

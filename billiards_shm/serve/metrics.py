@@ -16,7 +16,7 @@ from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, Segm
 from billiards_shm.monitor.metrics import SegmentCollector
 from billiards_shm.serve.clients import Clients
 
-__all__ = ["ServerMetrics"]
+__all__ = ["OPENMETRICS", "ServerMetrics"]
 
 _LABELS: Final = ("kind", "name")
 _TOTALS: Final = {
@@ -24,9 +24,9 @@ _TOTALS: Final = {
     "skipped": ("client_frames_skipped", "Frames that clients were not sent: they asked for fewer, or were too slow"),
     "bytes": ("client_bytes", "Bytes of pictures and events sent to clients"),
 }
-_OPENMETRICS: Final = "application/openmetrics-text"
+OPENMETRICS: Final = "application/openmetrics-text"
 # Whether OpenMetrics is asked for, and what is given.
-_FORMATS: Final = {True: f"{_OPENMETRICS}; version=1.0.0", False: "text/plain; version=0.0.4"}
+_FORMATS: Final = {True: f"{OPENMETRICS}; version=1.0.0", False: "text/plain; version=0.0.4"}
 
 
 class ServerMetrics:
@@ -59,7 +59,7 @@ class ServerMetrics:
     async def text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics in the format that the `Accept` header asks for, and their content type."""
         # Of all that it may ask for, such as other versions, everybody reads one of these two.
-        return await self._texts[_OPENMETRICS in accept].get()
+        return await self._texts[OPENMETRICS in accept].get()
 
     def _render(self, accept: str) -> tuple[bytes, str]:
         for name in self._monitor.health():

@@ -52,8 +52,6 @@ def take_snapshot(
     -------
     fastapi.Response or fastapi.HTTPException
     """
-    if extension == "png" and (preview.width is not None or preview.text or preview.time):
-        return HTTPException(422, "width, overlay and text work with JPEG only: a PNG is the frame as it is")
     with SharedMemoryFrameReader(name, trusted_owners=owners) as reader:
         try:
             frame, metadata = reader.latest_frame()

@@ -1,0 +1,130 @@
+"""What tools that know the formats find: promtool in the metrics, schemathesis in the OpenAPI description."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import command_line
+import numpy as np
+import pytest
+from segments_under_test import picture, wait_until
+from serving import Address, ServeProcess
+
+from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm.monitor.metrics import metrics_server
+from billiards_shm.serve import sign_url
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = 50
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs_on() -> Iterator[None]:
+    yield
+    command_line.end_started()
+
+
+@contextmanager
+def three_segments(name: str) -> Iterator[list[str]]:
+    """One with pictures, one with frames that cannot be pictures, one that is not there."""
+    with (
+        SharedMemoryFrameWriter(name, (48, 64, 3)) as writer,
+        SharedMemoryFrameWriter(f"{name}-raw", (48, 64), dtype="float32", pixel_format="RAW") as raw,
+    ):
+        writer.write_frame(picture(1, (48, 64, 3)))
+        raw.write_frame(np.zeros((48, 64), np.float32))
+        yield [name, f"{name}-raw", f"{name}-missing"]
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(segment_name: str) -> None:
+    with (
+        three_segments(segment_name) as names,
+        ServeProcess(*names) as running,
+        running.address.stream(f"/stream/{segment_name}.mjpg") as stream,
+    ):
+        stream.part()
+        running.address.get(f"/snapshot/{segment_name}.jpg")
+        wait_until(lambda: f'clients{{kind="mjpeg",name="{segment_name}"}} 1.0' in metrics_of(running))
+        check_with_promtool(metrics_of(running))
+    with ServeProcess() as running:
+        check_with_promtool(metrics_of(running))
+
+
+def metrics_of(running: ServeProcess) -> str:
+    return running.address.get("/metrics").body.decode()
+
+
+def check_with_promtool(text: str) -> None:
+    assert "# HELP billiards_shm_" in text
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_capture_process(segment_name: str) -> None:
+    with three_segments(segment_name) as names:
+        for name in names:
+            with metrics_server(name, "127.0.0.1", 0) as port:
+                check_with_promtool(Address(port).get("/metrics").body.decode())
+
+
+# Statuses that are right although they do not say whether the request was: no frame, an unknown name, too many clients.
+CONFIGURATION = """
+[checks.not_a_server_error]
+expected-statuses = ["2xx", "3xx", "4xx", "503"]
+
+[checks.negative_data_rejection]
+expected-statuses = [404, 422, 431, 503]
+
+# A PNG has no width to choose, which a schema cannot say.
+[[operations]]
+include-path-regex = "/snapshot/"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", "3xx", 404, 415, 422, 503]
+"""
+
+
+def check_with_schemathesis(running: ServeProcess, folder: Path, parameters: str, *options: str) -> None:
+    configuration = folder / "schemathesis.toml"
+    configuration.write_text(parameters + CONFIGURATION)
+    checked = subprocess.run(
+        [
+            Path(sys.executable).with_name("schemathesis"), "--config-file", configuration,
+            "run", running.address.url("/openapi.json"), "--max-examples", str(EXAMPLES), "--seed", "1",
+            "--request-timeout", "30", "--phases", "coverage,fuzzing", "--continue-on-failure", "--no-color", *options,
+        ],
+        capture_output=True, text=True, cwd=folder, check=False,
+    )  # fmt: skip
+    shown = "\n".join(line[:200] for line in (checked.stdout + checked.stderr).splitlines())
+    print(shown)
+    assert checked.returncode == 0
+    tested = re.search(r"Selected: (\d+)/(\d+)\s+Tested: (\d+)", shown)
+    assert tested is not None
+    assert len(set(tested.groups())) == 1
+    assert int(tested[1]) >= 10
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, None], ids=["pictures", "raw", "missing", "any"])
+def test_the_server_does_what_its_description_says(segment_name: str, which: int | None, tmp_path: Path) -> None:
+    with (
+        three_segments(segment_name) as names,
+        ServeProcess(*names, "--max-clients", 1) as running,
+        running.address.stream("/api/events"),  # takes the only place, so that every answer has an end
+    ):
+        parameters = "" if which is None else f'[parameters]\n"path.name" = "{names[which]}"\n'
+        check_with_schemathesis(running, tmp_path, parameters, "--checks", "all")
+
+
+def test_nothing_that_needs_the_token_is_given_without_it(segment_name: str, tmp_path: Path) -> None:
+    with (
+        three_segments(segment_name) as names,
+        ServeProcess(*names, "--token", "secret", "--max-clients", 1) as running,
+        running.address.stream(sign_url("/api/events", "secret")),
+    ):
+        access = ("--header", "Authorization: Bearer secret")
+        check_with_schemathesis(running, tmp_path, "", "--checks", "ignored_auth", *access)
