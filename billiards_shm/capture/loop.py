@@ -99,7 +99,7 @@ class CaptureLoop:
         self._frozen_sec = 0.0
         self._backoff = Backoff(self._camera.reconnect_delay_sec, self._camera.reconnect_max_delay_sec)
         self.statistics = CaptureStatistics(time.monotonic_ns())
-        self._publisher = Publisher(settings.video, self.statistics)
+        self._publisher = Publisher(settings.video, self.statistics, self._camera.publish)
         placeholders = None
         if self._camera.placeholder and draw_placeholder is not None:
             placeholders = PlaceholderPublisher(self._publisher, self.statistics, self._address, draw_placeholder)

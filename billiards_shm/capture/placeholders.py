@@ -41,8 +41,9 @@ class PlaceholderPublisher:
 
     def __call__(self, state: SourceState, reason: str) -> None:
         """Publish one, unless no frame has told the size yet; may be called from another thread."""
-        if self._publisher.shape:
-            image = np.empty(self._publisher.shape, np.uint8)
+        width, height = self._publisher.picture_size
+        if width and height:
+            image = np.empty((height, width, 3), np.uint8)
             age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
             self._draw(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
             self._publisher.publish_placeholder(image)

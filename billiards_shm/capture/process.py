@@ -12,7 +12,7 @@ from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
 from billiards_shm.capture.profile import FrameProfile
 from billiards_shm.capture.stats import StatisticsSnapshot
-from billiards_shm.config.model import CameraConfig, Settings
+from billiards_shm.config.model import CameraConfig, Settings, native_name
 from billiards_shm.errors import BilliardsShmError, ConfigurationError, WriterExistsError
 from billiards_shm.monitor.health import living_writer
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
@@ -94,7 +94,7 @@ def run_capture(
     with _metrics(settings), stop:
         observer.started(loop.reporter.snapshot)
         try:
-            code, failure = _run(loop, settings.video.shared_memory_name)
+            code, failure = _run(loop, _names(settings))
         finally:
             _close(loop, observer)
     if stop.signal_name is not None:
@@ -145,15 +145,22 @@ def draw_placeholder(image: Image, lines: list[str]) -> None:
     placeholder(image, lines)
 
 
-def _run(loop: CaptureLoop, name: str) -> tuple[int, str]:
+def _names(settings: Settings) -> list[str]:
+    """Of the segments."""
+    name = settings.video.shared_memory_name
+    return [name, native_name(name)] if settings.vision.camera.publish == "both" else [name]
+
+
+def _run(loop: CaptureLoop, names: list[str]) -> tuple[int, str]:
     """Run the loop; give the exit code and the error, which is empty if there was none."""
     try:
         # Before the source is opened, which may take seconds and disturb the camera of the other process.
-        writer = living_writer(name)
-        if writer is not None:
-            raise WriterExistsError(
-                f"{name!r} belongs to a living writer (process {writer}): stop it, or choose another name"
-            )
+        for name in names:
+            writer = living_writer(name)
+            if writer is not None:
+                raise WriterExistsError(
+                    f"{name!r} belongs to a living writer (process {writer}): stop it, or choose another name"
+                )
         loop.run()
     except BilliardsShmError as error:
         failure = " ".join(str(error).split())

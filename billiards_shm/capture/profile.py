@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from billiards_shm.capture.stats import percentile
-from billiards_shm.sources.protocol import FrameSource, Image, SourceDetails
+from billiards_shm.sources.protocol import FrameSource, Image, NativeSource, SourceDetails
 
 __all__ = ["PHASES", "FrameProfile"]
 
@@ -27,7 +27,7 @@ class FrameProfile:
 
     def watching(self, source: FrameSource) -> FrameSource:
         """Give a source that does what `source` does, and tells this profile how long it took."""
-        return _WatchedSource(source, self)
+        return _WatchedNativeSource(source, self) if isinstance(source, NativeSource) else _WatchedSource(source, self)
 
     def grabbed(self, took_ns: int) -> None:
         """Note how long a grab took; a failed grab counts as waiting."""
@@ -136,3 +136,19 @@ class _WatchedSource:
 
     def release(self) -> None:
         self._source.release()
+
+
+class _WatchedNativeSource(_WatchedSource):
+    """The same for a source that has native frames."""
+
+    @property
+    def native_format(self) -> str:
+        assert isinstance(self._source, NativeSource)
+        return self._source.native_format
+
+    def retrieve_native(self, target: Image | None) -> Image | None:
+        assert isinstance(self._source, NativeSource)
+        began = time.monotonic_ns()
+        image = self._source.retrieve_native(target)
+        self._profile.retrieved(time.monotonic_ns() - began)
+        return image

@@ -116,7 +116,7 @@ class CaptureReporter:
     def snapshot(self) -> StatisticsSnapshot:
         """The statistics as they are now; may be called from another thread."""
         now = time.monotonic_ns()
-        counts, shape = self._statistics, self._publisher.shape
+        counts, (width, height) = self._statistics, self._publisher.picture_size
         write_p50, write_p99 = counts.latency_ms(0.50, 0.99)
         age_p50, age_p99 = counts.age_ms(0.50, 0.99)
         return StatisticsSnapshot(
@@ -139,8 +139,8 @@ class CaptureReporter:
             age_p99_ms=age_p99,
             source=str(self._address),
             name=self._name,
-            width=shape[1] if shape else 0,
-            height=shape[0] if shape else 0,
+            width=width,
+            height=height,
             backed_bytes=self._publisher.backed_bytes,
             state=self._status.state,
             reason=self._status.reason,

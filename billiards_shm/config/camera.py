@@ -10,12 +10,14 @@ from pydantic import (
     Field,
     PlainValidator,
     Strict,
+    ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
 from billiards_shm.config.address import SourceAddress, SourceKind
 
-__all__ = ["CameraConfig", "Section"]
+__all__ = ["CameraConfig", "ConflictError", "Section"]
 
 DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
 RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
@@ -66,8 +68,19 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _as_delivered(value: Any, info: ValidationInfo) -> Any:
+    """Refuse what would change frames that are to be published as they are."""
+    if value not in (0, "none", None) and info.data.get("publish") == "native":
+        raise ConflictError("publish is native, as the source delivers it: leave this out, or publish bgr or both")
+    return value
+
+
 Dimension = Annotated[int, Field(ge=1, le=32767)]
 Offset = Annotated[int, Field(ge=0, le=32767)]
+
+
+class ConflictError(ValueError):
+    """A value that is allowed, but not with another one; the message says which."""
 
 
 class Section(BaseModel):
@@ -125,15 +138,24 @@ class CameraConfig(Section):
     auto_white_balance: bool | None = Field(default=None, description="Whether the camera chooses the white balance")
     focus: float | None = Field(default=None, description="Focus, in the driver's own unit")
     autofocus: bool | None = Field(default=None, description="Whether the camera chooses the focus")
-    rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool)] = Field(
+    publish: Literal["bgr", "native", "both"] = Field(
+        default="bgr",
+        description="What is published: `bgr`, converted; `native`, as the source delivers it (MJPG, YUYV, NV12, ...); "
+        "`both`: BGR, only while it is read, and the native frames under the name with `.native` after it",
+    )
+    convert_rgb: bool = Field(
+        default=True, description="Older name: false is `publish: native`. Where `publish` is set, that counts"
+    )
+    rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool), AfterValidator(_as_delivered)] = Field(
         default=0, description="Degrees to turn frames by, clockwise"
     )
-    flip: Literal["none", "horizontal", "vertical", "both"] = Field(
+    flip: Annotated[Literal["none", "horizontal", "vertical", "both"], AfterValidator(_as_delivered)] = Field(
         default="none", description="How to mirror frames, after turning them"
     )
-    crop: (
-        Annotated[tuple[Offset, Offset, Dimension, Dimension], Strict(False), BeforeValidator(_crop_from_text)] | None
-    ) = Field(
+    crop: Annotated[
+        Annotated[tuple[Offset, Offset, Dimension, Dimension], Strict(False), BeforeValidator(_crop_from_text)] | None,
+        AfterValidator(_as_delivered),
+    ] = Field(
         default=None,
         description="Part of the turned and mirrored frame to keep: left, top, width, height",
         json_schema_extra={"allowed": CROP_ALLOWED},
@@ -143,11 +165,6 @@ class CameraConfig(Section):
         strict=True,
         description="Whether JPEGs of a file or stream that lack a part are published, with grey in its place, or left "
         "out and counted (backend av)",
-    )
-    convert_rgb: bool = Field(
-        default=True,
-        description="Whether OpenCV converts a camera's format to BGR; false: this package converts YUYV, UYVY, "
-        "NV12, NV21, I420, YV12 or MJPG, straight into shared memory",
     )
     hardware_acceleration: Literal["none", "any", "d3d11", "vaapi", "mfx"] = Field(
         default="none", description="Hardware decoder for files and streams, if OpenCV and the machine have it"
@@ -182,6 +199,13 @@ class CameraConfig(Section):
     placeholder: bool = Field(
         default=False, description="Whether to publish a placeholder once a second while the source is away"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _understand_older_name(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("convert_rgb") is False and "publish" not in given:
+            return given | {"publish": "native"}
+        return given
 
     def frozen_after_sec(self, *, recorded: bool) -> float:
         """Seconds of identical frames that are a stall; 0.0: none are."""

@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from billiards_shm.config.camera import ConflictError
 from billiards_shm.config.json_file import read_json_object
 from billiards_shm.config.model import (
     VARIABLE_PREFIX,
@@ -259,12 +260,10 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         location = location[:length]
     value = _shown(_at(nested, location), _dotted(location))
     text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
-    # The value of a list does not show what is wrong with it.
-    return (
-        f"{text}; {detail['ctx']['error']}"
-        if key.path == _dotted(location) == "video.sources" and kind == "value_error"
-        else text
-    )
+    # The value of a list does not show what is wrong with it, nor does one that another value rules out.
+    error = detail.get("ctx", {}).get("error")
+    in_list = key.path == _dotted(location) == "video.sources" and kind == "value_error"
+    return f"{text}; {error}" if in_list or isinstance(error, ConflictError) else text
 
 
 def _dotted(location: _Path, *, with_numbers: bool = True) -> str:

@@ -14,6 +14,7 @@ from billiards_shm import _core
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig, Section
 from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
+from billiards_shm.errors import ConfigurationError, SegmentNameError
 
 __all__ = [
     "VARIABLE_PREFIX",
@@ -28,10 +29,13 @@ __all__ = [
     "VisionConfig",
     "configuration_keys",
     "fps_key",
+    "native_name",
 ]
 
 VARIABLE_PREFIX: Final = "BILLIARDS_SHM__"
 """Prefix of all environment variables. In the rest of the name two underscores stand for the dots of a key."""
+NATIVE_SUFFIX: Final = ".native"
+"""What the name of a segment of native frames ends in, where both are published."""
 # The rule itself is the core's; this is what it says.
 NAME_ALLOWED: Final = (
     "letters, digits, '.', '_' and '-', at most 64 of them; or a path, which has a slash "
@@ -107,6 +111,25 @@ class ProcessConfig(Section):
     )
 
 
+def native_name(name: str) -> str:
+    """Name of the segment of native frames beside a segment of BGR.
+
+    Raises
+    ------
+    ConfigurationError
+        The name is too long for that.
+    """
+    native = f"{name}{NATIVE_SUFFIX}"
+    try:
+        _core.object_path(native)
+    except SegmentNameError as error:
+        raise ConfigurationError(
+            f"{name!r} is too long where publish is both: {error}; allowed are names to which {NATIVE_SUFFIX} can be "
+            f"added, with at most {64 - len(NATIVE_SUFFIX)} characters"
+        ) from None
+    return native
+
+
 def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
     first: dict[str, int] = {}
     for index, source in enumerate(sources):
@@ -116,6 +139,10 @@ def _names_once(sources: tuple[SourceConfig, ...]) -> tuple[SourceConfig, ...]:
             raise ValueError(
                 f"[{earlier}] and [{index}] are both called {source.name!r}, of {devices[0]} and of {devices[1]}"
             )
+    names = {source.name for source in sources}
+    for index, source in enumerate(sources):
+        if source.camera.publish == "both" and native_name(source.name) in names:
+            raise ValueError(f"[{index}] publishes both, and so needs the name {native_name(source.name)!r} of another")
     return sources
 
 

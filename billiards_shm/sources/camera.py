@@ -19,7 +19,7 @@ from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.pixel_formats import format_named
 from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
-from billiards_shm.sources.conversion import FrameConverter, as_bgr
+from billiards_shm.sources.conversion import FrameConverter, as_bgr, completed
 from billiards_shm.sources.delivery import delivery_of
 from billiards_shm.sources.diagnosis import (
     reason_for_device,
@@ -63,6 +63,10 @@ _WRONG_IF_INTERLACED: Final = (
     "pip install 'billiards-shm[av]', and leave backend on auto"
 )
 
+_DECODED_BY_OPENCV: Final = (
+    "publish: asked for native, bgr for files and streams, which OpenCV decodes; backend av has native frames"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -98,10 +102,12 @@ class Camera:
         if self._address.kind is SourceKind.PIPELINE:
             raw_format = _format_of_pipeline(str(self._address.place))
         else:
-            raw_format = self._ask_for_raw_frames() if not config.convert_rgb else ""
+            raw_format = self._ask_for_raw_frames() if config.publish != "bgr" else ""
         turn = self._stop_turning() if backend != "GSTREAMER" else 0
         self._picture = FrameConverter(config, turn, raw_format)
+        self._native = format_named(raw_format)
         self._raw: Image | None = None
+        self._delivered: Image | None = None
         if config.hardware_acceleration != "none":
             self._check_acceleration(config.hardware_acceleration)
         if backend == "FFMPEG" and not converts_interlaced():
@@ -140,13 +146,40 @@ class Camera:
 
     def grab(self) -> bool:
         """Take the next frame; blocks until there is one, or until the read timeout."""
+        self._delivered = None
         return self._capture.grab()
+
+    @property
+    def native_format(self) -> str:
+        """What the driver or the pipeline delivers, if OpenCV gives it unconverted."""
+        return "BGR24" if self._native is None else self._native.name
+
+    def retrieve_native(self, target: Image | None) -> Image | None:
+        """Give the grabbed frame as the driver delivers it; see `NativeSource.retrieve_native`."""
+        good, raw = self._capture.retrieve(target)
+        if not good:
+            return None
+        if self._native is None:
+            return as_bgr(raw, target)
+        self._delivered = self._laid_out(raw, self._native.name)
+        return self._delivered
+
+    def _laid_out(self, raw: Image, pixel_format: str) -> Image | None:
+        """Give a frame the shape of its format. OpenCV makes one row of bytes of what it cannot lay out."""
+        if pixel_format == "MJPG":
+            return completed(raw)
+        said = self._details.negotiated
+        if said is not None and raw.shape[0] == 1 and raw.size == said.width * said.height:
+            return raw.reshape(said.height, said.width)
+        return raw
 
     def retrieve(self, target: Image | None) -> Image | None:
         """Decode the grabbed frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
         if self._picture.straight:
             good, image = self._capture.retrieve(target)
             return as_bgr(image, target) if good else None
+        if self._delivered is not None:
+            return self._picture.into(self._delivered, target)
         good, raw = self._capture.retrieve(self._raw)
         if not good:
             return None
@@ -155,6 +188,7 @@ class Camera:
 
     def release(self) -> None:
         """Close the device or file."""
+        self._delivered = None
         self._capture.release()
 
     def _property(self, number: int) -> float:
@@ -173,12 +207,13 @@ class Camera:
     def _ask_for_raw_frames(self) -> str:
         """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
         if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE):
-            self._warnings += ("convert_rgb: asked for off, on for files and streams, which have no raw frames",)
+            self._warnings += (_DECODED_BY_OPENCV,)
             return ""
         fourcc = fourcc_text(self._property(cv2.CAP_PROP_FOURCC))
         if format_named(fourcc) is not None and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
             return fourcc
-        self._warnings += (f"convert_rgb: asked for off, on for {fourcc or 'a format that the driver does not name'}",)
+        named = fourcc or "a format that the driver does not name"
+        self._warnings += (f"publish: asked for native, bgr for {named}, which this package does not know",)
         return ""
 
     def _check_acceleration(self, wanted: str) -> None:

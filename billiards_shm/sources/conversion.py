@@ -10,10 +10,11 @@ import numpy as np
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.images import convert
+from billiards_shm.jpeg import complete
 from billiards_shm.pixel_formats import format_named
 from billiards_shm.sources.protocol import Image
 
-__all__ = ["FrameConverter", "Orientation", "as_bgr", "placeholder"]
+__all__ = ["FrameConverter", "Orientation", "as_bgr", "completed", "placeholder"]
 
 _TURNS: Final = {(True, False): cv2.ROTATE_90_CLOCKWISE, (False, True): cv2.ROTATE_90_COUNTERCLOCKWISE}
 _FLIPS: Final = {(True, False): 1, (False, True): 0, (True, True): -1}
@@ -157,6 +158,16 @@ def as_bgr(image: Image, target: Image | None) -> Image:
     if image.shape[2] == 2:
         raise CameraError("frames have two channels in an unknown format: name it in the pipeline with format=...")
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, target) if image.shape[2] == 4 else image
+
+
+def completed(frame: Image) -> Image | None:
+    """Give an MJPG frame with its Huffman tables; None if it is damaged."""
+    data = frame.tobytes()
+    try:
+        found = complete(data)
+    except ValueError:
+        return None
+    return frame if found is data else np.frombuffer(found, np.uint8).reshape(1, -1)
 
 
 def placeholder(target: Image, lines: list[str]) -> None:

@@ -3,7 +3,7 @@
 import errno
 import time
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 import av
 from av.container import InputContainer
@@ -73,21 +73,9 @@ class Decoder:
             Nothing can be read any more.
         """
         while not self._decoded:
-            try:
-                packet = next(self._packets, None)
-            except av.error.InvalidDataError:
-                # The generator ended with the error, the container did not.
-                self._packets = self._container.demux(self._stream)
-                return None
-            except av.error.OSError as error:
-                if error.errno != errno.EIO or not self._length_unknown:
-                    raise
-                # The server closed the connection: so an answer ends that named no length. FFmpeg 8 calls it an error.
-                self._packets = iter(())
-                self._decoded.extend(self._context.decode(None))
-                continue
+            packet = self._next_packet()
             if packet is None:
-                raise EOFError
+                return None
             if self._checks_jpegs and packet.size and self._is_cut_off(bytes(packet)):
                 return None
             try:
@@ -98,6 +86,37 @@ class Decoder:
                     return None
         self._began = True
         return self._decoded.popleft()
+
+    def next_jpeg(self) -> "av.Packet[VideoStream] | None":
+        """Read on to the next frame of Motion JPEG, without decoding it. Returns and raises as `next_frame`."""
+        while (packet := self._next_packet()) is not None and not packet.size:
+            pass  # what ends the stream
+        return packet
+
+    def decode_jpeg(self, packet: "av.Packet[VideoStream]") -> VideoFrame | None:
+        """Decode what `next_jpeg` gave; None if that is not possible."""
+        try:
+            return next(iter(self._context.decode(packet)), None)
+        except av.error.FFmpegError:
+            return None
+
+    def _next_packet(self) -> "av.Packet[VideoStream] | None":
+        """Read a packet, an empty one at the end; None if what was read is none."""
+        try:
+            packet = next(self._packets, None)
+        except av.error.InvalidDataError:
+            # The generator ended with the error, the container did not.
+            self._packets = self._container.demux(self._stream)
+            return None
+        except av.error.OSError as error:
+            if error.errno != errno.EIO or not self._length_unknown:
+                raise
+            # The server closed the connection: so an answer ends that named no length. FFmpeg 8 calls it an error.
+            self._packets = iter(())
+            return cast("av.Packet[VideoStream]", av.Packet())
+        if packet is None:
+            raise EOFError
+        return packet
 
     def close(self) -> None:
         """Stop reading; the container can be closed then."""

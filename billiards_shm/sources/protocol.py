@@ -13,6 +13,7 @@ __all__ = [
     "Delivery",
     "FrameSource",
     "Image",
+    "NativeSource",
     "Reason",
     "SourceDetails",
     "SourceLostError",
@@ -144,6 +145,29 @@ class FrameSource(Protocol):
 
     def release(self) -> None:
         """Let go of the device or file."""
+
+
+@runtime_checkable
+class NativeSource(Protocol):
+    """A source that also gives frames as the camera, file or stream delivers them. Others deliver BGR."""
+
+    @property
+    def native_format(self) -> str:
+        """Pixel format of the grabbed frame, one of `PIXEL_FORMATS`; BGR24 where the engine gives no other."""
+
+    def retrieve_native(self, target: Image | None) -> Image | None:
+        """Give the grabbed frame in its `native_format`. The turn that a file asks for is not made.
+
+        Parameters
+        ----------
+        target : numpy.ndarray or None
+            As in `FrameSource.retrieve`, which may be called for the same frame afterwards.
+
+        Returns
+        -------
+        numpy.ndarray or None
+            None if the frame is damaged. A JPEG is whole, and has its Huffman tables.
+        """
 
 
 @runtime_checkable

@@ -13,12 +13,14 @@ import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
+from billiards_shm.jpeg import complete
+from billiards_shm.pixel_formats import PixelFormat, format_named
 from billiards_shm.sources.decoder import Decoder
 from billiards_shm.sources.delivery import delivery_of
 from billiards_shm.sources.diagnosis import reason_for_file, reason_for_unopened
@@ -64,18 +66,23 @@ class Video:
         self._stream = _video_stream(self._address, self._container)
         delivery = _delivery(self._address, self._container)
         self._recorded = delivery is Delivery.RECORDED
+        self._keeps_jpegs = config.publish != "bgr" and self._stream.codec_context.name == "mjpeg"
         self._decoder = Decoder(
-            self._container, self._stream, live=not self._recorded, keep_damaged=config.keep_damaged
+            self._container,
+            self._stream,
+            live=not self._recorded or self._keeps_jpegs,
+            keep_damaged=config.keep_damaged,
         )
         self._reformatter = VideoReformatter()
         self._converters: dict[int, FrameConverter | None] = {}
         self._tick_ms = 1000 * float(self._stream.time_base or 0)
         self._start_ms = (self._stream.start_time or 0) * self._tick_ms
+        self._jpeg: av.Packet[VideoStream] | None = None
         self._frame: VideoFrame | None = None
         self._grabbed = 0
         self._ended = False
         # Only a frame tells how to turn a recording, and with that its size.
-        self._first_is_decoded = self._recorded and self._decode()
+        self._first_is_read = self._recorded and self._read()
         self._details = self._read_details(delivery)
 
     @property
@@ -92,9 +99,10 @@ class Video:
     @property
     def timestamp_ms(self) -> float | None:
         """Presentation time of the grabbed frame, on the clock of the file or stream."""
-        if self._frame is None:
+        grabbed = self._jpeg or self._frame
+        if grabbed is None:
             return None
-        ticks = self._frame.dts if self._frame.pts is None else self._frame.pts
+        ticks = grabbed.dts if grabbed.pts is None else grabbed.pts
         return None if ticks is None else ticks * self._tick_ms
 
     @property
@@ -107,15 +115,54 @@ class Video:
 
     def grab(self) -> bool:
         """Decode the next frame; True also for one that cannot be decoded, of which `retrieve` gives none."""
-        grabbed, self._first_is_decoded = self._first_is_decoded or self._decode(), False
+        grabbed, self._first_is_read = self._first_is_read or self._read(), False
         self._grabbed += grabbed
         return grabbed
 
     def retrieve(self, target: Image | None) -> Image | None:
         """Convert the decoded frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
+        if self._frame is None and self._jpeg is not None:
+            self._frame = self._decoder.decode_jpeg(self._jpeg)
+        frame = self._frame
+        image = None if frame is None else self._convert(frame)
+        if frame is None or image is None:
+            return None
+        converter = self._converter_for(_turn_of(frame))
+        if converter is not None:
+            return converter.into(image, target)
+        return _put(image, target)
+
+    @property
+    def native_format(self) -> str:
+        """MJPG of Motion JPEG, which is not decoded; else the decoder's format, if segments can have it."""
+        if self._jpeg is not None:
+            return "MJPG"
+        row = None if self._frame is None else _native_format_of(self._frame)
+        return "BGR24" if row is None else row.name
+
+    def retrieve_native(self, target: Image | None) -> Image | None:
+        """Give the frame as it was decoded, or its JPEG; see `NativeSource.retrieve_native`."""
+        if self._jpeg is not None:
+            return self._whole_jpeg(bytes(self._jpeg))
         frame = self._frame
         if frame is None:
             return None
+        row = _native_format_of(frame)
+        if row is not None:
+            return copy_planes(frame, row, target)
+        image = self._convert(frame)
+        return None if image is None else _put(image, target)
+
+    def _whole_jpeg(self, data: bytes) -> Image | None:
+        try:
+            data = complete(data)
+        except ValueError:
+            if not self._config.keep_damaged:
+                return None
+        return np.frombuffer(data, np.uint8).reshape(1, -1)
+
+    def _convert(self, frame: VideoFrame) -> Image | None:
+        """Make BGR of a frame, as it lies; None if FFmpeg cannot."""
         try:
             # Bicubic, as OpenCV does: it spreads colours over pixels where there are fewer colours than pixels.
             converted = self._reformatter.reformat(
@@ -123,27 +170,23 @@ class Video:
             )
         except av.error.FFmpegError:
             return None
-        image = converted.to_ndarray()
-        converter = self._converter_for(_turn_of(frame))
-        if converter is not None:
-            return converter.into(image, target)
-        if target is None or target.shape != image.shape or target.dtype != image.dtype:
-            return np.ascontiguousarray(image)
-        np.copyto(target, image)
-        return target
+        return converted.to_ndarray()
 
     def release(self) -> None:
         """Close the file or connection."""
-        self._frame = None
+        self._frame = self._jpeg = None
         self._decoder.close()
         self._container.close()
 
-    def _decode(self) -> bool:
-        self._frame = None
+    def _read(self) -> bool:
+        self._frame = self._jpeg = None
         if self._ended:
             return False
         try:
-            self._frame = self._decoder.next_frame()
+            if self._keeps_jpegs:
+                self._jpeg = self._decoder.next_jpeg()
+            else:
+                self._frame = self._decoder.next_frame()
         except EOFError:
             self._ended = True
             if not self._recorded:
@@ -188,9 +231,24 @@ class Video:
             fps,
             frame_count=self._count_frames(fps) if self._recorded else None,
             negotiated=VideoFormat(*size, fps, context.codec.canonical_name),
-            warnings=_warnings(self._config),
+            warnings=self._warnings(),
             delivery=delivery,
         )
+
+    def _warnings(self) -> tuple[str, ...]:
+        refused = []
+        if self._config.hardware_acceleration != "none":
+            asked = self._config.hardware_acceleration
+            refused.append(f"hardware_acceleration: asked for {asked}, there is none; backend ffmpeg may have it")
+        if self._config.publish != "bgr" and self._frame is not None:
+            if _native_format_of(self._frame) is None:
+                refused.append(f"publish: asked for native, bgr for {_described(self._frame)}")
+            elif _turn_of(self._frame):
+                turn = _turn_of(self._frame)
+                refused.append(
+                    f"publish: native frames lie as they are stored, and want to be turned by {turn} degrees"
+                )
+        return tuple(refused)
 
     def _count_frames(self, fps: float) -> int | None:
         """How many frames the header promises, or its duration and rate do."""
@@ -206,14 +264,60 @@ def _turn_of(frame: VideoFrame) -> int:
     return turn if turn in (90, 180, 270) else 0
 
 
-def _warnings(config: CameraConfig) -> tuple[str, ...]:
-    refused = []
-    if not config.convert_rgb:
-        refused.append("convert_rgb: asked for off, on for files and streams, which have no raw frames")
-    if config.hardware_acceleration != "none":
-        asked = config.hardware_acceleration
-        refused.append(f"hardware_acceleration: asked for {asked}, there is none; backend ffmpeg may have it")
-    return tuple(refused)
+def _put(image: Image, target: Image | None) -> Image:
+    if target is None or target.shape != image.shape or target.dtype != image.dtype:
+        return np.ascontiguousarray(image)
+    np.copyto(target, image)
+    return target
+
+
+# Native frames.
+
+
+def _native_format_of(frame: VideoFrame) -> PixelFormat | None:
+    """The pixel format of a decoded frame; None if segments have none for it.
+
+    Frames do not say what range their YUV has: readers take it for the limited one.
+    """
+    row = format_named(frame.format.name)
+    if row is None or row.array_shape(frame.width, frame.height) is None or frame.planes[0].line_size < 0:
+        return None
+    full_range = frame.color_range == ColorRange.JPEG
+    return None if full_range and (row.chroma or row.channels == 2) else row
+
+
+def _described(frame: VideoFrame) -> str:
+    of_range = " of full range" if frame.color_range == ColorRange.JPEG else ""
+    return f"{frame.width}x{frame.height} {frame.format.name}{of_range}"
+
+
+def copy_planes(frame: VideoFrame, row: PixelFormat, target: Image | None) -> Image:
+    """Copy a frame as it was decoded, into `target` if that has its shape. Padding of rows is left out."""
+    shape = row.array_shape(frame.width, frame.height)
+    assert shape is not None
+    image = target
+    if image is None or image.shape != shape or image.dtype != row.dtype or not image.flags.c_contiguous:
+        image = np.empty(shape, row.dtype)
+    rows = image.reshape(shape[0], -1)  # of packed formats: the channels of a pixel beside one another
+    height = frame.height
+    np.copyto(rows[:height], _plane(frame, 0, height, rows))
+    if len(row.chroma) == 1:
+        np.copyto(rows[height:], _plane(frame, 1, height // 2, rows))
+    elif row.chroma:
+        quarters = rows[height:].reshape(2, height // 2, rows.shape[1] // 2)
+        for number, quarter in enumerate(quarters, 1):
+            np.copyto(quarter, _plane(frame, number, height // 2, quarter))
+    return image
+
+
+def _plane(frame: VideoFrame, number: int, height: int, like: Image) -> Image:
+    """The pixels of a plane, of the width and type of `like`."""
+    plane = frame.planes[number]
+    items: Image = np.frombuffer(plane, like.dtype)  # type: ignore[call-overload]
+    stride = plane.line_size // like.itemsize
+    return np.lib.stride_tricks.as_strided(
+        items, (height, like.shape[1]), (stride * like.itemsize, like.itemsize), writeable=False
+    )
 
 
 @cache

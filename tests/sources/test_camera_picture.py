@@ -6,6 +6,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from raw_frames import as_raw
 
 from billiards_shm import CameraError
 from billiards_shm.config.model import CameraConfig
@@ -89,40 +90,6 @@ def test_a_crop_outside_of_the_frame_is_an_error_with_both_sizes() -> None:
 # Raw formats.
 
 
-def as_yuyv(image: np.ndarray, order: str) -> np.ndarray:
-    planes = as_planes(image, "I420").reshape(-1)
-    u, v = planes[HEIGHT * WIDTH :].reshape(2, HEIGHT // 2, WIDTH // 2)
-    raw = np.empty((HEIGHT, WIDTH, 2), np.uint8)
-    luma, chroma = (0, 1) if order == "YUYV" else (1, 0)
-    raw[..., luma] = planes[: HEIGHT * WIDTH].reshape(HEIGHT, WIDTH)
-    raw[:, ::2, chroma] = u.repeat(2, axis=0)
-    raw[:, 1::2, chroma] = v.repeat(2, axis=0)
-    return raw
-
-
-def as_planes(image: np.ndarray, fourcc: str) -> np.ndarray:
-    i420 = cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420)
-    if fourcc in ("I420", "YU12"):
-        return i420
-    flat = i420.reshape(-1)
-    luma, chroma = np.split(flat, [HEIGHT * WIDTH])
-    u, v = np.split(chroma, 2)
-    parts = {"YV12": (v, u), "NV12": (np.stack([u, v], 1).reshape(-1),), "NV21": (np.stack([v, u], 1).reshape(-1),)}
-    return np.concatenate([luma, *parts[fourcc]]).reshape(i420.shape)
-
-
-def as_raw(image: np.ndarray, fourcc: str) -> np.ndarray:
-    if fourcc in ("YUYV", "YUY2"):
-        return as_yuyv(image, "YUYV")
-    if fourcc == "UYVY":
-        return as_yuyv(image, "UYVY")
-    if fourcc == "MJPG":
-        return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].reshape(1, -1)
-    if fourcc == "GREY":
-        return cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    return as_planes(image, fourcc)
-
-
 RAW = ("YUYV", "YUY2", "UYVY", "NV12", "NV21", "I420", "YU12", "YV12", "MJPG", "GREY")
 LAYS: tuple[dict[str, Any], ...] = (
     {},
@@ -136,7 +103,7 @@ LAYS: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize(("fourcc", "keys"), list(itertools.product(RAW, LAYS)))
 def test_raw_formats_become_pictures_in_the_slot(fourcc: str, keys: dict[str, Any]) -> None:
-    ours = picture(raw_format=fourcc, convert_rgb=False, **keys)
+    ours = picture(raw_format=fourcc, publish="both", **keys)
     source = SMOOTH if fourcc != "GREY" else cv2.cvtColor(cv2.cvtColor(SMOOTH, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     theirs = expected(source, keys.get("rotation", 0), keys.get("flip", "none"), keys.get("crop"))
     slot = slot_for(theirs.shape)
@@ -147,7 +114,7 @@ def test_raw_formats_become_pictures_in_the_slot(fourcc: str, keys: dict[str, An
 
 
 def test_a_compressed_frame_that_is_damaged_is_none() -> None:
-    ours = picture(raw_format="MJPG", convert_rgb=False)
+    ours = picture(raw_format="MJPG", publish="both")
     assert ours.into(np.zeros((1, 500), np.uint8), None) is None
 
 

@@ -1,0 +1,314 @@
+"""Frames as PyAV's and OpenCV's sources deliver them, before anything is converted."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from encoding import encode, pictures
+from engines import open_with
+from jpegs import as_frame, jpeg, without_tables
+from raw_frames import as_raw
+
+from billiards_shm.config.model import CameraConfig
+from billiards_shm.jpeg import complete
+from billiards_shm.sources.camera import Camera
+from billiards_shm.sources.protocol import NativeSource
+from billiards_shm.sources.video import Video
+
+SIZE = (320, 240)
+FULL = 2
+NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "I420": (".mp4", "libx264", "yuv420p", {}),
+    "I420, 330x182": (".mp4", "libx264", "yuv420p", {"size": (330, 182)}),
+    "I420, 322x242": (".mp4", "libx264", "yuv420p", {"size": (322, 242)}),
+    "I420, interlaced": (".ts", "mpeg2video", "yuv420p", {"b": 6_000_000, "interlaced": True}),
+    "NV12": (".nut", "rawvideo", "nv12", {}),
+    "NV21": (".nut", "rawvideo", "nv21", {}),
+    "YUYV": (".avi", "rawvideo", "yuyv422", {}),
+    "UYVY": (".mov", "rawvideo", "uyvy422", {}),
+    "GRAY8": (".mkv", "ffv1", "gray", {}),
+    "GRAY8, 321x241": (".mkv", "ffv1", "gray", {"size": (321, 241)}),
+    "GRAY16": (".mkv", "ffv1", "gray16le", {}),
+    "RGB24": (".mov", "png", "rgb24", {}),
+}
+NOT_NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "320x240 yuv444p": (".mp4", "libx264", "yuv444p", {}),
+    "321x241 yuv420p": (".mkv", "ffv1", "yuv420p", {"size": (321, 241)}),
+    "320x240 yuv420p10le": (".mp4", "libx264", "yuv420p10le", {}),
+    "320x240 yuvj420p of full range": (".mp4", "libx264", "yuvj420p", {}),
+}
+
+
+def record(folder: Path, kind: tuple[str, str, str, dict[str, Any]]) -> Path:
+    suffix, codec, pixel_format, options = kind
+    return encode(folder / f"clip{suffix}", codec, pixel_format, **options)
+
+
+def opened(path: Path | str, **keys: Any) -> Video:
+    return Video(CameraConfig.model_validate({"device_id": str(path), "publish": "both"} | keys))
+
+
+def decoded(path: Path) -> Iterator[np.ndarray]:
+    with av.open(str(path)) as container:
+        for frame in container.decode(video=0):
+            if frame.format.name in ("nv21", "uyvy422"):  # of which PyAV makes no array
+                yield np.concatenate([np.frombuffer(plane, np.uint8) for plane in frame.planes])
+            else:
+                yield frame.to_ndarray()
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_what_is_decoded_is_given_as_it_is(tmp_path: Path, kind: str) -> None:
+    path = record(tmp_path, NATIVE[kind])
+    source = opened(path)
+    target = None
+    count = 0
+    for theirs in decoded(path):
+        assert source.grab()
+        assert source.native_format == kind.partition(",")[0]
+        ours = source.retrieve_native(target)
+        assert ours is not None
+        assert target is None or ours is target
+        np.testing.assert_array_equal(ours, theirs.reshape(ours.shape))
+        target = np.zeros_like(ours)
+        bgr = source.retrieve(None)
+        assert bgr is not None
+        assert bgr.shape == (source.details.height, source.details.width, 3), "the same frame, in the other form"
+        count += 1
+    assert count == 5
+    assert not source.grab()
+    assert source.details.warnings == ()
+
+
+@pytest.mark.parametrize("kind", NOT_NATIVE)
+def test_what_segments_have_no_format_for_is_bgr_and_said(tmp_path: Path, kind: str) -> None:
+    path = record(tmp_path, NOT_NATIVE[kind])
+    source = opened(path, publish="native")
+    assert source.details.warnings == (f"publish: asked for native, bgr for {kind}",)
+    assert source.grab()
+    assert source.native_format == "BGR24"
+    theirs = Video(CameraConfig(device_id=str(path)))
+    assert theirs.grab()
+    np.testing.assert_array_equal(source.retrieve_native(None), theirs.retrieve(None))
+
+
+def test_motion_jpeg_is_not_decoded(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.avi", "mjpeg", "yuvj420p", frames=5, q=2)
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    source = opened(path)
+    converting = Video(CameraConfig(device_id=str(path)))
+    assert (source.details.width, source.details.height) == SIZE
+    for number, sent in enumerate(packets):
+        assert source.grab()
+        assert converting.grab()
+        assert source.native_format == "MJPG"
+        assert source.position_ms == converting.position_ms == pytest.approx(40 * number)
+        native = source.retrieve_native(None)
+        assert native is not None
+        assert native.tobytes() == complete(sent)
+        np.testing.assert_array_equal(source.retrieve(None), converting.retrieve(None))
+    assert not source.grab()
+    assert source.frames_left == 0
+
+
+# MJPEG over HTTP, as IP cameras send it.
+
+
+@contextmanager
+def camera(parts: list[bytes]) -> Iterator[str]:
+    """Serves JPEGs one after the other, and then keeps the connection."""
+    done = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            for part in parts:
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(part)}\r\n\r\n"
+                self.wfile.write(head.encode() + part + b"\r\n")
+            done.wait(60)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+    finally:
+        done.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def native_frames(url: str, count: int, **keys: Any) -> list[bytes | None]:
+    source = opened(url, publish="native", **keys)
+    found: list[bytes | None] = []
+    while len(found) < count:
+        if source.grab():
+            image = source.retrieve_native(None)
+            found.append(None if image is None else image.tobytes())
+    source.release()
+    return found
+
+
+JPEGS = [jpeg(picture, 92) for picture in pictures(12, SIZE)]
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["with tables", "without tables"])
+def test_mjpeg_over_http_is_kept_to_the_byte(bare: bool) -> None:
+    sent = [without_tables(each) for each in JPEGS] if bare else JPEGS
+    with camera(sent) as url:
+        found = native_frames(url, 10)
+    assert found == [complete(each) for each in sent][:10]
+    if not bare:
+        assert found == sent[:10]
+
+
+def test_a_damaged_jpeg_is_left_out_of_a_stream() -> None:
+    sent = [*JPEGS[:3], JPEGS[3][: len(JPEGS[3]) // 2], *JPEGS[4:]]
+    with camera(sent) as url:
+        found = native_frames(url, 9)
+    assert found == [*JPEGS[:3], None, *JPEGS[4:9]]
+    with camera(sent) as url:
+        kept = native_frames(url, 9, keep_damaged=True)
+    assert kept == sent[:9]
+
+
+# OpenCV.
+
+
+class Device:
+    """In place of `cv2.VideoCapture`: a camera that gives the frames of a list, in its format."""
+
+    def __init__(self, fourcc: str, frames: list[np.ndarray], size: tuple[int, int], *, converts_only: bool) -> None:
+        self.said = {
+            cv2.CAP_PROP_FOURCC: float(cv2.VideoWriter.fourcc(*fourcc)),
+            cv2.CAP_PROP_FRAME_WIDTH: size[0],
+            cv2.CAP_PROP_FRAME_HEIGHT: size[1],
+            cv2.CAP_PROP_FPS: 30.0,
+        }
+        self.frames = frames
+        self.converts_only = converts_only
+        self.raw = False
+
+    def get(self, number: int) -> float:
+        return self.said.get(number, 0.0)
+
+    def set(self, number: int, value: float) -> bool:
+        if number == cv2.CAP_PROP_CONVERT_RGB and not self.converts_only:
+            self.raw = not value
+            return True
+        return False
+
+    def getBackendName(self) -> str:  # noqa: N802 - OpenCV's name
+        return "V4L2"
+
+    def grab(self) -> bool:
+        self.current = self.frames.pop(0)
+        return True
+
+    def retrieve(self, target: np.ndarray | None = None) -> tuple[bool, np.ndarray]:
+        image = self.current if self.raw else np.zeros((*reversed(self.size()), 3), np.uint8)
+        if target is not None and target.shape == image.shape and target.dtype == image.dtype:
+            np.copyto(target, image)
+            return True, target
+        return True, image.copy()
+
+    def size(self) -> tuple[int, int]:
+        return int(self.said[cv2.CAP_PROP_FRAME_WIDTH]), int(self.said[cv2.CAP_PROP_FRAME_HEIGHT])
+
+    def release(self) -> None:
+        pass
+
+
+def camera_with(
+    monkeypatch: pytest.MonkeyPatch, fourcc: str, frames: list[np.ndarray], *, converts_only: bool = False, **keys: Any
+) -> Camera:
+    size = (64, 48)
+    device = Device(fourcc, frames, size, converts_only=converts_only)
+    monkeypatch.setattr("billiards_shm.sources.camera._check_place", lambda address: 0)
+    monkeypatch.setattr("billiards_shm.sources.camera._open", lambda *arguments: (device, "V4L2"))
+    return Camera(CameraConfig.model_validate({"device_id": 0, "publish": "both", "resolution": size} | keys))
+
+
+PICTURE = cv2.resize(np.random.default_rng(1).integers(60, 190, (3, 3, 3), np.uint8), (64, 48))
+DRIVERS = {
+    "YUYV": ("YUYV", as_raw(PICTURE, "YUYV")),
+    "UYVY": ("UYVY", as_raw(PICTURE, "UYVY")),
+    "NV12": ("NV12", as_raw(PICTURE, "NV12")),
+    "YU12": ("I420", as_raw(PICTURE, "I420")),
+    "GREY": ("GRAY8", as_raw(PICTURE, "GREY")),
+}
+
+
+@pytest.mark.parametrize("fourcc", DRIVERS)
+def test_a_camera_gives_what_its_driver_delivers(monkeypatch: pytest.MonkeyPatch, fourcc: str) -> None:
+    pixel_format, raw = DRIVERS[fourcc]
+    source = camera_with(monkeypatch, fourcc, [raw, raw], rotation=180)
+    assert isinstance(source, NativeSource)
+    assert source.details.warnings == ()
+    target = np.zeros_like(raw)
+    for _ in range(2):
+        assert source.grab()
+        assert source.native_format == pixel_format
+        assert source.retrieve_native(target) is target
+        np.testing.assert_array_equal(target, raw)
+        bgr = source.retrieve(None)
+        assert bgr is not None
+        truth = PICTURE if fourcc != "GREY" else cv2.cvtColor(cv2.cvtColor(PICTURE, 6), 8)
+        assert np.abs(bgr[::-1, ::-1].astype(int) - truth).mean() < 3, "turned, as BGR may be"
+
+
+def test_a_cameras_jpegs_are_completed_and_the_damaged_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = jpeg(PICTURE)
+    frames = [as_frame(whole), as_frame(without_tables(whole)), as_frame(whole[:-9]), as_frame(whole + b"\0" * 40)]
+    source = camera_with(monkeypatch, "MJPG", frames)
+    found = []
+    for _ in range(4):
+        assert source.grab()
+        assert source.native_format == "MJPG"
+        image = source.retrieve_native(None)
+        found.append(None if image is None else image.tobytes())
+    assert found == [whole, complete(without_tables(whole)), None, whole + b"\0" * 40]
+
+
+def test_bayer_that_opencv_gives_as_a_row_of_bytes_gets_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = np.random.default_rng(2).integers(0, 256, (48, 64), np.uint8)
+    source = camera_with(monkeypatch, "BA81", [raw.reshape(1, -1)])
+    assert source.grab()
+    assert source.native_format == "BAYER_BGGR8"
+    np.testing.assert_array_equal(source.retrieve_native(None), raw)
+    np.testing.assert_array_equal(source.retrieve(None), cv2.cvtColor(raw, cv2.COLOR_BayerRG2BGR))
+
+
+def test_a_format_that_the_driver_does_not_give_raw_is_bgr_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fourcc, converts_only in (("H264", False), ("YUYV", True)):
+        source = camera_with(monkeypatch, fourcc, [PICTURE], converts_only=converts_only, publish="native")
+        assert any("asked for native, bgr for" in each and fourcc in each for each in source.details.warnings)
+        assert source.grab()
+        assert source.native_format == "BGR24"
+        image = source.retrieve_native(None)
+        assert image is not None
+        assert image.shape == (48, 64, 3)
+
+
+def test_files_that_opencv_decodes_are_bgr_with_a_warning(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip.avi", "mjpeg", "yuvj420p")
+    source = open_with("OpenCV", clip, publish="native")
+    assert isinstance(source, NativeSource)
+    assert "backend av has native frames" in " ".join(source.details.warnings)
+    assert source.grab()
+    assert source.native_format == "BGR24"
