@@ -40,6 +40,8 @@ ELSEWHERE = {
     "nginx": "serve/test_serve_proxies.py",
     "caddy": "serve/test_serve_proxies.py",
     "json": "serve/test_serve_webhook.py",
+    "bash": "serve/test_serve_recipes.py",
+    "yaml": "serve/test_serve_recipes.py",
 }
 
 
