@@ -6,6 +6,10 @@
 ...         print(metadata.sequence, frame.shape)
 """
 
+# The code that Cython generates imports it, too, and does not look whether that worked: the process would end by SIGSEGV
+# where this line is an ImportError.
+import inspect as _inspect  # noqa: F401
+
 try:
     from billiards_shm._core import (
         Frame,

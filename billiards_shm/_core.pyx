@@ -1033,8 +1033,6 @@ cdef bytes _encode_name(object name):
         raise _errors.SegmentNameError(f"name {name!r} cannot be encoded: use valid text") from None
     if b"\0" in encoded:
         raise _errors.SegmentNameError(f"name {name!r} contains a NUL character: leave it out")
-    if os.path.dirname(encoded) not in (b"", b"/", b"\\"):
-        encoded = os.path.join(os.getcwdb(), encoded)  # the same file, also after a change of directory
     return encoded
 
 

@@ -42,15 +42,16 @@ static void lock_reader_entry(bshm_attachment *attachment)
     }
 }
 
-/* An observer can neither lock for writing nor fill an entry: it read-locks a free byte beyond the table. */
+/* An observer can neither lock for writing nor fill an entry: it read-locks a byte beyond the table that no other has.
+ * Two that come at once to the same one both pass over it: from there each goes on in steps of its own. */
 static void lock_observer_byte(bshm_attachment *attachment)
 {
-    for (uint64_t byte = BSHM_READER_BYTE + BSHM_MAX_READERS; byte < BSHM_READER_BYTE + 2 * BSHM_MAX_READERS; byte++) {
-        uint64_t taken;
-        if (bshm_os_find_locked(attachment->data_file, byte, byte, &taken) == 0) {
-            (void)bshm_os_lock(attachment->data_file, byte, false);
+    uint8_t random[2] = {0, 0};
+    (void)bshm_os_random(random, sizeof random);
+    for (uint32_t i = 0; i < BSHM_MAX_READERS; i++) {
+        uint32_t place = (random[0] + i * (random[1] | 1u)) % BSHM_MAX_READERS; /* odd steps: each place once */
+        if (bshm_os_lock_alone(attachment->data_file, BSHM_READER_BYTE + BSHM_MAX_READERS + place) == 0)
             return;
-        }
     }
 }
 

@@ -49,7 +49,8 @@
  *   BSHM_TOKEN_BYTE + t         write lock: the owner of token t
  *   BSHM_READER_BYTE + i        read lock: the reader of entry readers[i], i < 256. It takes a write lock, fills the
  *                               entry, then turns it into a read lock. All 256 taken: it reads without an entry
- *   BSHM_READER_BYTE + 256 + i  read lock: an observer, i < 256; a byte that F_OFD_GETLK says is free
+ *   BSHM_READER_BYTE + 256 + i  read lock: an observer, i < 256; one that no other process has, by F_OFD_GETLK
+ *                               after it is locked
  *
  *   A byte is owned only by a *write* lock: ask with F_OFD_GETLK for a read lock (l_type comes back as F_UNLCK: no
  *   owner). A process that may only read the object can put read locks anywhere, so they prove nothing. A description

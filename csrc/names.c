@@ -58,12 +58,15 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
             name, name + 1);
     if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
-    size_t length = strlen(name);
+    /* So that it leads to the same file after a change of directory. */
+    int rc = bshm_os_absolute_path(name, path, path_bytes);
+    if (rc < 0 && rc != -ENAMETOOLONG)
+        return bshm_fail(error, BSHM_E_NAME,
+                         "path '%.200s' begins at the current directory, which is gone: give an absolute path", name);
     /* Leave room for the temporary beside it. */
-    if (length + 32 > path_bytes || length + 32 > BSHM_OS_PATH_BYTES)
+    if (rc < 0 || strlen(path) + 32 > path_bytes)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters, which is too long: use a shorter one",
-                         name, length);
-    memcpy(path, name, length + 1);
+                         name, strlen(name));
     return BSHM_OK;
 }
 

@@ -81,7 +81,8 @@ static inline bool bshm_os_same_object(const bshm_os_info *a, const bshm_os_info
 
 /* Files. No open follows a symbolic link in the last component or blocks; every file closes on exec. */
 const char *bshm_os_object_directory(void);
-int bshm_os_create(const char *path, bshm_os_file *file); /* mode 0600; -EEXIST if there is one */
+int bshm_os_absolute_path(const char *path, char *absolute, size_t bytes); /* -ENAMETOOLONG: it has no room there */
+int bshm_os_create(const char *path, bshm_os_file *file);                  /* mode 0600; -EEXIST if there is one */
 int bshm_os_set_mode(bshm_os_file file, uint32_t mode);
 int bshm_os_set_group(bshm_os_file file, uint32_t gid); /* -ENOTSUP where files have no group */
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file);
@@ -119,6 +120,8 @@ int bshm_os_prefault(void *address, size_t bytes, bool write);
 /* Locks on one byte, taken without waiting, gone with their process. -EAGAIN: another file has it. Do not lock a byte
  * twice through one file: some systems grant that, others refuse. */
 int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive);
+/* A shared lock on a byte that no other file has locked in any way. Two that try at once may both get -EAGAIN. */
+int bshm_os_lock_alone(bshm_os_file file, uint64_t byte);
 int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte); /* an exclusive lock becomes a shared one */
 void bshm_os_unlock(bshm_os_file file, uint64_t byte);
 /* 1: another file has the exclusive lock; 0: none has; or a negative errno. Do not ask for a byte that this file has

@@ -16,12 +16,18 @@ static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *wha
 {
     if (rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG)
         return bshm_fail_system(error, rc, "allocate memory for", path);
-    bshm_fail(error, BSHM_E_FULL,
-              "%s needs %llu bytes (%.1f MB) of shared memory, %.1f MB are free for %s: make it larger (docker run "
-              "--shm-size=..., mount -o remount,size=...), use a smaller frame, or give a path on another tmpfs",
-              what, (unsigned long long)needed, (double)needed / 1e6, (double)bshm_os_free_bytes(file) / 1e6, path);
+    if (rc == -EFBIG)
+        bshm_fail(error, BSHM_E_FULL,
+                  "%s may not become as large as the segment is: raise the limit of file sizes (ulimit -f), use a "
+                  "smaller frame, or fewer slots",
+                  path);
+    else
+        bshm_fail(error, BSHM_E_FULL,
+                  "%s needs %llu bytes (%.1f MB) of shared memory, %.1f MB are free for %s: make it larger (docker run "
+                  "--shm-size=..., mount -o remount,size=...), use a smaller frame, or give a path on another tmpfs",
+                  what, (unsigned long long)needed, (double)needed / 1e6, (double)bshm_os_free_bytes(file) / 1e6, path);
     if (error)
-        error->system_errno = ENOSPC;
+        error->system_errno = rc == -EFBIG ? EFBIG : ENOSPC;
     return BSHM_E_FULL;
 }
 

@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -39,6 +40,16 @@ int bshm_posix_open(const char *path, int flags, uint32_t mode, bshm_os_file *fi
         *file = open(path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, (mode_t)mode);
     while (*file < 0 && errno == EINTR);
     return *file < 0 ? -errno : 0;
+}
+
+int bshm_os_absolute_path(const char *path, char *absolute, size_t bytes)
+{
+    absolute[0] = '\0';
+    if (path[0] != '/' && !getcwd(absolute, bytes))
+        return errno == ERANGE ? -ENAMETOOLONG : -errno;
+    size_t length = strlen(absolute);
+    int more = snprintf(absolute + length, bytes - length, path[0] == '/' ? "%s" : "/%s", path);
+    return more < 0 || (size_t)more >= bytes - length ? -ENAMETOOLONG : 0;
 }
 
 int bshm_os_create(const char *path, bshm_os_file *file)
@@ -114,7 +125,9 @@ int bshm_os_info_at(const char *path, bshm_os_info *info)
 int bshm_os_resize(bshm_os_file file, uint64_t bytes)
 {
     int rc;
-    if (bytes > INT64_MAX)
+    struct rlimit limit;
+    /* Asked before: a program in C would die of SIGXFSZ. Within this size no later write exceeds the limit. */
+    if (bytes > INT64_MAX || (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur))
         return -EFBIG;
     do
         rc = ftruncate(file, (off_t)bytes);
@@ -238,6 +251,17 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
     struct flock lock = {.l_type = exclusive ? F_WRLCK : F_RDLCK, .l_start = (off_t)byte, .l_len = 1};
     int rc = lock_call(file, F_OFD_SETLK, &lock);
     return rc == -EACCES ? -EAGAIN : rc;
+}
+
+int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
+{
+    uint64_t taken;
+    int rc = bshm_os_lock(file, byte, false); /* an exclusive one needs a file that may be written */
+    if (rc == 0 && bshm_os_find_locked(file, byte, byte, &taken) == 1) {
+        bshm_os_unlock(file, byte);
+        rc = -EAGAIN;
+    }
+    return rc;
 }
 
 int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)

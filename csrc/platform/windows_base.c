@@ -57,6 +57,20 @@ int bshm_windows_error(void)
     return bshm_windows_error_of(GetLastError());
 }
 
+int bshm_os_absolute_path(const char *path, char *absolute, size_t bytes)
+{
+    wchar_t given[WINDOWS_PATH_UNITS];
+    wchar_t full[WINDOWS_PATH_UNITS];
+    if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, given, WINDOWS_PATH_UNITS) == 0)
+        return GetLastError() == ERROR_INSUFFICIENT_BUFFER ? -ENAMETOOLONG : -EINVAL;
+    DWORD units = GetFullPathNameW(given, WINDOWS_PATH_UNITS, full, NULL);
+    if (units == 0)
+        return bshm_windows_error();
+    if (units >= WINDOWS_PATH_UNITS || WideCharToMultiByte(CP_UTF8, 0, full, -1, absolute, (int)bytes, NULL, NULL) == 0)
+        return -ENAMETOOLONG;
+    return 0;
+}
+
 /* Absolute and with the prefix \\?\, so that long paths and unusual names work. */
 int bshm_windows_wide_path(const char *path, wchar_t *wide)
 {

@@ -264,6 +264,12 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
     return lock_range(file, byte, 1, exclusive);
 }
 
+int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
+{
+    int rc = lock_range(file, byte, 1, true); /* here a file that may only be read can have one, too */
+    return rc < 0 ? rc : bshm_os_downgrade_lock(file, byte);
+}
+
 int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)
 {
     /* A shared lock may overlap an exclusive one of the same handle; the exclusive one is unlocked first. */

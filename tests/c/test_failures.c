@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -58,6 +59,7 @@ WRAPPED(bshm_os_map, (bshm_os_file file, uint64_t offset, size_t bytes, unsigned
 WRAPPED(bshm_os_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
 WRAPPED(bshm_os_lock, (bshm_os_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
 WRAPPED(bshm_os_downgrade_lock, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
+WRAPPED(bshm_os_lock_alone, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
 WRAPPED(bshm_os_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 
 static unsigned allocations; /* not freed yet */
@@ -233,6 +235,7 @@ static int reads(participants *all, bshm_error *error)
     rc = bshm_frame_copy(&frame, pixels, sizeof pixels);
     CHECK(rc == BSHM_OK || rc == BSHM_E_TORN);
     bshm_frame_release(&frame);
+    bshm_reader_wait(all->reader, 1); /* maps the other slots */
     return 0;
 }
 
@@ -524,6 +527,41 @@ static void a_take_over_without_memory_takes_it_from_the_dead(void)
     end(&all);
 }
 
+static void a_limit_of_file_sizes_is_an_error_and_no_signal(void)
+{
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        struct rlimit limit = {.rlim_cur = 300000, .rlim_max = 300000};
+        bshm_error error;
+        if (setrlimit(RLIMIT_FSIZE, &limit) != 0 || create(&error) || error.code != BSHM_E_FULL)
+            _exit(1);
+        _exit(error.system_errno != EFBIG || !strstr(error.message, "ulimit -f"));
+    }
+    int status;
+    REQUIRE(waitpid(child, &status, 0) == child);
+    CHECK_EQUAL(status, 0);
+}
+
+/* Each locks the byte, and then finds that the other has it. */
+static void observers_that_come_at_once_have_a_byte_each(void)
+{
+    bshm_os_file one, other;
+    bshm_writer *writer = new_writer(3);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &one) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &other) == 0);
+    uint64_t byte = BSHM_READER_BYTE + BSHM_MAX_READERS;
+    uint64_t found;
+    CHECK_EQUAL(bshm_os_lock_alone(one, byte), 0);
+    CHECK_EQUAL(bshm_os_lock_alone(other, byte), -EAGAIN);
+    CHECK_EQUAL(bshm_os_find_locked(other, byte, byte, &found), 1); /* it kept what it had */
+    CHECK_EQUAL(bshm_os_find_locked(one, byte, byte, &found), 0);   /* and the other nothing */
+    CHECK_EQUAL(bshm_os_lock_alone(other, byte + 1), 0);
+    bshm_os_close(one);
+    bshm_os_close(other);
+    bshm_writer_free(writer);
+}
+
 static void a_temporary_from_the_beginning_of_time_is_old(void)
 {
     char path[BSHM_OS_PATH_BYTES];
@@ -546,6 +584,8 @@ int main(int argc, char **argv)
     RUN(an_allocation_that_fails_in_its_middle_keeps_nothing);
     RUN(memory_that_is_not_there_is_noticed_before_it_is_touched);
     RUN(a_take_over_without_memory_takes_it_from_the_dead);
+    RUN(a_limit_of_file_sizes_is_an_error_and_no_signal);
+    RUN(observers_that_come_at_once_have_a_byte_each);
     RUN(a_temporary_from_the_beginning_of_time_is_old);
     RUN(creating_may_fail_anywhere);
     RUN(taking_over_may_fail_anywhere);

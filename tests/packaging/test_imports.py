@@ -225,6 +225,26 @@ def test_importing_never_fails_for_lack_of_a_home_or_a_terminal() -> None:
     run("import os\nos.environ.clear()\nimport billiards_shm", prelude=IMPORT_ONLY)
 
 
+@pytest.mark.parametrize("module", ["inspect", "collections.abc", "weakref", "atexit"])
+def test_a_module_of_the_standard_library_that_cannot_be_read_is_an_error_of_python(module: str) -> None:
+    code = """
+    import sys, numpy
+    class Unreadable:
+        def find_spec(self, name, path=None, target=None):
+            if name == sys.argv[1]:
+                raise PermissionError(name)
+    sys.modules.pop(sys.argv[1], None)
+    sys.meta_path.insert(0, Unreadable())
+    try:
+        import billiards_shm
+    except PermissionError as error:
+        assert str(error) == sys.argv[1]
+    else:
+        raise AssertionError(f"{sys.argv[1]} was not needed")
+    """
+    run(code, module, prelude="")
+
+
 def test_a_source_tree_that_was_not_built_says_so_in_one_line(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "billiards_shm", ignore=shutil.ignore_patterns("_core*.so", "__pycache__"))
     code = "import sys; sys.path.insert(0, sys.argv[1]); import billiards_shm"
