@@ -15,7 +15,7 @@ from serving import Filming, ServeProcess
 
 from billiards_shm import SharedMemoryFrameWriter
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser under load")]
 
 SOURCES = 30
 

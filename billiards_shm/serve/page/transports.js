@@ -93,8 +93,8 @@ export async function overWebSocket(name, query, show, signal) {
 export async function overSnapshots(name, query, show, signal) {
   let tag = "";
   while (!signal.aborted && !webSockets.pass) {
-    const asked = performance.now();
     const free = await snapshotSlot();
+    const asked = performance.now();
     try {
       if (signal.aborted) break;
       webSockets.candidate = socketUrl(name, query);
