@@ -8,7 +8,7 @@ const LATE_MS = 5000;
 const STUCK_MS = 8000;
 const RETRY_MS = 1000;
 const REFUSED_RETRY_MS = 5000;
-const NARROW_MS = 15_000;
+const NARROW_MS = 10_000;
 
 export class Picture {
   // `onFrame` gets {sequence, latency} of each picture that was drawn.
@@ -98,7 +98,7 @@ export class Picture {
     const narrower = WIDTHS.findLast((width) => this.width === null || width < this.width);
     const isStuck = now - Math.max(this.attemptAt, this.drawnAt ?? 0) > STUCK_MS;
     if (isStuck || (narrower && now - this.attemptAt > STUCK_MS)) {
-      this.narrowFor *= 2;
+      if (narrower) this.narrowFor *= 2;
       this.ask(narrower ?? this.width);
     }
     return `No new picture has come for ${Math.round(age / 1000)} s. Trying again …`;
