@@ -380,6 +380,7 @@ def _video_stream(address: SourceAddress, container: InputContainer) -> VideoStr
 
 def _delivery(address: SourceAddress, container: InputContainer) -> Delivery:
     name = container.format.name
-    # Cameras name lengths of their endless answers, which are not to be believed.
-    length = 0 if name == "mpjpeg" else max(container.size or 0, container.duration or 0)
-    return delivery_of(address, segmented=name in _SEGMENTED, has_end=length > 0)
+    segmented = name in _SEGMENTED
+    # Cameras name lengths of their endless answers, which are not to be believed. A playlist's is that of its text.
+    size = 0 if segmented or name == "mpjpeg" else container.size or 0
+    return delivery_of(address, segmented=segmented, has_end=max(size, container.duration or 0) > 0)

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from real_sources import CaptureProcess, Clip, HttpServer, RtspServer, Server
+from engines import BACKENDS
+from real_sources import CaptureProcess, Clip, HlsServer, HttpServer, RtspServer, Server, UdpSender
 
 MakeServer = Callable[[Clip], Server]
 
@@ -19,6 +20,8 @@ SERVERS: dict[str, MakeServer] = {
     "mpegts": partial(HttpServer, muxer="mpegts"),
     "mjpeg": partial(HttpServer, muxer="mpjpeg"),
 }
+UNCHANGED: dict[str, MakeServer] = {"rtsp": RtspServer, "mpegts": SERVERS["mpegts"], "udp": UdpSender}
+"""Those that send the clip's own H.264."""
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,12 @@ def report(what: str, seconds: float) -> None:
     print(f"{what}: {seconds:.2f} s")
 
 
-@pytest.mark.parametrize("kind", ["rtsp", "mpegts"])
-def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(tmp_path: Path, clip: Clip, kind: str) -> None:
-    with SERVERS[kind](clip) as server, CaptureProcess(tmp_path, server.url) as capture:
+@pytest.mark.parametrize("engine", BACKENDS)
+@pytest.mark.parametrize("kind", UNCHANGED)
+def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(
+    tmp_path: Path, clip: Clip, kind: str, engine: str
+) -> None:
+    with UNCHANGED[kind](clip) as server, CaptureProcess(tmp_path, server.url, backend=BACKENDS[engine]) as capture:
         numbers = []
         sequences = []
         ages = []
@@ -67,6 +73,43 @@ def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(tmp_path
         assert statistics.median(steps) == 1
         assert capture.info.source_state == "streaming"
         assert f"Source: {server.url} (320x180 at 25 fps" in capture.said
+
+
+def test_hls_is_published_at_its_own_rate_and_not_played_again_when_it_ends(tmp_path: Path, clip: Clip) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with HlsServer(clip, folder) as server, CaptureProcess(tmp_path, server.url) as capture:
+        received = [capture.frame() for _ in range(60)]
+        numbers = [clip.check(frame) for frame, _ in received]
+        for (number, (_, metadata)), (next_number, (_, following)) in itertools.pairwise(
+            zip(numbers, received, strict=True)
+        ):
+            assert (next_number - number) % clip.frames == following.sequence - metadata.sequence
+        # They come a second's frames at a time, and nearly all would be published at once.
+        periods = [
+            (following.publish_time_ns - metadata.publish_time_ns) / (following.sequence - metadata.sequence)
+            for (_, metadata), (_, following) in itertools.pairwise(received)
+        ]
+        assert statistics.median(periods) == pytest.approx(1e9 / 25, rel=0.5)
+        capture.until("streaming")
+        assert (capture.info.stalls, capture.info.reconnects) == (0, 0)
+        server.end()
+        report("ended", capture.until("reconnecting", "end of stream: it was live, and is a recording now"))
+        server.start()
+        report("back after", capture.recovers())
+
+
+@pytest.mark.parametrize("engine", BACKENDS)
+def test_hls_that_has_an_end_is_a_recording(tmp_path: Path, clip: Clip, engine: str) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    with HlsServer(clip, folder) as server:
+        server.end()
+        camera = {"backend": BACKENDS[engine], "loop_video": False, "playback_fps": 100}
+        with CaptureProcess(tmp_path, server.url, **camera) as capture:
+            assert capture.ends() == 0
+            assert f"End of {server.url}" in capture.said
+            assert int(capture.said.rpartition("frames_captured=")[2].partition(",")[0]) >= 50
 
 
 def test_a_server_that_is_killed_is_told_of_and_found_again(tmp_path: Path, server: Server) -> None:

@@ -7,9 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -238,3 +241,54 @@ class CaptureProcess:
 
     def descriptors(self) -> int:
         return psutil.Process(self.process.pid).num_fds()
+
+
+class HlsServer(Server):
+    """FFmpeg writes segments of a second as they come, and Python's HTTP server serves them."""
+
+    def __init__(self, clip: Clip, folder: Path) -> None:
+        self._folder = folder
+        handler = partial(QuietFileHandler, directory=str(folder))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._http.serve_forever)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_port}/live.m3u8"
+        segments = ("-f", "hls", "-hls_time", "1", "-hls_list_size", "4", "-hls_flags", "delete_segments")
+        playing = ("ffmpeg", "-v", "error", "-nostdin", "-y", "-re", "-i", str(clip.long), "-c", "copy")
+        super().__init__([*playing, *segments, str(folder / "live.m3u8")])
+
+    def start(self) -> None:
+        for old in self._folder.iterdir():
+            old.unlink()
+        super().start()
+        settled(lambda: len(list(self._folder.glob("live*.ts"))) > 2)
+
+    def end(self) -> None:
+        """End the playlist, as FFmpeg does when it is asked to stop."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait()
+        self.process = None
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(exc_type, exc, traceback)
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class QuietFileHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class UdpSender(Server):
+    """FFmpeg sends MPEG-TS over UDP, whether or not anybody receives it."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.url = f"udp://127.0.0.1:{free_port()}"
+        sent = f"{self.url}?pkt_size=1316"
+        playing = ("ffmpeg", "-v", "error", "-nostdin", "-re", "-i", str(clip.long), "-c", "copy")
+        super().__init__([*playing, "-f", "mpegts", sent])
