@@ -137,10 +137,10 @@ class Publisher:
             return False
         if slot is None or image is not target:
             # There was no slot, or one of another shape, so the source put the frame somewhere else.
-            self._count_captured(image, captured_ns)
             self._notice_shape(image)
             if self._writer is None:
                 self._writer = self._create_writer(self._name, image)
+            self._count_captured(image, captured_ns)
             self._copy(image, captured_ns, position_ms, lag_ns)
         if self._both:
             self._publish_bgr(source, image, captured_ns, position_ms)
@@ -287,6 +287,8 @@ class Publisher:
 
     def _count_captured(self, image: Image, captured_ns: int) -> None:
         self._statistics.frame_captured(captured_ns)
+        # With every frame, before it is published, so that nobody reads fewer frames captured than published.
+        self.report(captured=self._statistics.captured)
         self.frozen = self._pictures.is_frozen(image, captured_ns)
 
     def _count_written(self, captured_ns: int, lag_ns: int | None, latency_without_now_ns: int) -> None:

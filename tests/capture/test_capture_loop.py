@@ -204,6 +204,18 @@ def test_every_frame_is_published_once_in_order_and_in_place(name: str) -> None:
     assert run.opened[0].released
 
 
+def test_readers_are_told_of_frames_captured_together_with_those_published(name: str) -> None:
+    counts = []
+
+    def count() -> None:
+        info = inspect_segment(name)
+        counts.append((info.captured, info.published))
+
+    steps = [step for value in range(1, 6) for step in (image(value), count)]
+    Run(name, "clip.mp4", Script(steps), playback_fps=0, loop_video=False).run()
+    assert counts == [(value, value) for value in range(1, 6)]
+
+
 def test_the_segment_takes_the_shape_of_the_first_frame_whatever_the_header_says(name: str) -> None:
     lying = Script([image(1, (30, 40, 3)), image(2, (30, 40, 3))], SourceDetails("SCRIPT", 1920, 1080, 0.0))
     run = Run(name, "clip.mp4", lying, playback_fps=0, loop_video=False).run()
