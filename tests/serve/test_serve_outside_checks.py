@@ -1,17 +1,18 @@
-"""What tools that know the formats find: promtool in the metrics, schemathesis in the OpenAPI description."""
+"""What other tools make of the server: promtool of the metrics, schemathesis of the OpenAPI description, gunicorn."""
 
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import command_line
 import numpy as np
 import pytest
 from segments_under_test import picture, wait_until
-from serving import Address, ServeProcess
+from serving import Address, Filming, Mjpeg, ServeProcess
 
 from billiards_shm import SharedMemoryFrameWriter
 from billiards_shm.monitor.metrics import metrics_server
@@ -128,3 +129,49 @@ def test_nothing_that_needs_the_token_is_given_without_it(segment_name: str, tmp
     ):
         access = ("--header", "Authorization: Bearer secret")
         check_with_schemathesis(running, tmp_path, "", "--checks", "ignored_auth", *access)
+
+
+def clients_in(text: str, name: str) -> int:
+    return int(float(re.search(rf'billiards_shm_clients{{kind="mjpeg",name="{name}"}} (\S+)', text)[1]))
+
+
+def test_with_several_workers_of_gunicorn_each_counts_its_own_clients(segment_name: str, tmp_path: Path) -> None:
+    (tmp_path / "cameras.py").write_text(
+        f"from billiards_shm.serve import create_app\napp = create_app(['{segment_name}'])\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener, Filming(segment_name, fps=25), ExitStack() as stack:
+        listener.set_inheritable(True)
+        address = Address(listener.getsockname()[1])
+        gunicorn = stack.enter_context(
+            subprocess.Popen(
+                [
+                    Path(sys.executable).with_name("gunicorn"), "--workers", "2", "--no-control-socket",
+                    "--worker-class", "uvicorn_worker.UvicornWorker", "--bind", f"fd://{listener.fileno()}",
+                    "cameras:app",
+                ],
+                cwd=tmp_path, pass_fds=[listener.fileno()], stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+        try:
+            streams: list[Mjpeg] = []
+
+            def counts() -> set[int]:
+                """Of all workers, most likely; a stream more makes them differ."""
+                streams.append(stack.enter_context(address.stream(f"/stream/{segment_name}.mjpg")))
+                found = set()
+                for _ in range(20):
+                    text = address.get("/metrics").body.decode()
+                    assert f'billiards_shm_up{{name="{segment_name}"}} 1.0' in text, "each knows of the segment"
+                    found.add(clients_in(text, segment_name))
+                return found
+
+            wait_until(lambda: len(counts()) == 2)
+            for stream in streams:
+                stream.part()
+            print(f"{len(streams)} streams")
+        finally:
+            gunicorn.terminate()
+        with suppress(EOFError):
+            while streams[0].part():
+                pass
+        assert gunicorn.wait(30) == 0
