@@ -77,6 +77,13 @@ def test_a_stall_a_clean_end_and_a_return_are_shown_for_what_they_are(browser: C
         assert browser.complaints() == []
 
 
+def test_an_address_with_user_and_password_shows_the_page_all_the_same(browser: Chromium, segment_name: str) -> None:
+    with Filming(segment_name), ServeProcess(segment_name) as server:
+        page = Page(browser, server)
+        browser.goto(f"http://user:secret@127.0.0.1:{server.address.port}/")
+        page.moves(segment_name)
+
+
 def test_sources_appear_by_themselves_and_names_are_never_markup(browser: Chromium, tmp_path: Path) -> None:
     name = str(tmp_path / "<img src=x onerror=document.title=1> & more.seg")
     with ServeProcess(name) as server, SharedMemoryFrameWriter(name, (36, 64, 3)) as writer:

@@ -111,14 +111,14 @@ function summarize() {
 
 function sentence(running, problems) {
   if (!running.length) return "No source is running";
-  const count = `${running.length} ${running.length === 1 ? "source" : "sources"}`;
-  if (!problems.length) return `${count}, all live`;
+  if (!problems.length) return running.length === 1 ? "1 source, live" : `${running.length} sources, all live`;
   const named = problems.slice(0, NAMES_IN_SUMMARY).map(({ name, state }) => {
     return state.name === "no picture" ? `${name} shows no picture` : `${name} is ${state.name}`;
   });
   if (problems.length > named.length) named.push(`and ${problems.length - named.length} more`);
   if (running.length === 1) return named[0];
-  return `${problems.length} of ${count} ${problems.length === 1 ? "has a problem" : "have problems"}: ${named.join(", ")}`;
+  const have = problems.length === 1 ? "has a problem" : "have problems";
+  return `${problems.length} of ${running.length} sources ${have}: ${named.join(", ")}`;
 }
 
 function stream() {

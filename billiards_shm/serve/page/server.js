@@ -1,5 +1,6 @@
 // The connection to the server: a stream of events, one a second, each with everything about the segments.
 
+import { addressOf } from "./address.js";
 import { pause } from "./time.js";
 
 const SILENCE_MS = 5000;
@@ -46,7 +47,7 @@ export class Server {
     };
     expectEvent();
     try {
-      const answer = await fetch("api/events", { cache: "no-store", signal: attempt.signal });
+      const answer = await fetch(addressOf("api/events"), { cache: "no-store", signal: attempt.signal });
       if (!answer.ok) return await refused(answer);
       await readEvents(answer.body, (segments) => {
         expectEvent();

@@ -3,6 +3,7 @@
 // Both run until `signal` aborts them or they end, call `show(jpeg, {sequence, latency})` for each new picture and wait
 // for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null.
 
+import { addressOf } from "./address.js";
 import { pause } from "./time.js";
 
 const HEADER_BYTES = 32;
@@ -17,7 +18,7 @@ const NO_SNAPSHOT_MS = 1000;
 const REFUSALS = [1008, 1003, 1013];
 
 function socketUrl(name, query) {
-  const url = new URL(`ws/${encodeURIComponent(name)}?${query}`, document.baseURI);
+  const url = addressOf(`ws/${encodeURIComponent(name)}?${query}`);
   url.protocol = url.protocol.replace("http", "ws");
   return url;
 }
@@ -98,7 +99,7 @@ export async function overSnapshots(name, query, show, signal) {
     try {
       if (signal.aborted) break;
       webSockets.candidate = socketUrl(name, query);
-      const answer = await fetch(`snapshot/${encodeURIComponent(name)}.jpg?${query}`, {
+      const answer = await fetch(addressOf(`snapshot/${encodeURIComponent(name)}.jpg?${query}`), {
         cache: "no-store", headers: tag ? { "If-None-Match": tag } : {}, signal,
       });
       if (answer.status === 200) {
