@@ -6,8 +6,8 @@
 ...         print(metadata.sequence, frame.shape)
 """
 
-# The code that Cython generates imports it, too, and does not look whether that worked: the process would end by SIGSEGV
-# where this line is an ImportError.
+# The code that Cython generates imports it, too, and does not check that this worked: the process would end by SIGSEGV
+# where this line raises an ImportError.
 import inspect as _inspect  # noqa: F401
 
 try:

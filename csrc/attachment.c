@@ -18,9 +18,8 @@ static void store_process_name(bshm_reader_entry *entry)
     bshm_text_store(entry->process_name, 4, name);
 }
 
-/* Locks the byte of an entry for writing, fills the entry, and downgrades the lock. Inspection counts any lock in
- * this range, so a write lock would do; but asking for a token's lock must not depend on the mode of the one who
- * asks. */
+/* By a write lock, which a process that may only read the object cannot have: it can keep readers from having an entry,
+ * but it cannot pass for one. */
 static void lock_reader_entry(bshm_attachment *attachment)
 {
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++) {
@@ -37,7 +36,6 @@ static void lock_reader_entry(bshm_attachment *attachment)
         bshm_store_relaxed(&entry->tokens, 0);
         store_process_name(entry);
         attachment->entry = entry;
-        (void)bshm_os_downgrade_lock(attachment->lock_file, BSHM_READER_BYTE + i);
         return;
     }
 }

@@ -47,8 +47,8 @@
  *
  *   BSHM_WRITER_BYTE            write lock: the writer, from before the object has its name until it closes
  *   BSHM_TOKEN_BYTE + t         write lock: the owner of token t
- *   BSHM_READER_BYTE + i        read lock: the reader of entry readers[i], i < 256. It takes a write lock, fills the
- *                               entry, then turns it into a read lock. All 256 taken: it reads without an entry
+ *   BSHM_READER_BYTE + i        write lock: the reader of entry readers[i], i < 256, which it fills after that. All 256
+ *                               taken: it reads without an entry
  *   BSHM_READER_BYTE + 256 + i  read lock: an observer, i < 256; one that no other process has, by F_OFD_GETLK
  *                               after it is locked
  *
@@ -275,7 +275,8 @@
  *
  *   - A process that may write the object can truncate it, and touching it then is SIGBUS. Modes are the defence.
  *   - A process that may read it can put read locks on its bytes: on the writer's, which holds up a take-over; on the
- *     tokens', so that every lease becomes a copy; on the readers', so that inspection counts some who are not there.
+ *     tokens', so that every lease becomes a copy; on the readers', so that readers have no entry and are not shown. It
+ *     can pass for observers, one for each lock, and a lock over their bytes hides others.
  *   - Do not use frames in a forked child. A reader works there: it attaches again. A view that was held at the fork
  *     keeps its pixels in the child until it is released there; a slot that was lent shows zeros there, and no reader
  *     sees what the child draws. A child made without the handlers of pthread_atfork (vfork, clone) has to exec.

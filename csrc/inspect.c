@@ -5,34 +5,39 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void view_entry(const bshm_control *control, uint64_t place, const bshm_identity *identity,
+                       bshm_reader_view *view)
+{
+    const bshm_reader_entry *entry = &control->readers[place];
+    uint64_t mask = BSHM_TOKEN_MASK(identity->token_count);
+    uint64_t tokens = bshm_load_relaxed(&entry->tokens);
+    *view = (bshm_reader_view){.kind = BSHM_READER_LEASE};
+    view->pid = (uint32_t)bshm_load_relaxed(&entry->pid);
+    view->attached_wall_ns = (int64_t)bshm_load_relaxed(&entry->attached_wall_ns);
+    view->frames = bshm_load_relaxed(&entry->frames);
+    view->skipped = bshm_load_relaxed(&entry->skipped);
+    view->copies = bshm_load_relaxed(&entry->copies);
+    view->last_sequence = bshm_load_relaxed(&entry->last_sequence);
+    bshm_text_load(entry->process_name, 4, view->process_name);
+    for (uint32_t slot = 0; slot < identity->slot_count; slot++)
+        view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & mask) != 0;
+}
+
+/* One lock, one reader: a process that may only read the object can have a lock on any number of bytes. */
 static void inspect_readers(bshm_os_file file, const bshm_control *control, bshm_inspection *inspection)
 {
-    const bshm_identity *identity = &inspection->identity;
-    const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
-    uint64_t next = BSHM_READER_BYTE;
-    uint64_t byte;
-    while (next <= last && inspection->reader_count < BSHM_MAX_READERS &&
-           bshm_os_find_locked(file, next, last, &byte) == 1) {
-        bshm_reader_view *view = &inspection->readers[inspection->reader_count++];
-        uint64_t place = byte - BSHM_READER_BYTE;
-        next = byte + 1;
-        *view = (bshm_reader_view){.kind = BSHM_READER_OBSERVER};
-        if (place >= BSHM_MAX_READERS)
-            continue;
-        const bshm_reader_entry *entry = &control->readers[place];
-        uint64_t mask = BSHM_TOKEN_MASK(identity->token_count);
-        uint64_t tokens = bshm_load_relaxed(&entry->tokens);
-        view->kind = BSHM_READER_LEASE;
-        view->pid = (uint32_t)bshm_load_relaxed(&entry->pid);
-        view->attached_wall_ns = (int64_t)bshm_load_relaxed(&entry->attached_wall_ns);
-        view->frames = bshm_load_relaxed(&entry->frames);
-        view->skipped = bshm_load_relaxed(&entry->skipped);
-        view->copies = bshm_load_relaxed(&entry->copies);
-        view->last_sequence = bshm_load_relaxed(&entry->last_sequence);
-        bshm_text_load(entry->process_name, 4, view->process_name);
-        for (uint32_t slot = 0; slot < identity->slot_count; slot++)
-            view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & mask) != 0;
-    }
+    const uint64_t first_observer = BSHM_READER_BYTE + BSHM_MAX_READERS;
+    uint64_t from, to;
+    for (uint64_t next = BSHM_READER_BYTE; inspection->reader_count < BSHM_MAX_READERS && next < first_observer &&
+                                           bshm_os_find_locked(file, next, first_observer - 1, true, &from, &to) == 1;
+         next = from + 1)
+        view_entry(control, from - BSHM_READER_BYTE, &inspection->identity,
+                   &inspection->readers[inspection->reader_count++]);
+    const uint64_t last = first_observer + BSHM_MAX_READERS - 1;
+    for (uint64_t next = first_observer; inspection->reader_count < BSHM_MAX_READERS && next <= last &&
+                                         bshm_os_find_locked(file, next, last, false, &from, &to) == 1;
+         next = to < last ? to + 1 : last + 1)
+        inspection->readers[inspection->reader_count++] = (bshm_reader_view){.kind = BSHM_READER_OBSERVER};
 }
 
 static void inspect_frame(bshm_os_file file, const bshm_header *header, bshm_inspection *inspection)

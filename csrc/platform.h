@@ -122,13 +122,14 @@ int bshm_os_prefault(void *address, size_t bytes, bool write);
 int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive);
 /* A shared lock on a byte that no other file has locked in any way. Two that try at once may both get -EAGAIN. */
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte);
-int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte); /* an exclusive lock becomes a shared one */
 void bshm_os_unlock(bshm_os_file file, uint64_t byte);
 /* 1: another file has the exclusive lock; 0: none has; or a negative errno. Do not ask for a byte that this file has
  * locked. Shared locks do not count: any process that can read the file can take one. */
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte);
-/* 1: *byte is the first byte from `first` to `last` that another file has locked in any way; 0: there is none. */
-int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte);
+/* 1: *from is the first byte from `first` to `last` that another file has locked, in any way or exclusively, and *to the
+ * last one of that lock, as far as the system says; 0: there is none. */
+int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively, uint64_t *from,
+                        uint64_t *to);
 
 /* What a forked child must let go of. In the child, `in_child` of each member runs before anything else does. It may not
  * lock or free anything: other threads, which do not exist there, may have been at work on the member. It returns false

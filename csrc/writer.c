@@ -522,10 +522,10 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
 int bshm_writer_has_readers(bshm_writer *writer)
 {
     const uint64_t last = BSHM_READER_BYTE + 2 * BSHM_MAX_READERS - 1;
-    uint64_t byte;
+    uint64_t from, to;
     if (enter(writer, NULL) < 0)
         return 0;
-    int found = bshm_os_find_locked(writer->segment->lock_file, BSHM_READER_BYTE, last, &byte) == 1;
+    int found = bshm_os_find_locked(writer->segment->lock_file, BSHM_READER_BYTE, last, false, &from, &to) == 1;
     leave(writer);
     return found;
 }

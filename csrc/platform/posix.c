@@ -255,18 +255,13 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
 {
-    uint64_t taken;
+    uint64_t from, to;
     int rc = bshm_os_lock(file, byte, false); /* an exclusive one needs a file that may be written */
-    if (rc == 0 && bshm_os_find_locked(file, byte, byte, &taken) == 1) {
+    if (rc == 0 && bshm_os_find_locked(file, byte, byte, false, &from, &to) == 1) {
         bshm_os_unlock(file, byte);
         rc = -EAGAIN;
     }
     return rc;
-}
-
-int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)
-{
-    return bshm_os_lock(file, byte, false);
 }
 
 void bshm_os_unlock(bshm_os_file file, uint64_t byte)
@@ -283,19 +278,22 @@ int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
     return rc < 0 ? rc : lock.l_type != F_UNLCK;
 }
 
-int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte)
+int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively, uint64_t *from,
+                        uint64_t *to)
 {
     /* The kernel names *a* conflicting lock, not the lowest: ask again for the bytes before it. */
     int found = 0;
     while (first <= last) {
-        struct flock lock = {.l_type = F_WRLCK, .l_start = (off_t)first, .l_len = (off_t)(last - first + 1)};
+        struct flock lock = {
+            .l_type = exclusively ? F_RDLCK : F_WRLCK, .l_start = (off_t)first, .l_len = (off_t)(last - first + 1)};
         if (lock_call(file, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
             break;
-        *byte = (uint64_t)lock.l_start < first ? first : (uint64_t)lock.l_start;
+        *from = (uint64_t)lock.l_start < first ? first : (uint64_t)lock.l_start;
+        *to = lock.l_len == 0 ? UINT64_MAX : (uint64_t)lock.l_start + (uint64_t)lock.l_len - 1; /* 0: without end */
         found = 1;
-        if (*byte == first)
+        if (*from == first)
             break;
-        last = *byte - 1;
+        last = *from - 1;
     }
     return found;
 }

@@ -266,16 +266,7 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
 {
-    int rc = lock_range(file, byte, 1, true); /* here a file that may only be read can have one, too */
-    return rc < 0 ? rc : bshm_os_downgrade_lock(file, byte);
-}
-
-int bshm_os_downgrade_lock(bshm_os_file file, uint64_t byte)
-{
-    /* A shared lock may overlap an exclusive one of the same handle; the exclusive one is unlocked first. */
-    int rc = lock_range(file, byte, 1, false);
-    unlock_range(file, byte, 1);
-    return rc < 0 ? lock_range(file, byte, 1, false) : 0;
+    return lock_range(file, byte, 1, true); /* here a file that may only be read can have one, too */
 }
 
 void bshm_os_unlock(bshm_os_file file, uint64_t byte)
@@ -292,20 +283,21 @@ int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
     return rc == -EAGAIN ? 1 : rc;
 }
 
-static int range_is_locked(bshm_os_file file, uint64_t first, uint64_t last)
+static int range_is_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively)
 {
-    int rc = lock_range(file, first, last - first + 1, true);
+    int rc = lock_range(file, first, last - first + 1, !exclusively);
     if (rc == 0)
         unlock_range(file, first, last - first + 1);
     return rc == -EAGAIN ? 1 : rc;
 }
 
-int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64_t *byte)
+int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively, uint64_t *from,
+                        uint64_t *to)
 {
-    int rc = range_is_locked(file, first, last);
+    int rc = range_is_locked(file, first, last, exclusively);
     while (rc == 1 && first < last) {
         uint64_t middle = first + (last - first) / 2;
-        int lower = range_is_locked(file, first, middle);
+        int lower = range_is_locked(file, first, middle, exclusively);
         if (lower < 0)
             return lower;
         if (lower == 1)
@@ -313,7 +305,7 @@ int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, uint64
         else
             first = middle + 1;
     }
-    *byte = first;
+    *from = *to = first;
     return rc;
 }
 

@@ -58,7 +58,6 @@ WRAPPED(bshm_os_map, (bshm_os_file file, uint64_t offset, size_t bytes, unsigned
         (file, offset, bytes, flags, address), *address = NULL)
 WRAPPED(bshm_os_prefault, (void *address, size_t bytes, bool write), (address, bytes, write), (void)address)
 WRAPPED(bshm_os_lock, (bshm_os_file file, uint64_t byte, bool exclusive), (file, byte, exclusive), (void)file)
-WRAPPED(bshm_os_downgrade_lock, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
 WRAPPED(bshm_os_lock_alone, (bshm_os_file file, uint64_t byte), (file, byte), (void)file)
 WRAPPED(bshm_os_random, (void *buffer, size_t bytes), (buffer, bytes), (void)buffer)
 
@@ -551,11 +550,11 @@ static void observers_that_come_at_once_have_a_byte_each(void)
     REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &one) == 0);
     REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &other) == 0);
     uint64_t byte = BSHM_READER_BYTE + BSHM_MAX_READERS;
-    uint64_t found;
+    uint64_t from, to;
     CHECK_EQUAL(bshm_os_lock_alone(one, byte), 0);
     CHECK_EQUAL(bshm_os_lock_alone(other, byte), -EAGAIN);
-    CHECK_EQUAL(bshm_os_find_locked(other, byte, byte, &found), 1); /* it kept what it had */
-    CHECK_EQUAL(bshm_os_find_locked(one, byte, byte, &found), 0);   /* and the other nothing */
+    CHECK_EQUAL(bshm_os_find_locked(other, byte, byte, false, &from, &to), 1); /* it kept what it had */
+    CHECK_EQUAL(bshm_os_find_locked(one, byte, byte, false, &from, &to), 0);   /* and the other nothing */
     CHECK_EQUAL(bshm_os_lock_alone(other, byte + 1), 0);
     bshm_os_close(one);
     bshm_os_close(other);

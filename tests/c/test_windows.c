@@ -92,22 +92,26 @@ static void a_frame_outlives_name_and_writer_and_leaves_nothing(void)
     CHECK_EQUAL(files_out_of_the_way(), before);
 }
 
-static void an_exclusive_lock_becomes_a_shared_one_and_never_was_free(void)
+static void locks_are_found_by_their_kind(void)
 {
+    const uint64_t last = BSHM_READER_BYTE + 511;
     bshm_os_file mine, theirs;
-    uint64_t found;
+    uint64_t from, to;
     REQUIRE(bshm_os_create(fixture_path(), &mine) == 0);
     REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &theirs) == 0);
-    CHECK_EQUAL(bshm_os_lock(mine, BSHM_READER_BYTE + 3, true), 0);
-    CHECK_EQUAL(bshm_os_is_locked(theirs, BSHM_READER_BYTE + 3), 1);
-    CHECK_EQUAL(bshm_os_downgrade_lock(mine, BSHM_READER_BYTE + 3), 0);
+    CHECK_EQUAL(bshm_os_lock(mine, BSHM_READER_BYTE + 3, false), 0);
+    CHECK_EQUAL(bshm_os_lock(mine, BSHM_READER_BYTE + 5, true), 0);
     CHECK_EQUAL(bshm_os_is_locked(theirs, BSHM_READER_BYTE + 3), 0);
-    CHECK_EQUAL(bshm_os_lock(theirs, BSHM_READER_BYTE + 3, true), -EAGAIN);
-    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 1);
-    CHECK_EQUAL(found, BSHM_READER_BYTE + 3);
-    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE + 4, BSHM_READER_BYTE + 511, &found), 0);
+    CHECK_EQUAL(bshm_os_is_locked(theirs, BSHM_READER_BYTE + 5), 1);
+    CHECK_EQUAL(bshm_os_lock_alone(theirs, BSHM_READER_BYTE + 3), -EAGAIN);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, last, false, &from, &to), 1);
+    CHECK(from == BSHM_READER_BYTE + 3 && to == from);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, last, true, &from, &to), 1);
+    CHECK(from == BSHM_READER_BYTE + 5 && to == from);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE + 6, last, false, &from, &to), 0);
     bshm_os_close(mine);
-    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, BSHM_READER_BYTE + 511, &found), 0);
+    CHECK_EQUAL(bshm_os_find_locked(theirs, BSHM_READER_BYTE, last, false, &from, &to), 0);
+    CHECK_EQUAL(bshm_os_lock_alone(theirs, BSHM_READER_BYTE + 3), 0);
     bshm_os_close(theirs);
     (void)bshm_os_unlink(fixture_path());
 }
@@ -187,7 +191,7 @@ int main(int argc, char **argv)
     RUN(a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mapping);
     RUN(a_mapped_file_is_replaced_under_its_name);
     RUN(a_frame_outlives_name_and_writer_and_leaves_nothing);
-    RUN(an_exclusive_lock_becomes_a_shared_one_and_never_was_free);
+    RUN(locks_are_found_by_their_kind);
     RUN(paths_may_have_either_separator_and_any_length);
     RUN(what_a_user_makes_is_that_users_own);
     RUN(a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_does_not_sleep);

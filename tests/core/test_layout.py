@@ -418,7 +418,7 @@ def test_writer_tokens_and_readers_are_locks_on_their_bytes_far_beyond_the_objec
         assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE"}
         with SharedMemoryFrameReader(segment_name) as reader:
             reader.attach()
-            assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE", layout.READER_BYTE: "READ"}
+            assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE", layout.READER_BYTE: "WRITE"}
             writer.write_frame(picture(1))
             held = new_frame(reader)[0]
             writer.write_frame(picture(2))
@@ -427,7 +427,7 @@ def test_writer_tokens_and_readers_are_locks_on_their_bytes_far_beyond_the_objec
                 layout.WRITER_BYTE: "WRITE",
                 layout.TOKEN_BYTE: "WRITE",
                 layout.TOKEN_BYTE + 1: "WRITE",
-                layout.READER_BYTE: "READ",
+                layout.READER_BYTE: "WRITE",
             }
             del held, more
         assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE"}
@@ -442,7 +442,7 @@ def test_a_copy_takes_a_token_for_its_length_only(segment_name: str) -> None:
         for number in (1, 2, 3):
             writer.write_frame(picture(number))
             new_frame(reader)
-            assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE", layout.READER_BYTE: "READ"}
+            assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE", layout.READER_BYTE: "WRITE"}
             assert segment.reader(0)["tokens"] == 0
             assert not any(segment.pins)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import Child, run
-from segment_layout import WRITER_BYTE, opened
+from segment_layout import READER_BYTE, TOKEN_BYTE, WRITER_BYTE, opened
 from segments_under_test import LARGER, SHAPE, descriptors, mappings, new_frame, path_of, picture, sees, wait_until
 
 from billiards_shm import (
@@ -313,10 +313,10 @@ def test_a_stopped_writer_is_alive(segment_name: str) -> None:
         child.ends_well()
 
 
-def read_lock(path: Path, byte: int) -> int:
-    """What anybody can have who may read the object. The lock goes with the file returned."""
+def read_lock(path: Path, byte: int, count: int = 1) -> int:
+    """What anybody can have who may read the object. The lock goes with the file returned. Count 0: to the end."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, 1, 0)
+    lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, count, 0)
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
     return file
 
@@ -336,6 +336,30 @@ def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_
         os.close(file)
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             assert writer.write_frame(picture(2)) == 2
+
+
+def test_read_locks_turn_leases_into_copies_but_hide_no_reader_with_an_entry_and_pass_for_an_observer_each(
+    segment_name: str,
+) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE) as writer,
+        SharedMemoryFrameReader(segment_name) as early,
+    ):
+        writer.write_frame(picture(1))
+        assert new_frame(early)[1].zero_copy
+        files = [
+            read_lock(path_of(segment_name), TOKEN_BYTE + 1, 100),
+            read_lock(path_of(segment_name), READER_BYTE + 1, 0),
+        ]
+        with SharedMemoryFrameReader(segment_name) as late:
+            assert not new_frame(late)[1].zero_copy
+            writer.write_frame(picture(2))
+            assert new_frame(early)[1].zero_copy
+            shown = [(one.kind, one.pid) for one in inspect_segment(segment_name).readers]
+            assert shown == [("lease", os.getpid()), ("observer", None)]
+            for file in files:
+                os.close(file)
+            wait_until(lambda: late.latest_frame()[1].zero_copy, what="a lease")
 
 
 def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(segment_name: str) -> None:
