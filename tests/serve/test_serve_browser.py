@@ -185,6 +185,24 @@ def test_a_picture_that_does_not_come_is_never_called_live(browser: Chromium, se
         assert page.state(segment_name) == "live"
 
 
+def test_websockets_that_end_early_are_given_up_only_if_they_had_pictures_to_bring(
+    browser: Chromium, segment_name: str
+) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer,
+        ServeProcess(segment_name, "--max-frame-age", 60) as server,
+        Proxy(server.address.port, ends_websockets=True) as proxy,
+    ):
+        page = Page(browser, proxy)
+        page.wait(lambda: proxy.refused > 3)  # proxies end connections over which nothing comes
+        assert page.state(segment_name) == "waiting"
+        passing = "import('/static/transports.js').then(({ webSockets }) => webSockets.pass)"
+        assert browser.js(passing)
+        sequence = writer.write_frame(np.zeros((48, 64, 3), np.uint8))
+        page.wait(lambda: page.sequence(segment_name) == sequence)
+        assert not browser.js(passing)
+
+
 FOREIGN_PAGE = """<!doctype html><title>another site</title>
 <img src="{server}/snapshot/{name}.jpg"><iframe src="{server}/"></iframe>"""
 

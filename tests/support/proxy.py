@@ -23,10 +23,12 @@ class Proxy:
     """False: they are refused, as by a proxy that does not know Upgrade."""
     frozen: bool = False
     """True: WebSockets stay open, and nothing comes through them."""
+    ends_websockets: bool = False
+    """True: they are ended as soon as they are open."""
     bytes_a_second: float = float("inf")
     """Bandwidth towards the browser, for all connections together."""
     refused: int = 0
-    """WebSockets that were refused."""
+    """WebSockets that were refused, or ended."""
     _listener: socket.socket = field(default_factory=socket.socket)
     _open: set[socket.socket] = field(default_factory=set)
     _bandwidth: threading.Lock = field(default_factory=threading.Lock)
@@ -91,6 +93,11 @@ class Proxy:
             while data := source.recv(4096 if self.bytes_a_second < 1e9 else 65536):
                 if is_websocket and self.frozen:
                     continue
+                if is_websocket and self.ends_websockets:
+                    head, end, _ = data.partition(b"\r\n\r\n")
+                    target.sendall(head + end)
+                    self.refused += 1
+                    break
                 if is_slow and self.bytes_a_second < 1e9:
                     with self._bandwidth:
                         time.sleep(len(data) / self.bytes_a_second)

@@ -27,6 +27,7 @@ export class Picture {
     this.fps = fps;
     this.refusal = null;
     this.newAt = performance.now();
+    this.isLate = false;
     this.canvas.dataset.picture = "opening";
     this.running = new AbortController();
     this.keepComing(this.running.signal);
@@ -48,9 +49,12 @@ export class Picture {
       const query = new URLSearchParams({ quality: 80 });
       if (this.width) query.set("width", this.width);
       if (this.fps && webSockets.pass) query.set("fps", this.fps);
-      const show = (jpeg, frame) => this.show(jpeg, frame, attempt.signal);
       const transport = webSockets.pass ? overWebSocket : overSnapshots;
-      const { refusal } = await transport(this.name, query, show, attempt.signal);
+      const { refusal } = await transport(this.name, query, {
+        show: (jpeg, frame) => this.show(jpeg, frame, attempt.signal),
+        isLate: () => this.isLate,
+        signal: attempt.signal,
+      });
       signal.removeEventListener("abort", stop);
       if (signal.aborted) return;
       this.refusal = refusal;
@@ -77,6 +81,7 @@ export class Picture {
       this.drawnAt = performance.now();
       this.newAt = Math.max(this.newAt, this.drawnAt - (frame.latency ?? 0));
       this.refusal = null;
+      this.isLate = false;
       this.onFrame(frame);
     }
     image.close();
@@ -91,7 +96,8 @@ export class Picture {
     const now = performance.now();
     if (segment.state !== "live" || this.sequence === segment.sequence) this.newAt = now;
     const age = now - this.newAt;
-    if (age < LATE_MS) {
+    this.isLate = age >= LATE_MS;
+    if (!this.isLate) {
       if (this.width !== this.fitting && now - this.attemptAt > this.narrowFor) this.ask(this.fitting);
       return null;
     }

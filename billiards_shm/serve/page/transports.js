@@ -1,7 +1,8 @@
 // Two ways for pictures to come: JPEGs over a WebSocket, and snapshots, asked for one by one, where none passes.
 //
 // Both run until `signal` aborts them or they end, call `show(jpeg, {sequence, latency})` for each new picture and wait
-// for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null.
+// for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null. `isLate()` tells whether
+// the server has pictures that have not come.
 
 import { addressOf } from "./address.js";
 import { pause } from "./time.js";
@@ -63,12 +64,14 @@ function bringsSomething(url) {
   });
 }
 
-export async function overWebSocket(name, query, show, signal) {
+export async function overWebSocket(name, query, { show, isLate, signal }) {
   const url = socketUrl(name, query);
+  let opened = false;
   let shown = 0;
   const refusal = await new Promise((resolve) => {
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
+    socket.onopen = () => { opened = true; };
     // The closing handshake of a connection that is lost takes a minute.
     signal.addEventListener("abort", () => { socket.close(); resolve(null); });
     socket.onclose = ({ code, reason }) => resolve(REFUSALS.includes(code) ? reason : null);
@@ -87,27 +90,29 @@ export async function overWebSocket(name, query, show, signal) {
       });
     };
   });
-  if (!shown && refusal === null && signal.reason !== "stop") webSockets.failed(url);
+  const hasFailed = !opened || (!shown && refusal === null && isLate());
+  if (hasFailed && signal.reason !== "stop") webSockets.failed(url);
   return { refusal };
 }
 
-export async function overSnapshots(name, query, show, signal) {
+export async function overSnapshots(name, query, { show, signal }) {
   let tag = "";
   while (!signal.aborted && !webSockets.pass) {
     const free = await snapshotSlot();
     const asked = performance.now();
+    let rest = 0;
     try {
       if (signal.aborted) break;
-      webSockets.candidate = socketUrl(name, query);
       const answer = await fetch(addressOf(`snapshot/${encodeURIComponent(name)}.jpg?${query}`), {
         cache: "no-store", headers: tag ? { "If-None-Match": tag } : {}, signal,
       });
       if (answer.status === 200) {
+        webSockets.candidate = socketUrl(name, query); // there are pictures for a WebSocket to bring
         tag = answer.headers.get("ETag");
         const latency = Number(answer.headers.get("X-Frame-Age")) * 1000 + performance.now() - asked;
         await show(await answer.arrayBuffer(), { sequence: Number(answer.headers.get("X-Frame-Sequence")), latency });
       } else if (answer.status === 503) {
-        await pause(NO_SNAPSHOT_MS, signal); // no frame yet, or too many ask at once
+        rest = NO_SNAPSHOT_MS; // no frame yet, or too many ask at once
       } else if (answer.status !== 304) {
         const { detail } = await answer.json().catch(() => ({}));
         return { refusal: detail ?? `the answer was ${answer.status}` };
@@ -118,6 +123,7 @@ export async function overSnapshots(name, query, show, signal) {
     } finally {
       free();
     }
+    await pause(rest, signal);
   }
   return { refusal: null };
 }
