@@ -5,7 +5,7 @@ import logging
 import time
 from typing import ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 __all__ = ["LimitedProtocol", "LogLimit", "allowed_connections"]
 
@@ -16,6 +16,9 @@ MAX_HEAD_BYTES: Final = 16 * 1024
 
 MAX_BODY_BYTES: Final = 64 * 1024
 """No request of this server needs more than the form of the login page."""
+
+MAX_WAITING_REQUESTS: Final = 16
+"""Requests that a client may send before the answer to the one before is complete."""
 
 HEAD_TIMEOUT_S: Final = 10.0
 """Time from the connection, or the first byte of a further request, to the end of the headers."""
@@ -55,6 +58,8 @@ class LimitedProtocol(HttpToolsProtocol):
     waiting_since: float | None = None
     """Since when there has been no request to answer, by the loop's clock; None: there is one."""
 
+    # The one that is being answered. uvicorn's `cycle` is the last one received, which may wait for it.
+    _answered: RequestResponseCycle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _body_bytes = 0
@@ -75,8 +80,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer."""
+        """Cancel the timer, and tell the request that is being answered."""
         self._end_head()
+        self._disconnect_answered()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -113,8 +119,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431)
         elif int(length) > MAX_BODY_BYTES:
             self._refuse(413)
+        elif len(self.pipeline) >= MAX_WAITING_REQUESTS:
+            self.transport.abort()
         else:
+            waits = self._answered is not None and not self._answered.response_complete
             super().on_headers_complete()
+            if waits:
+                # uvicorn would read nothing until the answer before it is complete, and miss the end of the connection.
+                self.flow.resume_reading()
+            else:
+                self._answered = self.cycle
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol."""
@@ -140,7 +154,9 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Start to wait for a further request."""
+        """Go on with the next request, or start to wait for one."""
+        if self.pipeline:
+            self._answered = self.pipeline[-1][0]
         super().on_response_complete()
         if self.cycle.response_complete:
             self.waiting_since = self.loop.time()
@@ -169,18 +185,23 @@ class LimitedProtocol(HttpToolsProtocol):
             self.connections.discard(oldest)
             oldest.transport.abort()
 
+    def _disconnect_answered(self) -> bool:
+        """Tell the request that is being answered that its client is gone; True: its answer has begun."""
+        cycle = self._answered
+        if cycle is None or cycle.response_complete:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return cycle.response_started
+
     def _refuse(self, status: int) -> None:
         """Answer without the application, and read no more."""
         self._refused = True
         self._end_head()
         self.waiting_since = self.loop.time()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True
-            cycle.message_event.set()
-            if cycle.response_started:
-                self.transport.abort()
-                return
+        if self._disconnect_answered():
+            self.transport.abort()
+            return
         self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
         # What the client still sends is read and discarded. Otherwise a reset could overtake the answer.
         self.transport.write_eof()

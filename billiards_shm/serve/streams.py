@@ -249,7 +249,10 @@ async def _send_frames(
         frame = await feed.newest_frame(preview, client.serial)
         message = _message(frame, send_window.round_trip_s)
         send_window.sent()
-        await socket.send_bytes(message)
+        try:
+            await socket.send_bytes(message)
+        except RuntimeError:  # uvicorn has answered the client's close, and the application has not heard of it yet
+            raise WebSocketDisconnect from None
         client.sent(frame, len(message))
 
 

@@ -18,7 +18,7 @@ from serving import Address, Filming, Mjpeg, ServeProcess, served
 
 from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import connections, create_app
-from billiards_shm.serve.connections import MAX_BODY_BYTES, MAX_HEAD_BYTES, LogLimit
+from billiards_shm.serve.connections import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_WAITING_REQUESTS, LogLimit
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,31 @@ def test_headers_without_an_end_are_not_kept(server: Address) -> None:
                 sent += client.send(b"x" * 65536)
     print(f"{sent / 1e6:.1f} MB were taken by the kernel and the server before the end")
     assert sent < 10**9
+
+
+def test_requests_before_the_answer_are_answered_in_turn_up_to_a_number(server: Address) -> None:
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with opened(server, get * MAX_WAITING_REQUESTS) as client:
+        answers = client.makefile("rb")
+        for _ in range(MAX_WAITING_REQUESTS):
+            assert answers.readline().split()[1] == b"200"
+            while answers.readline() != b"\r\n":
+                pass
+            answers.read(len(b'{"status":"ok"}'))
+    with opened(server, get * (MAX_WAITING_REQUESTS + 2)) as client, suppress(ConnectionError):
+        assert client.makefile("rb").read().count(b"200 OK") <= MAX_WAITING_REQUESTS + 1
+
+
+def test_a_request_that_is_too_large_behind_a_stream_ends_the_stream(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1, (48, 64, 3)))
+        get = f"GET /stream/{segment_name}.mjpg HTTP/1.1\r\nHost: localhost\r\n".encode()
+        with opened(server, get + b"\r\n") as client:
+            assert status_of(client) == 200
+            client.sendall(get + b"\r\n" + get + b"X: " + b"x" * 2 * MAX_HEAD_BYTES)
+            while not is_ended(client):
+                pass
+        wait_until(lambda: not server.get("/api/clients").json)
 
 
 def test_headers_below_the_limit_are_read(server: Address) -> None:

@@ -248,6 +248,14 @@ def leave_mjpeg_unread(server: Address, name: str) -> None:
         wait_until(lambda: metric(server, "client_frames_total") > frames)
 
 
+def leave_with_requests_behind_the_stream(server: Address, name: str) -> None:
+    """Leave although the server has not come to answer a further request on the same connection."""
+    get = f"GET /stream/{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with server.connect() as connection:
+        connection.sendall(get * 3)
+        assert connection.recv(100)
+
+
 def leave_websocket(server: Address, name: str) -> None:
     with connect(server.url(f"/ws/{name}", "ws")) as websocket:
         websocket_frame(websocket)
@@ -277,8 +285,8 @@ def take_snapshots(server: Address, name: str) -> None:
 
 
 VIEWERS = [
-    leave_mjpeg, abort_mjpeg, leave_mjpeg_unread, leave_websocket, abort_websocket, leave_websocket_unanswered,
-    leave_events, take_snapshots,
+    leave_mjpeg, abort_mjpeg, leave_mjpeg_unread, leave_with_requests_behind_the_stream, leave_websocket,
+    abort_websocket, leave_websocket_unanswered, leave_events, take_snapshots,
 ]  # fmt: skip
 
 
@@ -318,6 +326,13 @@ def test_frames_that_cannot_be_encoded_leave_no_lease(segment_name: str) -> None
             assert server.get(f"/snapshot/{segment_name}.jpg").status == 415
             assert reason_of(server, segment_name) == (1003, "RAW")
         wait_until(lambda: not inspect_segment(segment_name).readers, 5, "the end of every reader")
+
+
+def test_a_viewer_of_an_idle_source_that_leaves_requests_behind_is_seen_to_leave(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1, (48, 64, 3)))
+        leave_with_requests_behind_the_stream(server, segment_name)
+        wait_until(lambda: not server.get("/api/clients").json)
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
