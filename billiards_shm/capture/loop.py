@@ -26,6 +26,7 @@ from billiards_shm.config.model import Settings
 from billiards_shm.errors import CameraError, DamagedSourceError
 from billiards_shm.sources.protocol import (
     ASSUMED_FPS,
+    CheckedSource,
     Delivery,
     FrameSource,
     Image,
@@ -238,10 +239,11 @@ class CaptureLoop:
             return StreamEnd(Ending.STOPPED)
         finally:
             source.release()
-            self.reporter.warn_of_unreadable_frames(time.monotonic_ns())
+            self.reporter.warn_of_damage(time.monotonic_ns())
 
     def _publish_frames(self, source: FrameSource) -> StreamEnd:
         failures, staleness = self._policies_for(source)
+        checked = source if isinstance(source, CheckedSource) else None
         while not self._wait(0):
             started_ns = time.monotonic_ns()
             grabbed = self._grab(source, staleness, started_ns)
@@ -256,6 +258,7 @@ class CaptureLoop:
             lag_ns = None if staleness is None else staleness.lag_ns
             if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
                 failures.read_succeeded(captured_ns)
+                self.statistics.damaged += checked is not None and checked.damaged
                 self._frame_published()
                 if self._frames is not None and self.statistics.captured >= self._frames:
                     break

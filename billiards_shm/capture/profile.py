@@ -119,6 +119,10 @@ class _WatchedSource:
         return getattr(self._source, "timestamp_ms", None)
 
     @property
+    def damaged(self) -> bool:
+        return getattr(self._source, "damaged", False)
+
+    @property
     def frames_left(self) -> int | None:
         return self._source.frames_left
 

@@ -16,7 +16,7 @@ from billiards_shm.sources.protocol import ASSUMED_FPS, Delivery, SourceDetails
 __all__ = ["CaptureReporter"]
 
 DISPLAY_INTERVAL_NS: Final = 250_000_000
-UNREADABLE_INTERVAL_NS: Final = 10_000_000_000
+DAMAGE_INTERVAL_NS: Final = 10_000_000_000
 SLOW_SHARE: Final = 0.7
 """A camera below this share of the rate that its driver names is warned of."""
 _NS_PER_SEC: Final = 1_000_000_000
@@ -56,7 +56,8 @@ class CaptureReporter:
         self._details: SourceDetails | None = None
         self._warned_of_slow_camera = False
         self._unreadable_told = 0
-        self._next_unreadable_ns = 0
+        self._damaged_told = 0
+        self._next_damage_ns = 0
         self._log_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
         now = time.monotonic_ns()
         self._next_log_ns = now + self._log_interval_ns
@@ -69,8 +70,8 @@ class CaptureReporter:
         if now_ns < self.next_report_ns:
             return
         self._status.report(now_ns)
-        if now_ns >= self._next_unreadable_ns:
-            self.warn_of_unreadable_frames(now_ns)
+        if now_ns >= self._next_damage_ns:
+            self.warn_of_damage(now_ns)
         if now_ns >= self._next_log_ns:
             self._next_log_ns = max(self._next_log_ns, now_ns - self._log_interval_ns) + self._log_interval_ns
             self.log_statistics()
@@ -100,13 +101,21 @@ class CaptureReporter:
         for warning in details.warnings:
             _log.warning("%s: %s", self._address, warning)
 
-    def warn_of_unreadable_frames(self, now_ns: int) -> None:
-        """Log how many frames could not be decoded since this was logged last, if any."""
-        new = self._statistics.unreadable - self._unreadable_told
-        if new:
-            self._unreadable_told += new
-            self._next_unreadable_ns = now_ns + UNREADABLE_INTERVAL_NS
-            _log.warning("%d frames of %s could not be decoded: they are not published", new, self._address)
+    def warn_of_damage(self, now_ns: int) -> None:
+        """Log how many frames could not be decoded, or only in parts, since this was logged last, if any."""
+        unreadable = self._statistics.unreadable - self._unreadable_told
+        damaged = self._statistics.damaged - self._damaged_told
+        if unreadable:
+            _log.warning("%d frames of %s could not be decoded: they are not published", unreadable, self._address)
+        if damaged:
+            _log.warning(
+                "%d frames of %s lacked parts, which the decoder filled in: lost packets, or a damaged file",
+                *(damaged, self._address),
+            )
+        if unreadable or damaged:
+            self._unreadable_told += unreadable
+            self._damaged_told += damaged
+            self._next_damage_ns = now_ns + DAMAGE_INTERVAL_NS
 
     def log_statistics(self) -> None:
         """Log the line of statistics."""
@@ -126,6 +135,7 @@ class CaptureReporter:
             frames_dropped=counts.dropped,
             frames_stale=counts.stale,
             frames_unreadable=counts.unreadable,
+            frames_damaged=counts.damaged,
             fps=counts.write_rate.rate(now),
             camera_fps=counts.capture_rate.rate(now),
             reconnects=counts.reconnects,

@@ -53,6 +53,8 @@ class StatisticsSnapshot:
     reason: str
     frames_unreadable: int = 0
     """Frames that the source gave and that could not be decoded."""
+    frames_damaged: int = 0
+    """Frames that were published with parts that the decoder filled in, because they were missing."""
     frames_stale: int = 0
     """Frames of a live source that were skipped because a newer one was waiting."""
     age_p50_ms: float = 0.0
@@ -70,6 +72,7 @@ class StatisticsSnapshot:
         if self.age_p99_ms or self.frames_stale:
             live = f", age_p50={self.age_p50_ms:.1f}ms, age_p99={self.age_p99_ms:.1f}ms, stale={self.frames_stale}"
         unreadable = f", unreadable={self.frames_unreadable}" if self.frames_unreadable else ""
+        damaged = f", damaged={self.frames_damaged}" if self.frames_damaged else ""
         state = "" if self.state is SourceState.STREAMING else f", state={self.state} ({self.reason})"
         age = "none" if self.frame_age_s is None else f"{self.frame_age_s:.3f}s"
         return (
@@ -78,7 +81,7 @@ class StatisticsSnapshot:
             f"dropped={self.frames_dropped}, reconnects={self.reconnects}, stalls={self.stalls}, "
             f"loops={self.loops}, frame_age={age}, write_sequence={self.write_sequence}, "
             f"write_p50={self.write_p50_ms:.2f}ms, write_p99={self.write_p99_ms:.2f}ms"
-            f"{unreadable}{live}{state}"
+            f"{unreadable}{damaged}{live}{state}"
         )
 
     def fields(self) -> dict[str, Any]:
@@ -138,6 +141,7 @@ class CaptureStatistics:
         self.write_rate = RateWindow()
         self.stale = 0
         self.unreadable = 0
+        self.damaged = 0
         self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._interval_ns = 0

@@ -10,6 +10,7 @@ from billiards_shm.errors import CameraError
 
 __all__ = [
     "ASSUMED_FPS",
+    "CheckedSource",
     "Delivery",
     "FrameSource",
     "Image",
@@ -168,6 +169,15 @@ class NativeSource(Protocol):
         numpy.ndarray or None
             None if the frame is damaged. A JPEG is whole, and has its Huffman tables.
         """
+
+
+@runtime_checkable
+class CheckedSource(Protocol):
+    """A source that says which of its frames are damaged."""
+
+    @property
+    def damaged(self) -> bool:
+        """Whether parts of the grabbed frame were missing, and the decoder filled them in."""
 
 
 @runtime_checkable

@@ -106,6 +106,11 @@ class Video:
         return None if ticks is None else ticks * self._tick_ms
 
     @property
+    def damaged(self) -> bool:
+        """Whether parts of the grabbed frame were missing, as when packets were lost, and FFmpeg filled them in."""
+        return self._frame is not None and self._frame.is_corrupt
+
+    @property
     def frames_left(self) -> int | None:
         """Frames that the header promises beyond those grabbed; 0 at the end, whatever it promised."""
         if self._ended:

@@ -252,6 +252,27 @@ def test_frames_that_cannot_be_decoded_are_counted_for_readers(name: str) -> Non
     assert "unreadable=11" in run.loop.reporter.snapshot().line()
 
 
+@dataclass
+class Checked(Script):
+    """Says of images of even value that they are damaged."""
+
+    @property
+    def damaged(self) -> bool:
+        return self._current is not None and bool(self._current[0, 0, 0] % 2 == 0)
+
+
+def test_frames_that_the_decoder_mended_are_published_and_counted_and_logged(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(name, "clip.mp4", Checked([image(value) for value in range(1, 8)]), playback_fps=0, loop_video=False)
+    run.run()
+    assert run.values == list(range(1, 8))
+    assert (run.loop.statistics.damaged, run.loop.statistics.unreadable) == (3, 0)
+    assert "damaged=3" in run.loop.reporter.snapshot().line()
+    warned = [re.match(r"(\d+) frames of clip.mp4 lacked parts", record.message) for record in caplog.records]
+    assert sum(int(match[1]) for match in warned if match) == 3
+
+
 @pytest.mark.parametrize("before", [[], [image(1)], [image(1), "undecodable", image(2)]], ids=["all", "one", "some"])
 def test_a_recording_ends_with_an_error_at_ten_frames_in_a_row_that_cannot_be_decoded(
     name: str, before: list[Any]

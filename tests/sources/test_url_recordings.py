@@ -1,5 +1,6 @@
 """Recordings behind URLs, from servers of every kind: which are recordings, and each frame once up to the end."""
 
+import contextlib
 import itertools
 import re
 import threading
@@ -13,9 +14,10 @@ from encoding import encode
 from engines import ENGINES, open_with
 
 from billiards_shm.sources.demo.table import read_counter
-from billiards_shm.sources.protocol import Delivery, FrameSource, SourceLostError
+from billiards_shm.sources.protocol import CheckedSource, Delivery, FrameSource, SourceLostError
 
 FRAMES = 30
+TS_PACKET = 188
 FILES: dict[str, dict[str, Any]] = {
     "end.mp4": {},  # its index is its last part
     "start.mp4": {"container": {"movflags": "faststart"}},
@@ -68,6 +70,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     for name, options in FILES.items():
         encode(folder / name, **({"codec": "libx264", "pixel_format": "yuv420p", "frames": FRAMES} | options))
+    whole = (folder / "clip.ts").read_bytes()
+    packets = [whole[start : start + TS_PACKET] for start in range(0, len(whole), TS_PACKET)]
+    (folder / "lossy.ts").write_bytes(b"".join(packets[:40] + packets[41:]))
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"folder": folder})) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -127,3 +132,16 @@ def test_what_names_no_duration_is_a_recording_if_the_answer_has_a_length(
     else:
         with pytest.raises(SourceLostError, match=r"^end of stream: the server ended it$"):
             next(numbers)
+
+
+@pytest.mark.parametrize(("name", "damaged"), [("clip.ts", False), ("lossy.ts", True)])
+def test_frames_that_lack_lost_packets_are_said_to_be_damaged(address: str, name: str, damaged: bool) -> None:
+    source = open_with("PyAV", f"{address}/nothing/{name}")
+    assert isinstance(source, CheckedSource)
+    found = []
+    with contextlib.suppress(SourceLostError):
+        while source.grab():
+            found.append(source.damaged)
+    source.release()
+    assert any(found) is damaged
+    assert len(found) >= FRAMES - 1
