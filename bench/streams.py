@@ -1,0 +1,220 @@
+"""Live streams: from the moment a server sends a frame until its picture is published, with each engine in turn.
+
+    python -m bench.streams                  RTSP by GStreamer's server, MPEG-TS over HTTP, 720p at 25 fps
+    python -m bench.streams --rounds 5 --seconds 20
+
+A frame's number is drawn into its picture, and the server notes when it sent which. Encoding is left out. A demuxer that
+learns where a frame ends from the beginning of the next one adds the time between two frames, with any engine. The RTSP
+server needs the system's Python with GStreamer's bindings. Prints a Markdown table; --json FILE stores the figures.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import av
+
+from bench.machine import cores, cpu_name
+from bench.samples import Distribution
+from billiards_shm import SharedMemoryFrameReader
+from billiards_shm.sources.demo.table import DemoTable, read_counter
+
+FPS: Final = 25
+SIZE: Final = (1280, 720)
+SETTLED_FRAMES: Final = 50
+"""Frames after the first that are not counted: what was buffered while the stream was opened comes late."""
+ENGINES: Final = {
+    "PyAV": ("av", {}),
+    "OpenCV": ("ffmpeg", {}),
+    "OpenCV, one thread": ("ffmpeg", {"OPENCV_FFMPEG_THREADS": "1"}),
+}
+
+RTSP_SERVER: Final = r"""
+import struct, sys, threading, time
+import gi
+gi.require_version("Gst", "1.0"); gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+port, path, fps = sys.argv[1], sys.argv[2], int(sys.argv[3])
+data, units = open(path, "rb").read(), []
+while data:
+    size, = struct.unpack_from("<I", data)
+    units.append(data[4:4 + size])
+    data = data[4 + size:]
+Gst.init(None)
+server = GstRtspServer.RTSPServer(service=port)
+factory = GstRtspServer.RTSPMediaFactory()
+factory.set_launch('( appsrc name=units is-live=true do-timestamp=true format=time '
+                   'caps="video/x-h264,stream-format=byte-stream,alignment=au" ! rtph264pay name=pay0 pt=96 )')
+def feed(factory, media):
+    units_of = media.get_element().get_by_name("units")
+    def push():
+        due = time.monotonic()
+        for number, unit in enumerate(units, 1):
+            time.sleep(max(0.0, due - time.monotonic()))
+            due += 1 / fps
+            print(number, time.monotonic_ns(), flush=True)
+            if units_of.emit("push-buffer", Gst.Buffer.new_wrapped(unit)) != Gst.FlowReturn.OK:
+                return
+    threading.Thread(target=push, daemon=True).start()
+factory.connect("media-configure", feed)
+server.get_mount_points().add_factory("/live", factory)
+server.attach(None)
+print("serving", flush=True)
+GLib.MainLoop().run()
+"""
+
+Sent = dict[int, int]
+
+
+def encode(frames: int, container: str) -> list[bytes]:
+    """Numbered frames in H.264 as cameras send it: what each becomes in a container, without what comes after it."""
+    target = io.BytesIO()
+    found = []
+    with av.open(target, "w", format=container, options={"flush_packets": "1"}) as output:
+        options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS), "x264-params": "sliced-threads=0"}
+        stream = output.add_stream("libx264", rate=FPS, options=options)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        table = DemoTable(*SIZE, FPS)
+        for number in range(frames):
+            table.grab()
+            frame = av.VideoFrame.from_ndarray(table.retrieve(None), "bgr24")
+            frame.pts = number
+            output.mux(stream.encode(frame))
+            found.append(target.getvalue())
+            target.seek(0)
+            target.truncate()
+    return found
+
+
+@contextmanager
+def http_server(units: list[bytes], sent: Sent) -> Iterator[str]:
+    """MPEG-TS over HTTP, to one client."""
+
+    def serve() -> None:
+        try:
+            connection, _ = server.accept()
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n")
+                due = time.monotonic()
+                for number, unit in enumerate(units, 1):
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    due += 1 / FPS
+                    sent[number] = time.monotonic_ns()
+                    connection.sendall(unit)
+        except OSError:
+            return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/live"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
+def rtsp_server(units: list[bytes], sent: Sent) -> Iterator[str]:
+    """H.264 by RTSP over TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile() as file:
+        for unit in units:
+            file.write(len(unit).to_bytes(4, "little") + unit)
+        file.flush()
+        command = ["/usr/bin/python3", "-c", RTSP_SERVER, str(port), file.name, str(FPS)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "serving\n"
+            lines = process.stdout
+
+            def note() -> None:
+                for line in lines:
+                    number, when = map(int, line.split())
+                    sent[number] = when
+
+            thread = threading.Thread(target=note)
+            thread.start()
+            try:
+                yield f"rtsp://127.0.0.1:{port}/live"
+            finally:
+                process.kill()
+                thread.join()
+
+
+STREAMS: Final[dict[str, tuple[Callable[..., Any], str]]] = {
+    "RTSP": (rtsp_server, "h264"),
+    "MPEG-TS over HTTP": (http_server, "mpegts"),
+}
+
+
+def measure(stream: str, units: list[bytes], engine: str, name: str) -> list[int]:
+    """Nanoseconds from sending to publishing, of every frame that a reader got."""
+    backend, environment = ENGINES[engine]
+    sent: Sent = {}
+    published: dict[int, int] = {}
+    with STREAMS[stream][0](units, sent) as url:
+        command = [sys.executable, "-m", "billiards_shm", "capture", url, "--name", name, "--backend", backend]
+        process = subprocess.Popen(
+            command, stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir(), env=os.environ | environment
+        )
+        try:
+            with SharedMemoryFrameReader(name) as reader:
+                reader.attach(timeout=30)
+                while max(published, default=0) < len(units) - 2 * FPS:
+                    frame, metadata = reader.read_frame(timeout=30)
+                    if frame is None or metadata is None:
+                        raise RuntimeError(f"{url}: no frame within 30 s")
+                    published.setdefault(read_counter(frame), metadata.publish_time_ns)
+                    del frame
+        finally:
+            process.terminate()
+            process.wait(30)
+    counted = sorted(published)[SETTLED_FRAMES:]
+    return [published[number] - sent[number] for number in counted]
+
+
+def main() -> None:
+    """Measure all engines in turn, and print the table."""
+    parser = argparse.ArgumentParser(description="Measure the latency of live streams.")
+    parser.add_argument("--seconds", type=int, default=12, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=2, help="of all engines in turn")
+    parser.add_argument("--json", type=Path, help="where to store the figures")
+    options = parser.parse_args()
+    figures: dict[str, dict[str, Any]] = {}
+    for stream, (_, container) in STREAMS.items():
+        units = encode(options.seconds * FPS, container)
+        rounds: dict[str, list[list[int]]] = {engine: [] for engine in ENGINES}
+        for number in range(options.rounds):
+            for engine, samples in rounds.items():
+                samples.append(measure(stream, units, engine, f"bench_streams_{os.getpid()}_{number}"))
+        figures[stream] = {engine: Distribution.of(samples).as_dict() for engine, samples in rounds.items()}
+    print(f"{cpu_name()}, {cores()} cores, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}; ", end="")
+    print(f"H.264, {SIZE[0]}x{SIZE[1]} at {FPS} fps, {options.rounds} rounds of {options.seconds} s\n")
+    print("| sent to published | engine | p50 | p99 | frames |\n|---|---|---|---|---|")
+    for stream, engines in figures.items():
+        for engine, found in engines.items():
+            times = " | ".join(f"{found[key] / 1e6:.1f} ms" for key in ("p50", "p99"))
+            print(f"| {stream} | {engine} | {times} | {found['count']} |")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
