@@ -89,9 +89,9 @@ def private_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
-def measure_capture(path: Path, name: str, seconds: float) -> dict[str, Any]:
+def measure_capture(path: Path, name: str, seconds: float, *options: str) -> dict[str, Any]:
     """Run the capture process on `path` and look at it from here."""
-    command = [sys.executable, "-m", "billiards_shm", "capture", str(path), "--name", name, "--loop"]
+    command = [sys.executable, "-m", "billiards_shm", "capture", str(path), "--name", name, "--loop", *options]
     started = time.monotonic_ns()
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir()) as process:
         with SharedMemoryFrameReader(name) as reader:

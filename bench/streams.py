@@ -3,9 +3,9 @@
     python -m bench.streams                  RTSP by GStreamer's server, MPEG-TS over HTTP, 720p at 25 fps
     python -m bench.streams --rounds 5 --seconds 20
 
-A frame's number is drawn into its picture, and the server notes when it sent which. Encoding is left out. A demuxer that
-learns where a frame ends from the beginning of the next one adds the time between two frames, with any engine. The RTSP
-server needs the system's Python with GStreamer's bindings. Prints a Markdown table; --json FILE stores the figures.
+A frame's number is drawn into its picture, and the server notes when it sent which. Encoding is left out. A demuxer
+that learns where a frame ends from the beginning of the next one adds the time between two frames, with any engine. The
+RTSP server needs the system's Python with GStreamer's bindings. Prints a Markdown table; --json FILE stores them.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def encode(frames: int, container: str) -> list[bytes]:
     target = io.BytesIO()
     found = []
     with av.open(target, "w", format=container, options={"flush_packets": "1"}) as output:
-        options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS), "x264-params": "sliced-threads=0"}
+        options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(FPS), "x264-params": "threads=1"}
         stream = output.add_stream("libx264", rate=FPS, options=options)
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
