@@ -136,7 +136,7 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
         raise ValueError(f"cannot write {extension or 'a file without extension'}: use {', '.join(EXTENSIONS)}")
     if pixel_format == "MJPG" and extension in JPEG:
         try:
-            return complete(frame.tobytes())
+            return bytes(complete(frame.tobytes()))
         except ValueError as error:
             raise ValueError(f"{_description(frame, 'MJPG')} is no JPEG: {error}") from error
     try:

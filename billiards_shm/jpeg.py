@@ -8,6 +8,7 @@ __all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "has_end", "read_header"
 
 _START: Final = b"\xff\xd8"
 _END: Final = b"\xff\xd9"
+_TAIL_BYTES: Final = 1024
 _HUFFMAN_TABLES: Final = 0xC4
 _SCAN: Final = 0xDA
 # Start of frame: all of 0xC0 to 0xCF but the tables (C4), an extension (C8) and arithmetic conditioning (CC).
@@ -120,16 +121,15 @@ def has_end(data: bytes) -> bool | None:
         scan = next((place for marker, place in _markers(data) if marker == _SCAN), None)
     except ValueError:
         return None
-    # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
-    return None if scan is None else data.rfind(_END, scan) > 0
+    return None if scan is None else _ends(data, scan)
 
 
-def complete(data: bytes) -> bytes:
+def complete(data: bytes | memoryview) -> bytes | memoryview:
     """Check that a JPEG is whole, and add the standard's Huffman tables if it has none.
 
     Returns
     -------
-    bytes
+    bytes or memoryview
         `data` itself if it has its tables. What follows the end marker, as padding of a camera, stays.
 
     Raises
@@ -140,8 +140,14 @@ def complete(data: bytes) -> bytes:
     header = read_header(data)
     if not header.width or not header.height:
         raise ValueError(f"its size is {header.width}x{header.height}")
-    if data.rfind(_END, header.scan) < 0:
+    if not _ends(data, header.scan):
         raise ValueError(f"it is cut off: {len(data)} bytes without an end marker")
     if header.lacks_tables:
-        return data[: header.scan] + STANDARD_TABLES + data[header.scan :]
+        return b"".join((data[: header.scan], STANDARD_TABLES, data[header.scan :]))
     return data
+
+
+def _ends(data: bytes | memoryview, scan: int) -> bool:
+    """Whether there is an end marker behind the header: looked for where it should be, before everywhere."""
+    # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
+    return _END in bytes(data[max(scan, len(data) - _TAIL_BYTES) :]) or _END in bytes(data[scan:])

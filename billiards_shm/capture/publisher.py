@@ -59,6 +59,8 @@ class Publisher:
         self._both = publish == "both"
         if self._both:
             self._name = native_name(video.shared_memory_name)
+        self._source: FrameSource | None = None
+        self._native_source: NativeSource | None = None
         self._writer: SharedMemoryFrameWriter | None = None
         self._bgr_writer: SharedMemoryFrameWriter | None = None
         self._bgr_shape: tuple[int, ...] = ()
@@ -113,7 +115,7 @@ class Publisher:
             How long it had been waiting to be; None for a recording, whose frames have no age.
         """
         position_ms = source.position_ms
-        native = source if self._native and isinstance(source, NativeSource) else None
+        native = self._native_source_of(source)
         retrieve = source.retrieve if native is None else native.retrieve_native
         self._pixel_format = "BGR24" if native is None else native.native_format
         started_ns = time.monotonic_ns()
@@ -143,7 +145,7 @@ class Publisher:
             self._count_captured(image, captured_ns)
             self._copy(image, captured_ns, position_ms, lag_ns)
         if self._both:
-            self._publish_bgr(source, image, captured_ns, position_ms)
+            self._publish_bgr(source, image, captured_ns, position_ms, delivered_bgr=native is None)
         return True
 
     def publish_placeholder(self, image: Image) -> None:
@@ -195,11 +197,19 @@ class Publisher:
         else:
             self._statistics.dropped += 1
 
-    def _publish_bgr(self, source: FrameSource, image: Image, captured_ns: int, position_ms: float | None) -> None:
+    def _native_source_of(self, source: FrameSource) -> NativeSource | None:
+        """The source, if its native frames are wanted, and it has any."""
+        if source is not self._source:  # to ask a protocol takes as long as to write a frame
+            self._source = source
+            self._native_source = source if self._native and isinstance(source, NativeSource) else None
+        return self._native_source
+
+    def _publish_bgr(
+        self, source: FrameSource, image: Image, captured_ns: int, position_ms: float | None, *, delivered_bgr: bool
+    ) -> None:
         """Make BGR of the frame that was just published, if there is a reader for it, or the last one is too old."""
         if self._bgr_writer is not None and not self._bgr_writer.has_readers and captured_ns - self._bgr_ns < FRESH_NS:
             return
-        delivered_bgr = not isinstance(source, NativeSource)
         slot = None
         if self._bgr_writer is not None and not delivered_bgr:
             with contextlib.suppress(SharedMemoryFullError):

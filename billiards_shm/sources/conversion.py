@@ -162,12 +162,11 @@ def as_bgr(image: Image, target: Image | None) -> Image:
 
 def completed(frame: Image) -> Image | None:
     """Give an MJPG frame with its Huffman tables; None if it is damaged."""
-    data = frame.tobytes()
     try:
-        found = complete(data)
+        found = complete(frame.reshape(-1).data)
     except ValueError:
         return None
-    return frame if found is data else np.frombuffer(found, np.uint8).reshape(1, -1)
+    return np.frombuffer(found, np.uint8).reshape(1, -1)
 
 
 def placeholder(target: Image, lines: list[str]) -> None:

@@ -148,7 +148,7 @@ class Video:
     def retrieve_native(self, target: Image | None) -> Image | None:
         """Give the frame as it was decoded, or its JPEG; see `NativeSource.retrieve_native`."""
         if self._jpeg is not None:
-            return self._whole_jpeg(bytes(self._jpeg))
+            return self._whole_jpeg(memoryview(self._jpeg))
         frame = self._frame
         if frame is None:
             return None
@@ -158,13 +158,14 @@ class Video:
         image = self._convert(frame)
         return None if image is None else _put(image, target)
 
-    def _whole_jpeg(self, data: bytes) -> Image | None:
+    def _whole_jpeg(self, data: memoryview) -> Image | None:
+        found: bytes | memoryview = data
         try:
-            data = complete(data)
+            found = complete(data)
         except ValueError:
             if not self._config.keep_damaged:
                 return None
-        return np.frombuffer(data, np.uint8).reshape(1, -1)
+        return np.frombuffer(found, np.uint8).reshape(1, -1)
 
     def _convert(self, frame: VideoFrame) -> Image | None:
         """Make BGR of a frame, as it lies; None if FFmpeg cannot."""
