@@ -27,6 +27,7 @@ export class Card {
     this.visible = false;
     this.history = { fps: [], latency: [] };
     this.latencies = [];
+    this.updatedAt = performance.now();
     this.root = template.content.firstElementChild.cloneNode(true);
     this.root.dataset.name = name;
     const title = this.find("h2");
@@ -77,9 +78,15 @@ export class Card {
     return !this.ended && !["gone", "unreadable"].includes(this.segment.state);
   }
 
-  // Take what the server says; once a second.
+  // Take what the server says; once a second, but for times when the page was hidden or the server away.
   update(segment) {
     this.segment = segment;
+    const seconds = Math.floor((performance.now() - this.updatedAt) / 1000);
+    this.updatedAt = performance.now();
+    for (let missed = 1; missed < Math.min(seconds, HISTORY_S); missed += 1) {
+      this.remember("fps", null);
+      this.remember("latency", null);
+    }
     this.latency = median(this.latencies);
     this.latencies = [];
     this.remember("fps", segment.status === "live" ? segment.fps : null);

@@ -102,8 +102,8 @@ function summarize() {
   ended.hidden = all.length === running.length;
   setText(document.getElementById("ended-count"), `${all.length - running.length} ended`);
   document.getElementById("dismiss-all").hidden = all.length - running.length < 2;
-  const mark = state === "connected" ? problems.length && `${problems.length}!` : state === "full" ? "server full" : "no connection";
-  document.title = mark ? `(${mark}) billiards_shm` : "billiards_shm";
+  const marks = { connected: problems.length ? `(${problems.length}!) ` : "", lost: "(no connection) ", full: "(server full) " };
+  document.title = `${marks[state]}billiards_shm`;
   const summary = document.getElementById("summary");
   setText(summary, state === "connected" ? sentence(running, problems) : "");
   summary.title = summary.textContent;

@@ -5,19 +5,28 @@ import { pause } from "./time.js";
 
 const SILENCE_MS = 5000;
 const RETRY_MS = 1000;
+const HIDDEN_MS = 5000;
+const LOST = { state: "lost", words: "There is no connection to the server." };
+
+const isSeen = () => document.visibilityState === "visible";
 
 // `onSegments` gets the list of each event. `onLink` gets {state, words} whenever the state changes: connecting at
 // first, then connected, lost, or full.
+//
+// A page that nobody sees keeps no connection, because browsers open six per server, for all tabs together. It asks now
+// and then, for its title.
 export class Server {
   constructor({ onSegments, onLink }) {
     this.onSegments = onSegments;
     this.onLink = onLink;
     this.link = { state: "connecting", words: "" };
+    this.attempt = new AbortController();
     this.left = false;
+    document.addEventListener("visibilitychange", () => this.attempt.abort("seen or hidden"));
     // Browsers keep a page that was left for a while, in case the user goes back, and its connections with it.
     addEventListener("pagehide", () => {
       this.left = true;
-      this.attempt?.abort();
+      this.attempt.abort("left");
     });
     addEventListener("pageshow", () => {
       this.left = false;
@@ -26,8 +35,9 @@ export class Server {
 
   async run() {
     for (;;) {
-      if (!this.left) this.become(await this.listen());
-      await pause(RETRY_MS);
+      const wasSeen = isSeen();
+      if (!this.left) await this.connect(wasSeen);
+      if (wasSeen === isSeen()) await pause(wasSeen ? RETRY_MS : HIDDEN_MS);
     }
   }
 
@@ -37,29 +47,34 @@ export class Server {
     this.onLink(link);
   }
 
-  // Follow one stream of events to its end, and return what the connection is then.
-  async listen() {
+  // Take what the server says: for as long as the stream of events lasts, or once.
+  async connect(toStream) {
     const attempt = this.attempt = new AbortController();
     let silence;
-    const expectEvent = () => {
+    const expectAnswer = () => {
       clearTimeout(silence);
-      silence = setTimeout(() => attempt.abort(), SILENCE_MS);
+      silence = setTimeout(() => attempt.abort("silent"), SILENCE_MS);
     };
-    expectEvent();
+    const take = (segments) => {
+      expectAnswer();
+      this.become({ state: "connected", words: "" });
+      this.onSegments(segments);
+    };
+    expectAnswer();
     try {
-      const answer = await fetch(addressOf("api/events"), { cache: "no-store", signal: attempt.signal });
-      if (!answer.ok) return await refused(answer);
-      await readEvents(answer.body, (segments) => {
-        expectEvent();
-        this.become({ state: "connected", words: "" });
-        this.onSegments(segments);
-      });
+      const address = addressOf(toStream ? "api/events" : "api/segments");
+      const answer = await fetch(address, { cache: "no-store", signal: attempt.signal });
+      if (!answer.ok) this.become(await refused(answer));
+      else if (!toStream) take(await answer.json());
+      else {
+        await readEvents(answer.body, take);
+        this.become(LOST);
+      }
     } catch {
-      // The network failed, or the server was silent.
+      if (!["left", "seen or hidden"].includes(attempt.signal.reason)) this.become(LOST);
     } finally {
       clearTimeout(silence);
     }
-    return { state: "lost", words: "There is no connection to the server." };
   }
 }
 
@@ -70,7 +85,7 @@ async function refused(answer) {
   if (detail && (answer.status === 503 || answer.status === 429)) {
     return { state: "full", words: `The server is full: ${detail}.` };
   }
-  return { state: "lost", words: `There is no connection to the server: the answer was ${answer.status}.` };
+  return { ...LOST, words: `There is no connection to the server: the answer was ${answer.status}.` };
 }
 
 async function readEvents(body, onEvent) {
