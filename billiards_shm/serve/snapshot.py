@@ -61,7 +61,9 @@ def take_snapshot(
         except BilliardsShmError as error:
             return HTTPException(503, str(error))
         if frame is None or metadata is None:
-            return HTTPException(503, f"{name} has no frame: {reader.status}", {"Retry-After": "1"})
+            gone = reader.status is SegmentStatus.DETACHED
+            nothing = f"there is no segment {name} now" if gone else f"{name} has no frame: it is {reader.status}"
+            return HTTPException(503, nothing, {"Retry-After": "1"})
         if max_age is not None and (age is None or age > max_age):
             found = "there is none" if age is None else f"it is {age:.3f} s old"
             too_old = f"the newest captured frame of {name} may be at most {max_age:g} s old, and {found}"

@@ -138,7 +138,7 @@ class Webhook:
                 _log.warning("The webhook at %s refused a change of %s: %s", self._host, event.body["name"], refusal)
                 return True
             except (OSError, http.client.HTTPException) as error:
-                problem = str(error) or type(error).__name__
+                problem = getattr(error, "strerror", None) or str(error) or type(error).__name__
             except Exception:
                 _log.exception("A change could not be posted to the webhook at %s", self._host)
                 return True

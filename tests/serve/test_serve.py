@@ -54,6 +54,8 @@ def test_without_names_every_segment_is_shown_and_those_that_are_gone_are_said_t
             wait_until(lambda: names_at(server).get(segment_name, {}).get("state") == "live")
         wait_until(lambda: names_at(server)[segment_name]["state"] == "gone")
         assert server.get(f"/health/{segment_name}").status == 503
+        snapshot = server.get(f"/snapshot/{segment_name}.jpg")
+        assert (snapshot.status, snapshot.json["detail"]) == (503, f"there is no segment {segment_name} now")
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             writer.write_frame(picture(1))
             wait_until(lambda: names_at(server)[segment_name]["state"] == "live")

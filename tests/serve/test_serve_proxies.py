@@ -150,6 +150,25 @@ def test_everything_works_below_a_path_and_with_tls(
         wait_until(lambda: not running.address.get("/api/clients").json, what="the end of every viewer")
 
 
+def test_the_cookie_of_the_login_page_is_for_tls_and_below_the_path(
+    proxy: str, certificate: Path, segment_name: str, tmp_path: Path
+) -> None:
+    with (
+        ServeProcess(segment_name, BILLIARDS_SHM__SERVE__TOKEN="12345") as running,
+        in_front_of(running.address, proxy, tmp_path / proxy, certificate) as address,
+    ):
+        assert address.get("/video/", Host="video.example").headers["location"] == "login", "for any host, with a token"
+        answer = address.request(
+            "POST", "/video/login", b"token=12345", Content_Type="application/x-www-form-urlencoded"
+        )
+        assert (answer.status, answer.headers["location"]) == (303, "./")
+        cookie, *attributes = answer.headers["set-cookie"].split("; ")
+        assert {"Secure", "HttpOnly"} <= set(attributes)
+        assert [one for one in attributes if one.startswith(("Path=", "Domain="))] in ([], ["Path=/video"])
+        assert address.get("/video/api/segments").status == 401
+        assert address.get("/video/api/segments", Cookie=cookie).status == 200
+
+
 def test_a_stream_of_a_slow_client_of_nginx_stays_new(certificate: Path, segment_name: str, tmp_path: Path) -> None:
     site = SITES["nginx"]
     waiting = {}
