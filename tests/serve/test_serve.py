@@ -274,10 +274,13 @@ def test_what_cannot_be_a_picture_is_said_to_be_none(segment_name: str) -> None:
 
 def test_a_snapshot_of_a_segment_without_frames_says_so(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     with served(create_app([segment_name, "missing-one"])) as server:
-        for name in (segment_name, "missing-one"):
+        details = {
+            segment_name: f"{segment_name} has no frame: it is live",
+            "missing-one": "there is no segment missing-one now",
+        }
+        for name, detail in details.items():
             answer = server.get(f"/snapshot/{name}.jpg")
-            assert answer.status == 503
-            assert "no frame" in answer.json["detail"]
+            assert (answer.status, answer.json["detail"]) == (503, detail)
 
 
 # Names and parameters.
