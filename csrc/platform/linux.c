@@ -94,23 +94,41 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
     }
 }
 
+typedef struct byte_range {
+    uint64_t from, to;
+} byte_range;
+
 /* Puts huge pages under the range where the system gives any: copies into it take a seventh less time, and a huge
  * page takes a tenth of the time of its 512 small ones. MADV_COLLAPSE needs at least one page that is there, and
- * fills holes: so one byte is written first, by a call that can say that there is no room. */
-static void back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t bytes)
+ * fills holes: so one byte is written first, by a call that can say that there is no room. Returns the part that has
+ * memory now, counted from `offset`. */
+static byte_range back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     void *address;
+    byte_range backed = {0, 0};
     if (bytes < HUGE_PAGE_BYTES || bytes > SIZE_MAX / 2)
-        return;
+        return backed;
     if (bshm_os_map(file, offset, (size_t)bytes, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, &address) < 0)
-        return;
+        return backed;
     int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* fragmented memory has to be moved together first */
-    size_t at = (size_t)(-offset & (HUGE_PAGE_BYTES - 1));
-    for (; at + HUGE_PAGE_BYTES <= bytes && bshm_os_now_ns() < until; at += HUGE_PAGE_BYTES)
-        if (pwrite(file, "", 1, (off_t)(offset + at)) != 1 ||
-            madvise((uint8_t *)address + at, HUGE_PAGE_BYTES, MADV_COLLAPSE) != 0)
+    backed.from = backed.to = -offset & (HUGE_PAGE_BYTES - 1);
+    while (backed.to + HUGE_PAGE_BYTES <= bytes && bshm_os_now_ns() < until &&
+           bshm_posix_has_room(file, bytes - (backed.to - backed.from)) &&
+           pwrite(file, "", 1, (off_t)(offset + backed.to)) == 1) {
+        bool huge = madvise((uint8_t *)address + backed.to, HUGE_PAGE_BYTES, MADV_COLLAPSE) == 0;
+        backed.to += huge ? HUGE_PAGE_BYTES : (size_t)sysconf(_SC_PAGESIZE); /* the page with the byte, at least */
+        if (!huge)
             break;
+    }
     bshm_os_unmap(address, (size_t)bytes);
+    return backed;
+}
+
+/* What the range still needs when its first `done` bytes have memory, and those of `backed`. */
+static uint64_t missing_bytes(uint64_t done, uint64_t bytes, byte_range backed)
+{
+    uint64_t from = done > backed.from ? done : backed.from;
+    return bytes - done - (backed.to > from ? backed.to - from : 0);
 }
 
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
@@ -119,9 +137,14 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
     int rc = 0;
     if (!bshm_posix_has_room(file, bytes))
         return -ENOSPC;
-    back_with_huge_pages(file, offset, bytes);
+    byte_range backed = back_with_huge_pages(file, offset, bytes);
     while (done < bytes) {
         uint64_t piece = bytes - done < BACK_PIECE_BYTES ? bytes - done : BACK_PIECE_BYTES;
+        /* Again, because others may take memory meanwhile: to go on to the last page would leave them none. */
+        if (!bshm_posix_has_room(file, missing_bytes(done, bytes, backed))) {
+            rc = -ENOSPC;
+            break;
+        }
         /* Not posix_fallocate: where the system call fails, glibc emulates it, byte by byte and not atomically. */
         if (fallocate(file, 0, (off_t)(offset + done), (off_t)piece) == 0) {
             done += piece;

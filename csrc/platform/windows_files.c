@@ -199,6 +199,9 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     static const uint8_t zeros[ZEROS_BYTES];
     uint64_t done = 0;
+    uint64_t free_bytes = bshm_os_free_bytes(file); /* 0: not known, or none, which the first write says */
+    if (free_bytes > 0 && bytes > free_bytes)
+        return -ENOSPC;
     while (done < bytes) {
         OVERLAPPED to = at_offset(offset + done);
         DWORD put = 0;

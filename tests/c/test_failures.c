@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static unsigned calls, failing; /* number of the call that fails; 0: none */
@@ -110,6 +111,20 @@ int __wrap_fallocate64(int file, int mode, off64_t offset, off64_t bytes)
         return -1;
     }
     return __real_fallocate64(file, mode, offset, bytes);
+}
+
+static unsigned questions_of_room, full_from; /* 0: never */
+
+extern __typeof__(fstatvfs64) __real_fstatvfs64;
+extern __typeof__(fstatvfs64) __wrap_fstatvfs64;
+int __wrap_fstatvfs64(int file, struct statvfs64 *status)
+{
+    int rc = __real_fstatvfs64(file, status);
+    if (++questions_of_room >= full_from && full_from > 0) {
+        status->f_blocks = 1; /* a limit, where there is none */
+        status->f_bfree = 0;
+    }
+    return rc;
 }
 
 /* ---------------------------------------------------------------- what must not be left behind */
@@ -455,6 +470,25 @@ static void an_allocation_that_fails_in_its_middle_keeps_nothing(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
+/* Going on to the last page would leave the other process none. */
+static void an_allocation_that_another_process_comes_into_stops_at_once_and_keeps_nothing(void)
+{
+    bshm_os_file file;
+    bshm_os_info info;
+    uint64_t bytes = UINT64_C(16) << 20;
+    REQUIRE(bshm_os_create(fixture_path(), &file) == 0 && bshm_os_resize(file, bytes) == 0);
+    for (full_from = 1; full_from <= 6; full_from++) {
+        questions_of_room = 0;
+        CHECK_EQUAL(bshm_os_allocate(file, 0, bytes), -ENOSPC);
+        CHECK_EQUAL(bshm_os_info_of(file, &info), 0);
+        CHECK_EQUAL(info.allocated_bytes, 0);
+    }
+    full_from = 0;
+    CHECK_EQUAL(bshm_os_allocate(file, 0, bytes), 0);
+    bshm_os_close(file);
+    (void)bshm_os_unlink(fixture_path());
+}
+
 static void memory_that_is_not_there_is_noticed_before_it_is_touched(void)
 {
     bshm_os_file file;
@@ -581,6 +615,7 @@ int main(int argc, char **argv)
     (void)snprintf(fixture_name, sizeof fixture_name, "%.100s/segment", directory);
     RUN(what_cannot_fit_is_refused_without_taking_a_page);
     RUN(an_allocation_that_fails_in_its_middle_keeps_nothing);
+    RUN(an_allocation_that_another_process_comes_into_stops_at_once_and_keeps_nothing);
     RUN(memory_that_is_not_there_is_noticed_before_it_is_touched);
     RUN(a_take_over_without_memory_takes_it_from_the_dead);
     RUN(a_limit_of_file_sizes_is_an_error_and_no_signal);
