@@ -1,7 +1,9 @@
 """Placeholders: frames that say that the source is away, and why."""
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from billiards_shm.config.address import SourceAddress
 from billiards_shm.sources.protocol import Image
 
 __all__ = ["PlaceholderPublisher"]
+
+_GREY: Final = 40
+
+_log = logging.getLogger(__name__)
 
 
 class PlaceholderPublisher:
@@ -24,7 +30,7 @@ class PlaceholderPublisher:
     address : SourceAddress
         Of the source that is away.
     draw : callable
-        Writes lines of text into an image.
+        Writes lines of text into an image. Where OpenCV, which does that, is missing, placeholders are plain.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class PlaceholderPublisher:
         self._statistics = statistics
         self._address = address
         self._draw = draw
+        self._warned = False
 
     def __call__(self, state: SourceState, reason: str) -> None:
         """Publish one, unless no frame has told the size yet; may be called from another thread."""
@@ -45,5 +52,17 @@ class PlaceholderPublisher:
         if width and height:
             image = np.empty((height, width, 3), np.uint8)
             age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
-            self._draw(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
+            try:
+                self._draw(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
+            except ImportError as error:
+                image[:] = _GREY
+                self._warn_once(error)
             self._publisher.publish_placeholder(image)
+
+    def _warn_once(self, error: ImportError) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "Placeholders have no text: OpenCV cannot be imported (%s): pip install 'billiards-shm[headless]'",
+                error,
+            )

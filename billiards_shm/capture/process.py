@@ -139,7 +139,7 @@ def _opening(camera: CameraConfig, profile: FrameProfile | None) -> Callable[[],
 
 
 def draw_placeholder(image: Image, lines: list[str]) -> None:
-    """Write lines of text into an image. Only sources that OpenCV opened are ever away, so OpenCV is installed."""
+    """Write lines of text into an image, with OpenCV."""
     from billiards_shm.sources.conversion import placeholder
 
     placeholder(image, lines)

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import ssl
 import stat
 import struct
 import sys
@@ -47,6 +48,7 @@ _NAMES: Final = {
 _MISPLACED: Final = "in a password / has to be written %2F, ? %3F, # %23, @ %40"
 _NO_HOST: Final = "after :// a host is expected, and perhaps a colon and a port from 0 to 65535"
 _SNIFFED: Final = 4096
+_WITH_TLS: Final = frozenset({"https", "rtsps"})
 
 # From linux/videodev2.h: VIDIOC_REQBUFS takes a struct of count, type (1: capture), memory (1: mapped), and two more.
 _VIDIOC_REQBUFS: Final = 0xC0145608
@@ -154,7 +156,9 @@ def _has_index(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def reason_for_unopened(address: SourceAddress, seconds: float, timeout: float, engine: str) -> str:
+def reason_for_unopened(
+    address: SourceAddress, seconds: float, timeout: float, engine: str, status: int | None = None
+) -> str:
     """Say why an engine could not open a URL, or a file or pipe that is there.
 
     Parameters
@@ -164,6 +168,8 @@ def reason_for_unopened(address: SourceAddress, seconds: float, timeout: float, 
         How long the attempt took, and may take.
     engine : str
         Its name, for the case that only the engine is to blame.
+    status : int or None
+        With what status the server refused, if the engine says so.
     """
     if address.kind is SourceKind.PIPE:
         return Reason.UNREADABLE.because(
@@ -173,11 +179,11 @@ def reason_for_unopened(address: SourceAddress, seconds: float, timeout: float, 
         return Reason.UNREADABLE.because(f"not a video that {engine} can read")
     if seconds > 0.9 * timeout:
         return Reason.TIMEOUT.because(f"no stream within {timeout:g} s")
-    return reason_for_url(str(address.place), timeout, engine)
+    return reason_for_url(str(address.place), timeout, engine, status)
 
 
-def reason_for_url(url: str, timeout: float, engine: str) -> str:
-    """Ask the server of a stream that could not be opened.
+def reason_for_url(url: str, timeout: float, engine: str, status: int | None = None) -> str:
+    """Ask the server of a stream that could not be opened, unless its answer is known.
 
     Parameters
     ----------
@@ -185,6 +191,8 @@ def reason_for_url(url: str, timeout: float, engine: str) -> str:
     timeout : float
         Seconds to wait for the connection, and again for an answer.
     engine : str
+    status : int or None
+        The answer that the engine got. The server is asked here without user and password, so that it may refuse more.
     """
     try:
         parts = urlsplit(url)
@@ -198,9 +206,10 @@ def reason_for_url(url: str, timeout: float, engine: str) -> str:
     if not parts.hostname or port is None:
         return Reason.UNREADABLE.because(f"nothing there that {engine} can read")
     try:
-        with socket.create_connection((parts.hostname, port), timeout) as connection:
-            connection.settimeout(timeout)
-            status = _ask(connection, parts)
+        if status is None:
+            status = _ask(parts, parts.hostname, port, timeout)
+    except ssl.SSLError as error:
+        return Reason.UNREADABLE.because(f"{where}: no TLS ({(error.reason or 'no answer').lower().replace('_', ' ')})")
     except socket.gaierror:
         return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
     except TimeoutError:
@@ -213,14 +222,27 @@ def reason_for_url(url: str, timeout: float, engine: str) -> str:
     return Reason.UNREADABLE.because(f"{where} answers, but with no stream that {engine} can read")
 
 
-def _ask(connection: socket.socket, parts: SplitResult) -> int | None:
+def _ask(parts: SplitResult, host: str, port: int, timeout: float) -> int | None:
     """Request the stream and give the status of the answer; None if this protocol has none that is known here."""
+    with socket.create_connection((host, port), timeout) as plain:
+        plain.settimeout(timeout)
+        scheme = parts.scheme.lower()
+        if scheme not in _WITH_TLS:
+            return _request(plain, scheme, parts)
+        # FFmpeg does not ask for certificates either; cameras have none that anybody signed.
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with context.wrap_socket(plain, server_hostname=host) as connection:
+            return _request(connection, scheme, parts)
+
+
+def _request(connection: socket.socket, scheme: str, parts: SplitResult) -> int | None:
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     host = parts.netloc.rpartition("@")[2]
-    scheme = parts.scheme.lower()
-    if scheme == "rtsp":
-        request = f"DESCRIBE rtsp://{host}{target} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
-    elif scheme == "http":
+    if scheme in ("rtsp", "rtsps"):
+        request = f"DESCRIBE {scheme}://{host}{target} RTSP/1.0\r\nCSeq: 1\r\nAccept: application/sdp\r\n\r\n"
+    elif scheme in ("http", "https"):
         request = f"GET {target or '/'} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     else:
         return None

@@ -36,6 +36,13 @@ _SEGMENTED: Final = frozenset({"hls", "dash"})
 _BELIEVABLE_FPS: Final = 1000
 _US_PER_SEC: Final = 1_000_000
 
+# The others stand for several.
+_STATUSES: Final[dict[type[BaseException], int]] = {
+    av.error.HTTPUnauthorizedError: 401,
+    av.error.HTTPForbiddenError: 403,
+    av.error.HTTPNotFoundError: 404,
+}
+
 # Titles and the like that are not UTF-8 are no reason not to play a file. PyAV 19 thinks so too.
 _TOLERANT: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -363,8 +370,9 @@ def _open(address: SourceAddress, config: CameraConfig) -> InputContainer:
                 **_TOLERANT,
             )
             return container
-        except (av.error.FFmpegError, OSError, ValueError):
-            reason = reason_for_unopened(address, time.monotonic() - started, config.open_timeout_sec, "PyAV")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            seconds, status = time.monotonic() - started, _STATUSES.get(type(error))
+            reason = reason_for_unopened(address, seconds, config.open_timeout_sec, "PyAV", status)
     raise CameraError(f"cannot open {address}: {reason}")
 
 

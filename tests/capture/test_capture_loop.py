@@ -758,6 +758,30 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
     assert state.startswith(f"{away} for ")
 
 
+@pytest.mark.usefixtures("looks_often")
+def test_placeholders_are_plain_without_opencv_and_a_line_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[tuple[bool, float]] = []
+
+    def missing(target: np.ndarray, lines: list[str]) -> None:
+        raise ImportError("libGL.so.1: cannot open shared object file")
+
+    def wait() -> None:
+        for _ in range(2):
+            CLOCK.pass_by(2.1)
+            frame, metadata = run.reader.read_frame(timeout=60.0)
+            assert frame is not None
+            assert metadata is not None
+            seen.append((metadata.online, float(np.ptp(frame))))
+
+    run = Run(name, LIVE, frames=2, observers={"draw_placeholder": missing}, placeholder=True)
+    run.openings = [Script([image(1), wait, image(2)])]
+    run.run()
+    assert seen == [(False, 0.0)] * 2
+    said = [record.message for record in caplog.records if record.message.startswith("Placeholders have no text: ")]
+    assert len(said) == 1
+    assert "(libGL.so.1: cannot open shared object file): pip install 'billiards-shm[headless]'" in said[0]
+
+
 def test_nobody_gets_placeholders_that_were_not_asked_for(name: str) -> None:
     DRAWN.clear()
     run = Run(name, LIVE, frames=2, observers={"draw_placeholder": drawn})

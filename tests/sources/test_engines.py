@@ -1,15 +1,19 @@
 """Both engines that read files and URLs: the same pictures, the same errors, the same places for frames."""
 
+import contextlib
 import os
 import socket
+import ssl
+import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from engines import BACKENDS, ENGINES, open_with, read_all
+from tools import needs
 from videos import FPS, SIZE, damage_clip, decode_all, make_clip, make_images, turn_clip
 
 from billiards_shm import CameraError
@@ -182,22 +186,36 @@ def server() -> Iterator[socket.socket]:
         yield listening
 
 
-def answer(server: socket.socket, text: bytes) -> threading.Thread:
-    """Answer every connection with the same text, until the server is closed."""
+def answer(server: socket.socket, text: bytes | Callable[[bytes], bytes]) -> threading.Thread:
+    """Answer every connection with the same text, or what a function makes of the request, until it is closed."""
 
     def serve() -> None:
         while True:
             try:
                 connection, _ = server.accept()
+            except ssl.SSLError:
+                continue
             except OSError:
                 return
-            with connection:
-                connection.recv(4096)
-                connection.sendall(text)
+            with connection, contextlib.suppress(OSError):
+                request = connection.recv(4096)
+                connection.sendall(text(request) if callable(text) else text)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     return thread
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with key and certificate."""
+    needs("openssl")
+    folder = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=camera"
+    subprocess.run([*command.split(), "-keyout", "key", "-out", "crt"], cwd=folder, check=True, capture_output=True)
+    both = folder / "both"
+    both.write_bytes((folder / "key").read_bytes() + (folder / "crt").read_bytes())
+    return both
 
 
 def port_of(server: socket.socket) -> int:
@@ -229,6 +247,55 @@ def test_a_server_that_refuses_is_an_error_with_its_reason(
 ) -> None:
     answer(server, protocol + b" " + status + b"\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n")
     assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0, "OpenCV").startswith(reason)
+
+
+def test_a_server_that_knows_the_user_and_has_no_such_stream_is_not_said_to_refuse_the_user(
+    server: socket.socket,
+) -> None:
+    def refusing(request: bytes) -> bytes:
+        status = b"404 Not Found" if b"Authorization: Basic" in request else b"401 Unauthorized"
+        challenge = b'WWW-Authenticate: Basic realm="x"\r\n'
+        return b"HTTP/1.1 " + status + b"\r\n" + challenge + b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+
+    answer(server, refusing)
+    with pytest.raises(CameraError, match=r"not found: 127\.0\.0\.1:\d+: there is no such stream \(status 404\)$"):
+        open_with("PyAV", f"http://me:secret@127.0.0.1:{port_of(server)}/x")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(b"401 Unauthorized", "permission: "), (b"503 Busy", "busy: "), (b"418 Teapot", "unreadable: ")],
+)
+@pytest.mark.parametrize(("scheme", "protocol"), [("rtsps", b"RTSP/1.0"), ("https", b"HTTP/1.1")])
+def test_a_server_behind_tls_that_refuses_is_an_error_with_its_reason(
+    server: socket.socket, certificate: Path, scheme: str, protocol: bytes, status: bytes, reason: str
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with context.wrap_socket(server, server_side=True) as secure:
+        answer(secure, protocol + b" " + status + b"\r\nCSeq: 1\r\nContent-Length: 0\r\n\r\n")
+        found = reason_for_url(f"{scheme}://127.0.0.1:{port_of(secure)}/x?y=1", 5.0, "OpenCV")
+    assert found.startswith(reason)
+    assert f"(status {status[:3].decode()})" in found
+
+
+@pytest.mark.slow
+def test_a_refusal_behind_tls_is_reported_with_its_reason(
+    engine: str, server: socket.socket, certificate: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with context.wrap_socket(server, server_side=True) as secure:
+        answer(secure, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        with pytest.raises(CameraError, match=r"permission: 127\.0\.0\.1:\d+: forbidden \(status 403\)$"):
+            open_with(engine, f"https://127.0.0.1:{port_of(secure)}/x")
+
+
+def test_a_server_without_tls_is_an_error_that_says_so(engine: str, server: socket.socket) -> None:
+    answer(server, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(CameraError, match=r"unreadable: 127\.0\.0\.1:\d+: no TLS \("):
+        open_with(engine, f"https://127.0.0.1:{port_of(server)}/x")
 
 
 def test_a_server_that_sends_something_else_is_an_error(engine: str, server: socket.socket) -> None:
