@@ -481,6 +481,8 @@ static void an_observers_presence_ends_with_it_though_a_child_lives_on(void)
         CHECK(!frame.pinned);
         bshm_frame_release(&frame);
         CHECK_EQUAL(observers_present(), 1);
+        bshm_reader_wait(reader, 1000);
+        CHECK_EQUAL(take_stock().mappings, 1); /* the header's: it reads no pixels in a mapping */
         pid_t child = begin_child();
         if (child == 0) {
             (void)close(ready[0]);

@@ -618,14 +618,33 @@ static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void
     bshm_writer_free(writer);
 }
 
+static void put_a_whole_slot(bshm_writer *writer)
+{
+    static uint8_t pixels[BSHM_REGION_BYTES];
+    bshm_frame_info info = picture(BSHM_REGION_BYTES / WIDTH);
+    uint64_t sequence;
+    memset(pixels, (int)(counters_of(writer).sequence + 1), sizeof pixels);
+    CHECK_EQUAL(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error), BSHM_OK);
+}
+
 static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
 {
-    bshm_writer *writer = new_writer(4);
+    bshm_writer *writer = NULL;
+    bshm_writer_options options = {.slot_capacity = BSHM_REGION_BYTES, .slots = 4, .mode = 0600};
+    REQUIRE(bshm_writer_create(&writer, fixture_name, &options, &fixture_error) == BSHM_OK);
     bshm_reader *reader = new_reader(2);
     const void *ahead[3];
     CHECK(bshm_reader_map_ahead(reader, NULL, 0) == NULL); /* detached */
-    (void)put(writer);
+    put_a_whole_slot(writer);
     bshm_frame frame = newest(reader);
+    bshm_reader *other = new_reader(1);
+    bshm_frame held = newest(other);
+    bshm_frame_release(&frame);
+    put_a_whole_slot(writer); /* that this reader has not seen; in an emulator only frames give a slot memory */
+    put_a_whole_slot(writer);
+    frame = newest(reader);
+    bshm_frame_release(&held);
+    bshm_reader_free(other);
     for (uint32_t slot = 0; slot < 3; slot++)
         CHECK((ahead[slot] = bshm_reader_map_ahead(reader, frame.attachment, slot)) != NULL);
     CHECK(bshm_reader_map_ahead(reader, frame.attachment, 3) == NULL); /* it has no memory */
@@ -634,13 +653,40 @@ static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
     for (int lap = 0; lap < 5; lap++) {
         CHECK(frame.pixels == ahead[frame.slot] && is_whole(&frame));
         bshm_frame_release(&frame);
-        (void)put(writer);
+        put_a_whole_slot(writer);
         frame = next_frame(reader);
     }
     bshm_frame_release(&frame);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
 }
+
+#ifndef _WIN32 /* there it takes no space of a disk */
+/* Reading a hole would give it memory, or be SIGBUS where there is none. */
+static void what_has_no_memory_is_not_mapped_ahead_whatever_is_said_of_it(void)
+{
+    bshm_writer *writer = new_writer(4);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    bshm_os_file file;
+    bshm_os_info before, after;
+    (void)put(writer);
+    bshm_frame frame = newest(reader);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &file) == 0);
+    REQUIRE(bshm_os_punch(file, 2 * BSHM_REGION_BYTES + 2 * (uint64_t)BSHM_REGION_BYTES, BSHM_REGION_BYTES) == 0);
+    bshm_store_relaxed(&shared.header->statistics.backed_slots, UINT64_MAX);
+    REQUIRE(bshm_os_info_of(file, &before) == 0);
+    CHECK(bshm_reader_map_ahead(reader, frame.attachment, 2) == NULL);
+    CHECK(bshm_reader_map_ahead(reader, frame.attachment, 3) == NULL);
+    REQUIRE(bshm_os_info_of(file, &after) == 0);
+    CHECK_EQUAL(after.allocated_bytes, before.allocated_bytes);
+    bshm_frame_release(&frame);
+    bshm_os_close(file);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+#endif
 
 /* ---------------------------------------------------------------- following */
 
@@ -778,6 +824,9 @@ int main(int argc, char **argv)
     RUN(a_newest_frame_in_a_slot_that_does_not_exist_is_an_error);
     RUN(a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin);
     RUN(a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy);
+#ifndef _WIN32
+    RUN(what_has_no_memory_is_not_mapped_ahead_whatever_is_said_of_it);
+#endif
     RUN(slots_with_memory_are_mapped_ahead_where_their_frames_will_lie);
     RUN(a_reader_follows_a_replaced_segment_and_misses_no_last_frame);
     RUN(a_reader_that_asks_for_the_newest_frame_only_follows_too);

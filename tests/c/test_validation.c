@@ -177,6 +177,18 @@ static void no_field_is_believed_because_the_sum_is_right(void)
     FORGED_WITH_ITS_SUM(slot_stride, (UINT64_C(1) << 41) + BSHM_REGION_BYTES);
 }
 
+static void slots_are_those_of_tokens_and_history_and_two_more(void)
+{
+    static const uint32_t pairs[][2] = {{0, 6}, {7, UINT32_MAX}, {UINT32_MAX, 7}}; /* whose sum would be right */
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        bshm_identity forged = good();
+        forged.token_count = pairs[i][0];
+        forged.history = pairs[i][1];
+        bshm_identity_seal(&forged);
+        CHECK_EQUAL(bshm_identity_check(&forged, UINT64_MAX, "name", NULL), BSHM_E_FORMAT);
+    }
+}
+
 static void sizes_whose_product_overflows_are_refused(void)
 {
     /* slot_count * slot_stride wraps to what total_bytes says. */
@@ -445,6 +457,7 @@ int main(void)
     RUN(any_byte_of_it_that_changes_is_noticed);
     RUN(no_field_is_believed_because_the_checksum_is_right);
     RUN(no_field_is_believed_because_the_sum_is_right);
+    RUN(slots_are_those_of_tokens_and_history_and_two_more);
     RUN(sizes_whose_product_overflows_are_refused);
     RUN(items_are_the_fixed_sizes_there_are);
     RUN(a_frame_has_two_or_three_dimensions_and_none_is_zero);

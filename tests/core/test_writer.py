@@ -38,6 +38,7 @@ from billiards_shm import (
     SharedMemoryFrameReader,
     SharedMemoryFrameWriter,
     SourceState,
+    WriterExistsError,
     inspect_segment,
 )
 from billiards_shm.pixel_formats import PIXEL_FORMATS
@@ -906,6 +907,39 @@ def test_what_somebody_else_put_under_a_removed_name_is_not_touched(
     writer.close()
     assert path_of(segment_name).read_bytes() == b"mine"
     path_of(segment_name).unlink()
+
+
+def test_a_writer_whose_name_went_to_another_is_refused_for_good_also_when_it_only_reports(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    def refusal() -> str:
+        try:
+            writer.update_source(state="stalled", reason="no frame for a while")
+        except WriterExistsError as error:
+            return str(error)
+        return ""
+
+    writer.write_frame(picture(1))
+    path_of(segment_name).unlink()
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as other:
+        assert f"process {os.getpid()}" in wait_until(refusal)
+        assert other.write_frame(picture(9)) == 1
+        assert inspect_segment(segment_name).source_reason == ""
+    uses = [
+        refusal,
+        lambda: writer.write_frame(picture(2)),
+        writer.loan,
+        lambda: writer.write_frame(picture(2, LARGER)),
+    ]
+    assert uses.pop(0)()
+    for use in uses:  # though the name is free now
+        with pytest.raises(WriterExistsError, match=segment_name):
+            use()
+    assert not path_of(segment_name).exists()
+    assert writer.sequence == 1
+    writer.close()
+    with pytest.raises(ValueError, match="closed"):
+        writer.update_source(state="streaming")
 
 
 # ---------------------------------------------------------------- what is said of the source
