@@ -204,6 +204,22 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
 #endif
 }
 
+static void a_byte_that_is_locked_alone_has_one_owner_and_who_comes_too_late_none(void)
+{
+    bshm_os_file first, second;
+    uint64_t from, to;
+    make_file("x", 1);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &first) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &second) == 0);
+    CHECK_EQUAL(bshm_os_lock_alone(first, BSHM_READER_BYTE), 0);
+    CHECK_EQUAL(bshm_os_lock_alone(second, BSHM_READER_BYTE), -EAGAIN);
+    CHECK_EQUAL(bshm_os_find_locked(first, BSHM_READER_BYTE, BSHM_READER_BYTE, false, &from, &to), 0);
+    CHECK_EQUAL(bshm_os_find_locked(second, BSHM_READER_BYTE, BSHM_READER_BYTE, false, &from, &to), 1);
+    bshm_os_close(first);
+    bshm_os_close(second);
+    (void)bshm_os_unlink(fixture_path());
+}
+
 #ifndef _WIN32
 static void files_are_opened_without_following_waiting_or_leaving_them_to_programs(void)
 {
@@ -601,6 +617,7 @@ int main(int argc, char **argv)
     RUN(temporaries_lie_beside_their_object_and_are_no_names);
     RUN(foreign_files_are_refused_and_left_alone);
     RUN(what_is_no_regular_file_is_refused_and_left_alone);
+    RUN(a_byte_that_is_locked_alone_has_one_owner_and_who_comes_too_late_none);
 #ifndef _WIN32
     RUN(files_are_opened_without_following_waiting_or_leaving_them_to_programs);
     RUN(a_rename_by_link_replaces_nothing_and_leaves_one_name);
