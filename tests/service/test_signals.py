@@ -75,13 +75,13 @@ def test_signals_that_follow_at_once_belong_to_the_first(
 def test_a_second_signal_ends_the_server_at_once(segment_name: str) -> None:
     code = """
 import asyncio, sys
+from billiards_shm.cli import main
 from billiards_shm.serve import server
 async def never_ends(self, sockets=None):
     print("stopping", flush=True)
     await asyncio.sleep(60)
 server._UvicornServer.shutdown = never_ends
-parameters = dict(token=None, max_clients=1, max_frame_age=3.0, allowed_hosts="", allowed_origins="")
-server.run_server(None, host="127.0.0.1", port=0, **parameters)
+main.run(["serve", "--host", "127.0.0.1", "--port", "0"])
 """
     assert second_signal(code, "serve") == 128 + signal.SIGINT
 

@@ -120,11 +120,17 @@ def test_each_source_has_a_process_of_its_own() -> None:
 
 
 def test_nothing_is_measured_by_the_wall_clock() -> None:
-    """It may jump at any time; the only use of it is to tell people when a frame was taken."""
+    """It may jump at any time. It tells people when a frame was taken, and it is for dates that clients keep."""
+    dates = {
+        "serve/access.py",  # the end of a cookie
+        "serve/signed_urls.py",  # the end of a signed address
+        "serve/guard.py",  # the end of a stream that such an address opened
+        "serve/webhook.py",  # the time of a change, which another machine reads
+    }
     wall = re.compile(r"\btime\.time(_ns)?\(\)|\bdatetime\.(now|utcnow)\(|\bCLOCK_REALTIME\b")
     used = {
         path.relative_to(PACKAGE).as_posix()
         for path in [*PACKAGE.rglob("*.py"), PACKAGE / "_core.pyx"]
         if any(wall.search(code) for code in path.read_text().splitlines() if "``" not in code)
     }
-    assert not used
+    assert used == dates
