@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import itertools
 import logging
 import math
 import re
@@ -12,7 +13,7 @@ from typing import Final, NamedTuple
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Scope
 
@@ -27,6 +28,8 @@ _log.addFilter(LogLimit(lines=20))
 
 _COOKIE_SECONDS: Final = 30 * 24 * 3600
 _LONGEST_FORM: Final = 4096
+# Several prefixes of one host can have a cookie of the same name.
+_MOST_COOKIES: Final = 8
 _TIME: Final = re.compile("[0-9]{1,12}")
 
 
@@ -78,7 +81,8 @@ class Access:
         if self._token is None:
             return Grant()
         headers = Headers(scope=scope)
-        until = max((self._cookie_until(value) for value in _cookies(headers, _cookie_name(scope))), default=0.0)
+        cookies = itertools.islice(_cookies(headers, _cookie_name(scope)), _MOST_COOKIES)
+        until = max(map(self._cookie_until, cookies), default=0.0)
         if until > time.time():
             return Grant(until)
         signed = signed_until(path_of(scope), scope["query_string"].decode("latin-1"), self._token)
@@ -95,8 +99,8 @@ class Access:
             raise TooManyWrongTokensError(wait_s)
         if hmac.compare_digest(offered.strip(), self._token):
             return True
-        self._wrong_tokens.count(address)
-        _log.warning("Wrong token from %.64r, in %s", address, where)
+        if self._wrong_tokens.count(address, offered):
+            _log.warning("Wrong token from %.64r, in %s", address, where)
         return False
 
     def _cookie(self, expires: str) -> str:
@@ -114,10 +118,13 @@ class Access:
     async def log_in(self, request: Request) -> Response:
         """Answer the form of the login page: set a cookie if the token is right."""
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _LONGEST_FORM:
-                return JSONResponse({"detail": "the form is too long"}, 413)
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > _LONGEST_FORM:
+                    return JSONResponse({"detail": "the form is too long"}, 413)
+        except ClientDisconnect:
+            return Response(status_code=400)
         if self._token is None:
             return RedirectResponse("./", 303)
         offered = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].encode()

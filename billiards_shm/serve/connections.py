@@ -20,9 +20,11 @@ MAX_BODY_BYTES: Final = 64 * 1024
 MAX_WAITING_REQUESTS: Final = 16
 """Requests that a client may send before the answer to the one before is complete."""
 
-HEAD_TIMEOUT_S: Final = 10.0
-"""Time from the connection, or the first byte of a further request, to the end of the headers."""
+REQUEST_TIMEOUT_S: Final = 10.0
+"""Time from the connection, or the first byte of a further request, to the end of the headers; then for the body."""
 
+# How much larger a body may be on the way, in the smallest chunks.
+_CHUNKED: Final = 8
 # What a refused client may still send before it has read the answer.
 _REFUSED_S: Final = 1.0
 _REFUSED_BYTES: Final = 1 << 20
@@ -60,9 +62,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # The one that is being answered. uvicorn's `cycle` is the last one received, which may wait for it.
     _answered: RequestResponseCycle | None = None
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = False
     _head_bytes = 0
     _body_bytes = 0
+    _raw_body_bytes = 0
     _refused = False
     _discarded_bytes = 0
 
@@ -81,7 +85,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the timer, and tell the request that is being answered."""
-        self._end_head()
+        self._stop_timer()
         self._disconnect_answered()
         super().connection_lost(exc)
 
@@ -92,26 +96,32 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._discarded_bytes > _REFUSED_BYTES:
                 self.transport.abort()
             return
-        was_in_head = self._head_timer is not None
+        was_in_head = self._in_head
         super().data_received(data)
         # The parser reports a header only when it is complete.
-        if was_in_head and self._head_timer is not None:
+        if was_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431)
+        elif self._timer is not None:
+            # The sizes of chunks and the headers after a body count, too.
+            self._raw_body_bytes += len(data)
+            if self._raw_body_bytes > _CHUNKED * MAX_BODY_BYTES:
+                self._refuse(413)
 
     def on_message_begin(self) -> None:
         """Start to measure the size and time of a request."""
         super().on_message_begin()
-        self._head_bytes = self._body_bytes = 0
-        if self._head_timer is None and not self._refused:
+        self._head_bytes = self._body_bytes = self._raw_body_bytes = 0
+        if not self._in_head and not self._refused:
             self._await_head()
 
     def on_headers_complete(self) -> None:
         """Start to answer, unless the request is or will be too large."""
         if self._refused:
             return
-        self._end_head()
+        self._in_head = False
+        self._stop_timer()
         self.waiting_since = None
         size = len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         length = next((value for name, value in self.headers if name == b"content-length"), b"0")
@@ -129,10 +139,13 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.flow.resume_reading()
             else:
                 self._answered = self.cycle
+            if int(length) or any(name == b"transfer-encoding" for name, _ in self.headers):
+                self._start_timer()
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol."""
         if not self._refused:
+            self._stop_timer()
             super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
@@ -150,8 +163,12 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
-        if not self._refused:
-            super().on_message_complete()
+        if self._refused:
+            return
+        if self._timer is not None:
+            self._stop_timer()
+            self.waiting_since = self.loop.time() if self.cycle.response_complete else None
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or start to wait for one."""
@@ -162,13 +179,18 @@ class LimitedProtocol(HttpToolsProtocol):
             self.waiting_since = self.loop.time()
 
     def _await_head(self) -> None:
-        self.waiting_since = self.loop.time()
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+        self._in_head = True
+        self._start_timer()
 
-    def _end_head(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        self.waiting_since = self.loop.time()
+        self._timer = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _make_room(self) -> None:
         """Close the connection that has been idle longest, or refuse this one."""
@@ -197,7 +219,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         """Answer without the application, and read no more."""
         self._refused = True
-        self._end_head()
+        self._in_head = False
+        self._stop_timer()
         self.waiting_since = self.loop.time()
         if self._disconnect_answered():
             self.transport.abort()

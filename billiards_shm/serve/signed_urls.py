@@ -12,6 +12,9 @@ __all__ = ["sign_url", "signed_until"]
 
 LONGEST_S: Final = 10 * 365 * 24 * 3600.0
 
+# Longer ones would take milliseconds to look at. That is for clients with access.
+_LONGEST_QUERY: Final = 2048
+
 # Pages add these so that browsers fetch a picture again. No address of the server knows them.
 _UNSIGNED: Final = frozenset({"signature", "t", "_"})
 _TIME: Final = re.compile("[0-9]{1,12}")
@@ -41,7 +44,8 @@ def sign_url(path: str, token: str, *, seconds: float = 3600.0) -> str:
     Raises
     ------
     ValueError
-        The path does not begin with one slash or has a fragment, the token is empty, or the time is out of range.
+        The path does not begin with one slash or has a fragment, the query is too long, the token is empty, or the time
+        is out of range.
 
     Examples
     --------
@@ -58,7 +62,10 @@ def sign_url(path: str, token: str, *, seconds: float = 3600.0) -> str:
     pairs = [(name, value) for name, value in _pairs(query) if name not in ("expires", "signature")]
     pairs.append(("expires", str(math.ceil(time.time() + seconds))))
     pairs.append(("signature", _signature(unquote(location), pairs, token.strip().encode())))
-    return f"{quote(location, safe=_SAFE)}?{urlencode(pairs)}"
+    signed = urlencode(pairs)
+    if len(signed) > _LONGEST_QUERY:
+        raise ValueError(f"the query is too long to be signed: {len(signed)} characters, of {_LONGEST_QUERY} allowed")
+    return f"{quote(location, safe=_SAFE)}?{signed}"
 
 
 def signed_until(path: str, query: str, token: bytes) -> float | None:
@@ -72,7 +79,7 @@ def signed_until(path: str, query: str, token: bytes) -> float | None:
         As it was sent.
     token : bytes
     """
-    if "signature=" not in query:
+    if "signature=" not in query or len(query) > _LONGEST_QUERY:
         return None
     pairs = _pairs(query)
     expiries = [value for name, value in pairs if name == "expires"]

@@ -1,8 +1,10 @@
 """Wrong tokens, counted by the address they come from, so that trying many takes long."""
 
+import hashlib
 import ipaddress
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["WrongTokens"]
@@ -15,29 +17,45 @@ INTERVAL_S: Final = 5.0
 
 REMEMBERED_ADDRESSES: Final = 4096
 
+KNOWN: Final = 8
+"""Wrong tokens of an address that are remembered."""
+
+
+@dataclass(slots=True)
+class _Sender:
+    paid_at: float = 0.0
+    """When it would have sent its wrong tokens had they come at one per interval."""
+    known: deque[bytes] = field(default_factory=lambda: deque(maxlen=KNOWN))
+    """Hashes of its last wrong tokens."""
+
 
 class WrongTokens:
     """Decides whether a token from an address is looked at. A client at another address never has to wait for that."""
 
     def __init__(self) -> None:
-        # For each address, when it would have sent its wrong tokens had they come at one per interval.
-        self._paid_at: OrderedDict[str, float] = OrderedDict()
+        self._senders: OrderedDict[str, _Sender] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._paid_at)
+        return len(self._senders)
 
     def wait_s(self, address: str) -> float:
         """Seconds until a token from this address is looked at; 0: now."""
-        paid_at = self._paid_at.get(_group(address), 0.0)
-        return max(0.0, paid_at - (AT_ONCE - 1) * INTERVAL_S - time.monotonic())
+        sender = self._senders.get(_group(address))
+        return 0.0 if sender is None else max(0.0, sender.paid_at - (AT_ONCE - 1) * INTERVAL_S - time.monotonic())
 
-    def count(self, address: str) -> None:
-        """Count a wrong token."""
+    def count(self, address: str, token: bytes) -> bool:
+        """Count a wrong token; False if the address sent the same before: it does not guess, but has an old one."""
         group = _group(address)
-        self._paid_at[group] = max(self._paid_at.get(group, 0.0), time.monotonic()) + INTERVAL_S
-        self._paid_at.move_to_end(group)
-        if len(self._paid_at) > REMEMBERED_ADDRESSES:
-            self._paid_at.popitem(last=False)
+        sender = self._senders.setdefault(group, _Sender())
+        self._senders.move_to_end(group)
+        if len(self._senders) > REMEMBERED_ADDRESSES:
+            self._senders.popitem(last=False)
+        digest = hashlib.sha256(token).digest()
+        if digest in sender.known:
+            return False
+        sender.known.append(digest)
+        sender.paid_at = max(sender.paid_at, time.monotonic()) + INTERVAL_S
+        return True
 
 
 def _group(address: str) -> str:

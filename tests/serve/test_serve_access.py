@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import itertools
 import logging
 import subprocess
 import time
@@ -111,6 +112,15 @@ def test_tokens_and_cookies_are_compared_in_constant_time(monkeypatch: pytest.Mo
     assert access.grant(request_scope(Cookie="billiards_shm=99999999999.abc")) is None
     assert access.grant(request_scope(query="expires=99999999999&signature=abc")) is None
     assert [one for one, _ in compared] == [b"secret", b"secret", b"99999999999.abc", b"abc"], "nothing else decides"
+
+
+def test_requests_with_much_to_look_at_are_not_looked_at_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    access = Access("secret")
+    digests = []
+    monkeypatch.setattr("billiards_shm.serve.access.hmac.digest", lambda *_: digests.append(1) or b"")
+    assert access.grant(request_scope(Cookie="billiards_shm=9.x; " * 1000)) is None
+    assert access.grant(request_scope(query="a=1&" * 1000 + "expires=99999999999&signature=a")) is None
+    assert len(digests) <= 8
 
 
 @pytest.mark.parametrize("token", ["", "  "])
@@ -254,19 +264,22 @@ def test_an_address_that_sends_many_wrong_tokens_has_to_wait_and_no_other(
     now = 1000.0
     monkeypatch.setattr("billiards_shm.serve.wrong_tokens.time.monotonic", lambda: now)
     wrong = WrongTokens()
+    guesses = (str(number).encode() for number in itertools.count())
     for _ in range(AT_ONCE):
         assert wrong.wait_s("10.0.0.7") == 0
-        wrong.count("10.0.0.7")
+        assert wrong.count("10.0.0.7", next(guesses))
     assert wrong.wait_s("10.0.0.7") == INTERVAL_S
     assert wrong.wait_s("::ffff:10.0.0.7") == INTERVAL_S, "the same address"
     assert wrong.wait_s("10.0.0.8") == 0
     now += INTERVAL_S
     assert wrong.wait_s("10.0.0.7") == 0
-    wrong.count("10.0.0.7")
+    assert wrong.count("10.0.0.7", b"old")
+    assert wrong.wait_s("10.0.0.7") == INTERVAL_S
+    assert not wrong.count("10.0.0.7", b"old"), "who sends the same again does not guess"
     assert wrong.wait_s("10.0.0.7") == INTERVAL_S
     now += 100 * INTERVAL_S
     for _ in range(AT_ONCE):
-        wrong.count("2001:db8:1:2::1")
+        wrong.count("2001:db8:1:2::1", next(guesses))
     assert wrong.wait_s("2001:db8:1:2:ffff::9") > 0, "one client can have all addresses of a network"
     assert wrong.wait_s("2001:db8:1:3::1") == 0
     assert wrong.wait_s("10.0.0.7") == 0
@@ -275,8 +288,8 @@ def test_an_address_that_sends_many_wrong_tokens_has_to_wait_and_no_other(
 def test_counting_wrong_tokens_takes_bounded_memory() -> None:
     wrong = WrongTokens()
     for number in range(2 * REMEMBERED_ADDRESSES):
-        wrong.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        wrong.count("x" * 10_000 + str(number))
+        wrong.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", b"x" * 10_000)
+        wrong.count("x" * 10_000 + str(number), str(number).encode())
     assert len(wrong) == REMEMBERED_ADDRESSES
 
 
@@ -287,8 +300,11 @@ def test_while_tokens_of_an_address_are_not_looked_at_cookies_and_other_addresse
     with served(create_app([], token="secret")) as server, caplog.at_level(logging.WARNING):
         right = server.request("POST", "/login", b"token=secret")
         cookie = right.headers["set-cookie"].partition(";")[0]
-        for _ in range(AT_ONCE - 1):
-            assert server.get("/metrics", Authorization="Bearer guess").status == 401
+        for _ in range(2):
+            for number in range(AT_ONCE - 1):
+                assert server.get("/metrics", Authorization=f"Bearer {number // 2 * 2}").status == 401
+        for number in range(AT_ONCE // 2 - 1):
+            assert server.get("/metrics", Authorization=f"Bearer {number}.").status == 401
         assert server.request("POST", "/login", b"token=guess").headers["location"] == "login#wrong"
         for authorization in ("Bearer secret", "Bearer guess", with_password("secret")):
             refused = server.get("/metrics", Authorization=authorization)
@@ -319,7 +335,7 @@ def test_the_cookie_is_secure_if_a_trusted_proxy_says_that_there_is_tls() -> Non
     with ServeProcess("nothing", "--token", "secret", "--trusted-proxies", "10.0.0.0/8") as running:
         assert "Secure" not in set_cookie_of(running.address, X_Forwarded_Proto="https")
         for number in range(AT_ONCE):
-            running.address.get("/metrics", Authorization="Bearer guess", X_Forwarded_For=f"10.0.0.{number}")
+            running.address.get("/metrics", Authorization=f"Bearer {number}", X_Forwarded_For=f"10.0.0.{number}")
         assert running.address.get("/metrics", Authorization="Bearer guess", X_Forwarded_For="1.2.3.4").status == 429
 
 
@@ -492,7 +508,8 @@ def test_a_stream_ends_when_its_address_does(segment_name: str, writer: SharedMe
     [
         ("metrics", "secret", 1, "not a path"), ("//evil.example/", "secret", 1, "not a path"),
         ("http://host/metrics", "secret", 1, "not a path"), ("/a#b", "secret", 1, "not a path"),
-        ("/", " ", 1, "token is empty"), ("/", "secret", 0, "up to"), ("/", "secret", -1, "up to"),
+        (f"/?{'a=1&' * 999}", "secret", 1, "too long"), ("/", " ", 1, "token is empty"),
+        ("/", "secret", 0, "up to"), ("/", "secret", -1, "up to"),
         ("/", "secret", float("nan"), "up to"), ("/", "secret", float("inf"), "up to"), ("/", "secret", 1e9, "up to"),
     ],
 )  # fmt: skip
@@ -541,7 +558,7 @@ def test_curl_knows_every_way_in(segment_name: str, writer: SharedMemoryFrameWri
         assert curl(*jar, url) == "401"
         signed = command_line.run("serve", "--sign", f"/snapshot/{segment_name}.jpg", "--token", "secret").stdout
         assert curl(running.address.url(signed.strip())) == "200"
-        for _ in range(AT_ONCE):
-            curl("-u", "me:wrong", url)
+        for number in range(AT_ONCE):
+            curl("-u", f"me:{number}", url)
         assert curl("-u", "me:secret", url) == "429"
     assert "Wrong token from '127.0.0.1'" in running.log

@@ -51,6 +51,16 @@ def is_ended(client: socket.socket) -> bool:
         return True
 
 
+def is_answered(client: socket.socket) -> bool:
+    answer = b""
+    while b'"ok"' not in answer:
+        received = client.recv(4096)
+        if not received:
+            return False
+        answer += received
+    return True
+
+
 # Too much.
 
 
@@ -134,7 +144,7 @@ def test_nothing_is_answered_after_a_refusal(server: Address) -> None:
 
 
 def test_headers_that_do_not_come_to_an_end_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.3)
     with served(create_app([])) as server:
         for half in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: loc"):
             with opened(server, half) as client:
@@ -145,6 +155,47 @@ def test_headers_that_do_not_come_to_an_end_end_the_connection(monkeypatch: pyte
                 answer += client.recv(4096)
             client.sendall(b"GET / HT")
             assert is_ended(client), "in a further request"
+
+
+HALF_BODIES = [
+    b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=",
+    b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n",
+    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("half", HALF_BODIES, ids=["length", "chunked", "get"])
+def test_bodies_that_do_not_come_to_an_end_end_the_connection(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.3)
+    with served(create_app([], token="secret")) as server, opened(server, half) as client, suppress(ConnectionError):
+        while client.recv(4096):
+            pass
+
+
+@pytest.mark.parametrize("half", HALF_BODIES, ids=["length", "chunked", "get"])
+def test_connections_whose_bodies_do_not_come_make_room(half: bytes) -> None:
+    with served(create_app([], token="secret"), connections=4) as server, ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(opened(server, half))
+        assert server.get("/healthz").status == 200
+
+
+def test_what_follows_a_chunked_body_is_limited(server: Address) -> None:
+    with opened(server, HALF_BODIES[1] + b"0\r\n") as client:
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 10**9:
+                client.sendall(b"X-More: " + b"x" * 65536 + b"\r\n")
+                sent += 65536
+    assert sent < 10**9
+
+
+def test_a_body_may_take_its_time_as_long_as_it_comes(server: Address) -> None:
+    with opened(server, HALF_BODIES[1]) as client:
+        client.sendall(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
+        assert status_of(client) == 303
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert is_answered(client)
 
 
 # Too many.
