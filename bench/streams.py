@@ -38,7 +38,7 @@ SETTLED_FRAMES: Final = 50
 ENGINES: Final = {
     "PyAV": ("av", {}),
     "OpenCV": ("ffmpeg", {}),
-    "OpenCV, one thread": ("ffmpeg", {"OPENCV_FFMPEG_THREADS": "1"}),
+    "OpenCV, two threads": ("ffmpeg", {"OPENCV_FFMPEG_THREADS": "2"}),
 }
 
 RTSP_SERVER: Final = r"""

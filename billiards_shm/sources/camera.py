@@ -28,8 +28,9 @@ from billiards_shm.sources.diagnosis import (
     reason_for_unopened,
 )
 from billiards_shm.sources.interlaced import converts_interlaced
+from billiards_shm.sources.load import DecodingLoad
 from billiards_shm.sources.names import ffmpeg_name
-from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, VideoFormat
+from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, SourceLostError, VideoFormat
 
 __all__ = ["Camera", "available_backends"]
 
@@ -55,6 +56,10 @@ _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "m
 _BELIEVABLE_FPS: Final = 1000.0
 _BELIEVABLE_FRAMES: Final = 1e9
 _PLAYLISTS: Final = (".m3u8", ".mpd")
+
+_MANY_THREADS: Final[set[SourceAddress]] = set()
+"""What several threads decode: recordings behind URLs, and streams for which one is too slow."""
+_TOO_SLOW: Final = Reason.UNREADABLE.because("one thread decodes it too slowly: it is opened again with more")
 
 _PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
 
@@ -94,6 +99,12 @@ class Camera:
         _check_backend(config.backend)
         self._place = _check_place(self._address)
         self._capture, backend = _open(self._address, self._place, config)
+        if _has_one_thread(self._address) and 0 < self._property(cv2.CAP_PROP_FRAME_COUNT) < _BELIEVABLE_FRAMES:
+            # A recording, which has time to be decoded by several.
+            _MANY_THREADS.add(self._address)
+            self._capture.release()
+            self._capture, backend = _open(self._address, self._place, config)
+        self._load = DecodingLoad() if backend == "FFMPEG" and _has_one_thread(self._address) else None
         self._warnings: tuple[str, ...] = ()
         self._requested: VideoFormat | None = None
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
@@ -147,7 +158,17 @@ class Camera:
     def grab(self) -> bool:
         """Take the next frame; blocks until there is one, or until the read timeout."""
         self._delivered = None
-        return self._capture.grab()
+        if self._load is None:
+            return self._capture.grab()
+        began_ns = time.thread_time_ns()
+        grabbed = self._capture.grab()
+        position = self.timestamp_ms
+        self._load.add(time.thread_time_ns() - began_ns, grabbed, None if position is None else position / 1000)
+        if self._load.busy:
+            # OpenCV cannot change that of an open stream.
+            _MANY_THREADS.add(self._address)
+            raise SourceLostError(_TOO_SLOW)
+        return grabbed
 
     @property
     def native_format(self) -> str:
@@ -307,18 +328,27 @@ def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tup
     raise _refuse(address, _why(address, time.monotonic() - started, config.open_timeout_sec))
 
 
+def _has_one_thread(address: SourceAddress) -> bool:
+    """Whether one thread decodes: for live streams, unless it was too slow, or OpenCV's variable says otherwise."""
+    if address.kind is not SourceKind.URL or address in _MANY_THREADS or "OPENCV_FFMPEG_THREADS" in os.environ:
+        return False
+    return not urlsplit(str(address.place)).path.lower().endswith(_PLAYLISTS)
+
+
 def _parameters(config: CameraConfig, backend: int, address: SourceAddress) -> list[tuple[int, ...]]:
     """What OpenCV takes at opening only, and only with the backend named; each is tried in turn."""
     if backend != cv2.CAP_FFMPEG:
         return [()]
     # The writer of a pipe may take any time.
     patient = address.kind is SourceKind.PIPE
-    timeouts = (
+    timeouts: tuple[int, ...] = (
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
         0 if patient else round(config.open_timeout_sec * 1000),
         cv2.CAP_PROP_READ_TIMEOUT_MSEC,
         0 if patient else round(config.read_timeout_sec * 1000),
     )
+    if _has_one_thread(address):
+        timeouts += (cv2.CAP_PROP_N_THREADS, 1)
     if config.hardware_acceleration == "none":
         return [timeouts]
     # A driver that cannot accelerate refuses to open at all; of a pipe the beginning is gone then.

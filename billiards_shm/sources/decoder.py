@@ -3,7 +3,7 @@
 import errno
 import time
 from collections import deque
-from typing import Final, cast
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -13,13 +13,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from billiards_shm.jpeg import has_end
+from billiards_shm.sources.load import DecodingLoad
 
 __all__ = ["Decoder"]
-
-BUSY_SHARE: Final = 0.6
-"""One thread decodes a live stream, unless that takes more than this share of the time between two frames."""
-MEASURED_FRAMES: Final = 50
-_NS_PER_SEC: Final = 1e9
 
 
 class Decoder:
@@ -132,7 +128,7 @@ class Decoder:
             return left + self._context.decode(packet)
         began_ns = time.thread_time_ns()
         frames = self._context.decode(packet)
-        self._load.add(time.thread_time_ns() - began_ns, frames)
+        self._load.add(time.thread_time_ns() - began_ns, len(frames), frames[-1].time if frames else None)
         return frames
 
     def _is_cut_off(self, jpeg: bytes) -> bool:
@@ -143,30 +139,6 @@ class Decoder:
         whole = has_end(jpeg)
         self._jpegs_have_ends |= whole is True
         return whole is False and self._jpegs_have_ends
-
-
-class DecodingLoad:
-    """Whether one thread is too busy decoding a live stream to keep up with it when the picture gets difficult."""
-
-    def __init__(self) -> None:
-        self.busy = False
-        """By the last frames that were measured."""
-        self._spent_ns = 0
-        self._frames = 0
-        self._first_sec: float | None = None
-
-    def add(self, spent_ns: int, frames: list[VideoFrame]) -> None:
-        """Count the processor time of one packet, and the frames that came of it."""
-        self._spent_ns += spent_ns
-        self._frames += len(frames)
-        if not frames or frames[-1].time is None:
-            return
-        if self._first_sec is None:
-            self._first_sec = frames[-1].time
-        elif self._frames >= MEASURED_FRAMES:
-            span_sec = frames[-1].time - self._first_sec
-            self.busy = span_sec > 0 and self._spent_ns / _NS_PER_SEC > BUSY_SHARE * span_sec
-            self._spent_ns, self._frames, self._first_sec = 0, 0, frames[-1].time
 
 
 def _with_two_threads(old: VideoCodecContext) -> VideoCodecContext:

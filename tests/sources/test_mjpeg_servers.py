@@ -1,14 +1,13 @@
 """Motion JPEG from servers that do it wrong: cut pictures, missing lengths, strange boundaries. Whole pictures come."""
 
 import contextlib
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import pytest
 from engines import BACKENDS, ENGINES
+from http_answers import serving
 
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.sources.demo.table import DemoTable, read_counter
@@ -37,30 +36,6 @@ def part(jpeg: bytes, *, length: bool = True, boundary: bytes = b"x", ending: by
     if length:
         lines.append(b"Content-Length: %d" % len(jpeg))
     return ending.join([*lines, b"", jpeg, b""])
-
-
-@contextlib.contextmanager
-def serving(parts: list[bytes], content_type: bytes = b"multipart/x-mixed-replace; boundary=x") -> Iterator[str]:
-    """Give each client the same parts, and close the connection."""
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.recv(4096)
-                connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: " + content_type + b"\r\n\r\n" + b"".join(parts))
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}/video"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 def read(url: str, engine: str, **camera: object) -> list[np.ndarray | None]:
