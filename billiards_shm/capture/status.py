@@ -111,11 +111,15 @@ class SourceStatus:
     # In the thread.
 
     def _watch(self) -> None:
+        told = ""
         while not self._ended.wait(STALL_CHECK_SEC):
             try:
                 self._check_for_stall(time.monotonic_ns())
             except BilliardsShmError as error:
-                _log.warning("Readers could not be told how the source is: %s", error)
+                # A name that is lost stays lost, for as long as the loop is in a grab that does not return.
+                if str(error) != told:
+                    told = str(error)
+                    _log.warning("Readers could not be told how the source is: %s", error)
 
     def _check_for_stall(self, now_ns: int) -> None:
         with self._lock:

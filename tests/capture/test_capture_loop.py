@@ -22,6 +22,7 @@ from billiards_shm import (
     SharedMemoryFrameReader,
     SharedMemoryFrameWriter,
     SharedMemoryFullError,
+    SourceState,
     WriterExistsError,
     inspect_segment,
 )
@@ -32,7 +33,7 @@ from billiards_shm.capture import reporter as reporter_module
 from billiards_shm.capture import status as status_module
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
-from billiards_shm.capture.stats import StatisticsSnapshot
+from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.load import load_settings
 from billiards_shm.service.exit_codes import EXIT_FAILURE, exit_code_of
@@ -859,6 +860,31 @@ def test_a_second_writer_on_the_name_is_an_error_and_harms_nothing(name: str) ->
     first.openings[0].steps.insert(1, second)
     first.run()
     assert first.values == [1, 2]
+
+
+def test_a_name_that_is_lost_while_the_source_is_away_is_told_of_once(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Refused(publisher_module.Publisher):
+        reports = 0
+
+        def report(self, **news: Any) -> None:
+            self.reports += 1
+            raise WriterExistsError("the name belongs to another")
+
+    statistics = CaptureStatistics(CLOCK.monotonic_ns())
+    publisher = Refused(settings_for(name, LIVE).video, statistics)
+    status = status_module.SourceStatus(publisher, statistics)
+    status.state = SourceState.RECONNECTING
+    monkeypatch.setattr(status_module, "STALL_CHECK_SEC", 0.001)
+
+    def reported_often() -> bool:
+        CLOCK.pass_by(1)
+        return publisher.reports > 3
+
+    with status:
+        wait_until(reported_often)
+    assert caplog.text.count("the name belongs to another") == 1
 
 
 def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
