@@ -9,7 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from capture_runs import published, settings_for
 from encoding import encode
 from engines import ENGINES, open_with
 
@@ -73,6 +76,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     whole = (folder / "clip.ts").read_bytes()
     packets = [whole[start : start + TS_PACKET] for start in range(0, len(whole), TS_PACKET)]
     (folder / "lossy.ts").write_bytes(b"".join(packets[:40] + packets[41:]))
+    cv2.imwrite(str(folder / "picture.jpg"), np.full((48, 64, 3), 99, np.uint8))
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"folder": folder})) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -132,6 +136,13 @@ def test_what_names_no_duration_is_a_recording_if_the_answer_has_a_length(
     else:
         with pytest.raises(SourceLostError, match=r"^end of stream: the server ended it$"):
             next(numbers)
+
+
+def test_one_picture_is_a_recording_of_one_frame_that_is_fetched_again(address: str, segment_name: str) -> None:
+    settings = settings_for(segment_name, f"{address}/length/picture.jpg", backend="av", playback_fps=50)
+    found = published(segment_name, settings, frames=4)
+    assert [sequence for sequence, _ in found][-1] == 4
+    assert all((frame == 99).all() for _, frame in found)
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("clip.ts", False), ("lossy.ts", True)])
