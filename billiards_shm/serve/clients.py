@@ -36,6 +36,8 @@ class Client:
     """Frames published since its first one that it was not sent: it asked for fewer (`fps`), or was too slow."""
     bytes_sent: int = 0
     connected_at: float = field(default_factory=time.monotonic)
+    dismissed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a client of another address needs its place."""
     _last: tuple[int, int] | None = None
 
     @property
@@ -93,13 +95,23 @@ class Clients:
     def join(self, kind: str, name: str, address: str) -> Iterator[Client]:
         """Count a client while the block runs.
 
+        If all places are taken, and another address has at least two more than this one, that one's newest client is
+        dismissed. So one address cannot shut out the others.
+
         Raises
         ------
         TooManyClientsError
             `limit` clients are connected.
         """
-        if len(self._connected) >= self.limit:
-            raise TooManyClientsError(f"{self.limit} clients are connected, and no more are allowed (--max-clients)")
+        staying = [client for client in self._connected.values() if not client.dismissed.is_set()]
+        if len(staying) >= self.limit:
+            places = Counter(client.address for client in staying)
+            greediest, most = places.most_common(1)[0]
+            if most < places[address] + 2:
+                raise TooManyClientsError(
+                    f"{self.limit} clients are connected, and no more are allowed (--max-clients)"
+                )
+            [client for client in staying if client.address == greediest][-1].dismissed.set()
         client = Client(next(self._numbers), kind, name, address)
         self._connected[client.number] = client
         if self._stop_watch is None:
@@ -127,10 +139,11 @@ class Clients:
         totals["skipped", client.kind, client.name] += client.skipped
         totals["bytes", client.kind, client.name] += client.bytes_sent
 
-    async def serve(self, *running: Coroutine[Any, Any, None]) -> None:
-        """Run the coroutines that serve one client, until the first of them ends or the server stops."""
+    async def serve(self, client: Client, *running: Coroutine[Any, Any, None]) -> None:
+        """Run the coroutines that serve one client, until one of them ends, it is dismissed, or the server stops."""
         assert self._stopped is not None
-        tasks = [asyncio.ensure_future(coroutine) for coroutine in (*running, self._stopped.wait())]
+        ends = client.dismissed.wait(), self._stopped.wait()
+        tasks = [asyncio.ensure_future(coroutine) for coroutine in (*running, *ends)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -66,7 +66,7 @@ class _StreamingResponse(Response):
         address = scope["client"][0] if scope.get("client") else ""
         try:
             with self._clients.join(self._kind, self._name, address) as client:
-                await self._clients.serve(self._stream(client, send), _wait_for_disconnect(receive))
+                await self._clients.serve(client, self._stream(client, send), _wait_for_disconnect(receive))
         except TooManyClientsError as error:
             refusal = JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})
             await refusal(scope, receive, send)
@@ -194,9 +194,12 @@ async def send_over_websocket(
     try:
         with clients.join("websocket", feed.name, address) as client, feed.subscribed(preview) as available:
             await clients.serve(
+                client,
                 _send_frames(socket, feed, available, RateLimit(fps), send_window, client),
                 _receive_acknowledgements(socket, send_window),
             )
+            if client.dismissed.is_set():
+                code, reason = _TRY_AGAIN_LATER, "another client needs this place"
     except TooManyClientsError as error:
         code, reason = _TRY_AGAIN_LATER, str(error)
     except ValueError as error:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -380,6 +381,42 @@ def test_clients_are_limited_and_told(segment_name: str, filming: Filming) -> No
         wait_until(lambda: len(server.get("/api/clients").json) == 1)
         with server.stream(path) as stream:
             stream.part()
+
+
+def is_closed(socket: ClientConnection) -> bool:
+    """Read one message, or find that there are no more."""
+    try:
+        socket.recv(20)
+    except ConnectionClosed:
+        return True
+    return False
+
+
+def test_one_address_does_not_shut_out_others(segment_name: str, filming: Filming) -> None:
+    with served(create_app([segment_name], max_clients=4)) as server, ExitStack() as stack:
+        path = f"/stream/{segment_name}.mjpg"
+        first = stack.enter_context(server.stream(path))
+        websockets = [stack.enter_context(connect(server.url(f"/ws/{segment_name}", "ws"))) for _ in range(3)]
+        for websocket in websockets:
+            websocket_frame(websocket)
+        wait_until(lambda: len(server.get("/api/clients").json) == 4)
+        for newest in (websockets[2], websockets[1]):
+            other = socket.create_connection((server.host, server.port), 30, source_address=("127.0.0.2", 0))
+            stack.enter_context(other)
+            other.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert b" 200 OK" in other.recv(100)
+            wait_until(lambda newest=newest: is_closed(newest))
+            assert (newest.close_code, newest.close_reason) == (1013, "another client needs this place")
+        wait_until(lambda: len(server.get("/api/clients").json) == 4)
+        assert server.get(path).status == 503, "both have their share"
+        third = socket.create_connection((server.host, server.port), 30, source_address=("127.0.0.3", 0))
+        stack.enter_context(third)
+        third.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert b" 200 OK" in third.recv(100)
+        wait_until(lambda: len(server.get("/api/clients").json) == 4)
+        shares = Counter(one["address"] for one in server.get("/api/clients").json)
+        assert sorted(shares.values()) == [1, 1, 2]
+        first.part()
 
 
 def test_a_slow_client_gets_the_newest_frame_when_it_reads_and_its_skipped_frames_are_counted(
