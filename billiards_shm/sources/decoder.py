@@ -3,7 +3,7 @@
 import errno
 import time
 from collections import deque
-from typing import cast
+from typing import Final, cast
 
 import av
 from av.container import InputContainer
@@ -16,6 +16,9 @@ from billiards_shm.jpeg import has_end
 from billiards_shm.sources.load import DecodingLoad
 
 __all__ = ["Decoder"]
+
+MOST_ERRORS: Final = 1000
+"""So many in a row are read over before that counts as another frame that cannot be decoded."""
 
 
 class Decoder:
@@ -47,6 +50,7 @@ class Decoder:
         if self._checks_jpegs:
             self._context.options = {"err_detect": "explode"}
         self._packets = container.demux(stream)
+        self._held: av.Packet[VideoStream] | None = None
         self._length_unknown = (container.size or 0) <= 0
         self._decoded: deque[VideoFrame] = deque()
         self._live = live
@@ -97,13 +101,29 @@ class Decoder:
             return None
 
     def _next_packet(self) -> "av.Packet[VideoStream] | None":
-        """Read a packet, an empty one at the end; None if what was read is none."""
+        """Read a packet, an empty one at the end; None if something that is none came before it."""
+        packet, self._held = self._held, None
+        if packet is not None:
+            return packet
+        try:
+            return self._read_packet()
+        except av.error.InvalidDataError:
+            # After a wrong length in Motion JPEG, each line up to the next boundary is an error: together they are one.
+            for _ in range(MOST_ERRORS):
+                # The generator ended with the error, the container did not.
+                self._packets = self._container.demux(self._stream)
+                try:
+                    self._held = self._read_packet()
+                except av.error.InvalidDataError:
+                    continue
+                except EOFError:
+                    pass
+                break
+            return None
+
+    def _read_packet(self) -> "av.Packet[VideoStream]":
         try:
             packet = next(self._packets, None)
-        except av.error.InvalidDataError:
-            # The generator ended with the error, the container did not.
-            self._packets = self._container.demux(self._stream)
-            return None
         except av.error.OSError as error:
             if error.errno != errno.EIO or not self._length_unknown:
                 raise

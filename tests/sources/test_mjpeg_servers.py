@@ -133,6 +133,23 @@ def test_lines_may_end_as_in_unix_if_lengths_are_given(engine: str) -> None:
         assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
 
 
+WRONG: dict[str, Callable[[bytes], bytes]] = {
+    "a length that is too large": lambda jpeg: part(jpeg).replace(b"%d" % len(jpeg), b"%d" % (len(jpeg) + 500), 1),
+    "a length that is too small": lambda jpeg: part(jpeg).replace(b"%d" % len(jpeg), b"%d" % (len(jpeg) - 500), 1),
+    "lines between two parts": lambda jpeg: part(jpeg) + b"noise\r\n" * 30,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_wrong_part_costs_one_picture_or_two(wrong: str) -> None:
+    parts = [WRONG[wrong](jpeg) if number == 6 else part(jpeg) for number, jpeg in enumerate(jpegs(FRAMES), 1)]
+    with serving([*parts, b"--x--\r\n"]) as url:
+        found = read(url, "PyAV")
+    assert 1 <= sum(picture is None for picture in found) <= 2
+    assert len(numbers(found)) >= FRAMES - 1
+    assert set(range(1, FRAMES + 1)) - set(numbers(found)) <= {6, 7}
+
+
 def test_pictures_may_come_without_anything_between_them(engine: str) -> None:
     with serving(jpegs(FRAMES), b"image/jpeg") as url:
         assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
