@@ -116,6 +116,8 @@ class Publisher:
         """
         position_ms = source.position_ms
         native = self._native_source_of(source)
+        # Both frames of a grab have its number.
+        number = self._statistics.captured + 1 if self._both else None
         retrieve = source.retrieve if native is None else native.retrieve_native
         self._pixel_format = "BGR24" if native is None else native.native_format
         started_ns = time.monotonic_ns()
@@ -131,7 +133,7 @@ class Publisher:
                 if image is target:
                     self._count_captured(image, captured_ns)
                     decoded_ns = time.monotonic_ns()
-                    slot.publish()
+                    slot.publish(source_sequence=number)
                     self._count_written(captured_ns, lag_ns, lent_ns - started_ns - decoded_ns)
                 else:
                     slot.cancel()
@@ -143,9 +145,10 @@ class Publisher:
             if self._writer is None:
                 self._writer = self._create_writer(self._name, image)
             self._count_captured(image, captured_ns)
-            self._copy(image, captured_ns, position_ms, lag_ns)
-        if self._both:
-            self._publish_bgr(source, image, captured_ns, position_ms, delivered_bgr=native is None)
+            self._copy(image, captured_ns, position_ms, lag_ns, number)
+        if number is not None:
+            times = {"capture_time_ns": captured_ns, "position_ms": position_ms, "source_sequence": number}
+            self._publish_bgr(source, image, times, delivered_bgr=native is None)
         return True
 
     def publish_placeholder(self, image: Image) -> None:
@@ -187,11 +190,17 @@ class Publisher:
             # The frame takes the other way: copied, it is counted as dropped and warned of by the writer.
             return None
 
-    def _copy(self, image: Image, captured_ns: int, position_ms: float | None, lag_ns: int | None) -> None:
+    def _copy(
+        self, image: Image, captured_ns: int, position_ms: float | None, lag_ns: int | None, number: int | None
+    ) -> None:
         assert self._writer is not None
         started_ns = time.monotonic_ns()
         if self._writer.write_frame(
-            image, capture_time_ns=captured_ns, position_ms=position_ms, pixel_format=self._pixel_format
+            image,
+            capture_time_ns=captured_ns,
+            position_ms=position_ms,
+            pixel_format=self._pixel_format,
+            source_sequence=number,
         ):
             self._count_written(captured_ns, lag_ns, -started_ns)
         else:
@@ -204,16 +213,15 @@ class Publisher:
             self._native_source = source if self._native and isinstance(source, NativeSource) else None
         return self._native_source
 
-    def _publish_bgr(
-        self, source: FrameSource, image: Image, captured_ns: int, position_ms: float | None, *, delivered_bgr: bool
-    ) -> None:
+    def _publish_bgr(self, source: FrameSource, image: Image, times: dict[str, Any], *, delivered_bgr: bool) -> None:
         """Make BGR of the frame that was just published, if there is a reader for it, or the last one is too old."""
+        captured_ns: int = times["capture_time_ns"]
         if self._bgr_writer is not None and not self._bgr_writer.has_readers and captured_ns - self._bgr_ns < FRESH_NS:
             return
         slot = None
         if self._bgr_writer is not None and not delivered_bgr:
             with contextlib.suppress(SharedMemoryFullError):
-                slot = self._bgr_writer.loan(self._bgr_shape, capture_time_ns=captured_ns, position_ms=position_ms)
+                slot = self._bgr_writer.loan(self._bgr_shape, **times)
         if slot is None:
             bgr = image if delivered_bgr else source.retrieve(None)
         else:
@@ -230,7 +238,7 @@ class Publisher:
             self._bgr_writer = self._create_writer(self._video.shared_memory_name, bgr, "BGR24")
         self._bgr_shape = bgr.shape
         self._bgr_ns = captured_ns
-        self._bgr_writer.write_frame(bgr, capture_time_ns=captured_ns, position_ms=position_ms)
+        self._bgr_writer.write_frame(bgr, **times)
 
     def _create_writer(self, name: str, image: Image, pixel_format: str | None = None) -> SharedMemoryFrameWriter:
         pixel_format = pixel_format or self._pixel_format

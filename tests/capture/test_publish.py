@@ -198,6 +198,7 @@ def test_both_are_one_grab_and_have_its_time(segment_name: str) -> None:
                 assert about_native is not None
                 assert (about_bgr.pixel_format, about_native.pixel_format) == ("BGR24", "NV12")
                 assert about_bgr.capture_time_ns == about_native.capture_time_ns == run.now_ns
+                assert about_bgr.source_sequence == about_native.source_sequence == run.statistics.captured
                 assert about_bgr.position_ms == about_native.position_ms
                 assert bgr.shape == (HEIGHT, WIDTH, 3)
                 assert bgr[0, 0, 0] == native[0, 0]

@@ -72,12 +72,14 @@ def capturing(source: str = "0", **camera: Any) -> Iterator[SharedMemoryFrameRea
     assert not Path("/dev/shm", NAME).exists()
 
 
-def frames(reader: SharedMemoryFrameReader, count: int) -> list[np.ndarray]:
+def frames(reader: SharedMemoryFrameReader, count: int, pixel_format: str = "BGR24") -> list[np.ndarray]:
+    """Frames that are published in a format, as BGR."""
     found = []
     for _ in range(count):
-        frame, metadata = reader.read_frame(timeout=60, copy=True)
+        frame, metadata = reader.read_frame(timeout=60, copy=True, format="BGR24")
         assert frame is not None, said()
         assert metadata is not None
+        assert info().pixel_format == pixel_format, said()
         found.append(frame)
     return found
 
@@ -99,7 +101,7 @@ def check_frames_land_in_the_slot() -> None:
         "from billiards_shm.sources.camera import Camera\n"
         "from billiards_shm.config.model import CameraConfig\n"
         "import numpy as np, time\n"
-        "for keys in ({}, {'fourcc': 'YUYV', 'convert_rgb': False}, {'fourcc': 'NV12', 'convert_rgb': False},\n"
+        "for keys in ({}, {'fourcc': 'YUYV', 'publish': 'native'}, {'fourcc': 'NV12', 'publish': 'both'},\n"
         "             {'rotation': 90}, {'crop': (10, 20, 100, 80), 'flip': 'both'}):\n"
         "    camera = Camera(CameraConfig(device_id=0, resolution=(640, 360), **keys))\n"
         "    assert camera.grab()\n"
@@ -115,19 +117,44 @@ def check_frames_land_in_the_slot() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def check_raw_formats_show_the_same_picture() -> None:
-    pictures = {}
-    for fourcc, convert in (("YUYV", True), ("YUYV", False), ("UYVY", False), ("NV12", False), ("YV12", False)):
-        with capturing(fourcc=fourcc, convert_rgb=convert) as reader:
-            pictures[fourcc, convert] = np.median(frames(reader, 5), axis=0)
-            assert "convert_rgb: asked for" not in said(), said()
+def check_native_formats_show_the_same_picture() -> None:
+    with capturing(fourcc="YUYV") as reader:
+        reference = np.median(frames(reader, 5), axis=0)
+    for fourcc, pixel_format in (
+        ("YUYV", "YUYV"),
+        ("UYVY", "UYVY"),
+        ("NV12", "NV12"),
+        ("NV21", "NV21"),
+        ("YU12", "I420"),
+        ("YV12", "YV12"),
+        ("GREY", "GRAY8"),
+        ("BA81", "BAYER_BGGR8"),
+        ("RGGB", "BAYER_RGGB8"),
+        ("RGB3", "RGB24"),
+    ):
+        with capturing(fourcc=fourcc, publish="native") as reader:
+            picture = np.median(frames(reader, 5, pixel_format), axis=0)
+            assert "publish: asked for" not in said(), said()
             assert f" {fourcc}, V4L2" in said(), said()
-    reference = pictures.pop(("YUYV", True))
-    for key, picture in pictures.items():
-        # The pattern has a clock, and a bar that moves.
-        difference = np.median(np.abs(picture - reference))
-        print(f"  {key}: differs by {difference:g}")
-        assert difference <= 4, key
+        # The pattern has a clock, and a bar that moves. Gray has no colours.
+        expected = reference if fourcc != "GREY" else reference.mean(axis=2, keepdims=True)
+        difference = np.median(np.abs(picture - expected))
+        print(f"  {fourcc}: differs by {difference:g}")
+        assert difference <= (4 if fourcc != "GREY" else 40), fourcc
+
+
+def check_both_are_from_one_grab() -> None:
+    with capturing(fourcc="NV12", publish="both") as reader, SharedMemoryFrameReader(f"{NAME}.native") as native:
+        paired = 0
+        for _ in range(20):
+            _, bgr = reader.read_frame(timeout=60)
+            _, raw = native.latest_frame()
+            assert bgr is not None
+            assert raw is not None
+            assert (bgr.pixel_format, raw.pixel_format) == ("BGR24", "NV12")
+            paired += bgr.source_sequence == raw.source_sequence and bgr.capture_time_ns == raw.capture_time_ns
+        print(f"  {paired} of 20 read together")
+        assert paired
 
 
 def check_settings() -> None:
