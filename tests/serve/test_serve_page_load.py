@@ -81,6 +81,18 @@ def test_a_wall_of_thirty_survives_hidden_tabs_restarts_and_other_views(browser:
         assert again.wait(20) == 0
 
 
+def test_full_size_in_a_hidden_tab_is_not_streamed(browser: Chromium, segment_name: str) -> None:
+    with Filming(segment_name), ServeProcess(segment_name) as server:
+        page = Page(browser, server)
+        page.wait(lambda: page.in_card(segment_name, "[card.querySelector('.actions .enlarge').click()]"))
+        number = lambda: int(browser.js("document.querySelector('#large canvas').dataset.sequence") or 0)  # noqa: E731
+        page.wait(number)
+        with hidden(browser):
+            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "what nobody sees is no client")
+            before = number()
+        page.wait(lambda: number() > before)
+
+
 def test_the_title_of_a_hidden_page_tells_of_problems(browser: Chromium, segment_name: str) -> None:
     with Filming(segment_name) as filming, ServeProcess(segment_name, "--max-frame-age", 1) as server:
         page = Page(browser, server)
@@ -142,7 +154,8 @@ def test_over_a_slow_link_pictures_get_narrower_until_they_are_new_and_wide_agai
         width = lambda: page.in_card(segment_name, "card.querySelector('canvas').width")  # noqa: E731
         page.moves(segment_name)
         first = width()
-        proxy.bytes_a_second = 12_000
+        # Two pictures are on their way at a time: 38 KB of 640 pixels, 16 KB of 320. They may take five seconds.
+        proxy.bytes_a_second = 7_000
         page.wait(lambda: page.state(segment_name) == "no picture")
         page.wait(lambda: page.state(segment_name) == "live" and width() < first)
         page.moves(segment_name)

@@ -46,7 +46,7 @@ export class Card {
     dismiss.setAttribute("aria-label", `Dismiss ${name}`);
     dismiss.addEventListener("click", () => onDismiss(this));
     const path = encodeURIComponent(name);
-    this.link("snapshot", `snapshot/${path}.jpg?quality=95`, `Snapshot of ${name}`).download = `${name.replaceAll("/", "_")}.jpg`;
+    this.link("snapshot", `snapshot/${path}.jpg?quality=95`, `Snapshot of ${name}`).download = `${this.fileName}.jpg`;
     this.link("stream", `stream/${path}.mjpg`, `MJPEG stream of ${name}`);
     this.link("details", `api/segments/${path}`, `Details of ${name}, JSON`);
   }
@@ -72,6 +72,18 @@ export class Card {
 
   get rank() {
     return rankOf(this.segment);
+  }
+
+  get fileName() {
+    return this.name.replaceAll("/", "_");
+  }
+
+  get fpsText() {
+    return `${this.segment.fps.toFixed(1)} fps`;
+  }
+
+  get latencyText() {
+    return this.latency === null ? "" : `${Math.round(this.latency)} ms`;
   }
 
   get hasPicture() {
@@ -106,7 +118,7 @@ export class Card {
     if (!this.visible) return;
     this.figure("fps", segment.fps.toFixed(1));
     this.figure("age", duration(segment.last_frame_age));
-    this.figure("latency", this.latency === null ? "–" : `${Math.round(this.latency)} ms`);
+    this.figure("latency", this.latencyText || "–");
     this.figure("size", segment.width ? `${segment.width}×${segment.height}` : "–");
     this.figure("readers", String(segment.readers));
     this.figure("clients", String(segment.clients));
@@ -128,8 +140,7 @@ export class Card {
   // The figures that matter most, in one line.
   brief() {
     if (this.state.tone === "off" || !this.segment.width) return "";
-    const latency = this.latency === null ? "" : `${Math.round(this.latency)} ms`;
-    return [`${this.segment.fps.toFixed(1)} fps`, latency].filter(Boolean).join(" · ");
+    return [this.fpsText, this.latencyText].filter(Boolean).join(" · ");
   }
 
   figure(which, text) {

@@ -2,6 +2,7 @@
 
 import { Picture } from "./picture.js";
 import { setText, showState, stateOf } from "./state.js";
+import { isSeen } from "./time.js";
 
 const dialog = document.getElementById("large");
 const find = (selector) => dialog.querySelector(selector);
@@ -35,7 +36,7 @@ export class FullSize {
     setText(find("h2"), card.name);
     const snapshot = find("[data-link=snapshot]");
     snapshot.href = `snapshot/${encodeURIComponent(card.name)}.png`;
-    snapshot.download = `${card.name.replaceAll("/", "_")}.png`;
+    snapshot.download = `${card.fileName}.png`;
     // A canvas of its own, so that no picture of the source before is left on it.
     const canvas = find("canvas").cloneNode();
     canvas.width = 16;
@@ -60,7 +61,7 @@ export class FullSize {
     this.enter(cards[(place + by + cards.length) % cards.length], this.link);
   }
 
-  // Once a second, and when the connection to the server changes.
+  // Once a second, and when the page is hidden or the connection to the server changes.
   show(link) {
     if (!this.open) return;
     this.link = link;
@@ -70,11 +71,11 @@ export class FullSize {
       dialog.close();
       return;
     }
-    if (link.state === "connected" && card.hasPicture) picture.start({ pixels: innerWidth * devicePixelRatio });
+    if (isSeen() && link.state === "connected" && card.hasPicture) picture.start({ pixels: innerWidth * devicePixelRatio });
     else picture.stop();
     showState(dialog, stateOf(card.segment, link, picture.check(card.segment)));
-    setText(find("[data-figure=fps]"), `${card.segment.fps.toFixed(1)} fps`);
-    setText(find("[data-figure=latency]"), card.latency === null ? "" : `${Math.round(card.latency)} ms`);
+    setText(find("[data-figure=fps]"), card.fpsText);
+    setText(find("[data-figure=latency]"), card.latencyText);
     setText(find(".place"), `${cards.indexOf(card) + 1} of ${cards.length}`);
     for (const button of dialog.querySelectorAll(".previous, .next")) button.disabled = cards.length < 2;
   }

@@ -4,6 +4,7 @@ import { Card } from "./card.js";
 import { FullSize } from "./full_size.js";
 import { Server } from "./server.js";
 import { setText } from "./state.js";
+import { isSeen } from "./time.js";
 
 const NAMES_IN_SUMMARY = 3;
 
@@ -122,12 +123,16 @@ function sentence(running, problems) {
 }
 
 function stream() {
-  const seen = document.visibilityState === "visible" && server.link.state === "connected" && !fullSize.open;
+  const seen = isSeen() && server.link.state === "connected" && !fullSize.open;
   const wall = document.documentElement.dataset.view === "wall";
   for (const card of cards.values()) card.stream(seen && card.visible && card.hasPicture, wall);
 }
-document.addEventListener("visibilitychange", stream);
-document.addEventListener("preference", () => {
+document.addEventListener("visibilitychange", () => {
+  stream();
+  fullSize.show(server.link);
+});
+document.addEventListener("change", ({ target }) => {
+  if (target.name !== "view") return;
   for (const card of cards.values()) card.picture.stop(); // the pictures have another size now
   stream();
 });

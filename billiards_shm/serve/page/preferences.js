@@ -18,7 +18,6 @@
     } catch {
       // It holds until the page is left.
     }
-    document.dispatchEvent(new Event("preference"));
   });
   document.addEventListener("DOMContentLoaded", () => {
     for (const radio of document.querySelectorAll("input[type=radio]")) radio.checked = root.dataset[radio.name] === radio.value;

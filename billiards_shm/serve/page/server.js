@@ -1,14 +1,12 @@
 // The connection to the server: a stream of events, one a second, each with everything about the segments.
 
 import { addressOf } from "./address.js";
-import { pause } from "./time.js";
+import { isSeen, pause } from "./time.js";
 
 const SILENCE_MS = 5000;
 const RETRY_MS = 1000;
 const HIDDEN_MS = 5000;
 const LOST = { state: "lost", words: "There is no connection to the server." };
-
-const isSeen = () => document.visibilityState === "visible";
 
 // `onSegments` gets the list of each event. `onLink` gets {state, words} whenever the state changes: connecting at
 // first, then connected, lost, or full.

@@ -1,5 +1,7 @@
 // Waiting, and how durations are written.
 
+export const isSeen = () => document.visibilityState === "visible";
+
 // Wait, but no longer than until somebody looks at the page again: browsers slow the timers of hidden pages down.
 export function pause(milliseconds, signal) {
   return new Promise((resolve) => {

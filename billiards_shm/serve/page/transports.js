@@ -5,7 +5,7 @@
 // the server has pictures that have not come.
 
 import { addressOf } from "./address.js";
-import { pause } from "./time.js";
+import { isSeen, pause } from "./time.js";
 
 const HEADER_BYTES = 32;
 const FAILURES_BEFORE_SNAPSHOTS = 2;
@@ -44,7 +44,7 @@ export const webSockets = {
     this.probing = true;
     while (!this.pass) {
       await pause(PROBE_MS);
-      if (document.visibilityState === "visible" && await bringsSomething(this.candidate)) this.succeeded();
+      if (isSeen() && await bringsSomething(this.candidate)) this.succeeded();
     }
     this.probing = false;
   },
