@@ -305,7 +305,7 @@ class Publisher:
 
     def _count_captured(self, image: Image, captured_ns: int) -> None:
         self._statistics.frame_captured(captured_ns)
-        # With every frame, before it is published, so that nobody reads fewer frames captured than published.
+        # With every frame, before it is published, so that no reader sees fewer frames captured than published.
         self.report(captured=self._statistics.captured)
         self.frozen = self._pictures.is_frozen(image, captured_ns)
 

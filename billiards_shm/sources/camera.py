@@ -325,7 +325,7 @@ def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tup
             capture = _open_with(place, number, parameters)
             if capture is not None:
                 return capture, capture.getBackendName()
-    raise _refuse(address, _why(address, time.monotonic() - started, config.open_timeout_sec))
+    raise _refuse(address, _reason_for_unopened(address, time.monotonic() - started, config.open_timeout_sec))
 
 
 def _has_one_thread(address: SourceAddress) -> bool:
@@ -399,7 +399,7 @@ def _backends_for(address: SourceAddress) -> list[int]:
     return [_BACKENDS[name] for name in names if name in has] or [cv2.CAP_ANY]
 
 
-def _why(address: SourceAddress, seconds: float, timeout: float) -> str:
+def _reason_for_unopened(address: SourceAddress, seconds: float, timeout: float) -> str:
     match address.kind:
         case SourceKind.CAMERA | SourceKind.DEVICE:
             return reason_for_device(_device_path(address) or Path(str(address.place)))

@@ -90,7 +90,7 @@ def _switch(capture: cv2.VideoCapture, name: str, config: CameraConfig) -> str |
         values = _V4L2_EXPOSURE[on]
     if any(capture.set(number, value) and capture.get(number) == value for value in values):
         return None
-    return f"{name}: asked for {'on' if on else 'off'}, {_there_is(capture, number)}"
+    return f"{name}: asked for {'on' if on else 'off'}, {_actual_value(capture, number)}"
 
 
 def _level(capture: cv2.VideoCapture, name: str, wanted: float | None) -> str | None:
@@ -100,10 +100,10 @@ def _level(capture: cv2.VideoCapture, name: str, wanted: float | None) -> str | 
     taken = capture.set(number, wanted)
     if taken and abs(capture.get(number) - wanted) <= _TOLERATED * max(1.0, abs(wanted)):
         return None
-    return f"{name}: asked for {wanted:g}, {_there_is(capture, number)}"
+    return f"{name}: asked for {wanted:g}, {_actual_value(capture, number)}"
 
 
-def _there_is(capture: cv2.VideoCapture, number: int) -> str:
+def _actual_value(capture: cv2.VideoCapture, number: int) -> str:
     """OpenCV says -1, or 0, of what a driver does not know."""
     value = capture.get(number)
     return "the driver has no such setting" if value == -1 else f"the driver has {value:g}"

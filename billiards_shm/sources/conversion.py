@@ -101,7 +101,7 @@ class FrameConverter:
         """
         convert = self._conversion(raw)
         if convert is None:
-            return self._lay(as_bgr(raw, None), target)
+            return self._orient(as_bgr(raw, None), target)
         if self._orientation.upright and self._crop is None:
             return convert(raw, target)
         if self._orientation.upright and raw.ndim == 3 and self._crop is not None and self._crop[0] % 2 == 0:
@@ -110,9 +110,9 @@ class FrameConverter:
             if width % 2 == 0:
                 return convert(raw[top : top + height, left : left + width], target)
         image = convert(raw, None)
-        return None if image is None else self._lay(image, target)
+        return None if image is None else self._orient(image, target)
 
-    def _lay(self, image: Image, target: Image | None) -> Image:
+    def _orient(self, image: Image, target: Image | None) -> Image:
         if self._crop is not None:
             area = self._area(*self._orientation.size(image.shape[1], image.shape[0]))
             left, top, width, height = self._orientation.before(area, image.shape[1], image.shape[0])

@@ -521,7 +521,7 @@ def test_an_attempt_to_open_that_a_stop_interrupts_is_no_error(name: str) -> Non
     assert run.run().values == []
 
 
-def test_delays_begin_anew_once_frames_have_come_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_begin_again_once_frames_have_come_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
     original = pace_module.Backoff.next_delay
 
@@ -612,7 +612,7 @@ def test_a_slow_source_has_not_stalled_between_two_frames(name: str) -> None:
     assert states == ["streaming"] * 4 + ["stalled"]
 
 
-def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_anew(name: str) -> None:
+def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_again(name: str) -> None:
     still = [part for _ in range(60) for part in (image(7), CLOCK.after(0.01))]
     reasons: list[str] = []
     script = Script([image(8)])
@@ -648,7 +648,7 @@ def test_reconnecting_ends_where_the_configuration_says(name: str, options: dict
     assert run.loop.reporter.snapshot().state == "reconnecting"
 
 
-def test_attempts_are_counted_anew_once_frames_have_come(name: str) -> None:
+def test_attempts_are_counted_from_zero_once_frames_have_come(name: str) -> None:
     gone = CameraError("gone")
     openings = [Script([image(value)]) if value % 2 else gone for value in range(1, 12)]
     assert Run(name, LIVE, *openings, frames=6, reconnect_attempts=2).run().values == [1, 3, 5, 7, 9, 11]
@@ -783,7 +783,7 @@ def test_placeholders_are_plain_without_opencv_and_a_line_says_so(name: str, cap
     assert "(libGL.so.1: cannot open shared object file): pip install 'billiards-shm[headless]'" in said[0]
 
 
-def test_nobody_gets_placeholders_that_were_not_asked_for(name: str) -> None:
+def test_there_are_no_placeholders_unless_they_are_asked_for(name: str) -> None:
     DRAWN.clear()
     run = Run(name, LIVE, frames=2, observers={"draw_placeholder": drawn})
     run.openings = [Script([image(1)]), lambda: run.loop._status._check_for_stall(CLOCK.now_ns), Script([image(2)])]
@@ -1030,7 +1030,7 @@ def count_openings(open_it: Callable[[], Any]) -> tuple[Callable[[], Any], list[
     return counted, openings
 
 
-def test_a_file_is_opened_anew_for_every_pass_and_never_sought(name: str, tmp_path: Path) -> None:
+def test_a_file_is_opened_again_for_every_pass_and_never_sought(name: str, tmp_path: Path) -> None:
     settings = settings_for(name, str(make_clip(tmp_path / "clip.avi", 3)), playback_fps=0)
     counted, openings = count_openings(lambda: open_source(settings.vision.camera))
     loop = CaptureLoop(settings, Stop(), counted, frames=9)

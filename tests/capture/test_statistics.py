@@ -225,7 +225,7 @@ def test_delays_differ_so_that_many_processes_do_not_try_in_step() -> None:
     assert len({Backoff().next_delay() for _ in range(50)}) > 40
 
 
-def test_delays_begin_anew_after_a_success() -> None:
+def test_delays_begin_again_after_a_success() -> None:
     backoff = Backoff()
     for _ in range(10):
         backoff.next_delay()

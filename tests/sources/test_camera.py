@@ -49,7 +49,7 @@ def test_a_missing_camera_is_an_error_that_names_those_there_are(device: int | s
         open_camera(device)
 
 
-def test_a_stable_name_is_followed_anew_at_each_attempt(tmp_path: Path) -> None:
+def test_a_stable_name_is_followed_again_at_each_attempt(tmp_path: Path) -> None:
     link = tmp_path / "usb-table-video-index0"
     # It stands below /dev, where tests make no files.
     address = SourceAddress(SourceKind.DEVICE, str(link))

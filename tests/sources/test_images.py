@@ -1,4 +1,4 @@
-"""Numbered images: which files a pattern names, in what order, and what becomes of those that are none."""
+"""Numbered images: which files a pattern names, in what order, and that those that are none are left out."""
 
 from pathlib import Path
 

@@ -33,7 +33,7 @@ FAILURES: dict[str, list[str]] = {
         "test_processes.py::test_a_waiting_reader_goes_on_through_kill_after_kill_with_rising_numbers",
     ],
     "a frozen picture is reported healthy": [
-        "test_capture_loop.py::test_a_frozen_picture_is_a_stall_and_the_source_is_opened_anew",
+        "test_capture_loop.py::test_a_frozen_picture_is_a_stall_and_the_source_is_opened_again",
         "test_frozen.py::test_identical_frames_are_frozen_after_the_limit",
         "test_capture_loop.py::test_the_measured_rate_falls_to_nothing_while_the_grab_hangs",
         "test_statistics.py::test_the_rate_falls_to_zero_when_nothing_comes",
@@ -47,7 +47,7 @@ FAILURES: dict[str, list[str]] = {
         "test_capture_process.py::test_a_source_that_does_not_return_does_not_hold_up_a_stop",
     ],
     "a camera that was plugged in again has another number": [
-        "test_camera.py::test_a_stable_name_is_followed_anew_at_each_attempt",
+        "test_camera.py::test_a_stable_name_is_followed_again_at_each_attempt",
     ],
     "the driver says 30 fps and gives 4, or says 0, 2000 or 180000": [
         "test_capture_loop.py::test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once",
@@ -56,7 +56,7 @@ FAILURES: dict[str, list[str]] = {
         "test_statistics.py::test_a_steady_rate_is_measured_as_it_is",
     ],
     "looping by seeking to the first frame is inexact": [
-        "test_capture_loop.py::test_a_file_is_opened_anew_for_every_pass_and_never_sought",
+        "test_capture_loop.py::test_a_file_is_opened_again_for_every_pass_and_never_sought",
         "test_capture_loop.py::test_a_file_that_loops_begins_again_at_its_first_frame",
     ],
     "options of RTSP are those of the whole process": [
@@ -72,7 +72,7 @@ FAILURES: dict[str, list[str]] = {
     "retrying without back-off, giving up after five failures, reconnecting in storms": [
         "test_statistics.py::test_delays_grow_from_half_a_second_to_half_a_minute",
         "test_statistics.py::test_delays_differ_so_that_many_processes_do_not_try_in_step",
-        "test_capture_loop.py::test_delays_begin_anew_once_frames_have_come_again",
+        "test_capture_loop.py::test_delays_begin_again_once_frames_have_come_again",
         "test_restart_policy.py::test_it_goes_on_for_ever_and_says_when_the_limit_makes_it_wait",
     ],
     "shared memory that everybody may write, or that only the owner may read": [
