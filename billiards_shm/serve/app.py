@@ -134,6 +134,7 @@ def create_app(
         summary="Live images, health and metrics of frames in shared memory",
         docs_url=None,  # these pages load scripts from other servers
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to whatever host the request names, and off the prefix of a proxy
     )
     app.router.route_class = _Route
     access = Access(token)

@@ -216,7 +216,10 @@ def _without_port(host: str) -> str:
 def _same_origin(headers: Headers) -> bool:
     """Whether no other site's page sent the request. Any page may open a WebSocket; the browser names its origin."""
     origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()
+    if origin is None:
+        return True
+    host = origin.partition("://")[2].lower()  # empty if the origin is "null"
+    return host != "" and host == headers.get("host", "").lower()
 
 
 async def _refuse_websocket(receive: Receive, send: Send) -> None:

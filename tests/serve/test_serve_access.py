@@ -390,6 +390,35 @@ def test_pages_of_other_sites_may_not_log_in_or_out() -> None:
             assert server.request("POST", path, b"token=secret", Origin=own).status == 303
 
 
+def test_no_page_without_an_origin_of_its_own_may_log_in_even_where_no_host_is_named() -> None:
+    with served(create_app([], token="secret")) as server:
+        assert server.request("POST", "/login", b"token=secret", Host="", Origin="null").status == 403
+        assert server.request("POST", "/login", b"token=secret", Host="").status == 303
+
+
+def test_nothing_leads_to_a_host_that_a_request_names() -> None:
+    with served(create_app([], token="secret")) as server:
+        for path in ("/static/x/", "/login/", "/metrics/", "//evil.example/", "/healthz/"):
+            for access in ({}, {"Authorization": "Bearer secret"}):
+                answer = server.get(path, Host="evil.example", **access)
+                assert answer.status in (401, 404), path
+                assert "location" not in answer.headers
+
+
+def test_pages_of_other_sites_may_not_open_websockets_by_what_a_browser_adds(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
+    with served(create_app([segment_name], token="secret")) as server:
+        cookie = set_cookie_of(server).partition(";")[0]
+        url = server.url(f"/ws/{segment_name}", "ws")
+        for added in ({"Cookie": cookie}, {"Authorization": with_password("secret")}):
+            with connect(url, additional_headers=added) as socket:
+                assert isinstance(socket.recv(10), bytes)
+            for origin in ("http://evil.example", "null"):
+                with pytest.raises(InvalidStatus), connect(url, origin=origin, additional_headers=added):
+                    pass
+
+
 def test_a_session_ends_after_a_month(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(create_app([], token="secret")) as server:
         cookie = set_cookie_of(server).partition(";")[0]
