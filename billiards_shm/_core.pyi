@@ -197,13 +197,13 @@ class SegmentReader:
         timeout: float | None = 0.0,
         *,
         copy: bool | None = None,
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def latest_frame(
         self,
         *,
         copy: bool | None = None,
-        format: str | None = None,  # noqa: A002
+        format: str | None = None,
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def close(self) -> None: ...
     def _poll(self, follow: bool) -> tuple[npt.NDArray[Any], FrameMetadata] | None: ...

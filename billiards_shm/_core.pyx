@@ -202,7 +202,7 @@ cdef class FrameMetadata:
     online : bool
         False: a placeholder, published while the source is away.
     clock : str
-        What `capture_time_ns` was taken from: ``driver`` (the camera driver's time of the buffer), ``sender`` (the
+        What ``capture_time_ns`` was taken from: ``driver`` (the camera driver's time of the buffer), ``sender`` (the
         clock of the camera or server that sent it), ``file`` (the times in a recording), ``remote`` (another host's
         segment), or ``arrival`` (when it reached the process that captures).
     source_sequence : int or None
@@ -804,7 +804,7 @@ cdef class SharedMemoryFrameWriter:
         pixel_format
             Of this frame; None: as the writer was made.
         clock
-            What `capture_time_ns` was taken from: driver, sender, file, remote or arrival (None); see `FrameMetadata`.
+            What ``capture_time_ns`` was taken from: driver, sender, file, remote or arrival (None); see `FrameMetadata`.
         source_sequence
             The number that the frame had where it came from; None: it had none.
 

@@ -29,3 +29,4 @@ numpydoc_show_class_members = False
 default_role = "autolink"  # a link if it is a name of this package, else as it stands
 # Nothing is fetched while building, so names of other packages are no links.
 nitpick_ignore_regex = [("py:.*", r"(collections|datetime|fastapi|np|npt|numpy|os|pathlib|types|typing)\..*")]
+nitpick_ignore = [("py:class", "Clock")]  # a Literal, whose values `FrameMetadata` describes

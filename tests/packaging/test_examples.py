@@ -70,7 +70,7 @@ def test_the_package_ships_header_and_sources() -> None:
 @pytest.mark.parametrize("standard", ["c++11", "c++20"])
 def test_any_cxx_compiler_takes_the_header(standard: str, tmp_path: Path) -> None:
     source = tmp_path / "only.cpp"
-    source.write_text('#include "billiards_shm.h"\nstatic_assert(sizeof(bshm_identity) == 128, "layout");\n')
+    source.write_text('#include "billiards_shm.h"\n')
     build([*CXX_COMPILER, f"-std={standard}", *WARNINGS, f"-I{get_include()}", "-c", source, "-o", tmp_path / "only.o"])
 
 
