@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import shutil
 import signal
 import sys
 import time
@@ -101,5 +102,9 @@ def nothing_stays_in_shared_memory() -> Iterator[None]:
     yield
     left = _gone(lambda: [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")])
     for name in left:
-        (SHARED_MEMORY / name).unlink(missing_ok=True)
+        path = SHARED_MEMORY / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     assert not left, f"left in shared memory: {', '.join(sorted(left))}"

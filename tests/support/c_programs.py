@@ -10,7 +10,7 @@ from pathlib import Path
 COMPILER = shlex.split(environ.get("CC", "cc"))
 
 
-def run(command: Iterable[str | Path], timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run(command: Iterable[str | Path], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
