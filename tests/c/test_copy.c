@@ -112,7 +112,8 @@ static void large_blocks_arrive_whole_from_and_to_any_alignment(void)
 
 static void small_blocks_stay_in_the_cache_and_large_ones_go_past_it(void)
 {
-    const char *largest = kernel_names[kernel_count - 1];
+    const char *largest;
+    (void)streaming_kernel(&largest); /* memcpy where there is none */
     const char *small = "memcpy";
     const char *large = largest;
     CHECK(strcmp(bshm_copy_kernel(0), "memcpy") == 0);
