@@ -108,6 +108,7 @@ cdef extern from "billiards_shm.h" nogil:
     ctypedef struct bshm_writer_options:
         uint64_t slot_capacity
         uint32_t slots
+        uint32_t history
         uint32_t mode
         int32_t set_group
         uint32_t group
@@ -187,6 +188,12 @@ cdef extern from "billiards_shm.h" nogil:
                            bshm_error *error)
     int bshm_reader_attach(bshm_reader *reader, bshm_error *error)
     int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+    int bshm_reader_acquire_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+    int bshm_reader_acquire_number(bshm_reader *reader, uint64_t number, uint32_t flags, bshm_frame *frame,
+                                   bshm_error *error)
+    int bshm_reader_acquire_nearest(bshm_reader *reader, int64_t capture_ns, uint32_t flags, bshm_frame *frame,
+                                    bshm_error *error)
+    int bshm_reader_history(bshm_reader *reader)
     void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)
     void bshm_reader_wait(bshm_reader *reader, int64_t timeout_ns)
     const void *bshm_reader_map_ahead(bshm_reader *reader, const bshm_attachment *attachment, uint32_t slot)

@@ -97,6 +97,7 @@ class SharedMemoryFrameWriter:
         dtype: npt.DTypeLike = "uint8",
         pixel_format: str = "BGR24",
         slots: int = 8,
+        history: int = 0,
         mode: int = 0o600,
         group: int | str | None = None,
         trusted_owners: Iterable[int | str] | None = None,
@@ -198,6 +199,21 @@ class SegmentReader:
         *,
         copy: bool | None = None,
         format: str | None = None,
+        sequence: int | None = None,
+    ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
+    def read_next(
+        self,
+        timeout: float | None = 0.0,
+        *,
+        copy: bool | None = None,
+        format: str | None = None,
+    ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
+    def frame_at(
+        self,
+        capture_time_ns: int,
+        *,
+        copy: bool | None = None,
+        format: str | None = None,
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def latest_frame(
         self,
@@ -206,7 +222,7 @@ class SegmentReader:
         format: str | None = None,
     ) -> tuple[npt.NDArray[Any], FrameMetadata] | tuple[None, None]: ...
     def close(self) -> None: ...
-    def _poll(self, follow: bool) -> tuple[npt.NDArray[Any], FrameMetadata] | None: ...
+    def _poll(self, follow: bool, every: bool = False) -> tuple[npt.NDArray[Any], FrameMetadata] | None: ...
     def _ended(self) -> bool: ...
     def _wait_once(self, seconds: float) -> None: ...
 

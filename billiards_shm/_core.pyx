@@ -660,6 +660,10 @@ cdef class SharedMemoryFrameWriter:
     slots
         3 to 62. Three have memory from the start, further ones when readers hold that many frames. All readers
         together can hold ``slots - 2`` frames; beyond that they get copies.
+    history
+        How many frames before the newest are kept, so that readers can have them too: `read_next`,
+        ``frames(every=True)``, ``read_frame(sequence=...)``, `frame_at`. Each takes a slot more, with memory from the
+        start; at most 62 slots in all.
     mode
         Permission bits of the file. 0o640 lets the group read, with copies; 0o660 lets it hold leases, too.
     group
@@ -695,8 +699,8 @@ cdef class SharedMemoryFrameWriter:
         self._writer = NULL
         self._closed = True
 
-    def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, mode=0o600, group=None,
-                 trusted_owners=None):
+    def __init__(self, name, shape, *, dtype="uint8", pixel_format="BGR24", slots=8, history=0, mode=0o600,
+                 group=None, trusted_owners=None):
         cdef _abi.bshm_writer_options options
         cdef _abi.bshm_error error
         cdef bytes encoded = _encode_name(name)
@@ -709,6 +713,8 @@ cdef class SharedMemoryFrameWriter:
             raise _bad_pixel_format(pixel_format)
         if not isinstance(slots, int) or not MIN_SLOTS <= slots <= MAX_SLOTS:
             raise ValueError(f"slots={slots!r}: expected an integer from {MIN_SLOTS} to {MAX_SLOTS}")
+        if not isinstance(history, int) or not 0 <= history <= MAX_SLOTS - slots:
+            raise ValueError(f"history={history!r}: expected an integer from 0 to {MAX_SLOTS - slots} beside {slots=}")
         if not isinstance(mode, int) or mode & ~0o777:
             raise ValueError(f"mode={mode!r}: expected permission bits from 0 to 0o777")
         _set_geometry(&self._usual, shape, dtype)
@@ -719,6 +725,7 @@ cdef class SharedMemoryFrameWriter:
         self.pixel_format = pixel_format
         options.slot_capacity = min(math.prod(self.shape) * self.dtype.itemsize, 2**63)  # more is refused by the core
         options.slots = slots
+        options.history = history
         options.mode = mode
         options.set_group = group is not None
         options.group = _resolve_group(group) if group is not None else 0
@@ -1148,6 +1155,13 @@ cdef FrameMetadata _metadata_of_array(FrameMetadata given, object array, str pix
     return metadata
 
 
+cdef enum:  # which frame of the window is taken
+    _NEWEST
+    _NEXT
+    _NUMBER
+    _NEAREST
+
+
 cdef class SegmentReader:
     """Reads the newest frame under a name: `billiards_shm.SharedMemoryFrameReader` without iteration."""
 
@@ -1155,6 +1169,7 @@ cdef class SegmentReader:
     cdef readonly str name
     cdef bint _copy
     cdef bint _closed
+    cdef bint _history_known
     cdef list _prepared  # by slot: a _PreparedFrame, or None before the slot's first frame
     cdef int _ahead  # the slots below this one are prepared, or were
     cdef int _delivered_slot  # slot of the last frame, whose next one is not prepared yet; -1: none
@@ -1277,8 +1292,8 @@ cdef class SegmentReader:
                 _abi.bshm_reader_wait(self._reader, left)
             PyErr_CheckSignals()
 
-    def read_frame(self, timeout=0.0, *, copy=None, format=None):
-        """The newest frame that this reader has not seen.
+    def read_frame(self, timeout=0.0, *, copy=None, format=None, sequence=None):
+        """The newest frame that this reader has not seen; or the one with the number `sequence`.
 
         Parameters
         ----------
@@ -1290,13 +1305,16 @@ cdef class SegmentReader:
             BGR24, RGB24 or GRAY8: what the frame is converted to, by OpenCV, into an array of your own. None: as it
             was published. A frame that has the format already is not converted, and GRAY8 of NV12, NV21, I420 and YV12
             is a view of their Y plane.
+        sequence
+            The number of a frame in the window: the newest one and the history before it (`history` of the writer). It
+            does not count as seen. There is no waiting for it.
 
         Returns
         -------
         frame : numpy.ndarray or None
             Shape (height, width) or (height, width, channels). Read-only if zero-copy.
         metadata : FrameMetadata or None
-            Both None: nothing new, or no segment. They describe the array, also a converted one.
+            Both None: nothing new, not in the window, or no segment. They describe the array, also a converted one.
 
         Raises
         ------
@@ -1313,29 +1331,98 @@ cdef class SegmentReader:
         to reader and writer. A reader pins at most `max_leases` frames; while you hold that many, further ones come as
         copies.
         """
-        cdef int64_t deadline
-        cdef int64_t left
         cdef bint own = self._copy if copy is None else copy
         cdef object found
         self._check_created()
         if timeout is not None and not timeout >= 0:
             raise _bad_timeout(timeout)
-        if format is not None:
-            _check_target(format)
-            return _in_format(self.read_frame(timeout, copy=False), format, own)
-        found = self._take(0, own)
+        if format is not None or sequence is not None:
+            return self._read_otherwise(timeout, own, format, sequence)
+        found = self._take(_NEWEST, 0, 0, own)
         if found is not None:
             return found
-        deadline = _deadline_of(timeout)
+        return self._wait_for(_NEWEST, timeout, own)
+
+    cdef object _read_otherwise(self, object timeout, bint own, object format, object sequence):
+        """`read_frame` in a format, or by number."""
+        if format is not None:
+            _check_target(format)
+            return _in_format(self.read_frame(timeout, copy=False, sequence=sequence), format, own)
+        if timeout != 0:
+            raise ValueError(f"timeout={timeout!r}: a frame asked for by its number is not waited for")
+        return self._look_up(_NUMBER, max(0, min(operator.index(sequence), 2**62)), own)
+
+    cdef object _wait_for(self, int which, object timeout, bint own):
+        cdef int64_t deadline = _deadline_of(timeout)
+        cdef int64_t left
         while True:
             left = deadline - _abi.bshm_now_ns()
             if left <= 0:
                 return None, None
             PyErr_CheckSignals()
             self._wait(left)
-            found = self._take(0, own)
+            found = self._take(which, 0, 0, own)
             if found is not None:
                 return found
+
+    cdef object _look_up(self, int which, int64_t what, bint own):
+        found = self._take(which, what, 0, own)
+        return (None, None) if found is None else found
+
+    def read_next(self, timeout=0.0, *, copy=None, format=None):
+        """The next frame after the last one that this reader had, as long as it is in the window.
+
+        The window is the newest frame and the history before it (`history` of the writer). A frame that fell out of it
+        is counted in ``metadata.skipped``. The first is the newest frame.
+
+        Parameters, returns, raises and lifetime as in `read_frame`. Without a history it does what `read_frame` does,
+        and warns once.
+        """
+        cdef bint own = self._copy if copy is None else copy
+        self._check_created()
+        if timeout is not None and not timeout >= 0:
+            raise _bad_timeout(timeout)
+        if format is not None:
+            _check_target(format)
+            return _in_format(self.read_next(timeout, copy=False), format, own)
+        found = self._take(_NEXT, 0, 0, own)
+        if found is None:
+            found = self._wait_for(_NEXT, timeout, own)
+        self._warn_without_history(1)
+        return found
+
+    def frame_at(self, capture_time_ns, *, copy=None, format=None):
+        """The frame in the window that was captured nearest to a time, the earlier of two. Never waits.
+
+        Parameters
+        ----------
+        capture_time_ns
+            Nanoseconds of CLOCK_MONOTONIC.
+
+        Other parameters, returns, raises and lifetime as in `read_frame`. Both None: the window has no frame, or all of
+        them were captured later. The frame does not count as seen.
+        """
+        cdef bint own = self._copy if copy is None else copy
+        self._check_created()
+        if format is not None:
+            _check_target(format)
+            return _in_format(self.frame_at(capture_time_ns, copy=False), format, own)
+        return self._look_up(_NEAREST, max(-2**62, min(operator.index(capture_time_ns), 2**62)), own)
+
+    cdef int _warn_without_history(self, int stacklevel) except -1:
+        """Once, as soon as there is a segment."""
+        cdef int history
+        if self._history_known:
+            return 0
+        history = _abi.bshm_reader_history(self._reader)
+        self._history_known = history >= 0
+        if history == 0:
+            import warnings
+
+            warnings.warn(
+                f"{self.name!r} keeps no history, so frames can be missed: its writer needs history=N (--history N)",
+                RuntimeWarning, stacklevel=stacklevel)
+        return 0
 
     def latest_frame(self, *, copy=None, format=None):
         """The newest frame, even if this reader has seen it. Never waits.
@@ -1347,7 +1434,7 @@ cdef class SegmentReader:
         if format is not None:
             _check_target(format)
             return _in_format(self.latest_frame(copy=False), format, own)
-        found = self._take(_abi.BSHM_ACQUIRE_SEEN, own)
+        found = self._take(_NEWEST, 0, _abi.BSHM_ACQUIRE_SEEN, own)
         return (None, None) if found is None else found
 
     cdef int _wait(self, int64_t nanoseconds) except -1:
@@ -1387,10 +1474,12 @@ cdef class SegmentReader:
             _abi.bshm_addresses_release(like.attachment)
         return 0
 
-    def _poll(self, bint follow):
-        """`read_frame` without waiting. Not `follow`: stay with a segment that was closed. For iteration."""
+    def _poll(self, bint follow, bint every=False):
+        """`read_frame`, or `read_next`, without waiting. Not `follow`: stay with a closed segment. For iteration."""
         self._check_created()
-        found = self._take(0 if follow else _abi.BSHM_ACQUIRE_STAY, self._copy)
+        found = self._take(_NEXT if every else _NEWEST, 0, 0 if follow else _abi.BSHM_ACQUIRE_STAY, self._copy)
+        if every:
+            self._warn_without_history(3)
         return found
 
     def _ended(self):
@@ -1403,14 +1492,21 @@ cdef class SegmentReader:
         self._check_created()
         self._wait(<int64_t> (min(seconds, 1.0) * 1e9))
 
-    cdef object _take(self, uint32_t flags, bint copy):
+    cdef object _take(self, int which, int64_t what, uint32_t flags, bint copy):
         cdef _abi.bshm_frame frame
         cdef _abi.bshm_error error
         cdef int rc
         if copy:
             flags |= _abi.BSHM_ACQUIRE_COPY
         for _ in range(COPY_ATTEMPTS):
-            rc = _abi.bshm_reader_acquire(self._reader, flags, &frame, &error)
+            if which == _NEWEST:
+                rc = _abi.bshm_reader_acquire(self._reader, flags, &frame, &error)
+            elif which == _NEXT:
+                rc = _abi.bshm_reader_acquire_next(self._reader, flags, &frame, &error)
+            elif which == _NUMBER:
+                rc = _abi.bshm_reader_acquire_number(self._reader, <uint64_t> what, flags, &frame, &error)
+            else:
+                rc = _abi.bshm_reader_acquire_nearest(self._reader, what, flags, &frame, &error)
             if rc < 0:
                 raise _exception(&error)
             if rc == _abi.BSHM_NOTHING:
@@ -1523,7 +1619,8 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "total_bytes": found.identity.total_bytes,
         "backed_bytes": found.identity.pixels_offset + statistics.backed_slots.shared * found.identity.slot_stride,
         "allocated_bytes": found.allocated_bytes,
-        "slots": found.identity.slot_count,
+        "slots": found.identity.token_count + 2,
+        "history": found.identity.history,
         "slot_capacity": found.identity.slot_capacity,
         "created_wall_ns": found.identity.created_wall_ns,
         "sequence": found.latest_sequence,

@@ -55,13 +55,16 @@ class SharedMemoryFrameReader(SegmentReader):
         crop = crop.copy()       # OK: your own memory, and the slot is free again
     """
 
-    def frames(self, *, follow: bool = False, timeout: float | None = None) -> "FrameIterator":
+    def frames(self, *, follow: bool = False, every: bool = False, timeout: float | None = None) -> "FrameIterator":
         """Iterate over frames as they come, with ``for`` or ``async for``.
 
         Parameters
         ----------
         follow
             False: the iteration ends when the writer closes cleanly. True: it waits for the next writer of the name.
+        every
+            True: every frame that is still in the window, one after the other, as `read_next`; the writer has to keep
+            history. False: the newest frame each time.
         timeout
             Seconds to wait for each frame; None: no limit.
 
@@ -75,7 +78,7 @@ class SharedMemoryFrameReader(SegmentReader):
         TimeoutError
             Raised by the iteration: no frame came within `timeout`.
         """
-        return FrameIterator(self, follow=follow, timeout=timeout)
+        return FrameIterator(self, follow=follow, every=every, timeout=timeout)
 
     def __iter__(self) -> Iterator[_Read]:
         return iter(self.frames())
@@ -97,12 +100,13 @@ class SharedMemoryFrameReader(SegmentReader):
 class FrameIterator:
     """Frames of one reader, one after the other; see `SharedMemoryFrameReader.frames`."""
 
-    def __init__(self, reader: SharedMemoryFrameReader, *, follow: bool, timeout: float | None) -> None:
+    def __init__(self, reader: SharedMemoryFrameReader, *, follow: bool, every: bool, timeout: float | None) -> None:
         self._waiter: ThreadPoolExecutor | None = None
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
         self._reader = reader
         self._follow = follow
+        self._every = every
         self._timeout = timeout
         # An end that came before the iteration began is not its own: it waits for the next writer. None: not looked.
         self._outlasts_end: bool | None = None
@@ -146,7 +150,7 @@ class FrameIterator:
     def _look(self) -> _Read | None:
         if self._outlasts_end is None:
             self._outlasts_end = self._reader._ended()
-        found = self._reader._poll(self._follow or self._outlasts_end)
+        found = self._reader._poll(self._follow or self._outlasts_end, self._every)
         if self._outlasts_end:
             self._outlasts_end = found is None and self._reader._ended()
         return found

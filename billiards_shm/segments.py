@@ -72,7 +72,9 @@ class SegmentInfo(SegmentStatistics):
     allocated_bytes: int
     """Memory in use, as the file system counts it."""
     slots: int
-    """Frames that it can hold."""
+    """Frames that it can hold, beside the history."""
+    history: int
+    """Frames before the newest that are kept."""
     slot_capacity: int
     """Bytes of the largest possible frame."""
     created_wall_ns: int

@@ -67,4 +67,20 @@ int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy
 int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame *frame, uint64_t *retries,
                          bshm_error *error);
 
+/* The window of the segment, as far as frames were published there: of the newest frame, or an empty one (last 0). */
+typedef struct bshm_span {
+    uint64_t first, last;
+} bshm_span;
+bshm_span bshm_attachment_span(const bshm_attachment *attachment);
+
+/* As the two above, for frame `number` of the window. BSHM_NOTHING: it is outside, or gone. */
+int bshm_attachment_pin_number(bshm_attachment *attachment, uint64_t number, bool to_copy, bshm_frame *frame,
+                               uint64_t *retries, bshm_error *error);
+int bshm_attachment_find_number(bshm_attachment *attachment, uint64_t number, bshm_frame *frame, uint64_t *retries,
+                                bshm_error *error);
+
+/* The number of the frame of the window that was captured nearest to `capture_ns`, the earlier of two. 0: none, or
+ * all were captured later. */
+uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capture_ns);
+
 #endif

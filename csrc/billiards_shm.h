@@ -30,9 +30,9 @@
  *
  *   Regions and slots start on 64 KiB boundaries because pages of 16 and 64 KiB exist. Integers are in the byte order
  *   of the machine (`byte_order`). Bytes that no field has are zero. The object has its full size from the start, but
- *   memory lies behind header, control and the slots 0 to backed_slots - 1 only: 3 at first, then one more at a time,
- *   always the lowest, before it is claimed for the first time (W1). A slot that has memory keeps it while its writer
- *   lives. Slot s starts at pixels_offset + s * slot_stride. Touch a slot only after `latest` has named it, or
+ *   memory lies behind header, control and the slots 0 to backed_slots - 1 only: 3 + H at first, then one more at a
+ *   time, always the lowest, before it is claimed for the first time (W1). A slot that has memory keeps it while its
+ *   writer lives. Slot s starts at pixels_offset + s * slot_stride. Touch a slot only after `latest` has named it, or
  *   where lseek SEEK_HOLE finds no hole in it: touching a hole takes memory, and is SIGBUS on a full tmpfs.
  *
  *   Readers map the header and the pixels read-only and the control region read-write. A reader that may open the
@@ -68,16 +68,22 @@
  *
  * SLOTS, PINS, TOKENS
  *
- *   There are S slots and L = S - 2 lease tokens. Token t is bit t of every slot's pin word; bit 63 is WRITING. A token
- *   pins at most one slot, so at most L slots are pinned, one is `latest`, and one is always free for the writer.
- *   `token_count` is L. `history` is 0: it is there for frames before the newest, S = L + 2 + history.
- *   A new owner of a token first clears the token's bit in every slot: that reclaims all that a killed reader left.
+ *   There are S slots, L lease tokens (`token_count`), and a history of H frames; S = L + 2 + H. Token t is bit t of
+ *   every slot's pin word; bit 63 is WRITING.
+ *
+ *   The window of the newest frame n are the frames n - H to n, as far as they are of this object (above
+ *   base_sequence). The writer leaves their slots alone, so S - (H + 1) = L + 1 slots are candidates for its next
+ *   frame. A token pins at most one slot, and is put on slots of the window only; so of those candidates at most L are
+ *   pinned, and one is always free. One pass over them finds it, though readers pin and unpin meanwhile: `latest` does
+ *   not move during a claim, so only a reader that loaded it before it moved can pin a candidate, one candidate for
+ *   each token, as that reader loads `latest` again before it pins another slot (R0, R1). A new owner of a token first
+ *   clears the token's bit in every slot: that reclaims all that a killed reader left.
  *
  *
  * WRITER, one thread at a time
  *
- *   W1   candidates: slots with memory, most recently published first, never `latest`'s; then one more slot, which is
- *        given memory (refused: the frame is dropped)
+ *   W1   candidates: slots with memory, most recently published first, never those of the window; then one more, which
+ *        is given memory (refused: the frame is dropped)
  *   W2   w = load(pin[s], relaxed); any token bit set: next candidate; bits that are no token do not count
  *   W3   strong CAS(pin[s], w -> WRITING, acquire / relaxed); failed: next candidate
  *   W4   store(seq[s], 2n-1, relaxed)                                    odd: being written
@@ -115,12 +121,26 @@
  *   that pin.
  *
  *
+ * READER OF THE WINDOW
+ *
+ *        Frame m, with a token of its own as in R0: R1 gives n; m < n - H, m <= base_sequence or m > n: outside. s is
+ *        the slot with load(seq[s], relaxed) == 2m; there is none: m was overwritten since, or punched out, and does
+ *        not come back. R2, R3. R4 takes q == 2m only. After a failure choose again from R0, with a new `latest`: a
+ *        slot that was chosen before a pin was taken back may be a candidate by now, and the token would block a
+ *        second one.
+ *
+ *        Every frame in turn: the first is the newest; then m is the higher of seen + 1 and the first of the window; m
+ *        above n: nothing new. One that is gone is left out and counts as missed. Numbers have no other gaps inside an
+ *        object: a cancelled loan uses none up. All of an object is read before moving on (ATTACHING AND MOVING ON).
+ *
+ *
  * READER WITHOUT A LEASE
  *
  *        R1; q = load(seq[s], acquire), odd or < 2n: retry; copy the descriptor by relaxed loads; fence(acquire); seq
- *        unchanged, else retry, at most BSHM_READ_ATTEMPTS times. Validate the copy. Then the pixels by pread;
- *        fence(acquire); seq unchanged, else begin again. By pread, because a slot that is not pinned may be punched
- *        out of the object (see PUNCHING) or cut off, and touching it in a mapping then is SIGBUS.
+ *        unchanged, else retry, at most BSHM_READ_ATTEMPTS times (of the window: R1 as above; q == 2m or gone).
+ *        Validate the copy. Then the pixels by pread; fence(acquire); seq unchanged, else begin again. By pread,
+ *        because a slot that is not pinned may be punched out of the object (see PUNCHING) or cut off, and touching it
+ *        in a mapping then is SIGBUS.
  *
  *        Observers read like this, and readers that find every token taken. Any other copy takes a token, pins for the
  *        length of the copy, and gives the token up.
@@ -186,7 +206,7 @@
  *   2. Create "<directory of the object>/.bshm-<16 hex digits, random>~" with O_EXCL, mode 0600; lock its
  *      BSHM_WRITER_BYTE (taken: a cleaner has it, begin again with another); open it a second time for the pixels
  *      (gone: begin again); then set the group and the mode that were asked for, in this order.
- *   3. ftruncate to total_bytes; fallocate header, control and 3 slots. Ask first how much is free (fstatvfs): an
+ *   3. ftruncate to total_bytes; fallocate header, control and 3 + H slots. Ask first how much is free (fstatvfs): an
  *      allocation that cannot succeed takes every page there is before it fails, and a neighbour gets SIGBUS. No room:
  *      remove the temporary, take the predecessor as in 5, punch what it has (PUNCHING), and begin again with 2, once,
  *      its lock in hand; there is none, or it is your own: an error. Set backed_slots, state LIVE, notify 1.
@@ -306,7 +326,7 @@ extern "C" {
 #define BSHM_REGION_BYTES    65536u /* header region, control region, and the alignment of both and of slots */
 #define BSHM_MIN_SLOTS       3u
 #define BSHM_MAX_SLOTS       62u /* tokens are bits 0..59, a slot number fits 6 bits, bit 63 is WRITING */
-#define BSHM_INITIAL_SLOTS   3u  /* backed by memory from the start */
+#define BSHM_INITIAL_SLOTS   3u  /* backed by memory from the start, with `history` more */
 #define BSHM_MAX_READERS     256u
 #define BSHM_LATENCY_BUCKETS 40u
 #define BSHM_READ_ATTEMPTS   8
@@ -601,7 +621,7 @@ enum bshm_code {
     BSHM_E_SHAPE = -7,      /* no geometry of a frame, or too large for the buffer, the loan, or 1 TiB */
     BSHM_E_LOAN = -8,       /* a slot is lent already, or this one is not lent any more */
     BSHM_E_CLOSED = -9,     /* the writer or reader is closed; or the writer belongs to the parent of a forked child */
-    BSHM_E_ARGUMENT = -10,  /* `slots`, or the number of trusted owners, is out of range */
+    BSHM_E_ARGUMENT = -10,  /* `slots`, `history`, or the number of trusted owners, is out of range */
     BSHM_E_MEMORY = -11,    /* malloc or mmap failed */
     BSHM_E_SYSTEM = -12,    /* another system call failed: bshm_error.system_errno */
     BSHM_E_TORN = -13       /* a copy met a newer frame: bshm_reader_give_back, then acquire again */
@@ -640,7 +660,8 @@ typedef struct bshm_writer bshm_writer;
 
 typedef struct bshm_writer_options {
     uint64_t slot_capacity; /* bytes of the largest frame, 1 to 2^40; a larger frame replaces the segment */
-    uint32_t slots;         /* BSHM_MIN_SLOTS to BSHM_MAX_SLOTS */
+    uint32_t slots;         /* L + 2: BSHM_MIN_SLOTS to BSHM_MAX_SLOTS, with `history` */
+    uint32_t history;       /* H: how many frames before the newest are kept */
     uint32_t mode;          /* of the object, as chmod takes it */
     int32_t set_group;      /* give the object to `group`; false: it gets the group of any new file */
     uint32_t group;         /* as chown takes it */
@@ -777,6 +798,18 @@ int bshm_reader_attach(bshm_reader *reader, bshm_error *error);
  * moves on to a successor, by itself. Errors of bshm_reader_attach but _NOT_FOUND; _FORMAT also for a corrupt
  * descriptor. An error leaves the reader as it was: call again. */
 int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
+/* The same for the next frame after the last one that this reader had, as long as it is in the window; if not, the
+ * first one that is. The very first is the newest. What was published in a segment comes before its
+ * successor's frames. */
+int bshm_reader_acquire_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error);
+/* The same for frame `number` of the window, and for the one captured nearest to `capture_ns` (the earlier of two).
+ * BSHM_NOTHING: it is outside the window; all frames there were captured later. The frame does not count as seen. */
+int bshm_reader_acquire_number(bshm_reader *reader, uint64_t number, uint32_t flags, bshm_frame *frame,
+                               bshm_error *error);
+int bshm_reader_acquire_nearest(bshm_reader *reader, int64_t capture_ns, uint32_t flags, bshm_frame *frame,
+                                bshm_error *error);
+/* H of the segment it is attached to; -1: of none. */
+int bshm_reader_history(bshm_reader *reader);
 /* The frame could not be used after all (BSHM_E_TORN): it counts as skipped in the next one. */
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame);
 /* Sleeps until there may be something new, at most timeout_ns and never above 100 ms. A signal ends it. Maps the slots

@@ -106,11 +106,26 @@ static int fill_pinned(bshm_attachment *attachment, bshm_lease *lease, uint32_t 
     return BSHM_FOUND;
 }
 
+/* R2 to R4 of frame n, or, unless it has to be that one, a newer one. BSHM_NO_PIN: try again from R0. */
+static int pin_slot(bshm_attachment *attachment, bshm_lease *lease, uint32_t slot, uint64_t n, bool exactly,
+                    bool to_copy, bshm_frame *frame, bshm_error *error)
+{
+    uint64_t seq;
+    if (!bshm_step_pin(attachment->control, slot, lease->token)) /* R2, R3 */
+        return BSHM_NO_PIN;
+    int rc = BSHM_NO_PIN;
+    if (bshm_step_load_descriptor(attachment->header, slot, n, &seq, &frame->info) && /* R4 */
+        (!exactly || seq == 2 * n))
+        rc = fill_pinned(attachment, lease, slot, seq, to_copy, frame, error);
+    if (rc != BSHM_FOUND)
+        bshm_step_unpin(attachment->control, slot, lease->token);
+    return rc;
+}
+
 /* R0 to R4 with a token. BSHM_NO_PIN: try again. */
 static int pin_newest(bshm_attachment *attachment, bshm_lease *lease, uint64_t seen, bool to_copy, bshm_frame *frame,
                       bshm_error *error)
 {
-    uint64_t seq;
     bshm_step_fence_token();                                     /* R0 */
     uint64_t latest = bshm_step_load_latest(attachment->header); /* R1 */
     uint64_t n = BSHM_LATEST_SEQUENCE(latest);
@@ -118,16 +133,7 @@ static int pin_newest(bshm_attachment *attachment, bshm_lease *lease, uint64_t s
     if (n <= seen)
         return BSHM_NOTHING;
     int rc = check_slot(attachment, latest, error);
-    if (rc < 0)
-        return rc;
-    if (!bshm_step_pin(attachment->control, slot, lease->token)) /* R2, R3 */
-        return BSHM_NO_PIN;
-    rc = BSHM_NO_PIN;
-    if (bshm_step_load_descriptor(attachment->header, slot, n, &seq, &frame->info)) /* R4 */
-        rc = fill_pinned(attachment, lease, slot, seq, to_copy, frame, error);
-    if (rc != BSHM_FOUND)
-        bshm_step_unpin(attachment->control, slot, lease->token);
-    return rc;
+    return rc < 0 ? rc : pin_slot(attachment, lease, slot, n, false, to_copy, frame, error);
 }
 
 /* One more frame on a pin that this reader has, without a token. BSHM_NO_PIN: there is no such pin. */
@@ -141,6 +147,13 @@ static int share_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, b
         seq != lease->seq)
         return BSHM_NO_PIN;
     return fill_pinned(attachment, lease, lease->slot, seq, to_copy, frame, error);
+}
+
+static int release_unused(bshm_attachment *attachment, bshm_lease *lease, int rc)
+{
+    if (rc != BSHM_FOUND && lease->transient)
+        bshm_token_release(attachment, lease);
+    return rc;
 }
 
 static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
@@ -158,9 +171,7 @@ static int pin_locked(bshm_attachment *attachment, uint64_t seen, bool to_copy, 
             break;
         ++*retries;
     }
-    if (rc != BSHM_FOUND && lease->transient)
-        bshm_token_release(attachment, lease);
-    return rc;
+    return release_unused(attachment, lease, rc);
 }
 
 int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy, bshm_frame *frame, uint64_t *retries,
@@ -197,6 +208,122 @@ int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame 
     }
     return BSHM_NO_PIN;
 }
+
+/* ---------------------------------------------------------------- frames of the window */
+
+bshm_span bshm_attachment_span(const bshm_attachment *attachment)
+{
+    const bshm_identity *identity = &attachment->identity;
+    uint64_t last = BSHM_LATEST_SEQUENCE(bshm_step_load_latest(attachment->header)); /* R1 */
+    uint64_t first = last > identity->history ? last - identity->history : 1;
+    return (bshm_span){first > identity->base_sequence ? first : identity->base_sequence + 1, last};
+}
+
+/* R1 for frame `number`: its slot, or slot_count: it is not in the window. */
+static uint32_t slot_of_number(const bshm_attachment *attachment, uint64_t number)
+{
+    uint32_t slots = attachment->identity.slot_count;
+    bshm_span span = bshm_attachment_span(attachment);
+    return number < span.first || number > span.last ? slots : bshm_step_find_frame(attachment->header, number, slots);
+}
+
+/* R4 of frame `number` and no other. */
+static bool load_number(const bshm_attachment *attachment, uint32_t slot, uint64_t number, bshm_frame *frame)
+{
+    uint64_t seq;
+    return bshm_step_load_descriptor(attachment->header, slot, number, &seq, &frame->info) && seq == 2 * number;
+}
+
+static bshm_lease *lease_of_number(bshm_attachment *attachment, uint32_t slot, uint64_t number)
+{
+    return find_lease(attachment, BSHM_LATEST(number, slot));
+}
+
+/* R0 to R4. BSHM_NO_PIN: try again, and choose the slot again: `latest` may have moved. */
+static int pin_number(bshm_attachment *attachment, bshm_lease *lease, uint64_t number, bool to_copy, bshm_frame *frame,
+                      bshm_error *error)
+{
+    bshm_step_fence_token();                            /* R0 */
+    uint32_t slot = slot_of_number(attachment, number); /* R1 */
+    if (slot == attachment->identity.slot_count)
+        return BSHM_NOTHING;
+    return pin_slot(attachment, lease, slot, number, true, to_copy, frame, error);
+}
+
+static int pin_number_locked(bshm_attachment *attachment, uint64_t number, bool to_copy, bshm_frame *frame,
+                             uint64_t *retries, bshm_error *error)
+{
+    int rc = BSHM_NO_PIN;
+    uint32_t slot = slot_of_number(attachment, number);
+    if (slot == attachment->identity.slot_count)
+        return BSHM_NOTHING;
+    bshm_lease *lease = lease_of_number(attachment, slot, number);
+    if (lease && load_number(attachment, slot, number, frame)) /* one more frame on a pin that this reader has */
+        return fill_pinned(attachment, lease, slot, 2 * number, to_copy, frame, error);
+    lease = bshm_token_take(attachment, to_copy);
+    if (!lease)
+        return BSHM_NO_PIN;
+    for (int attempt = 0; rc == BSHM_NO_PIN && attempt < BSHM_READ_ATTEMPTS; attempt++) {
+        rc = pin_number(attachment, lease, number, to_copy, frame, error);
+        *retries += rc == BSHM_NO_PIN;
+    }
+    return release_unused(attachment, lease, rc);
+}
+
+int bshm_attachment_pin_number(bshm_attachment *attachment, uint64_t number, bool to_copy, bshm_frame *frame,
+                               uint64_t *retries, bshm_error *error)
+{
+    if (!attachment->control)
+        return BSHM_NO_PIN;
+    bshm_os_mutex_lock(&attachment->mutex);
+    int rc = pin_number_locked(attachment, number, to_copy, frame, retries, error);
+    bshm_os_mutex_unlock(&attachment->mutex);
+    return rc;
+}
+
+int bshm_attachment_find_number(bshm_attachment *attachment, uint64_t number, bshm_frame *frame, uint64_t *retries,
+                                bshm_error *error)
+{
+    uint32_t slot = slot_of_number(attachment, number);
+    if (slot == attachment->identity.slot_count)
+        return BSHM_NOTHING;
+    if (!load_number(attachment, slot, number, frame) ||
+        !bshm_step_seq_unchanged(attachment->header, slot, 2 * number)) {
+        ++*retries;
+        return BSHM_NOTHING; /* overwritten meanwhile */
+    }
+    int rc = fill_frame(attachment, slot, 2 * number, frame, error);
+    return rc < 0 ? rc : BSHM_FOUND;
+}
+
+static uint64_t distance(int64_t a, int64_t b)
+{
+    return a > b ? (uint64_t)a - (uint64_t)b : (uint64_t)b - (uint64_t)a;
+}
+
+uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capture_ns)
+{
+    uint64_t found = 0;
+    int64_t found_ns = 0;
+    bool later = true; /* all of them were captured after capture_ns */
+    bshm_span span = bshm_attachment_span(attachment);
+    for (uint64_t number = span.first; number <= span.last; number++) {
+        bshm_frame frame;
+        uint32_t slot = bshm_step_find_frame(attachment->header, number, attachment->identity.slot_count);
+        if (slot == attachment->identity.slot_count || !load_number(attachment, slot, number, &frame) ||
+            !bshm_step_seq_unchanged(attachment->header, slot, 2 * number))
+            continue;
+        int64_t captured_ns = frame.info.capture_ns;
+        later = later && captured_ns > capture_ns;
+        if (found == 0 || distance(captured_ns, capture_ns) < distance(found_ns, capture_ns)) {
+            found = number;
+            found_ns = captured_ns;
+        }
+    }
+    return later ? 0 : found;
+}
+
+/* ---------------------------------------------------------------- frames in hand */
 
 int bshm_frame_intact(const bshm_frame *frame)
 {

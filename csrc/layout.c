@@ -47,7 +47,7 @@ static uint64_t checksum_of(const bshm_identity *identity)
     return hash;
 }
 
-int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error)
+int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, uint32_t history, bshm_error *error)
 {
     /* 2^40: far above any image, and 62 such slots still fit the maximum size of a file. */
     if (capacity == 0 || capacity > UINT64_C(1) << 40)
@@ -55,13 +55,17 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
                          (unsigned long long)capacity);
     if (slots < BSHM_MIN_SLOTS || slots > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: expected %u to %u", slots, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
+    if (history > BSHM_MAX_SLOTS - slots)
+        return bshm_fail(error, BSHM_E_ARGUMENT, "history=%u: expected at most %u beside slots=%u", history,
+                         BSHM_MAX_SLOTS - slots, slots);
     *identity = (bshm_identity){
         .abi_major = BSHM_ABI_MAJOR,
         .abi_minor = BSHM_ABI_MINOR,
         .header_bytes = BSHM_REGION_BYTES,
         .byte_order = BSHM_BYTE_ORDER,
-        .slot_count = slots,
+        .slot_count = slots + history,
         .token_count = slots - 2,
+        .history = history,
         .slot_stride = round_up_to_region(capacity),
         .slot_capacity = capacity,
         .control_offset = BSHM_REGION_BYTES,
@@ -72,7 +76,7 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
         .descriptor_offset = BSHM_DESCRIPTOR_OFFSET,
     };
     memcpy(identity->magic, BSHM_MAGIC, sizeof identity->magic);
-    identity->total_bytes = bshm_backed_bytes(identity, slots);
+    identity->total_bytes = bshm_backed_bytes(identity, identity->slot_count);
     int rc = bshm_os_random(identity->generation, sizeof identity->generation);
     return rc < 0 ? bshm_fail_system(error, rc, "read", "/dev/urandom") : BSHM_OK;
 }

@@ -17,8 +17,9 @@ typedef struct bshm_trusted {
 int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error);
 bool bshm_trusts(const bshm_trusted *trusted, uint32_t uid);
 
-/* Fills all of `identity` except base_sequence, series and checksum, for slots of `capacity` bytes. */
-int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, bshm_error *error);
+/* Fills all of `identity` except base_sequence, series and checksum, for `slots` and `history` slots of `capacity` bytes.
+ */
+int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, uint32_t history, bshm_error *error);
 void bshm_identity_seal(bshm_identity *identity);
 /* Checks all that a reader relies on (VALIDATION in billiards_shm.h), and that it lies inside `object_bytes`. */
 int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, const char *name, bshm_error *error);

@@ -103,6 +103,17 @@ static inline uint64_t bshm_step_load_latest(const bshm_header *header)
     return bshm_load_acquire(&header->publication.latest);
 }
 
+/* The slot of an earlier frame of the window, or `slot_count`; after the load of `latest`. Relaxed: seq is loaded again
+ * after the pin. A number has one slot for ever: what is found is in the window that belongs to that `latest`, and a
+ * frame that is not found does not come back. */
+static inline uint32_t bshm_step_find_frame(const bshm_header *header, uint64_t sequence, uint32_t slot_count)
+{
+    uint32_t slot = 0;
+    while (slot < slot_count && bshm_load_relaxed(&header->descriptors[slot].seq) != 2 * sequence)
+        slot++;
+    return slot;
+}
+
 /* R2, R3. True: pinned. False: the writer is in the slot, and the pin is taken back. In between the slot looks
  * pinned, which does not matter to the writer: it has claimed it already. */
 static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t token)

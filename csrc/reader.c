@@ -7,6 +7,7 @@
 
 #define CHECK_INTERVAL_NS (100 * BSHM_NS_PER_MS) /* how often the name is checked while the state is LIVE */
 #define ATTACH_RETRY_NS   (5 * BSHM_NS_PER_MS)   /* how often a segment that is not there is looked for */
+#define LOOK_UP           0x80000000u /* beside enum bshm_acquire_flags: who only looks frames up has none to finish */
 #define WAIT_SLICE_NS     (100 * BSHM_NS_PER_MS) /* then the caller can handle signals */
 
 struct bshm_reader {
@@ -18,6 +19,7 @@ struct bshm_reader {
     uint8_t generation[16];      /* of the last attachment; a forked child may attach to it again */
     uint64_t last;               /* number of the last frame delivered, of any segment; 0: none yet */
     uint64_t last_series;        /* the series that `last` belongs to */
+    bool in_turn;                /* that frame was read by bshm_reader_acquire_next */
     uint64_t undelivered;        /* frames that were given back, to be counted as skipped */
     int64_t next_check_ns;
     int64_t next_attach_ns;
@@ -156,7 +158,7 @@ static int check_for_successor(bshm_reader *reader, uint32_t flags, bshm_error *
     if (has_name(reader))
         return BSHM_NOTHING;
     /* The last frame may have come after the first load of `latest`: it is read before the successor's frames. */
-    if (has_new_frame(reader))
+    if (has_new_frame(reader) && (reader->in_turn || !(flags & LOOK_UP)))
         return BSHM_AGAIN;
     int rc = attach_if_there(reader, error);
     return rc == BSHM_ATTACHED ? BSHM_AGAIN : rc;
@@ -185,9 +187,21 @@ static uint64_t count_skipped(const bshm_reader *reader, uint64_t n)
     return n - reader->last - 1;
 }
 
-static void deliver(bshm_reader *reader, bshm_frame *frame)
+static void count_frame(bshm_reader *reader, const bshm_frame *frame)
 {
     bshm_reader_entry *entry = reader->attachment->entry;
+    reader->counters.frames++;
+    reader->counters.copies += frame->to_copy;
+    if (entry) {
+        bshm_store_relaxed(&entry->frames, reader->counters.frames);
+        bshm_store_relaxed(&entry->skipped, reader->counters.skipped);
+        bshm_store_relaxed(&entry->copies, reader->counters.copies);
+        bshm_store_relaxed(&entry->last_sequence, reader->last);
+    }
+}
+
+static void deliver(bshm_reader *reader, bshm_frame *frame)
+{
     frame->is_new = frame->info.sequence > reader->seen;
     if (frame->is_new) {
         frame->skipped = count_skipped(reader, frame->info.sequence) + reader->undelivered;
@@ -197,14 +211,8 @@ static void deliver(bshm_reader *reader, bshm_frame *frame)
         reader->last = frame->info.sequence;
         reader->last_series = reader->attachment->identity.series;
     }
-    reader->counters.frames++;
-    reader->counters.copies += frame->to_copy;
-    if (entry) {
-        bshm_store_relaxed(&entry->frames, reader->counters.frames);
-        bshm_store_relaxed(&entry->skipped, reader->counters.skipped);
-        bshm_store_relaxed(&entry->copies, reader->counters.copies);
-        bshm_store_relaxed(&entry->last_sequence, reader->last);
-    }
+    reader->in_turn = false;
+    count_frame(reader, frame);
 }
 
 static int take_newest(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
@@ -223,20 +231,25 @@ static int take_newest(bshm_reader *reader, uint32_t flags, bshm_frame *frame, b
     return rc == BSHM_NO_PIN ? BSHM_NOTHING : rc;
 }
 
-static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+/* For a reader that is detached, or closed. BSHM_ATTACHED, or BSHM_NOTHING. */
+static int attach_again(bshm_reader *reader, bshm_error *error)
 {
     int rc = check_open(reader, error);
-    if (rc == BSHM_OK && !reader->attachment) {
-        int64_t now = bshm_os_coarse_now_ns();
-        if (now < reader->next_attach_ns)
-            return BSHM_NOTHING;
-        reader->next_attach_ns = now + ATTACH_RETRY_NS;
-        rc = attach_if_there(reader, error);
-        if (rc == BSHM_NOTHING)
-            return rc;
-    }
     if (rc < 0)
         return rc;
+    int64_t now = bshm_os_coarse_now_ns();
+    if (now < reader->next_attach_ns)
+        return BSHM_NOTHING;
+    reader->next_attach_ns = now + ATTACH_RETRY_NS;
+    return attach_if_there(reader, error);
+}
+
+static int acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    int rc;
+    if (!reader->attachment && (rc = attach_again(reader, error)) != BSHM_ATTACHED)
+        return rc;
+    rc = BSHM_OK;
     /* First, or the newest frame of an ended segment would hide the successor's. The state may still be LIVE: a
      * writer that was killed never stored another. */
     if (flags & BSHM_ACQUIRE_SEEN)
@@ -255,6 +268,122 @@ int bshm_reader_acquire(bshm_reader *reader, uint32_t flags, bshm_frame *frame, 
     int rc = acquire(reader, flags, frame, error);
     leave(reader);
     return rc;
+}
+
+/* ---------------------------------------------------------------- frames of the window */
+
+static int take_number(bshm_reader *reader, uint64_t number, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    frame->skipped = 0;
+    frame->is_new = 0;
+    int rc = bshm_attachment_pin_number(reader->attachment, number, flags & BSHM_ACQUIRE_COPY, frame,
+                                        &reader->counters.retries, error);
+    if (rc == BSHM_NO_PIN)
+        rc = bshm_attachment_find_number(reader->attachment, number, frame, &reader->counters.retries, error);
+    return rc;
+}
+
+/* A number that is in the window, and yet not there, was overwritten since, or punched out: it does not come back. */
+static int take_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    uint64_t next = reader->seen + 1;
+    if (reader->last == 0 || reader->attachment->identity.history == 0)
+        return take_newest(reader, flags, frame, error);
+    reader->pin_failed = false;
+    for (uint32_t attempt = 0; attempt < BSHM_MAX_SLOTS; attempt++) {
+        bshm_span span = bshm_attachment_span(reader->attachment);
+        next = next > span.first ? next : span.first;
+        if (next > span.last)
+            return BSHM_NOTHING;
+        int rc = take_number(reader, next, flags, frame, error);
+        if (rc == BSHM_FOUND)
+            deliver(reader, frame);
+        if (rc != BSHM_NOTHING)
+            return rc;
+        next++;
+    }
+    reader->pin_failed = true; /* the writer was faster each time: wait a moment, but not for its next frame */
+    return BSHM_NOTHING;
+}
+
+static int acquire_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    int rc = reader->attachment ? BSHM_ATTACHED : attach_again(reader, error);
+    if (rc != BSHM_ATTACHED)
+        return rc;
+    rc = take_next(reader, flags, frame, error);
+    if (rc == BSHM_NOTHING) {
+        rc = check_for_successor(reader, flags, error);
+        if (rc == BSHM_AGAIN)
+            rc = take_next(reader, flags, frame, error);
+    }
+    reader->in_turn = true;
+    return rc;
+}
+
+int bshm_reader_acquire_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bshm_error *error)
+{
+    enter(reader);
+    int rc = acquire_next(reader, flags, frame, error);
+    leave(reader);
+    return rc;
+}
+
+/* What is looked up: a number, or, if it is 0, the frame captured nearest to a time. */
+static int look_up_once(bshm_reader *reader, uint64_t number, int64_t capture_ns, uint32_t flags, bshm_frame *frame,
+                        bshm_error *error)
+{
+    int rc = BSHM_NOTHING;
+    for (int attempt = 0; rc == BSHM_NOTHING && attempt < BSHM_READ_ATTEMPTS; attempt++) {
+        uint64_t found = number ? number : bshm_attachment_nearest(reader->attachment, capture_ns);
+        if (found == 0)
+            return BSHM_NOTHING;
+        rc = take_number(reader, found, flags, frame, error);
+        if (number)
+            break;
+    }
+    if (rc == BSHM_FOUND)
+        count_frame(reader, frame);
+    return rc;
+}
+
+static int look_up(bshm_reader *reader, uint64_t number, int64_t capture_ns, uint32_t flags, bshm_frame *frame,
+                   bshm_error *error)
+{
+    int rc = reader->attachment ? BSHM_ATTACHED : attach_again(reader, error);
+    if (rc != BSHM_ATTACHED)
+        return rc;
+    rc = look_up_once(reader, number, capture_ns, flags, frame, error);
+    if (rc != BSHM_NOTHING)
+        return rc;
+    rc = check_for_successor(reader, flags | LOOK_UP, error);
+    return rc == BSHM_AGAIN ? look_up_once(reader, number, capture_ns, flags, frame, error) : rc;
+}
+
+int bshm_reader_acquire_number(bshm_reader *reader, uint64_t number, uint32_t flags, bshm_frame *frame,
+                               bshm_error *error)
+{
+    enter(reader);
+    int rc = number ? look_up(reader, number, 0, flags, frame, error) : check_open(reader, error);
+    leave(reader);
+    return rc;
+}
+
+int bshm_reader_acquire_nearest(bshm_reader *reader, int64_t capture_ns, uint32_t flags, bshm_frame *frame,
+                                bshm_error *error)
+{
+    enter(reader);
+    int rc = look_up(reader, 0, capture_ns, flags, frame, error);
+    leave(reader);
+    return rc;
+}
+
+int bshm_reader_history(bshm_reader *reader)
+{
+    enter(reader);
+    int history = reader->attachment ? (int)reader->attachment->identity.history : -1;
+    leave(reader);
+    return history;
 }
 
 void bshm_reader_give_back(bshm_reader *reader, const bshm_frame *frame)

@@ -4,6 +4,7 @@
 #include "protocol.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -195,7 +196,10 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     const char *kind;
     const char *path = job->path;
     bshm_error *error = job->error;
-    uint64_t initial = bshm_backed_bytes(&segment->identity, BSHM_INITIAL_SLOTS);
+    char what[64];
+    uint32_t initial_slots = BSHM_INITIAL_SLOTS + segment->identity.history;
+    uint64_t initial = bshm_backed_bytes(&segment->identity, initial_slots);
+    (void)snprintf(what, sizeof what, "the segment, with %u slots,", initial_slots);
     bshm_os_block_fork();
     int rc = bshm_os_create(temporary, &segment->lock_file);
     bshm_os_allow_fork();
@@ -206,7 +210,7 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
             "more (mount -o remount,nr_inodes=...)",
             path);
     if (rc == -EDQUOT) /* not even an inode was left */
-        return fail_full(error, rc, initial, "the segment, with three slots,", BSHM_OS_NO_FILE, path);
+        return fail_full(error, rc, initial, what, BSHM_OS_NO_FILE, path);
     if (rc == -ENOENT || rc == -ENOTDIR)
         return bshm_fail(error, BSHM_E_NOT_FOUND, "there is no directory for '%s': create it first", path);
     if (rc < 0)
@@ -232,9 +236,9 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     if (rc == 0)
         rc = bshm_os_allocate(segment->lock_file, 0, initial);
     if (rc < 0)
-        return fail_full(error, rc, initial, "the segment, with three slots,", segment->lock_file, path);
+        return fail_full(error, rc, initial, what, segment->lock_file, path);
     rc = map_regions(segment, path, error);
-    for (uint32_t slot = 0; rc == BSHM_OK && slot < BSHM_INITIAL_SLOTS; slot++) {
+    for (uint32_t slot = 0; rc == BSHM_OK && slot < initial_slots; slot++) {
         rc = map_slot(segment, slot, path, error);
         segment->backed += rc == BSHM_OK;
     }
@@ -363,7 +367,7 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
     bool reclaimed = false;
     rc = BSHM_AGAIN;
     for (int attempt = 0; rc == BSHM_AGAIN && attempt < CREATION_ATTEMPTS; attempt++) {
-        rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, job.error);
+        rc = bshm_identity_plan(&identity, options->slot_capacity, options->slots, options->history, job.error);
         if (rc == BSHM_OK)
             rc = try_create(&job, &identity, segment);
         if (rc == BSHM_E_FULL && !reclaimed) {

@@ -252,6 +252,7 @@ class Publisher:
             dtype=image.dtype,
             pixel_format=pixel_format,
             slots=self._video.slots,
+            history=self._video.history,
             mode=int(self._video.mode, 8),
             group=self._group,
         )

@@ -175,7 +175,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
             "memory",
             (
                 f"{format_bytes(info.allocated_bytes)} in use, {format_bytes(info.total_bytes)} at most "
-                f"({info.backed_slots} of {info.slots} slots of {format_bytes(info.slot_capacity)})"
+                f"({info.backed_slots} of {info.slots + info.history} slots of {format_bytes(info.slot_capacity)})"
             ),
         ),
         ("writer", f"pid {info.writer_pid}, uid {info.owner}, gid {group}, mode {info.mode:04o}"),

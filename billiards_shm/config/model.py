@@ -8,11 +8,11 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, ValidationInfo
 
 from billiards_shm import _core
 from billiards_shm.config.address import SourceAddress
-from billiards_shm.config.camera import CameraConfig, Section
+from billiards_shm.config.camera import CameraConfig, ConflictError, Section
 from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
 from billiards_shm.errors import ConfigurationError, SegmentNameError
 
@@ -111,6 +111,13 @@ class ProcessConfig(Section):
     )
 
 
+def _fits_beside_slots(history: int, info: ValidationInfo) -> int:
+    slots = info.data.get("slots", 0)
+    if slots + history > 62:
+        raise ConflictError(f"beside slots = {slots}, at most {62 - slots}")
+    return history
+
+
 def native_name(name: str) -> str:
     """Name of the segment of native frames beside a segment of BGR.
 
@@ -166,6 +173,14 @@ class VideoConfig(Section):
         ge=3,
         le=62,
         description="Frames the segment can hold; three have memory from the start, more when readers hold that many",
+    )
+    history: Annotated[int, AfterValidator(_fits_beside_slots)] = Field(
+        default=0,
+        ge=0,
+        le=59,
+        description="Frames before the newest that are kept for readers of every frame; each takes memory of its own "
+        "from the start",
+        json_schema_extra={"allowed": "an integer from 0 to 59, with slots at most 62"},
     )
     mode: Annotated[str, Field(pattern="^0?[0-7]{3}$")] = Field(
         default="0600",

@@ -55,15 +55,20 @@ static inline bshm_frame_info picture(uint32_t height)
         .width = WIDTH, .height = height, .channels = 1, .item_size = 1, .ndim = 2, .kind = 'u', .capture_ns = 1};
 }
 
-static inline bshm_writer *new_writer(uint32_t slots)
+static inline bshm_writer *new_writer_with_history(uint32_t slots, uint32_t history)
 {
     bshm_writer *writer = NULL;
-    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = slots, .mode = 0600};
+    bshm_writer_options options = {.slot_capacity = FRAME_BYTES, .slots = slots, .history = history, .mode = 0600};
     if (!CHECK_EQUAL(bshm_writer_create(&writer, fixture_name, &options, &fixture_error), BSHM_OK)) {
         printf("    %s\n", fixture_error.message);
         exit(1);
     }
     return writer;
+}
+
+static inline bshm_writer *new_writer(uint32_t slots)
+{
+    return new_writer_with_history(slots, 0);
 }
 
 static inline bshm_reader *new_reader(uint32_t max_leases)

@@ -7,7 +7,7 @@
  */
 #include "stage.h"
 
-#define SLOTS   4u /* at most */
+#define SLOTS   5u /* at most */
 #define READERS 2u
 
 enum writer_step {
@@ -22,8 +22,8 @@ enum writer_step {
     W_NOTIFY,
     W_DEAD
 };
-enum reader_step { R_LOOK, R_PIN, R_DESCRIBE, R_UNPIN, R_HOLD, R_DEAD };
-enum copier_step { C_LOOK, C_DESCRIBE, C_FIRST, C_LAST, C_CHECK };
+enum reader_step { R_LOOK, R_FIND, R_PIN, R_DESCRIBE, R_UNPIN, R_HOLD, R_DEAD };
+enum copier_step { C_LOOK, C_FIND, C_DESCRIBE, C_FIRST, C_LAST, C_CHECK };
 
 /* Bytes only, no padding: states are compared by memcmp. */
 typedef struct state {
@@ -34,13 +34,13 @@ typedef struct state {
     uint8_t latest_n, latest_slot;
     uint8_t shown; /* the highest number read so far */
     struct {
-        uint8_t step, n, candidate, slot, seen_word, order[SLOTS], frames_left, cancels_left, deaths_left;
+        uint8_t step, n, candidate, slot, seen_word, order[SLOTS], frames_left, cancels_left, deaths_left, window;
     } writer;
     struct {
-        uint8_t step, n, slot, seen, reads_left, deaths_left, cleared;
+        uint8_t step, n, slot, seen, reads_left, deaths_left, cleared, exact;
     } reader[READERS];
     struct {
-        uint8_t step, n, slot, seq, described, first, last, seen, reads_left;
+        uint8_t step, n, slot, seq, described, first, last, seen, reads_left, exact;
     } copier;
 } state;
 
@@ -49,6 +49,7 @@ typedef struct scenario {
     const char *what;
     uint8_t slots, readers, frames, reads, copies, cancels, reader_deaths, writer_deaths;
     bool fine;
+    uint8_t history; /* then readers and copiers ask for any frame of the window */
 } scenario;
 
 typedef struct node {
@@ -103,6 +104,11 @@ static void read_back(state *s)
     s->latest_slot = (uint8_t)BSHM_LATEST_SLOT(latest);
 }
 
+static uint32_t tokens(void)
+{
+    return now->slots - 2u - now->history;
+}
+
 /* ---------------------------------------------------------------- the writer */
 
 static void next_candidate(state *s)
@@ -115,7 +121,7 @@ static void next_candidate(state *s)
 static void claimed(state *s, uint8_t slot)
 {
     s->writer.slot = slot;
-    s->writer.candidate = 0;
+    s->writer.candidate = s->writer.window;
     s->writer.step = W_BEGIN;
 }
 
@@ -132,20 +138,16 @@ static void shown_goes_first(state *s)
 static const char *writer_claims(state *s)
 {
     uint8_t slot = s->writer.order[s->writer.candidate];
-    if (s->latest_n && slot == s->latest_slot) {
-        next_candidate(s);
-        return "writer: passes over the newest frame's slot";
-    }
     if (now->fine) {
         uint64_t word = bshm_load_relaxed(&theatre->control.pins[slot].word);
         s->writer.seen_word = narrow(word);
-        if (word & BSHM_TOKEN_MASK(now->slots - 2))
+        if (word & BSHM_TOKEN_MASK(tokens()))
             next_candidate(s);
         else
             s->writer.step = W_SWAP;
         return "writer: W2";
     }
-    if (bshm_step_claim_slot(&theatre->control, slot, now->slots - 2))
+    if (bshm_step_claim_slot(&theatre->control, slot, tokens()))
         claimed(s, slot);
     else
         next_candidate(s);
@@ -196,6 +198,8 @@ static const char *writer_acts(state *s)
     case W_NOTIFY:
         bshm_step_bump_notify(&theatre->header);
         shown_goes_first(s);
+        s->writer.window = (uint8_t)(s->writer.window + (s->writer.window <= now->history));
+        s->writer.candidate = s->writer.window;
         s->writer.step = W_CLAIM;
         s->writer.n++;
         s->writer.frames_left--;
@@ -256,7 +260,8 @@ static const char *reader_describes(state *s, uint32_t token)
 {
     uint64_t seq = 0;
     bshm_frame_info info = {0};
-    if (!bshm_step_load_descriptor(&theatre->header, s->reader[token].slot, s->reader[token].n, &seq, &info)) {
+    if (!bshm_step_load_descriptor(&theatre->header, s->reader[token].slot, s->reader[token].n, &seq, &info) ||
+        (s->reader[token].exact && seq != 2u * s->reader[token].n)) {
         s->reader[token].step = R_UNPIN;
         return "reader: R4, refused";
     }
@@ -264,11 +269,43 @@ static const char *reader_describes(state *s, uint32_t token)
     s->reader[token].step = R_HOLD;
     if (info.sequence != seq >> 1)
         violation = "a lease with the descriptor of another frame";
-    if (seq >> 1 <= s->reader[token].seen)
+    if (seq >> 1 <= s->reader[token].seen && !s->reader[token].exact)
         violation = "a reader got a frame again";
     if (seq >> 1 > s->shown)
         s->shown = (uint8_t)(seq >> 1);
     return "reader: R4";
+}
+
+/* The slot of frame n, which is in the window of the newest frame: it must be there. */
+static uint8_t slot_in_window(uint8_t n)
+{
+    uint32_t slot = bshm_step_find_frame(&theatre->header, n, now->slots);
+    uint64_t latest = bshm_step_load_latest(&theatre->header);
+    if (slot == now->slots && n + now->history >= BSHM_LATEST_SEQUENCE(latest))
+        violation = "a frame of the window is not to be found";
+    return (uint8_t)slot;
+}
+
+/* R1 of a frame before the newest. */
+static const char *reader_looks_back(state *s, uint32_t token, uint32_t back)
+{
+    if (s->reader[token].step != R_LOOK || !s->reader[token].reads_left || back > now->history)
+        return NULL;
+    bshm_step_fence_token();
+    uint64_t n = BSHM_LATEST_SEQUENCE(bshm_step_load_latest(&theatre->header));
+    if (n <= back)
+        return NULL;
+    s->reader[token].n = (uint8_t)(n - back);
+    s->reader[token].exact = 1;
+    s->reader[token].step = R_FIND;
+    return "reader: R1, an earlier frame";
+}
+
+static const char *reader_finds(state *s, uint32_t token)
+{
+    s->reader[token].slot = slot_in_window(s->reader[token].n);
+    s->reader[token].step = s->reader[token].slot == now->slots ? R_LOOK : R_PIN;
+    return "reader: R1, its slot";
 }
 
 static const char *reader_acts(state *s, uint32_t token)
@@ -282,8 +319,11 @@ static const char *reader_acts(state *s, uint32_t token)
             return NULL;
         s->reader[token].n = (uint8_t)BSHM_LATEST_SEQUENCE(latest);
         s->reader[token].slot = (uint8_t)BSHM_LATEST_SLOT(latest);
+        s->reader[token].exact = 0;
         s->reader[token].step = R_PIN;
         return "reader: R1";
+    case R_FIND:
+        return reader_finds(s, token);
     case R_PIN:
         return reader_pins(s, token);
     case R_DESCRIBE:
@@ -294,7 +334,8 @@ static const char *reader_acts(state *s, uint32_t token)
         return "reader: R3";
     case R_HOLD:
         bshm_step_unpin(&theatre->control, s->reader[token].slot, token);
-        s->reader[token].seen = s->reader[token].n;
+        if (s->reader[token].n > s->reader[token].seen)
+            s->reader[token].seen = s->reader[token].n;
         s->reader[token].reads_left--;
         s->reader[token].step = R_LOOK;
         return "reader: R6";
@@ -316,6 +357,19 @@ static const char *reader_dies(state *s, uint32_t token)
 
 /* ---------------------------------------------------------------- a reader without a token */
 
+static const char *copier_looks_back(state *s)
+{
+    if (s->copier.step != C_LOOK || !s->copier.reads_left || !now->history)
+        return NULL;
+    uint64_t n = BSHM_LATEST_SEQUENCE(bshm_step_load_latest(&theatre->header));
+    if (n < 2)
+        return NULL;
+    s->copier.n = (uint8_t)(n - 1);
+    s->copier.exact = 1;
+    s->copier.step = C_FIND;
+    return "copier: R1, an earlier frame";
+}
+
 static const char *copier_acts(state *s)
 {
     uint64_t latest, seq = 0;
@@ -327,11 +381,17 @@ static const char *copier_acts(state *s)
             return NULL;
         s->copier.n = (uint8_t)BSHM_LATEST_SEQUENCE(latest);
         s->copier.slot = (uint8_t)BSHM_LATEST_SLOT(latest);
+        s->copier.exact = 0;
         s->copier.step = C_DESCRIBE;
         return "copier: R1";
+    case C_FIND:
+        s->copier.slot = slot_in_window(s->copier.n);
+        s->copier.step = s->copier.slot == now->slots ? C_LOOK : C_DESCRIBE;
+        return "copier: R1, its slot";
     case C_DESCRIBE:
         s->copier.step = C_LOOK;
-        if (!bshm_step_load_descriptor(&theatre->header, s->copier.slot, s->copier.n, &seq, &info))
+        if (!bshm_step_load_descriptor(&theatre->header, s->copier.slot, s->copier.n, &seq, &info) ||
+            (s->copier.exact && seq != 2u * s->copier.n))
             return "copier: seq, refused";
         s->copier.seq = (uint8_t)seq;
         s->copier.described = (uint8_t)info.sequence;
@@ -364,15 +424,15 @@ static const char *copier_acts(state *s)
 
 static void check_state(const state *s)
 {
-    uint8_t tokens = (uint8_t)BSHM_TOKEN_MASK(now->slots - 2);
+    uint8_t mask = (uint8_t)BSHM_TOKEN_MASK(tokens());
     uint8_t highest = s->latest_n;
     uint32_t pinned = 0;
     for (uint32_t slot = 0; slot < now->slots; slot++) {
-        pinned += (s->pin[slot] & tokens) != 0;
+        pinned += (s->pin[slot] & mask) != 0;
         if ((s->seq[slot] + 1) / 2 > highest)
             highest = (uint8_t)((s->seq[slot] + 1) / 2);
     }
-    if (pinned > now->slots - 2u)
+    if (pinned > tokens())
         violation = "more slots pinned than there are tokens";
     if (s->shown > highest)
         violation = "a frame was seen that a successor would not count on from";
@@ -390,6 +450,13 @@ static void check_state(const state *s)
         uint8_t n = s->reader[token].n;
         if (s->first[slot] != n || s->last[slot] != n || s->described[slot] != n || s->seq[slot] != 2 * n)
             violation = "a view changed";
+    }
+    for (uint32_t n = s->latest_n; n > 0 && n + now->history >= s->latest_n; n--) {
+        uint32_t slot = 0;
+        while (slot < now->slots && s->seq[slot] != 2 * n)
+            slot++;
+        if (slot == now->slots || s->first[slot] != n || s->last[slot] != n || s->pin[slot] & 0x80u)
+            violation = "a frame of the window was touched";
     }
     if (s->latest_n == 0)
         return;
@@ -479,6 +546,21 @@ static const char *reader_1_acts(state *s)
     return now->readers > 1 ? reader_acts(s, 1) : NULL;
 }
 
+static const char *reader_0_looks_one_back(state *s)
+{
+    return reader_looks_back(s, 0, 1);
+}
+
+static const char *reader_0_looks_two_back(state *s)
+{
+    return reader_looks_back(s, 0, 2);
+}
+
+static const char *reader_1_looks_one_back(state *s)
+{
+    return now->readers > 1 ? reader_looks_back(s, 1, 1) : NULL;
+}
+
 static const char *reader_0_dies(state *s)
 {
     return reader_dies(s, 0);
@@ -489,8 +571,18 @@ static const char *reader_1_dies(state *s)
     return now->readers > 1 ? reader_dies(s, 1) : NULL;
 }
 
-static const action actions[] = {writer_acts,   writer_cancels, writer_dies,   reader_0_acts,
-                                 reader_1_acts, reader_0_dies,  reader_1_dies, copier_acts};
+static const action actions[] = {writer_acts,
+                                 writer_cancels,
+                                 writer_dies,
+                                 reader_0_acts,
+                                 reader_1_acts,
+                                 reader_0_dies,
+                                 reader_1_dies,
+                                 copier_acts,
+                                 copier_looks_back,
+                                 reader_0_looks_one_back,
+                                 reader_0_looks_two_back,
+                                 reader_1_looks_one_back};
 
 /* False: a violation was found and printed. */
 static bool expand(uint32_t at)
@@ -555,36 +647,46 @@ static void search(const scenario *searched)
 
 static void a_lease_holds_against_all_that_the_writer_does_and_the_writer_always_finds_a_slot(void)
 {
-    search(&(scenario){"one token, three slots", 3, 1, 8, 6, 0, 0, 0, 0, false});
-    search(&(scenario){"one token, three slots, steps in their parts", 3, 1, 8, 6, 0, 0, 0, 0, true});
-    search(&(scenario){"two tokens, four slots", 4, 2, 6, 2, 0, 0, 0, 0, false});
-    search(&(scenario){"two tokens, four slots, steps in their parts", 4, 2, 5, 2, 0, 0, 0, 0, true});
+    search(&(scenario){"one token, three slots", 3, 1, 8, 6, 0, 0, 0, 0, false, 0});
+    search(&(scenario){"one token, three slots, steps in their parts", 3, 1, 8, 6, 0, 0, 0, 0, true, 0});
+    search(&(scenario){"two tokens, four slots", 4, 2, 6, 2, 0, 0, 0, 0, false, 0});
+    search(&(scenario){"two tokens, four slots, steps in their parts", 4, 2, 5, 2, 0, 0, 0, 0, true, 0});
 }
 
 static void a_cancelled_loan_is_never_taken_for_a_frame(void)
 {
-    search(&(scenario){"one token", 3, 1, 6, 4, 0, 3, 0, 0, true});
-    search(&(scenario){"two tokens", 4, 2, 4, 1, 0, 2, 0, 0, false});
-    search(&(scenario){"a copier", 3, 0, 6, 0, 3, 3, 0, 0, true});
+    search(&(scenario){"one token", 3, 1, 6, 4, 0, 3, 0, 0, true, 0});
+    search(&(scenario){"two tokens", 4, 2, 4, 1, 0, 2, 0, 0, false, 0});
+    search(&(scenario){"a copier", 3, 0, 6, 0, 3, 3, 0, 0, true, 0});
 }
 
 static void a_copy_that_is_taken_for_whole_is_whole(void)
 {
-    search(&(scenario){"a copier", 3, 0, 9, 0, 6, 1, 0, 0, true});
-    search(&(scenario){"a copier beside a token", 3, 1, 4, 2, 2, 1, 0, 0, true});
+    search(&(scenario){"a copier", 3, 0, 9, 0, 6, 1, 0, 0, true, 0});
+    search(&(scenario){"a copier beside a token", 3, 1, 4, 2, 2, 1, 0, 0, true, 0});
 }
 
 static void readers_may_die_between_any_two_steps(void)
 {
-    search(&(scenario){"one token, killed three times", 3, 1, 5, 4, 0, 1, 3, 0, true});
-    search(&(scenario){"one token, killed twice, whole steps", 3, 1, 7, 4, 0, 0, 2, 0, false});
-    search(&(scenario){"two tokens, each killed once", 4, 2, 4, 1, 0, 0, 1, 0, false});
+    search(&(scenario){"one token, killed three times", 3, 1, 5, 4, 0, 1, 3, 0, true, 0});
+    search(&(scenario){"one token, killed twice, whole steps", 3, 1, 7, 4, 0, 0, 2, 0, false, 0});
+    search(&(scenario){"two tokens, each killed once", 4, 2, 4, 1, 0, 0, 1, 0, false, 0});
 }
 
 static void the_writer_may_die_between_any_two_steps(void)
 {
-    search(&(scenario){"a token and a copier", 3, 1, 4, 2, 1, 1, 0, 1, false});
-    search(&(scenario){"a token, all may die", 3, 1, 5, 3, 0, 1, 2, 1, true});
+    search(&(scenario){"a token and a copier", 3, 1, 4, 2, 1, 1, 0, 1, false, 0});
+    search(&(scenario){"a token, all may die", 3, 1, 5, 3, 0, 1, 2, 1, true, 0});
+}
+
+/* ..., fine, history */
+static void the_window_is_left_alone_and_any_frame_of_it_can_be_read(void)
+{
+    search(&(scenario){"one token, one frame kept", 4, 1, 7, 4, 0, 0, 0, 0, true, 1});
+    search(&(scenario){"one token, two frames kept", 5, 1, 7, 3, 0, 1, 0, 0, true, 2});
+    search(&(scenario){"two tokens, one frame kept", 5, 2, 4, 1, 0, 0, 0, 0, false, 1});
+    search(&(scenario){"a copier", 4, 0, 7, 0, 3, 2, 0, 0, true, 1});
+    search(&(scenario){"all may die", 4, 1, 4, 2, 1, 1, 1, 1, false, 1});
 }
 
 int main(void)
@@ -594,6 +696,7 @@ int main(void)
     RUN(a_copy_that_is_taken_for_whole_is_whole);
     RUN(readers_may_die_between_any_two_steps);
     RUN(the_writer_may_die_between_any_two_steps);
+    RUN(the_window_is_left_alone_and_any_frame_of_it_can_be_read);
     free(nodes);
     free(table);
     return check_summary();

@@ -419,6 +419,21 @@ static void the_largest_number_survives_every_word_it_goes_through(void)
     free(on);
 }
 
+static void a_frame_is_found_by_its_even_number_only(void)
+{
+    stage *on = new_stage(5);
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 1, on->slots), 5);
+    publish(on, 0, 1);
+    publish(on, 3, 2);
+    REQUIRE(bshm_step_claim_slot(&on->control, 4, 3));
+    bshm_step_begin_write(&on->header, 4, 3);
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 1, on->slots), 0);
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 2, on->slots), 3);
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 3, on->slots), 5); /* being written */
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 2, 3), 3);         /* slots beyond are not looked at */
+    free(on);
+}
+
 int main(void)
 {
     RUN(a_reader_that_finds_writing_takes_its_pin_back);
@@ -443,6 +458,7 @@ int main(void)
     RUN(with_every_token_in_use_one_pass_still_finds_a_slot);
     RUN(a_reader_that_has_a_frame_from_latest_does_not_find_writing_there);
     RUN(a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_frame);
+    RUN(a_frame_is_found_by_its_even_number_only);
     RUN(a_waiter_that_looks_at_latest_first_can_sleep_over_a_frame);
     RUN(every_change_of_state_changes_notify_too);
     RUN(notify_goes_round);

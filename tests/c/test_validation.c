@@ -11,7 +11,7 @@ static bshm_identity good(void)
 {
     bshm_identity identity;
     bshm_error error;
-    REQUIRE(bshm_identity_plan(&identity, CAPACITY, 8, &error) == BSHM_OK);
+    REQUIRE(bshm_identity_plan(&identity, CAPACITY, 8, 0, &error) == BSHM_OK);
     bshm_identity_seal(&identity);
     return identity;
 }
@@ -24,7 +24,7 @@ static void a_plan_is_what_was_asked_for_on_region_boundaries(void)
     for (size_t i = 0; i < sizeof capacities / sizeof capacities[0]; i++)
         for (uint32_t slots = BSHM_MIN_SLOTS; slots <= BSHM_MAX_SLOTS; slots++) {
             bshm_identity identity;
-            REQUIRE(bshm_identity_plan(&identity, capacities[i], slots, NULL) == BSHM_OK);
+            REQUIRE(bshm_identity_plan(&identity, capacities[i], slots, 0, NULL) == BSHM_OK);
             bshm_identity_seal(&identity);
             CHECK_EQUAL(identity.slot_stride % BSHM_REGION_BYTES, 0);
             CHECK(identity.slot_stride >= capacities[i] && identity.slot_stride - capacities[i] < BSHM_REGION_BYTES);
@@ -46,15 +46,15 @@ static void an_impossible_plan_is_refused(void)
 {
     bshm_identity identity;
     bshm_error error;
-    CHECK_EQUAL(bshm_identity_plan(&identity, 0, 8, &error), BSHM_E_SHAPE);
-    CHECK_EQUAL(bshm_identity_plan(&identity, (UINT64_C(1) << 40) + 1, 8, &error), BSHM_E_SHAPE);
-    CHECK_EQUAL(bshm_identity_plan(&identity, UINT64_MAX, 8, &error), BSHM_E_SHAPE);
+    CHECK_EQUAL(bshm_identity_plan(&identity, 0, 8, 0, &error), BSHM_E_SHAPE);
+    CHECK_EQUAL(bshm_identity_plan(&identity, (UINT64_C(1) << 40) + 1, 8, 0, &error), BSHM_E_SHAPE);
+    CHECK_EQUAL(bshm_identity_plan(&identity, UINT64_MAX, 8, 0, &error), BSHM_E_SHAPE);
     CHECK_CONTAINS(error.message, "18446744073709551615");
-    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 2, &error), BSHM_E_ARGUMENT);
-    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 63, &error), BSHM_E_ARGUMENT);
+    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 2, 0, &error), BSHM_E_ARGUMENT);
+    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 63, 0, &error), BSHM_E_ARGUMENT);
     CHECK_CONTAINS(error.message, "63");
-    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 0, NULL), BSHM_E_ARGUMENT);
-    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, UINT32_MAX, NULL), BSHM_E_ARGUMENT);
+    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, 0, 0, NULL), BSHM_E_ARGUMENT);
+    CHECK_EQUAL(bshm_identity_plan(&identity, CAPACITY, UINT32_MAX, 0, NULL), BSHM_E_ARGUMENT);
 }
 
 /* ---------------------------------------------------------------- identity */

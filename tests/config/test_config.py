@@ -127,6 +127,7 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "video.shared_memory_name": "other",
         "video.shared_memory_attach_timeout_sec": 1.5,
         "video.slots": 12,
+        "video.history": 9,
         "video.mode": "0660",
         "video.group": "video",
         "video.process.shutdown_timeout": 3.0,
@@ -333,6 +334,17 @@ def test_an_unknown_variable_is_an_error_at_any_depth(variable: str, key: str) -
 def test_variables_of_others_are_left_alone() -> None:
     others = {"BILLIARDS_SHM_TOKEN": "x", "_BILLIARDS_SHM_COMPLETE": "x", "BILLIARDS": "x", "VIDEO_FILES": "x"}
     assert load_settings(None, {}, others)[1] == "defaults"
+
+
+def test_slots_and_history_are_62_at_most() -> None:
+    assert load_settings(None, {"video.slots": 8, "video.history": 54}, {})[0].video.history == 54
+    (line,) = problems(overrides={"video.slots": 8, "video.history": 55})
+    assert line == (
+        "option --history: video.history is 55; allowed: an integer from 0 to 59, with slots at most 62; "
+        "beside slots = 8, at most 54"
+    )
+    (line,) = problems(overrides={"video.history": -1})
+    assert line.startswith("option --history: video.history is -1; allowed: ")
 
 
 def test_an_unknown_override_is_an_error() -> None:

@@ -26,13 +26,30 @@ MODELS = Path(__file__).parent / "model"
 COMPILER = shlex.split(os.environ.get("CC", "cc"))
 
 FAST_SIZES = {
-    "lease": ["", "LEASES=0", "READERS=1", "READERS=1 COPIERS=1", "READERS=0 COPIERS=1", "SLOTS=4 READERS=1 LEASES=2"],
+    "lease": [
+        "",
+        "LEASES=0",
+        "READERS=1",
+        "READERS=1 COPIERS=1",
+        "READERS=0 COPIERS=1",
+        "SLOTS=4 READERS=1 LEASES=2",
+        "HISTORY=1 READERS=1",
+        "HISTORY=2 READERS=1",
+        "HISTORY=1 READERS=0 COPIERS=1",
+        "HISTORY=1 SLOTS=5 READERS=1 LEASES=2",
+    ],
     "availability": [
         "SLOTS=4",
         "",
+        "OLDEST_FIRST",
+        "OLDEST_FIRST RMW_IS_NO_FENCE",
+        "HISTORY=1",
+        "HISTORY=1 OLDEST_FIRST",  # where a mutation shows with one token already
+        "HISTORY=1 OLDEST_FIRST RMW_IS_NO_FENCE",
+        "HISTORY=2 OLDEST_FIRST",
         "NO_R0",  # on x86, where the locked instructions of R0 and R6 are fences themselves
         "RMW_IS_NO_FENCE",
-        "R1_BEFORE_THE_TOKEN_IS_FREE PASSES=2",  # the price of that: slots - 1 passes
+        "OLDEST_FIRST R1_BEFORE_THE_TOKEN_IS_FREE PASSES=2",  # the price of that: slots - 1 passes
         "SLOTS=5 HOLDERS=1",
     ],
     "names": ["", "READER WRITERS=1", "READER REPLACEMENTS=0", "RM REPLACEMENTS=0", "LASTING START_DEAD"],
@@ -42,7 +59,12 @@ FAST_SIZES = {
     "fork": [""],
 }
 SLOW_SIZES = {
-    "lease": ["SLOTS=4 FRAMES=3", "FRAMES=6", "SLOTS=4 READERS=1 LEASES=2 COPIERS=1"],
+    "lease": [
+        "HISTORY=1 READERS=1 COPIERS=1",
+        "SLOTS=4 FRAMES=3",
+        "FRAMES=6",
+        "SLOTS=4 READERS=1 LEASES=2 COPIERS=1",
+    ],
     "availability": ["SLOTS=4 RMW_IS_NO_FENCE", "SLOTS=5 HOLDERS=2"],
     "names": [
         "WRITERS=3",
@@ -68,16 +90,34 @@ MUTATIONS = {
         "NO_R4",
         "FIRST_RELEASE_UNPINS",
     ],
+    ("lease", "HISTORY=1 READERS=1"): [
+        "PINS_IGNORED",
+        "HISTORY_IS_A_CANDIDATE",
+        "TOKEN_NOT_CLEARED",
+        "LOOK_BEFORE_PIN",
+        "NO_R3",
+        "NO_R4",
+    ],
+    ("lease", "HISTORY=1 READERS=0 COPIERS=1"): ["COPY_NOT_CHECKED"],
     ("lease", "LEASES=0"): ["GIVEN_UP_BEFORE_UNPINNED", "LOCK_DROPPED_UNDER_A_VIEW"],
     ("lease", "READERS=0 COPIERS=1"): ["SEQ_AFTER_PIXELS", "COMPLETE_BEFORE_PIXELS", "COPY_NOT_CHECKED"],
-    ("availability", ""): [
+    ("availability", "OLDEST_FIRST"): [
         "NO_W11",
         "WEAK_CAS",
         "TOKEN_NOT_CLEARED",
         "R1_BEFORE_THE_TOKEN_IS_FREE",
         "ONE_TOKEN_TOO_MANY",
     ],
-    ("availability", "RMW_IS_NO_FENCE"): ["NO_R0", "NO_W11"],
+    ("availability", "OLDEST_FIRST RMW_IS_NO_FENCE"): ["NO_R0", "NO_W11"],
+    ("availability", "HISTORY=1 OLDEST_FIRST"): [
+        "NO_W11",
+        "TOKEN_NOT_CLEARED",
+        "PINS_OUTSIDE_THE_WINDOW",
+        "CHOICE_CARRIED_OVER_A_RELEASE",
+        "R1_BEFORE_THE_TOKEN_IS_FREE",
+        "ONE_TOKEN_TOO_MANY",
+    ],
+    ("availability", "HISTORY=1 OLDEST_FIRST RMW_IS_NO_FENCE"): ["NO_R0"],
     ("names", ""): [
         "TAKE_OVER_WITHOUT_LOCK",
         "NAME_NOT_CHECKED_AGAIN",

@@ -734,8 +734,8 @@ def test_a_frame_published_and_closed_over_between_two_looks_is_delivered(
     between = [writer.close, lambda: writer.write_frame(picture(2)), lambda: writer.write_frame(picture(1))]
 
     class Interrupted(SharedMemoryFrameReader):
-        def _poll(self, follow: bool) -> Any:
-            found = super()._poll(follow)
+        def _poll(self, follow: bool, every: bool = False) -> Any:
+            found = super()._poll(follow, every)
             if found is None and between:
                 between.pop()()
                 if len(between) == 1:

@@ -96,6 +96,7 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "backed_bytes": 131072 + 3 * 65536,
         "allocated_bytes": 131072 + 3 * 65536,
         "slots": 5,
+        "history": 0,
         "backed_slots": 3,
         "slot_capacity": 24 * 32 * 3,
         "sequence": 1,

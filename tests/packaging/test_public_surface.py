@@ -104,8 +104,8 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
             "SharedMemoryFrameWriter",
             "__init__",
             (
-                "self, name, shape, *, dtype='uint8', pixel_format='BGR24', slots=8, mode=384, group=None, "
-                "trusted_owners=None"
+                "self, name, shape, *, dtype='uint8', pixel_format='BGR24', slots=8, history=0, mode=384, "
+                "group=None, trusted_owners=None"
             ),
         ),
         (
@@ -127,7 +127,9 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
         ("SharedMemoryFrameWriter", "close", "self"),
         ("SegmentReader", "__init__", "self, name, *, max_leases=2, copy=False, trusted_owners=None"),
         ("SegmentReader", "attach", "self, timeout=5.0"),
-        ("SegmentReader", "read_frame", "self, timeout=0.0, *, copy=None, format=None"),
+        ("SegmentReader", "read_frame", "self, timeout=0.0, *, copy=None, format=None, sequence=None"),
+        ("SegmentReader", "read_next", "self, timeout=0.0, *, copy=None, format=None"),
+        ("SegmentReader", "frame_at", "self, capture_time_ns, *, copy=None, format=None"),
         ("SegmentReader", "latest_frame", "self, *, copy=None, format=None"),
         ("SegmentReader", "close", "self"),
         (
@@ -150,7 +152,7 @@ def test_the_core_takes_these_parameters_with_these_defaults(class_name: str, me
 @pytest.mark.parametrize(
     ("function", "expected"),
     [
-        (SharedMemoryFrameReader.frames, "(self, *, follow, timeout)"),
+        (SharedMemoryFrameReader.frames, "(self, *, follow, every, timeout)"),
         (billiards_shm.inspect_segment, "(name, *, trusted_owners)"),
         (billiards_shm.list_segments, "(paths, *, trusted_owners)"),
         (billiards_shm.remove_stale_segments, "(names, *, trusted_owners)"),

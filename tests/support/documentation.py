@@ -84,6 +84,7 @@ def capturing(folder: Path) -> Iterator[str]:
     """The name under which `capture demo` publishes, small and quick, while the block runs."""
     name = f"documentation-{os.getpid()}-{folder.name}"
     command = [sys.executable, "-m", "billiards_shm", "capture", "demo", "--name", name, "--resolution", "320x240"]
+    command += ["--history", "8"]
     with subprocess.Popen([*command, "--fps", "60"], stderr=subprocess.DEVNULL, cwd=folder) as process:
         try:
             with SharedMemoryFrameReader(name) as reader:

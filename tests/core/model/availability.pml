@@ -15,6 +15,10 @@
  *   release (R2). Clears of one owner drain in any order, which is weaker than such processors are.
  *   Growth: BACKED slots have memory at first; giving another one memory may succeed or fail at any time.
  *
+ *   History: `latest` is the set of the slots in the window {newest, ..., newest - HISTORY}, and an owner pins any of
+ *   them. A reader knows less: it reads the number n, and takes the slot whose seq is 2m, n - HISTORY <= m <= n. That
+ *   slot has been frame m's, so it is in the set that belongs to n.
+ *
  * Abstracted
  *   No frame numbers, seq or pixels, so no R3, R4 and `seen`: an owner may unpin at once, or later, or never.
  *   Readers do less than that, and the number of states does not depend on the number of frames. A pin that two
@@ -23,27 +27,35 @@
  * Checked
  *   promise 2   when all slots have memory, PASSES passes (1, as in the code) find one; a slot that just got memory
  *               is free
- *   promise 5   with HOLDERS tokens in use, no more than HOLDERS + 2 slots ever get memory
+ *   promise 5   with HOLDERS tokens in use, no more than HOLDERS + 2 + HISTORY slots ever get memory
  */
+#ifndef HISTORY
+#define HISTORY 0
+#endif
 #ifndef SLOTS
-#define SLOTS 3
+#define SLOTS (3 + HISTORY)
 #endif
 #ifndef BACKED
-#define BACKED 3 /* BSHM_INITIAL_SLOTS */
+#define BACKED (3 + HISTORY) /* BSHM_INITIAL_SLOTS and the history */
 #endif
 #ifdef ONE_TOKEN_TOO_MANY
-#define HOLDERS (SLOTS - 1)
+#define HOLDERS (SLOTS - 1 - HISTORY)
 #endif
 #ifndef HOLDERS
-#define HOLDERS (SLOTS - 2)
+#define HOLDERS (SLOTS - 2 - HISTORY)
 #endif
 #ifndef PASSES
 #define PASSES 1
 #endif
 #define NONE   255
+#ifdef OLDEST_FIRST /* any order will do */
+#define AT(i) (backed - 1 - (i))
+#else
+#define AT(i) (i)
+#endif
 #define BIT(i) (1 << (i))
 
-byte latest = NONE; /* its slot, as memory has it */
+byte latest; /* the slots of the window, as memory has them; 0: no frame yet */
 byte buffered = NONE; /* ... and as the writer's store buffer has it; NONE: empty */
 byte pins[SLOTS];
 bit writing[SLOTS];
@@ -63,9 +75,9 @@ byte clearing[HOLDERS]; /* slots whose pin this token's owner has cleared, but n
 
 proctype Writer()
 {
-    byte s, i, word, pass, backed = BACKED, newest = NONE;
+    byte s, i, word, pass, backed = BACKED, window, slots_shown;
     bit claimed;
-    byte order[SLOTS]; /* most recently published first; the newest frame's slot is the first */
+    byte order[SLOTS]; /* most recently published first; the first `window` are those of the window */
     d_step { i = 0; do :: i < SLOTS -> order[i] = i; i++ :: else -> break od }
 
 frame:
@@ -73,10 +85,10 @@ frame:
     do
     :: claimed -> break
     :: !claimed && i < backed ->
-        s = order[i];
+        s = order[AT(i)];
         i++;
         if
-        :: s == newest
+        :: AT(i - 1) < window
         :: else ->
             word = pins[s];                                                        /* W2: a plain load */
             if
@@ -98,7 +110,7 @@ frame:
         if
         :: goto frame                                                              /* no memory: dropped and counted */
         :: s = backed;
-           assert(backed < HOLDERS + 2);                                           /* promise 5 */
+           assert(backed < HOLDERS + 2 + HISTORY);                                 /* promise 5 */
            assert(pins[s] == 0);
            atomic {
                LOCKED_BY_WRITER -> writing[s] = 1; claimed = 1;
@@ -111,12 +123,18 @@ frame:
         i = 0
     od;
     atomic { WRITER_BUFFER_EMPTY -> writing[s] = 0 };                              /* W4 to W9; W9 is a release */
-    buffered = s;                                                                  /* W10 */
+    atomic {
+        i = 0;
+        slots_shown = BIT(s);
+        do :: i < window && i < HISTORY -> slots_shown = slots_shown | BIT(order[i]); i++ :: else -> break od;
+        buffered = slots_shown;                                                    /* W10 */
+        slots_shown = 0
+    }
 #ifndef NO_W11
     WRITER_BUFFER_EMPTY;                                                           /* W11 */
 #endif
     atomic { /* move_to_front */
-        newest = s;
+        if :: window <= HISTORY -> window++ :: else fi;
         i = 0;
         do :: order[i] != s -> i++ :: else -> break od;
         do :: i > 0 -> order[i] = order[i - 1]; i-- :: else -> break od;
@@ -155,6 +173,21 @@ proctype DrainPins(byte t)
 
 #define ALL_CLEARED (clearing[t] == 0)
 
+#ifdef PINS_OUTSIDE_THE_WINDOW
+#define IN_WINDOW(s) true
+#else
+#define IN_WINDOW(s) (latest & BIT(s))
+#endif
+/* A loop over the slots, one of which it stops at. */
+#define CHOOSE(place)                                                                                                  \
+    place = 0;                                                                                                         \
+    do                                                                                                                 \
+    :: place < SLOTS && IN_WINDOW(place) -> break                                                                      \
+    :: place < SLOTS && (!IN_WINDOW(place) || LATER(place)) -> place++                                                 \
+    :: place == SLOTS -> place = NONE; break                                                                           \
+    od
+#define LATER(place) ((latest >> (place + 1)) != 0) /* there is another one to stop at */
+
 proctype Token(byte t)
 {
     byte s, k, next;
@@ -162,13 +195,21 @@ unpinned:
 #ifndef NO_R0
     if :: ALL_CLEARED :: goto killed fi;                                           /* R0 */
 #endif
-    if :: s = latest :: goto killed fi;                                            /* R1 */
+    if :: atomic { CHOOSE(s) } :: goto killed fi;                                  /* R1 */
     if :: s == NONE -> s = 0; goto unpinned :: else fi;
+#ifdef CHOICE_CARRIED_OVER_A_RELEASE
+    atomic { CHOOSE(next) }
+#endif
 pin:
     if :: atomic { ALL_CLEARED -> pins[s] = pins[s] | BIT(t) } :: goto killed fi;  /* R2, a release */
 #ifdef R1_BEFORE_THE_TOKEN_IS_FREE
-    next = latest;
+    atomic { CHOOSE(next) }
+#endif
+#if defined(R1_BEFORE_THE_TOKEN_IS_FREE) || defined(CHOICE_CARRIED_OVER_A_RELEASE)
     if :: atomic { CLEAR(s, t); s = next; next = 0 } :: goto killed fi;
+#ifdef CHOICE_CARRIED_OVER_A_RELEASE
+    if :: atomic { s != NONE -> next = NONE } :: atomic { s == NONE -> s = 0; goto unpinned } fi;
+#endif
     goto pin;
 #endif
     if :: atomic { CLEAR(s, t); s = 0 } :: goto killed fi;                         /* R3, R4, R6 */

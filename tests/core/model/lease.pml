@@ -14,6 +14,10 @@
  *   A killed reader is followed by a new one. A killed writer takes no further step: such runs are explored like any
  *   others.
  *
+ *   With HISTORY, readers ask for any frame of the window (bshm_attachment_pin_number, bshm_attachment_find_number): they
+ *   load `latest`, then the seq of each slot. Here that search is one step: a slot is found, or none, by what all of
+ *   them hold at that moment. A search that takes longer finds no other slot: a number is given to one slot only.
+ *
  * Abstracted
  *   Memory order: every step is sequentially consistent (README.md says where weaker orders were checked). Growth:
  *   all slots have memory (availability.pml grows). `seen`, the plain load before R0, the limit of 8 attempts, the
@@ -25,11 +29,15 @@
  *   promise 1   the writer never writes to a slot that has a lease; a frame handed out is whole and has its number
  *   promise 2   the writer finds a slot in one pass
  *   promise 4   both, under any kills; after the clear no slot carries the token; a token pins one slot at most
+ *   history     the writer never claims a slot of the window; a frame of the window can always be read
  *   promise 6   R3, R4 and the check of a copy fail only when `latest` has moved on: the newest frame can always be
  *               read
  */
+#ifndef HISTORY
+#define HISTORY 0
+#endif
 #ifndef SLOTS
-#define SLOTS 3
+#define SLOTS (3 + HISTORY)
 #endif
 #ifndef READERS
 #define READERS 2
@@ -43,10 +51,10 @@
 #ifndef COPIERS
 #define COPIERS 0
 #endif
-#if SLOTS > 4
+#if SLOTS > 4 + HISTORY
 #error "between_calls knows of two tokens"
 #endif
-#define TOKENS  (SLOTS - 2)
+#define TOKENS  (SLOTS - 2 - HISTORY)
 #define JUNK    99 /* what a cancelled loan leaves in the pixels */
 #define BIT(t)  (1 << (t))
 
@@ -67,10 +75,13 @@ byte held[SLOTS];   /* not in the segment: the number of views that live */
 #else
 #define UNPINNED(word) ((word) == 0)
 #endif
+/* How many slots at the beginning of `order` hold the window: the newest frame and the history before it. */
 #ifdef LATEST_IS_A_CANDIDATE
-#define IS_LATEST(s) false
+#define WINDOW 0
+#elif defined(HISTORY_IS_A_CANDIDATE)
+#define WINDOW (n > 1 -> 1 : 0)
 #else
-#define IS_LATEST(s) (latest_n > 0 && (s) == latest_slot)
+#define WINDOW (n - 1 > HISTORY -> HISTORY + 1 : n - 1)
 #endif
 #ifdef CLAIM_BY_STORE
 #define CLAIM(s) writing[s] = 1; pins[s] = 0; claimed = 1
@@ -105,7 +116,7 @@ proctype Writer()
             s = order[i];
             i++;
             if
-            :: IS_LATEST(s)
+            :: i <= WINDOW
             :: else ->
                 word = pins[s];                                    /* W2 */
                 if
@@ -114,6 +125,8 @@ proctype Writer()
                 fi
             fi
         od;
+        /* the history is kept: n - 1 is the newest frame */
+        assert((seq[s] & 1) || seq[s] == 0 || (seq[s] >> 1) + HISTORY < n - 1);
         if
         :: true ->
 #ifdef SEQ_AFTER_PIXELS
@@ -148,8 +161,30 @@ proctype Writer()
 
 /* ---------------------------------------------------------------- a reader with leases */
 
-/* The newest frame can always be read: only a `latest` that has moved on excuses a failure. */
-#define MOVED_ON assert(latest_n != n || latest_slot != s)
+/* A frame of the window can always be read: only a `latest` that has moved on excuses a failure. */
+#define MOVED_ON assert(latest_n > n + HISTORY)
+
+/* After R1: frame n, or an earlier one of the window, `back` frames before. Its slot is the one whose seq says so. */
+#if HISTORY > 0
+#define FORGET back = 0
+#define CHOOSE_NUMBER                                                                                                  \
+    back = 0;                                                                                                          \
+    do                                                                                                                 \
+    :: back < HISTORY && n > 1 -> n--; back++                                                                          \
+    :: break                                                                                                           \
+    od
+#define FIND_SLOT                                                                                                      \
+    if                                                                                                                 \
+    :: back > 0 -> s = 0; do :: s < SLOTS && seq[s] != 2 * n -> s++ :: else -> break od                                \
+    :: else                                                                                                            \
+    fi;                                                                                                                \
+    if :: s == SLOTS -> MOVED_ON :: else fi
+#define R4_REFUSES ((q & 1) || q < 2 * n || (back > 0 && q != 2 * n))
+#else
+#define CHOOSE_NUMBER skip
+#define FORGET        skip
+#define R4_REFUSES    ((q & 1) || q < 2 * n)
+#endif
 
 #define NOT_MINE 0
 #define KEPT     1
@@ -170,16 +205,19 @@ inline no_slot_carries(t)
 proctype Reader(byte me)
 {
     byte n, s, q, t, k;
+#if HISTORY > 0
+    byte back;
+#endif
     bit to_copy, failed;
     /* attachment->leases, by token */
     byte mine[TOKENS], slot[TOKENS], frames[TOKENS], number[TOKENS]; /* lease->seq is 2 * number */
 
 between_calls:
-    atomic { n = 0; s = 0; q = 0; t = 0; k = 0; to_copy = 0; failed = 0 }
+    atomic { n = 0; s = 0; q = 0; t = 0; k = 0; to_copy = 0; failed = 0; FORGET }
     if
     :: goto acquire
     :: frames[0] > 0 -> t = 0; goto release
-#if SLOTS > 3
+#if TOKENS > 1
     :: frames[1] > 0 -> t = 1; goto release
     :: frames[0] == 0 && frames[1] == 0 -> goto close
 #else
@@ -209,8 +247,11 @@ release:
 acquire:
     if :: to_copy = 0 :: to_copy = 1 fi;
     /* share_pin: a frame that this reader has pinned already takes no token */
-    STEP(n = latest_n; s = latest_slot);
+    STEP(n = latest_n; s = latest_slot; CHOOSE_NUMBER);
     if :: n == 0 -> goto between_calls :: n > 0 -> goto between_calls :: n > 0 fi; /* nothing new, perhaps */
+#if HISTORY > 0
+    STEP(FIND_SLOT);
+#endif
     atomic {
         t = 0;
         do :: t < TOKENS && !(frames[t] > 0 && slot[t] == s && number[t] == n) -> t++ :: else -> break od
@@ -222,6 +263,7 @@ acquire:
     fi;
     /* bshm_token_take: a token of its own that pins nothing, or a new one */
     atomic {
+        FORGET;
         n = 0;
         s = 0;
         k = 0; /* kept */
@@ -252,8 +294,12 @@ acquire:
     fi;
 
 again: /* pin_newest */
-    STEP(n = latest_n; s = latest_slot);                             /* R1 */
+    STEP(n = latest_n; s = latest_slot; CHOOSE_NUMBER);              /* R1 */
     if :: n == 0 -> goto not_pinned :: n > 0 -> goto not_pinned :: n > 0 fi;
+#if HISTORY > 0
+    STEP(FIND_SLOT);
+    if :: s == SLOTS -> goto failed_attempt :: else fi;
+#endif
 #ifdef LOOK_BEFORE_PIN
     STEP(q = seq[s]);
     if :: (q & 1) || q < 2 * n -> goto failed_attempt :: else fi;
@@ -276,7 +322,7 @@ again: /* pin_newest */
 #elif defined(NO_R4)
     STEP(q = 2 * n; held[s]++);
 #else
-    STEP(q = seq[s]; if :: (q & 1) || q < 2 * n -> failed = 1 :: else -> held[s]++ fi); /* R4 */
+    STEP(q = seq[s]; if :: R4_REFUSES -> failed = 1 :: else -> held[s]++ fi); /* R4 */
     if
     :: failed -> STEP(MOVED_ON; UNPIN(s, t)); goto failed_attempt
     :: else
@@ -294,7 +340,7 @@ again: /* pin_newest */
     goto between_calls;
 
 failed_attempt:
-    atomic { failed = 0; n = 0; s = 0; q = 0 };
+    atomic { failed = 0; n = 0; s = 0; q = 0; FORGET };
     if :: goto again :: goto not_pinned fi;
 not_pinned:
     if :: mine[t] == PASSING -> STEP(GIVE_UP(t)) :: else fi;
@@ -331,13 +377,20 @@ killed:
 proctype Copier()
 {
     byte n, s, q, a, b;
+#if HISTORY > 0
+    byte back;
+#endif
 again:
-    atomic { n = 0; s = 0; q = 0; a = 0; b = 0 }
-    atomic { n = latest_n; s = latest_slot };                      /* R1 */
+    atomic { n = 0; s = 0; q = 0; a = 0; b = 0; FORGET }
+    atomic { n = latest_n; s = latest_slot; CHOOSE_NUMBER };       /* R1 */
     if :: n == 0 -> goto again :: else fi;
+#if HISTORY > 0
+    atomic { FIND_SLOT };
+    if :: s == SLOTS -> goto again :: else fi;
+#endif
     atomic {
         q = seq[s];
-        if :: (q & 1) || q < 2 * n -> MOVED_ON; goto again :: else fi
+        if :: R4_REFUSES -> MOVED_ON; goto again :: else fi
     }
     a = top[s];
     b = bottom[s];
