@@ -48,16 +48,18 @@ class PlaceholderPublisher:
 
     def __call__(self, state: SourceState, reason: str) -> None:
         """Publish one, unless no frame has told the size yet; may be called from another thread."""
-        width, height = self._publisher.picture_size
-        if width and height:
-            image = np.empty((height, width, 3), np.uint8)
-            age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
-            try:
-                self._draw(image, ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"])
-            except ImportError as error:
-                image[:] = _GREY
-                self._warn_once(error)
-            self._publisher.publish_placeholder(image)
+        age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
+        lines = ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"]
+        self._publisher.publish_placeholder(lambda width, height: self._picture(width, height, lines))
+
+    def _picture(self, width: int, height: int, lines: list[str]) -> Image:
+        image = np.empty((height, width, 3), np.uint8)
+        try:
+            self._draw(image, lines)
+        except ImportError as error:
+            image[:] = _GREY
+            self._warn_once(error)
+        return image
 
     def _warn_once(self, error: ImportError) -> None:
         if not self._warned:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -151,13 +152,20 @@ class Publisher:
             self._publish_bgr(source, image, times, delivered_bgr=native is None)
         return True
 
-    def publish_placeholder(self, image: Image) -> None:
-        """Publish a BGR picture that stands for the frames there are none of; may be called from another thread."""
-        if self._writer is None:
-            return
-        self._write_placeholder(self._bgr_writer or self._writer, image, "BGR24" if self._both else self._pixel_format)
-        if self._both:
-            self._write_placeholder(self._writer, image, self._pixel_format)
+    def publish_placeholder(self, draw: Callable[[int, int], Image]) -> None:
+        """Publish what stands for the frames there are none of; may be called from another thread.
+
+        Parameters
+        ----------
+        draw : callable
+            Makes a BGR picture of a width and a height. Not called before the first frame has told the size.
+        """
+        if self._bgr_writer is not None:
+            # Turned and cropped, it may have another size than the native frames.
+            height, width = self._bgr_shape[:2]
+            self._write_placeholder(self._bgr_writer, draw(width, height), "BGR24")
+        if self._writer is not None and all(self.picture_size):
+            self._write_placeholder(self._writer, draw(*self.picture_size), self._pixel_format)
 
     def report(self, **news: Any) -> None:
         """Tell readers how the source is; may be called from another thread."""
@@ -283,20 +291,9 @@ class Publisher:
         return (header.width, header.height)
 
     def _write_placeholder(self, writer: SharedMemoryFrameWriter, image: Image, pixel_format: str) -> None:
+        image, pixel_format = _placeholder_for(pixel_format, image)
         try:
-            if pixel_format == "MJPG":
-                # Placeholders are drawn by OpenCV, so it is installed.
-                from billiards_shm.images import encode_image
-
-                image = np.frombuffer(encode_image(image, "BGR24", ".jpg"), np.uint8).reshape(1, -1)
-                writer.write_frame(image, online=False, pixel_format="MJPG")
-            elif pixel_format == "BGR24":
-                writer.write_frame(image, online=False, pixel_format="BGR24")
-            else:
-                from billiards_shm.images import convert
-
-                # In gray it fits into a segment of any format.
-                writer.write_frame(convert(image, "BGR24", "GRAY8"), online=False, pixel_format="GRAY8")
+            writer.write_frame(image, online=False, pixel_format=pixel_format)
         except LoanError:
             # The loop has a frame after all.
             return
@@ -315,3 +312,16 @@ class Publisher:
         self._statistics.frame_written(now, now + latency_without_now_ns)
         if lag_ns is not None:
             self._statistics.frame_aged(now - captured_ns + lag_ns)
+
+
+def _placeholder_for(pixel_format: str, image: Image) -> tuple[Image, str]:
+    """A placeholder, and its format, as a segment of that format takes it."""
+    if pixel_format == "BGR24":
+        return image, "BGR24"
+    if pixel_format == "MJPG":
+        with contextlib.suppress(ImportError):  # OpenCV is missing
+            from billiards_shm.images import encode_image
+
+            return np.frombuffer(encode_image(image, "BGR24", ".jpg"), np.uint8).reshape(1, -1), "MJPG"
+    # In gray it fits into a segment of any format but MJPG, which grows. Green is close to the brightness.
+    return np.ascontiguousarray(image[..., 1]), "GRAY8"

@@ -1,5 +1,6 @@
 """What is published: BGR, frames as the source delivers them, or both, where BGR is made for those who read it."""
 
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -308,7 +309,7 @@ def test_a_placeholder_fits_into_the_segment(segment_name: str, publish: str, pi
     ):
         assert run.next()
         before = reader.read_frame(timeout=5)[1]
-        run.publisher.publish_placeholder(frame(80, (HEIGHT, WIDTH, 3)))
+        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
         found, metadata = reader.read_frame(timeout=5, format="BGR24")
         assert found is not None
         assert metadata is not None
@@ -324,6 +325,42 @@ def test_a_placeholder_fits_into_the_segment(segment_name: str, publish: str, pi
                 assert about is not None
                 assert shown is not None
                 assert (about.online, about.pixel_format, shown[0, 0, 0]) == (False, "BGR24", 80)
+
+
+def test_a_placeholder_has_the_size_of_the_frames_it_stands_for(segment_name: str) -> None:
+    source = Scripted("NV12", [frame(1)], bgr_shape=(WIDTH, HEIGHT // 2, 3))
+    with (
+        Run(segment_name, "both", source) as run,
+        SharedMemoryFrameReader(segment_name) as bgr_reader,
+        SharedMemoryFrameReader(f"{segment_name}.native") as native_reader,
+    ):
+        assert run.next()
+        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
+        for reader, shape in ((bgr_reader, source.bgr_shape), (native_reader, (HEIGHT, WIDTH))):
+            found, metadata = reader.read_frame(timeout=5)
+            assert found is not None
+            assert metadata is not None
+            assert not metadata.online
+            assert found.shape == shape, "BGR is turned and cropped, native frames are not"
+
+
+@pytest.mark.parametrize("pixel_format", ["NV12", "MJPG"])
+def test_a_placeholder_of_native_frames_needs_no_opencv(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch, pixel_format: str
+) -> None:
+    first = {"NV12": frame(1), "MJPG": as_frame(jpeg(frame(1, (HEIGHT, WIDTH, 3))))}[pixel_format]
+    with (
+        Run(segment_name, "native", Scripted(pixel_format, [first])) as run,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        assert run.next()
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        monkeypatch.delitem(sys.modules, "billiards_shm.images", raising=False)
+        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
+        found, metadata = reader.read_frame(timeout=5)
+        assert metadata is not None
+        assert (metadata.online, metadata.pixel_format) == (False, "GRAY8")
+        np.testing.assert_array_equal(found, frame(80, (HEIGHT, WIDTH)))
 
 
 # Configuration.
