@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 __all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "has_end", "read_header"]
 
 _START: Final = b"\xff\xd8"
+_START_AND_MARKER: Final = _START + b"\xff"
 _END: Final = b"\xff\xd9"
+_LEAD_BYTES: Final = 16
 _TAIL_BYTES: Final = 1024
 _HUFFMAN_TABLES: Final = 0xC4
 _SCAN: Final = 0xDA
@@ -130,13 +132,16 @@ def complete(data: bytes | memoryview) -> bytes | memoryview:
     Returns
     -------
     bytes or memoryview
-        `data` itself if it has its tables. What follows the end marker, as padding of a camera, stays.
+        `data` itself if it has its tables. What follows the end marker, as padding of a camera, stays; what comes
+        before the JPEG, as an empty line of a server, is left out.
 
     Raises
     ------
     ValueError
         It is damaged: no JPEG, without a size, or cut off; the message says what.
     """
+    if data[:3] != _START_AND_MARKER:
+        data = data[max(0, bytes(data[:_LEAD_BYTES]).find(_START_AND_MARKER)) :]
     header = read_header(data)
     if not header.width or not header.height:
         raise ValueError(f"its size is {header.width}x{header.height}")

@@ -13,11 +13,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import cv2
+import numpy as np
 
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
-from billiards_shm.pixel_formats import format_named
+from billiards_shm.pixel_formats import PIXEL_FORMATS, format_named
 from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
 from billiards_shm.sources.conversion import FrameConverter, as_bgr, completed
 from billiards_shm.sources.delivery import delivery_of
@@ -189,9 +190,12 @@ class Camera:
         """Give a frame the shape of its format. OpenCV makes one row of bytes of what it cannot lay out."""
         if pixel_format == "MJPG":
             return completed(raw)
-        said = self._details.negotiated
-        if said is not None and raw.shape[0] == 1 and raw.size == said.width * said.height:
-            return raw.reshape(said.height, said.width)
+        row, said = PIXEL_FORMATS[pixel_format], self._details.negotiated
+        if raw.shape[0] == 1 and said is not None and said.height > 1:
+            shape = row.array_shape(said.width, said.height)
+            if shape is None or raw.nbytes != math.prod(shape) * np.dtype(row.dtype).itemsize:
+                return None
+            return np.ascontiguousarray(raw).view(row.dtype).reshape(shape)
         return raw
 
     def retrieve(self, target: Image | None) -> Image | None:

@@ -166,6 +166,7 @@ def _with_two_threads(old: VideoCodecContext) -> VideoCodecContext:
     context = av.CodecContext.create(old.codec, "r")
     assert isinstance(context, VideoCodecContext)
     context.extradata = old.extradata
+    context.width, context.height = old.width, old.height  # by which Motion JPEG knows one field from a frame
     context.options = old.options
     context.thread_type = "AUTO"
     context.thread_count = 2

@@ -210,7 +210,7 @@ def reason_for_url(url: str, timeout: float, engine: str, status: int | None = N
             status = _ask(parts, parts.hostname, port, timeout)
     except ssl.SSLError as error:
         return Reason.UNREADABLE.because(f"{where}: no TLS ({(error.reason or 'no answer').lower().replace('_', ' ')})")
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the second of a name that none can have, such as one with two dots
         return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
     except TimeoutError:
         return Reason.TIMEOUT.because(f"no answer from {where} within {timeout:g} s")

@@ -1,6 +1,7 @@
 """PyAV's FFmpeg as a source: files and URLs."""
 
 import ctypes
+import logging
 import os
 import sys
 import time
@@ -19,7 +20,7 @@ from av.video.stream import VideoStream
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
-from billiards_shm.jpeg import complete
+from billiards_shm.jpeg import complete, read_header
 from billiards_shm.pixel_formats import PixelFormat, format_named
 from billiards_shm.sources.decoder import Decoder
 from billiards_shm.sources.delivery import delivery_of
@@ -43,6 +44,8 @@ _STATUSES: Final[dict[type[BaseException], int]] = {
     av.error.HTTPNotFoundError: 404,
 }
 
+_NOT_NATIVE: Final = "publish: asked for native, bgr for {}"
+
 # Titles and the like that are not UTF-8 are no reason not to play a file. PyAV 19 thinks so too.
 _TOLERANT: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -50,6 +53,8 @@ _TOLERANT: Final[dict[str, Any]] = {"metadata_errors": "replace"} if int(av.__ve
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 1 << 30
+
+_log = logging.getLogger(__name__)
 
 
 class Video:
@@ -90,6 +95,9 @@ class Video:
         self._ended = False
         # Only a frame tells how to turn a recording, and with that its size.
         self._first_is_read = self._recorded and self._read()
+        if self._jpeg is not None:
+            self._look_at_first_jpeg(self._jpeg)
+        self._refused: set[str] = {_described(self._frame)} if self._frame is not None and self._jpeg is None else set()
         self._details = self._read_details(delivery)
 
     @property
@@ -162,8 +170,30 @@ class Video:
         row = _native_format_of(frame)
         if row is not None:
             return copy_planes(frame, row, target)
+        self._warn_of(frame)
         image = self._convert(frame)
         return None if image is None else _put(image, target)
+
+    def _warn_of(self, frame: VideoFrame) -> None:
+        """Log once that frames of this kind are not native. That of a recording's first frame is in the details."""
+        described = _described(frame)
+        if described not in self._refused:
+            self._refused.add(described)
+            _log.warning("%s: %s", self._address, _NOT_NATIVE.format(described))
+
+    def _look_at_first_jpeg(self, jpeg: "av.Packet[VideoStream]") -> None:
+        """Decode the first JPEG of a recording: for its turn, and to see whether it is interlaced.
+
+        An interlaced frame is two JPEGs of half its height, which readers would take for pictures.
+        """
+        self._frame = self._decoder.decode_jpeg(jpeg)
+        try:
+            height = read_header(memoryview(jpeg)).height
+        except ValueError:
+            return
+        if self._frame is not None and self._frame.height != height:
+            self._keeps_jpegs = False
+            self._jpeg = None
 
     def _whole_jpeg(self, data: memoryview) -> Image | None:
         found: bytes | memoryview = data
@@ -254,8 +284,8 @@ class Video:
             asked = self._config.hardware_acceleration
             refused.append(f"hardware_acceleration: asked for {asked}, there is none; backend ffmpeg may have it")
         if self._config.publish != "bgr" and self._frame is not None:
-            if _native_format_of(self._frame) is None:
-                refused.append(f"publish: asked for native, bgr for {_described(self._frame)}")
+            if self._jpeg is None and _native_format_of(self._frame) is None:
+                refused.append(_NOT_NATIVE.format(_described(self._frame)))
             elif _turn_of(self._frame):
                 turn = _turn_of(self._frame)
                 refused.append(
@@ -301,7 +331,8 @@ def _native_format_of(frame: VideoFrame) -> PixelFormat | None:
 
 def _described(frame: VideoFrame) -> str:
     of_range = " of full range" if frame.color_range == ColorRange.JPEG else ""
-    return f"{frame.width}x{frame.height} {frame.format.name}{of_range}"
+    interlaced = ", interlaced" if frame.interlaced_frame else ""
+    return f"{frame.width}x{frame.height} {frame.format.name}{of_range}{interlaced}"
 
 
 def copy_planes(frame: VideoFrame, row: PixelFormat, target: Image | None) -> Image:

@@ -237,6 +237,12 @@ def test_a_server_that_is_not_there_is_an_error_that_says_so_without_the_passwor
         open_with(engine, f"{scheme}://me:secret@127.0.0.1:{port}/x")
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_name_that_no_host_can_have_is_an_error_that_says_so(engine: str, host: str) -> None:
+    with pytest.raises(CameraError, match=f"not found: there is no host {host}$"):
+        open_with(engine, f"http://me:secret@{host}/x")
+
+
 @pytest.mark.parametrize(
     ("status", "reason"),
     [(b"401 Unauthorized", "permission: "), (b"404 Not Found", "not found: "), (b"503 Busy", "busy: ")],

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from encoding import encode, pictures
 from engines import open_with
+from http_answers import serving
 from jpegs import as_frame, jpeg, without_tables
 from raw_frames import as_raw
 
@@ -119,6 +120,41 @@ def test_motion_jpeg_is_not_decoded(tmp_path: Path) -> None:
     assert source.frames_left == 0
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_motion_jpeg_of_two_fields_is_bgr_and_said(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"fields{suffix}"
+    clip = encode(tmp_path / f"clip{suffix}", "mjpeg", "yuvj420p", frames=3)
+    with av.open(str(clip)) as whole_frames, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(whole_frames.streams.video[0])
+        for number, whole in enumerate(each for each in whole_frames.demux(video=0) if each.size):
+            picture = pictures(3, SIZE)[number]
+            packet = av.Packet(b"".join(jpeg(np.ascontiguousarray(picture[field::2]), 95) for field in (0, 1)))
+            packet.pts, packet.dts, packet.duration = whole.pts, whole.dts, whole.duration
+            packet.time_base, packet.stream = whole.time_base, stream
+            output.mux(packet)
+    source = opened(path, publish="native")
+    assert [each.partition(" for ")[2][:11] for each in source.details.warnings] == ["native, bgr"]
+    for picture in pictures(3, SIZE):
+        assert source.grab()
+        assert source.native_format == "BGR24"
+        found = source.retrieve_native(None)
+        assert found is not None
+        assert np.abs(found[60:].astype(int) - picture[60:]).mean() < 5, "both fields, below the patch of colours"
+    assert not source.grab()
+
+
+def test_a_stream_that_is_not_native_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = encode(tmp_path / "clip.ts", "mpeg2video", "yuv422p").read_bytes()
+    with serving([clip], b"video/mp2t") as url:
+        source = opened(url, publish="native")
+        for _ in range(3):
+            assert source.grab()
+            assert source.retrieve_native(None) is not None
+        source.release()
+    warning = f"{url}: publish: asked for native, bgr for 320x240 yuv422p"
+    assert [each.getMessage() for each in caplog.records].count(warning) == 1
+
+
 # MJPEG over HTTP, as IP cameras send it.
 
 
@@ -175,6 +211,12 @@ def test_mjpeg_over_http_is_kept_to_the_byte(bare: bool) -> None:
     assert found == [complete(each) for each in sent][:10]
     if not bare:
         assert found == sent[:10]
+
+
+@pytest.mark.parametrize("before", [b"\r\n", b"\xff", b"\0" * 8])
+def test_what_a_server_sends_before_a_jpeg_is_left_out(before: bytes) -> None:
+    with camera([before + each for each in JPEGS]) as url:
+        assert native_frames(url, 5) == JPEGS[:5]
 
 
 def test_a_damaged_jpeg_is_left_out_of_a_stream() -> None:
@@ -292,6 +334,22 @@ def test_bayer_that_opencv_gives_as_a_row_of_bytes_gets_its_shape(monkeypatch: p
     assert source.native_format == "BAYER_BGGR8"
     np.testing.assert_array_equal(source.retrieve_native(None), raw)
     np.testing.assert_array_equal(source.retrieve(None), cv2.cvtColor(raw, cv2.COLOR_BayerRG2BGR))
+
+
+@pytest.mark.parametrize(("fourcc", "dtype"), [("P010", "uint16"), ("NV12", "uint8")])
+def test_planes_that_opencv_gives_as_a_row_of_bytes_get_their_shape(
+    monkeypatch: pytest.MonkeyPatch, fourcc: str, dtype: str
+) -> None:
+    raw = np.random.default_rng(2).integers(0, 256, (72, 64), np.uint8).astype(dtype)
+    row = raw.reshape(-1).view(np.uint8).reshape(1, -1)
+    source = camera_with(monkeypatch, fourcc, [row, row[:, :-2]])
+    assert source.grab()
+    found = source.retrieve_native(None)
+    assert found is not None
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, raw)
+    assert source.grab()
+    assert source.retrieve_native(None) is None, "too few bytes for a picture are no picture"
 
 
 def test_a_format_that_the_driver_does_not_give_raw_is_bgr_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
