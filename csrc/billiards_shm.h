@@ -248,6 +248,10 @@
  *   leads to another object or to none, load `latest` once more: the last frame may have come since, and is read
  *   first. Then attach to what the name leads to. If it leads nowhere, stay, and look again.
  *
+ *   Look at the name as often before a frame is taken that this reader has had, or by its number or time: an ended
+ *   segment has those for ever. Only who reads every frame in turn does not before a look-up: the frames before the
+ *   one at hand are looked up where that came from.
+ *
  *   The status is asked of the kernel, after moving on if no unseen frame is left:
  *
  *     state     writer's byte   name leads                 status

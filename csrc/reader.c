@@ -293,8 +293,10 @@ static int take_next(bshm_reader *reader, uint32_t flags, bshm_frame *frame, bsh
     for (uint32_t attempt = 0; attempt < BSHM_MAX_SLOTS; attempt++) {
         bshm_span span = bshm_attachment_span(reader->attachment);
         next = next > span.first ? next : span.first;
-        if (next > span.last)
+        if (next > span.last) {
+            reader->pin_failed = span.last > reader->seen; /* forged: all of them are gone, and yet `latest` is newer */
             return BSHM_NOTHING;
+        }
         int rc = take_number(reader, next, flags, frame, error);
         if (rc == BSHM_FOUND)
             deliver(reader, frame);
@@ -353,7 +355,10 @@ static int look_up(bshm_reader *reader, uint64_t number, int64_t capture_ns, uin
     int rc = reader->attachment ? BSHM_ATTACHED : attach_again(reader, error);
     if (rc != BSHM_ATTACHED)
         return rc;
-    rc = look_up_once(reader, number, capture_ns, flags, frame, error);
+    /* First, or what an ended segment has kept would hide its successor's frames. Who reads in turn moves on there. */
+    rc = reader->in_turn ? BSHM_NOTHING : check_for_successor(reader, flags | LOOK_UP, error);
+    if (rc >= 0)
+        rc = look_up_once(reader, number, capture_ns, flags, frame, error);
     if (rc != BSHM_NOTHING)
         return rc;
     rc = check_for_successor(reader, flags | LOOK_UP, error);

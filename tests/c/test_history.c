@@ -334,6 +334,9 @@ static void the_old_window_is_finished_before_the_reader_moves_on(void)
     }
     next_is(3, 0);
     next_is(4, 0);
+    bshm_os_sleep(6000000);
+    if (CHECK_EQUAL(number(3, 0), BSHM_FOUND)) /* nor does it after the last one: read_next is what moves on */
+        is_frame(3, 0);
     for (uint64_t n = 5; n <= 7; n++)
         next_will_be(n, 0);
     CHECK_EQUAL(bshm_reader_history(reader), HISTORY);
@@ -351,6 +354,67 @@ static void who_only_looks_frames_up_moves_on_at_once(void)
     while (number(5, 0) == BSHM_NOTHING && bshm_now_ns() < deadline)
         bshm_os_sleep(1000000);
     is_frame(5, 0);
+    end();
+}
+
+static bool is_of_this_writer(void)
+{
+    bool is = memcmp(frame.generation, counters_of(writer).generation, sizeof frame.generation) == 0;
+    bshm_frame_release(&frame);
+    return is;
+}
+
+static void what_an_ended_segment_kept_does_not_hide_its_successor(void)
+{
+    begin();
+    bshm_reader *other = new_reader(2);
+    put_some(4);
+    REQUIRE(nearest(INT64_MAX) == BSHM_FOUND && is_of_this_writer());
+    bshm_writer_free(writer);
+    if (CHECK_EQUAL(nearest(INT64_MAX), BSHM_FOUND)) /* no successor yet */
+        bshm_frame_release(&frame);
+    writer = new_writer_with_history(SLOTS, HISTORY);
+    put_some(4); /* the same numbers */
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    bool moved = false;
+    while (!moved && bshm_now_ns() < deadline) {
+        bshm_os_sleep(1000000);
+        moved = nearest(INT64_MAX) == BSHM_FOUND && is_of_this_writer();
+    }
+    CHECK(moved);
+    bshm_reader_free(reader);
+    reader = other;
+    REQUIRE(number(3, 0) == BSHM_FOUND && is_of_this_writer());
+    bshm_writer_free(writer);
+    writer = new_writer_with_history(SLOTS, HISTORY);
+    put_some(4);
+    deadline = bshm_now_ns() + INT64_C(5000000000);
+    moved = false;
+    while (!moved && bshm_now_ns() < deadline) {
+        bshm_os_sleep(1000000);
+        moved = number(3, 0) == BSHM_FOUND && is_of_this_writer();
+    }
+    CHECK(moved);
+    end();
+}
+
+static void frames_that_cannot_be_had_do_not_keep_a_waiting_reader_busy(void)
+{
+    begin();
+    window shared = open_window();
+    put_some(1);
+    next_is(1, 0);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 1)); /* none was published since */
+    int64_t deadline = bshm_now_ns() + 100000000;
+    unsigned tries = 0;
+    while (bshm_now_ns() < deadline) {
+        CHECK_EQUAL(next(0), BSHM_NOTHING);
+        bshm_reader_wait(reader, deadline - bshm_now_ns());
+        tries++;
+    }
+    printf("    %u tries in 100 ms\n", tries);
+    CHECK(tries < 1000);
+    close_window(&shared);
     end();
 }
 
@@ -385,6 +449,8 @@ int main(int argc, char **argv)
     RUN(a_frame_is_found_by_the_time_it_was_captured);
     RUN(the_old_window_is_finished_before_the_reader_moves_on);
     RUN(who_only_looks_frames_up_moves_on_at_once);
+    RUN(what_an_ended_segment_kept_does_not_hide_its_successor);
+    RUN(frames_that_cannot_be_had_do_not_keep_a_waiting_reader_busy);
     RUN(without_history_it_is_the_newest_frame);
     return check_summary();
 }
