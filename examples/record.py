@@ -2,7 +2,8 @@
 
     python examples/record.py NAME FILE [--frames N]
 
-FILE ends in .avi or .mp4. Frames that come while one is being encoded are missed, and counted.
+FILE ends in .avi or .mp4. Frames of any pixel format but RAW are converted. Those that come while one is being encoded
+are missed, and counted. The recording ends when the source does, and when the size of its frames changes.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import argparse
 import cv2
 
 from billiards_shm import SharedMemoryFrameReader, inspect_segment
+from billiards_shm.images import convert
 
 
 def record(name: str, file: str, frames: int) -> tuple[int, int]:
@@ -19,16 +21,24 @@ def record(name: str, file: str, frames: int) -> tuple[int, int]:
     with SharedMemoryFrameReader(name) as reader:
         reader.attach(timeout=5.0)
         output: cv2.VideoWriter | None = None
+        size = (0, 0)
         try:
             for frame, metadata in reader:
-                if metadata.pixel_format != "BGR24":
-                    raise SystemExit(f"{name} is {metadata.pixel_format}, but BGR24 is expected: convert it first")
+                try:
+                    picture = convert(frame, metadata.pixel_format, "BGR24")
+                except ValueError as error:
+                    raise SystemExit(f"{name}: {error}") from error
+                height, width = picture.shape[:2]
                 if output is None:
-                    rate = inspect_segment(name).fps or 30.0
-                    output = cv2.VideoWriter(file, fourcc, rate, (metadata.width, metadata.height))
+                    size = (width, height)
+                    output = cv2.VideoWriter(file, fourcc, inspect_segment(name).fps or 30.0, size)
                     if not output.isOpened():
                         raise SystemExit(f"OpenCV cannot write {file!r}")
-                output.write(frame)
+                if (width, height) != size:
+                    # OpenCV would leave the frame out without a word.
+                    print(f"{name} is now {width}x{height}, and the file {size[0]}x{size[1]}: the recording ends")
+                    break
+                output.write(picture)
                 missed += metadata.skipped if written else 0
                 written += 1
                 if written == frames:

@@ -4,7 +4,7 @@
     python examples/restream.py NAME rtsp://127.0.0.1:8554/table
 
 Frames that come while ffmpeg is busy are missed, so the stream stays close to now. It ends when the source does, and
-when the size of its frames changes.
+when the size or the format of its frames changes.
 """
 
 import argparse

@@ -142,6 +142,8 @@ class Publisher:
             return False
         if slot is None or image is not target:
             # There was no slot, or one of another shape, so the source put the frame somewhere else.
+            # Only the frame tells some sources that it is BGR after all.
+            self._pixel_format = "BGR24" if native is None else native.native_format
             self._notice_shape(image)
             if self._writer is None:
                 self._writer = self._create_writer(self._name, image)

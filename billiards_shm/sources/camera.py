@@ -62,6 +62,7 @@ _MANY_THREADS: Final[set[SourceAddress]] = set()
 """What several threads decode: recordings behind URLs, and streams for which one is too slow."""
 _TOO_SLOW: Final = Reason.UNREADABLE.because("one thread decodes it too slowly: it is opened again with more")
 
+_PIPELINE_JPEG: Final = re.compile(r"!\s*(?:image/jpeg|jpegenc)\b[^!]*(?:!\s*queue\b[^!]*)*!\s*appsink\b[^!]*$")
 _PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
 
 _WRONG_IF_INTERLACED: Final = (
@@ -181,6 +182,10 @@ class Camera:
         good, raw = self._capture.retrieve(target)
         if not good:
             return None
+        if self._native is not None and raw.ndim == 3 and raw.shape[2] == 3 != self._native.channels:
+            # As of a pipeline that names a format, and converts it afterwards.
+            _log.warning("%s: publish: asked for native, bgr comes instead of %s", self._address, self._native.name)
+            self._native = None
         if self._native is None:
             return as_bgr(raw, target)
         self._delivered = self._laid_out(raw, self._native.name)
@@ -312,6 +317,8 @@ def _device_path(address: SourceAddress) -> Path | None:
 
 def _format_of_pipeline(pipeline: str) -> str:
     """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
+    if _PIPELINE_JPEG.search(pipeline):
+        return "MJPG"
     formats = _PIPELINE_FORMAT.findall(pipeline)
     row = format_named(formats[-1]) if formats else None
     return formats[-1] if row is not None and row.name != "BGR24" else ""

@@ -170,6 +170,23 @@ def test_a_format_that_changes_is_named_with_each_frame(segment_name: str) -> No
             assert run.publisher.picture_size == (WIDTH, HEIGHT)
 
 
+def test_a_source_that_learns_its_format_from_the_frame_has_its_size(segment_name: str) -> None:
+    class Converted(Scripted):
+        def retrieve_native(self, target: Image | None) -> Image | None:
+            self.native_format = "BGR24"
+            return super().retrieve_native(target)
+
+    with (
+        Run(segment_name, "native", Converted("NV12", [frame(1, (HEIGHT, WIDTH, 3))])) as run,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        assert run.next()
+        metadata = reader.read_frame(timeout=5)[1]
+        assert metadata is not None
+        assert metadata.pixel_format == "BGR24"
+        assert run.publisher.picture_size == (WIDTH, HEIGHT)
+
+
 def test_a_damaged_frame_is_not_published(segment_name: str) -> None:
     source: Any = Scripted("MJPG", [as_frame(jpeg(frame(1, (16, 16, 3)))), None])  # type: ignore[list-item]
     with Run(segment_name, "native", source) as run:

@@ -37,6 +37,11 @@ def test_the_backend_can_be_named(tmp_path: Path) -> None:
         ("v4l2src ! video/x-raw,format=YUY2 ! videoconvert ! video/x-raw, format = (string) BGR ! appsink", ""),
         ('videotestsrc ! video/x-raw,format="UYVY" ! appsink', "UYVY"),
         ("videotestsrc ! appsink", ""),
+        ("v4l2src ! image/jpeg,width=1280 ! appsink drop=true", "MJPG"),
+        ("v4l2src ! image/jpeg ! queue max-size-buffers=1 ! appsink", "MJPG"),
+        ("videotestsrc ! video/x-raw,format=I420 ! jpegenc quality=90 ! appsink", "MJPG"),
+        ("v4l2src ! image/jpeg ! jpegdec ! videoconvert ! video/x-raw,format=NV12 ! appsink", "NV12"),
+        ("v4l2src ! image/jpeg ! jpegdec ! videoconvert ! appsink", ""),
     ],
 )
 def test_a_pipeline_says_itself_what_it_brings(pipeline: str, name: str) -> None:

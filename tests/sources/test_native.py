@@ -370,3 +370,17 @@ def test_files_that_opencv_decodes_are_bgr_with_a_warning(tmp_path: Path) -> Non
     assert "backend av has native frames" in " ".join(source.details.warnings)
     assert source.grab()
     assert source.native_format == "BGR24"
+
+
+def test_bgr_that_comes_instead_of_the_format_that_was_named_is_bgr(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = camera_with(monkeypatch, "NV12", [PICTURE, PICTURE])
+    for _ in range(2):
+        assert source.grab()
+        np.testing.assert_array_equal(source.retrieve_native(None), PICTURE)
+        assert source.native_format == "BGR24"
+        np.testing.assert_array_equal(source.retrieve(None), PICTURE)
+    assert [each.getMessage() for each in caplog.records].count(
+        "camera 0: publish: asked for native, bgr comes instead of NV12"
+    ) == 1
