@@ -63,8 +63,9 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
     if (rc < 0 && rc != -ENAMETOOLONG)
         return bshm_fail(error, BSHM_E_NAME,
                          "path '%.200s' begins at the current directory, which is gone: give an absolute path", name);
-    /* Leave room for the temporary beside it. */
-    if (rc < 0 || strlen(path) + 32 > path_bytes)
+    /* Leave room for the temporary beside it. The name is kept too, and on Windows it may be the longer one. */
+    size_t longer = rc == 0 && strlen(path) > strlen(name) ? strlen(path) : strlen(name);
+    if (rc < 0 || longer + 32 > path_bytes || longer + 32 > BSHM_OS_PATH_BYTES)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters, which is too long: use a shorter one",
                          name, strlen(name));
     return BSHM_OK;

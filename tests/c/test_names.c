@@ -81,6 +81,13 @@ static void what_has_a_slash_is_a_path_to_a_file(void)
     name[longest] = 'n';
     name[longest + 1] = '\0';
     CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
+    char roomy[2 * BSHM_OS_PATH_BYTES];
+    CHECK_EQUAL(bshm_object_path(name, roomy, sizeof roomy, NULL), BSHM_E_NAME); /* as any other function says */
+    for (size_t i = 5; i + 3 < sizeof name; i += 2)
+        memcpy(name + i, "./", 3);
+    memcpy(name + strlen(name), "n", 2); /* on Windows it leads to a short path, but the name is kept too */
+    CHECK(strlen(name) >= BSHM_OS_PATH_BYTES);
+    CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
 }
 
 #ifndef _WIN32
