@@ -4,11 +4,11 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["STANDARD_TABLES", "JpegHeader", "complete", "has_end", "read_header"]
+__all__ = ["END", "STANDARD_TABLES", "JpegHeader", "complete", "has_end", "read_header"]
 
 _START: Final = b"\xff\xd8"
 _START_AND_MARKER: Final = _START + b"\xff"
-_END: Final = b"\xff\xd9"
+END: Final = b"\xff\xd9"
 _LEAD_BYTES: Final = 16
 _TAIL_BYTES: Final = 1024
 _HUFFMAN_TABLES: Final = 0xC4
@@ -155,4 +155,4 @@ def complete(data: bytes | memoryview) -> bytes | memoryview:
 def _ends(data: bytes | memoryview, scan: int) -> bool:
     """Whether there is an end marker behind the header: looked for where it should be, before everywhere."""
     # Within the pixels ff is always followed by 00 or a restart marker: any end marker after the header is the end.
-    return _END in bytes(data[max(scan, len(data) - _TAIL_BYTES) :]) or _END in bytes(data[scan:])
+    return END in bytes(data[max(scan, len(data) - _TAIL_BYTES) :]) or END in bytes(data[scan:])

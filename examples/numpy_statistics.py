@@ -18,6 +18,10 @@ def statistics(reader: SharedMemoryFrameReader) -> Iterator[tuple[int, float, fl
     """Number, mean, and mean difference to the frame before, of every eighth pixel."""
     before: npt.NDArray[np.int16] | None = None
     for frame, metadata in reader:
+        if metadata.pixel_format == "MJPG":
+            raise SystemExit(
+                f"{reader.name} has JPEGs, whose bytes are no pixels: capture it with --publish bgr or both"
+            )
         pixels = frame[::8, ::8].astype(np.int16)
         change = 0.0 if before is None or before.shape != pixels.shape else float(np.abs(pixels - before).mean())
         yield metadata.sequence, float(pixels.mean()), change

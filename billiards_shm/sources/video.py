@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
-from billiards_shm.jpeg import complete, read_header
+from billiards_shm.jpeg import END, complete, has_end, read_header
 from billiards_shm.pixel_formats import PixelFormat, format_named
 from billiards_shm.sources.decoder import Decoder
 from billiards_shm.sources.delivery import delivery_of
@@ -90,6 +90,7 @@ class Video:
         self._tick_ms = 1000 * float(self._stream.time_base or 0)
         self._start_ms = (self._stream.start_time or 0) * self._tick_ms
         self._jpeg: av.Packet[VideoStream] | None = None
+        self._jpegs_have_ends = False
         self._frame: VideoFrame | None = None
         self._grabbed = 0
         self._ended = False
@@ -196,13 +197,23 @@ class Video:
             self._jpeg = None
 
     def _whole_jpeg(self, data: memoryview) -> Image | None:
-        found: bytes | memoryview = data
+        found: bytes | memoryview | None = data
         try:
             found = complete(data)
+            self._jpegs_have_ends = True
         except ValueError:
             if not self._config.keep_damaged:
-                return None
-        return np.frombuffer(found, np.uint8).reshape(1, -1)
+                found = self._with_end(bytes(data))
+        return None if found is None else np.frombuffer(found, np.uint8).reshape(1, -1)
+
+    def _with_end(self, data: bytes) -> bytes | memoryview | None:
+        """Give a JPEG the end marker that it lacks, in a stream none of whose JPEGs has one; None if it is damaged."""
+        if self._jpegs_have_ends or has_end(data) is not False:
+            return None
+        try:
+            return complete(data + END)
+        except ValueError:
+            return None
 
     def _convert(self, frame: VideoFrame) -> Image | None:
         """Make BGR of a frame, as it lies; None if FFmpeg cannot."""

@@ -132,6 +132,14 @@ def test_record_converts_what_is_published(segment_name: str, tmp_path: Path, pi
     assert np.abs(picture.astype(int) - (expected if pixel_format == "GREY" else PICTURE)).mean() < 8
 
 
+def test_numpy_statistics_refuses_jpegs(segment_name: str) -> None:
+    with published(segment_name, "MJPG", as_frame(jpeg(PICTURE))):
+        command = [sys.executable, EXAMPLES / "numpy_statistics.py", segment_name]
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "whose bytes are no pixels" in refused.stderr
+
+
 def test_record_refuses_raw_frames(segment_name: str, tmp_path: Path) -> None:
     with published(segment_name, "RAW", np.zeros((48, 64), np.uint8)):
         command = [sys.executable, EXAMPLES / "record.py", segment_name, tmp_path / "table.avi"]

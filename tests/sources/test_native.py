@@ -219,6 +219,11 @@ def test_what_a_server_sends_before_a_jpeg_is_left_out(before: bytes) -> None:
         assert native_frames(url, 5) == JPEGS[:5]
 
 
+def test_a_camera_whose_jpegs_never_have_an_end_is_read() -> None:
+    with camera([each[:-2] for each in JPEGS]) as url:
+        assert native_frames(url, 5) == JPEGS[:5]
+
+
 def test_a_damaged_jpeg_is_left_out_of_a_stream() -> None:
     sent = [*JPEGS[:3], JPEGS[3][: len(JPEGS[3]) // 2], *JPEGS[4:]]
     with camera(sent) as url:
