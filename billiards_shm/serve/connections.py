@@ -144,7 +144,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol."""
-        if not self._refused:
+        if self._answered is not None and not self._answered.response_complete:
+            # The answer would go on between the messages, and not hear when the connection ends.
+            self.transport.abort()
+        elif not self._refused:
             self._stop_timer()
             super().handle_websocket_upgrade()
 

@@ -113,6 +113,21 @@ def test_a_request_that_is_too_large_behind_a_stream_ends_the_stream(segment_nam
         wait_until(lambda: not server.get("/api/clients").json)
 
 
+UPGRADE = (
+    "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_a_websocket_that_is_asked_for_behind_a_stream_ends_the_stream(segment_name: str) -> None:
+    with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
+        writer.write_frame(picture(1, (48, 64, 3)))
+        with opened(server, f"GET /stream/{segment_name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) as client:
+            assert status_of(client) == 200
+            client.sendall(f"GET /ws/{segment_name} HTTP/1.1\r\n{UPGRADE}".encode())
+        wait_until(lambda: not server.get("/api/clients").json)
+
+
 def test_headers_below_the_limit_are_read(server: Address) -> None:
     assert server.get("/healthz", X_More="x" * (MAX_HEAD_BYTES - 500)).status == 200
 
