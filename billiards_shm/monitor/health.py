@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -30,6 +30,7 @@ REMEMBERED_S: Final = 600.0
 """How long a segment is still reported after it is gone, unless it was named."""
 
 REMEMBERED_NAMES: Final = 256
+"""Segments that are reported, unless more of them exist."""
 
 
 class HealthState(StrEnum):
@@ -187,13 +188,10 @@ class HealthMonitor:
         """Whether `name` is one of the watched segments. Check this before any use of a name from outside."""
         return name in self.names if self.names is not None else name in self.health()
 
-    @property
-    def ready(self) -> bool:
+    def is_ready(self, segments: Mapping[str, SegmentHealth]) -> bool:
         """Whether all named segments are healthy; without names: all that exist, and at least one does."""
         expected = [
-            health
-            for health in self.health().values()
-            if self.names is not None or health.state is not HealthState.GONE
+            health for health in segments.values() if self.names is not None or health.state is not HealthState.GONE
         ]
         return bool(expected) and all(health.healthy for health in expected)
 
@@ -223,10 +221,10 @@ class HealthMonitor:
             errors[name] = str(error)
             return None
 
-    def _remember(self, found: Iterable[str], now: float) -> None:
+    def _remember(self, found: Collection[str], now: float) -> None:
         """Keep the names of segments for a while after they are gone, so that they are reported as gone."""
         self._last_seen.update(dict.fromkeys(found, now))
-        recent = sorted(self._last_seen.items(), key=lambda item: item[1])[-REMEMBERED_NAMES:]
+        recent = sorted(self._last_seen.items(), key=lambda item: item[1])[-max(REMEMBERED_NAMES, len(found)) :]
         self._last_seen = {name: seen for name, seen in recent if now - seen < REMEMBERED_S}
         self._rates = {name: rate for name, rate in self._rates.items() if name in self._last_seen}
         self._last_state = {name: state for name, state in self._last_state.items() if name in self._last_seen}

@@ -269,9 +269,9 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
     @app.get("/readyz", tags=["health"], responses={503: {"description": "A segment is unhealthy"}})
     async def readiness() -> Response:
         """Answer 200 if every watched segment is healthy: a writer lives, and its newest captured frame is new."""
-        ready = await asyncio.to_thread(lambda: server.monitor.ready)
-        segments = {name: _brief(health) for name, health in server.monitor.health().items()}
-        body: dict[str, Any] = {"ready": ready, "segments": segments}
+        segments = await asyncio.to_thread(server.monitor.health)
+        ready = server.monitor.is_ready(segments)
+        body: dict[str, Any] = {"ready": ready, "segments": {name: _brief(found) for name, found in segments.items()}}
         if not segments:
             body["reason"] = "there is no segment"
         return JSONResponse(body, 200 if ready else 503)
@@ -284,7 +284,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
     async def health(name: Name) -> Response:
         """Answer 200 if one segment is healthy: its writer lives, and its newest captured frame is new."""
         await server.require_watched(name)
-        found = server.monitor.health().get(name)
+        found = (await asyncio.to_thread(server.monitor.health)).get(name)
         if found is None:
             raise HTTPException(404, f"{name!r} is gone")
         return JSONResponse({"name": name, **_brief(found)}, 200 if found.healthy else 503)

@@ -24,7 +24,8 @@ from segments_under_test import path_of, picture, wait_until
 from serving import Address, served
 from websockets.sync.client import connect
 
-from billiards_shm import SharedMemoryFrameWriter, remove_stale_segments
+from billiards_shm import SegmentInfo, SharedMemoryFrameWriter, inspect_segment, remove_stale_segments
+from billiards_shm.monitor import health
 from billiards_shm.serve import create_app
 from billiards_shm.serve.metrics import ServerMetrics
 from billiards_shm.statistics import STATISTICS
@@ -149,6 +150,36 @@ def test_a_dead_writer_is_unhealthy_however_new_its_last_frame_and_a_new_one_hea
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
             writer.write_frame(picture(1))
             wait_until(lambda: server.get(f"/health/{segment_name}").status == 200)
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/health/{}", "/api/segments", "/api/segments/{}", "/metrics"])
+def test_no_segment_is_inspected_where_streams_would_have_to_wait(
+    segment_name: str, writer: SharedMemoryFrameWriter, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def inspect(name: str, **more: Any) -> SegmentInfo:
+        threads.append(threading.current_thread().name)
+        return inspect_segment(name, **more)
+
+    monkeypatch.setattr(health, "REFRESH_INTERVAL_S", 0.0)
+    monkeypatch.setattr(health, "inspect_segment", inspect)
+    writer.write_frame(picture(1, SHAPE))
+    with served(create_app([segment_name])) as server:
+        assert server.get(path.format(segment_name)).status == 200
+    assert threads
+    assert all(name.startswith("asyncio_") for name in threads), threads
+
+
+def test_all_segments_that_exist_are_shown_however_many_are_remembered(
+    segment_name: str, writer: SharedMemoryFrameWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "REMEMBERED_NAMES", 1)
+    monkeypatch.setattr(health, "REFRESH_INTERVAL_S", 0.0)
+    with SharedMemoryFrameWriter(f"{segment_name}_too", SHAPE):
+        monitor = health.HealthMonitor(None, 3.0)
+        for _ in range(3):
+            assert {segment_name, f"{segment_name}_too"} <= set(monitor.health())
 
 
 def test_ready_is_who_has_all_named_segments_well(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
