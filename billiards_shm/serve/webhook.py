@@ -57,7 +57,8 @@ class Webhook:
     def __init__(self, url: str, health: Callable[[], Mapping[str, SegmentHealth]]) -> None:
         parts = urlsplit(url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        self._host, self._port = parts.hostname or "", parts.port
+        # Without a port, http.client would take the end of an IPv6 address for one.
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._target = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
         self._headers = {"Content-Type": "application/json", "User-Agent": "billiards-shm"}
         if parts.username is not None:

@@ -242,6 +242,20 @@ def test_user_and_password_are_sent_and_nothing_but_the_host_is_logged(segment_n
         assert secret not in running.log
 
 
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_an_ipv6_address_needs_no_port(scheme: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[tuple[str, int]] = []
+
+    def connect(address: tuple[str, int], *more: object) -> socket.socket:
+        asked_for.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    with pytest.raises(ConnectionRefusedError):
+        Webhook(f"{scheme}://[2001:db8::1]/", dict)._post(b"")
+    assert asked_for == [("2001:db8::1", port)]
+
+
 @pytest.mark.parametrize(
     "scheme", ["ftp://", "file:///etc/", "gopher://", "", "//", "http://", "http://x:99999/", "https:// "]
 )
