@@ -61,4 +61,4 @@ def serve_command(
             raise click.UsageError(str(error)) from error
         return
     configure_logging(settings.logging.level, settings.logging.as_json)
-    ctx.exit(run_server(names or None, **settings.serve.model_dump()))
+    ctx.exit(run_server(names or None, settings.serve))

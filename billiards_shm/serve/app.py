@@ -28,7 +28,7 @@ from billiards_shm.serve.guard import AllowedOrigins, Guard
 from billiards_shm.serve.metrics import OPENMETRICS, ServerMetrics
 from billiards_shm.serve.openapi import answers, content, describe_access
 from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
-from billiards_shm.serve.streams import EventStream, MjpegStream, send_over_websocket
+from billiards_shm.serve.streams import EventStream, MjpegStream, close_websocket, send_over_websocket
 from billiards_shm.statistics import STATISTICS
 
 __all__ = ["create_app"]
@@ -102,7 +102,7 @@ def create_app(
     names : sequence of str, optional
         Segments to show, by name or path; None: every segment of this machine, including those that appear later.
     token : str, optional
-        Secret that clients must send for everything but ``/healthz``.
+        Secret that clients must send for everything but ``/healthz`` and the login page.
     max_clients : int
         Streams, WebSockets and event streams at a time.
     max_frame_age : float
@@ -364,7 +364,7 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
             feed = await server.feed(name)
         except HTTPException as error:
             await socket.accept()
-            await socket.close(1008, error.detail[:120])
+            await close_websocket(socket, 1008, error.detail)
             return
         await send_over_websocket(socket, feed, preview, fps, window, server.clients)
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine, Iterator
@@ -82,6 +83,8 @@ class Clients:
         self._connected: dict[int, Client] = {}
         self._numbers = itertools.count(1)
         self._totals: Counter[tuple[str, str, str]] = Counter()
+        # A client that leaves while another thread adds up would be missing, and counters must not fall.
+        self._leaving = threading.Lock()
         self._stop_watch: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
 
@@ -120,17 +123,19 @@ class Clients:
         try:
             yield client
         finally:
-            del self._connected[client.number]
-            self._add(self._totals, client)
+            with self._leaving:
+                del self._connected[client.number]
+                self._add(self._totals, client)
             if not self._connected:
                 self._stop_watch.cancel()
                 self._stop_watch = None
 
     def totals(self) -> Counter[tuple[str, str, str]]:
         """Frames, skipped frames and bytes, by kind of client and name of segment, including clients that have left."""
-        totals = self._totals.copy()
-        for client in self:
-            self._add(totals, client)
+        with self._leaving:
+            totals = self._totals.copy()
+            for client in self:
+                self._add(totals, client)
         return totals
 
     @staticmethod

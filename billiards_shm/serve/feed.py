@@ -179,7 +179,8 @@ class Feed:
             self._formats[preview] -= 1
             if not self._formats[preview]:
                 del self._formats[preview]
-                self._encodings.pop(preview, None)
+                for encoded in (preview, preview._replace(width=None)):  # the second if the frame is no wider
+                    self._encodings.pop(encoded, None)
             if not self._formats:
                 self._stop_reading()
 

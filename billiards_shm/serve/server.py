@@ -12,6 +12,7 @@ from typing import Final
 
 import uvicorn
 
+from billiards_shm.config.model import ServeConfig
 from billiards_shm.serve.app import create_app
 from billiards_shm.serve.connections import LimitedProtocol, LogLimit, allowed_connections
 from billiards_shm.serve.webhook import Webhook
@@ -39,15 +40,12 @@ class _UvicornServer(uvicorn.Server):
         # `StopRequest` handles the signals. uvicorn would raise them again when it ends.
         return nullcontext()
 
-    def stop(self) -> None:
-        self.should_exit = True
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().call_later(GRACE_S, self._abort_connections)
         await super().shutdown(sockets)
 
     def _abort_connections(self) -> None:
-        """Close connections whose clients do not read. Streams have ended by now."""
+        """Close connections whose clients do not read. The other streams have ended by now."""
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
@@ -97,35 +95,16 @@ def _with_mapped(proxies: str) -> list[str]:
     return [*map(str, networks), *mapped]
 
 
-def run_server(
-    names: Sequence[str] | None,
-    *,
-    host: str,
-    port: int,
-    token: str | None,
-    max_clients: int,
-    max_frame_age: float,
-    allowed_hosts: str,
-    allowed_origins: str,
-    trusted_proxies: str,
-    webhook: str | None,
-) -> int:
-    """Serve until a signal requests a stop; the other parameters are those of `create_app`.
+def run_server(names: Sequence[str] | None, settings: ServeConfig) -> int:
+    """Serve until a signal requests a stop.
 
     Call it from the main thread, because only that can set signal handlers. A second signal ends the process at once.
 
     Parameters
     ----------
-    host : str
-        Address to listen at.
-    port : int
-        0: any that is free; the log says which.
-    allowed_hosts, allowed_origins : str
-        Separated by commas.
-    trusted_proxies : str
-        Addresses and networks, separated by commas.
-    webhook : str or None
-        URL that gets a POST when the state of a segment changes.
+    names : sequence of str or None
+        As for `create_app`.
+    settings : ServeConfig
 
     Returns
     -------
@@ -139,13 +118,13 @@ def run_server(
     """
     app = create_app(
         names,
-        token=token,
-        max_clients=max_clients,
-        max_frame_age=max_frame_age,
-        allowed_hosts=[name.strip() for name in allowed_hosts.split(",")],
-        allowed_origins=allowed_origins.split(","),
+        token=settings.token,
+        max_clients=settings.max_clients,
+        max_frame_age=settings.max_frame_age,
+        allowed_hosts=[name.strip() for name in settings.allowed_hosts.split(",")],
+        allowed_origins=settings.allowed_origins.split(","),
     )
-    listener = listen(host, port)
+    listener = listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -153,14 +132,14 @@ def run_server(
         access_log=False,
         server_header=False,
         lifespan="off",
-        http=LimitedProtocol.with_limit(allowed_connections(max_clients)),
+        http=LimitedProtocol.with_limit(allowed_connections(settings.max_clients)),
         backlog=64,  # asyncio accepts this many before it handles the first
         ws="websockets-sansio",
         ws_max_size=4096,
         ws_per_message_deflate=False,  # a JPEG gets no smaller
         timeout_graceful_shutdown=1,
         timeout_keep_alive=30,
-        forwarded_allow_ips=_with_mapped(trusted_proxies),
+        forwarded_allow_ips=_with_mapped(settings.trusted_proxies),
     )
     limit = LogLimit()
     for logger in ("uvicorn.error", "asyncio", "billiards_shm.serve.connections"):
@@ -168,16 +147,23 @@ def run_server(
     server = _UvicornServer(config)
 
     async def serve() -> None:
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            server.should_exit = True
+            # uvicorn waits for responses to end, and streams do not end by themselves.
+            loop.call_soon_threadsafe(app.state.clients.stop)
+
         # Within the loop, because on some systems loops replace the descriptor for signals when they start.
-        with StopRequest(server.stop):
+        with StopRequest(stop):
             bound = listener.getsockname()
             shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
             _log.info("Serving %s at http://%s:%d/", ", ".join(names) if names else "all segments", shown, bound[1])
-            if token is None and not ipaddress.ip_address(bound[0]).is_loopback:
+            if settings.token is None and not ipaddress.ip_address(bound[0]).is_loopback:
                 _log.warning("Everyone who can reach this address can see the images; --token prevents that")
             await server.serve([listener])
 
-    with nullcontext() if webhook is None else Webhook(webhook, app.state.monitor.health):
+    with nullcontext() if settings.webhook is None else Webhook(settings.webhook, app.state.monitor.health):
         asyncio.run(serve())
     _log.info("Stopped")
     gc.freeze()  # saves a garbage collection at exit

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from billiards_shm.serve.clients import Client, Clients, TooManyClientsError
 from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat, capture_wall_ns
 
-__all__ = ["EventStream", "MjpegStream", "RateLimit", "send_over_websocket"]
+__all__ = ["EventStream", "MjpegStream", "RateLimit", "close_websocket", "send_over_websocket"]
 
 FIRST_FRAME_S: Final = 0.5
 """How long an MJPEG response waits before it sends its status, which tells whether the first frame can be encoded."""
@@ -206,9 +206,13 @@ async def send_over_websocket(
         code, reason = _UNSUPPORTED, str(error)
     except (WebSocketDisconnect, OSError):
         return
-    # The reason in a close message has 123 bytes at most.
+    await close_websocket(socket, code, reason)
+
+
+async def close_websocket(socket: WebSocket, code: int, reason: str) -> None:
+    """Close it, unless the client has left. A close message has room for 123 bytes of the reason."""
     with contextlib.suppress(RuntimeError, OSError):
-        await socket.close(code, reason.encode()[:120].decode(errors="ignore"))
+        await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
 
 
 class _SendWindow:

@@ -50,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
         "statistics",
     },
     "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "service"},
-    "serve": {"__init__", "images", "monitor", "service", "statistics"},
+    "serve": {"__init__", "config", "images", "monitor", "service", "statistics"},
     "cli": {
         "__init__",
         "capture",

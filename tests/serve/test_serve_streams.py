@@ -1,5 +1,6 @@
 """Moving pictures: many clients at the cost of one, and a slow client delays no other."""
 
+import asyncio
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import command_line
 import numpy as np
@@ -32,7 +34,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import create_app
-from billiards_shm.serve.feed import MAX_OTHER_FORMATS, PAGE_WIDTHS
+from billiards_shm.serve.clients import Clients
+from billiards_shm.serve.feed import MAX_OTHER_FORMATS, PAGE_WIDTHS, EncodedFrame, Feed, PreviewFormat
 from billiards_shm.sources.demo.table import read_counter
 
 HEADER = struct.Struct("!4d")
@@ -215,6 +218,25 @@ def test_one_client_that_asks_for_many_forms_leaves_the_others_theirs(server: Ad
         assert stream.part().image.shape == (112, 200, 3)
 
 
+def test_forms_that_are_no_longer_asked_for_leave_no_picture(segment_name: str) -> None:
+    def pictures() -> int:
+        gc.collect()
+        return sum(isinstance(found, EncodedFrame) for found in gc.get_objects())
+
+    async def ask_for_many() -> int:
+        feed = Feed(segment_name, encoders, lambda seconds: None)
+        with feed.subscribed(PreviewFormat(320, 80)):
+            for quality in range(1, 21):
+                with feed.subscribed(PreviewFormat(7680, quality)) as preview:
+                    await feed.newest_frame(preview)
+            return pictures()
+
+    before = pictures()
+    with SharedMemoryFrameWriter(segment_name, (24, 32, 3)) as writer, ThreadPoolExecutor(1) as encoders:
+        writer.write_frame(picture(1, (24, 32, 3)))
+        assert asyncio.run(ask_for_many()) <= before + 1
+
+
 def test_the_forms_that_are_always_there_are_those_of_the_page() -> None:
     script = (files("billiards_shm.serve") / "page" / "picture.js").read_text()
     assert f"const WIDTHS = {list(PAGE_WIDTHS)};" in script
@@ -390,6 +412,30 @@ def is_closed(socket: ClientConnection) -> bool:
     except ConnectionClosed:
         return True
     return False
+
+
+def test_a_client_that_leaves_while_its_frames_are_added_up_is_not_missing() -> None:
+    class Slow(Counter[tuple[str, str, str]]):
+        def copy(self) -> Counter[tuple[str, str, str]]:
+            copy = Counter(self)
+            added_up.set()
+            left.wait(0.2)  # the whole time if the client has to wait, as it should
+            return copy
+
+    added_up, left = threading.Event(), threading.Event()
+
+    async def leave_meanwhile() -> int:
+        clients = Clients(2)
+        clients._totals = Slow()
+        with clients.join("mjpeg", "a", ""):
+            with clients.join("mjpeg", "b", "") as client:
+                client.frames = 7
+                adding = asyncio.create_task(asyncio.to_thread(clients.totals))
+                await asyncio.to_thread(added_up.wait)
+            left.set()
+            return (await adding)["frames", "mjpeg", "b"]
+
+    assert asyncio.run(leave_meanwhile()) == 7
 
 
 def test_one_address_does_not_shut_out_others(segment_name: str, filming: Filming) -> None:
@@ -581,6 +627,10 @@ def test_a_websocket_tells_why_there_is_nothing(segment_name: str) -> None:
                 pass
 
 
+def test_a_reason_that_is_too_long_for_a_websocket_is_cut(server: Address) -> None:
+    assert reason_of(server, quote("\N{EM DASH}" * 100)) == (1008, "no segment")
+
+
 def reason_of(server: Address, name: str) -> tuple[int, str]:
     with connect(server.url(f"/ws/{name}", "ws")) as socket, pytest.raises(ConnectionClosed) as closed:
         socket.recv(10)
@@ -622,6 +672,22 @@ def clients_of_every_kind(server: Address, name: str, stack: ExitStack) -> None:
     events.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
     stack.enter_context(idle_client(server, name))
     wait_until(lambda: len(server.get("/api/clients").json) == 4)
+
+
+def read_on(stream: Mjpeg) -> None:
+    while True:
+        stream.part()
+
+
+def test_a_stop_ends_streams_between_two_pictures(segment_name: str) -> None:
+    with Filming(segment_name) as filming, ServeProcess(segment_name) as running:
+        with running.address.stream(f"/stream/{segment_name}.mjpg") as stream:
+            stream.part()
+            filming.pause()
+            running.process.send_signal(signal.SIGTERM)
+            with pytest.raises(EOFError):  # the last chunk came, and no sudden end of the connection
+                read_on(stream)
+        assert running.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
