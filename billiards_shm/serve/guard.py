@@ -18,9 +18,9 @@ from billiards_shm.serve.access import Access, Grant, TooManyWrongTokensError, p
 
 __all__ = ["AllowedOrigins", "Guard"]
 
-# Pages load only what this server serves. blob: is an image that came over the WebSocket.
+# Pages load only what this server serves; data: is their icon.
 _CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors "
 )
 _HEADERS: Final = {

@@ -80,10 +80,8 @@ async function refused(answer) {
   if (answer.status === 401) location.assign("login");
   const { detail } = await answer.json().catch(() => ({}));
   // A proxy may answer 503, too, but has no `detail`.
-  if (detail && (answer.status === 503 || answer.status === 429)) {
-    return { state: "full", words: `The server is full: ${detail}.` };
-  }
-  return { ...LOST, words: `There is no connection to the server: the answer was ${answer.status}.` };
+  if (detail && answer.status === 503) return { state: "full", words: `The server is full: ${detail}.` };
+  return { ...LOST, words: `There is no connection to the server: ${detail ?? `the answer was ${answer.status}`}.` };
 }
 
 async function readEvents(body, onEvent) {
