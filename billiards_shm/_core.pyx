@@ -143,6 +143,13 @@ cdef uint32_t _fourcc_for(str declared, const _abi.bshm_frame_info *info):
     return _CODE_SUGGESTED_BY_LAYOUT.get(layout, _FOURCC_CODE["RAW"])
 
 
+cdef str _format_of(const _abi.bshm_frame_info *info):
+    """RAW: a code that is not known here, or one of other arrays, as a corrupt segment may have it."""
+    name = _PIXEL_FORMAT_OF_CODE.get(info.fourcc, "RAW")
+    fits = (info.ndim, info.channels, chr(info.kind), info.item_size) in _LAYOUTS[name]
+    return name if fits else "RAW"
+
+
 cdef str _hex(const uint8_t *generation):
     return (<const char *> generation)[:16].hex()
 
@@ -262,7 +269,7 @@ cdef class FrameMetadata:
 
     @property
     def pixel_format(self):
-        return _PIXEL_FORMAT_OF_CODE.get(self.info.fourcc, "RAW")
+        return _format_of(&self.info)
 
     @property
     def generation(self):
@@ -811,7 +818,7 @@ cdef class SharedMemoryFrameWriter:
         pixel_format
             Of this frame; None: as the writer was made.
         clock
-            What ``capture_time_ns`` was taken from: driver, sender, file, remote or arrival (None); see `FrameMetadata`.
+            What ``capture_time_ns`` comes from: driver, sender, file, remote or arrival (None); see `FrameMetadata`.
         source_sequence
             The number that the frame had where it came from; None: it had none.
 
@@ -1634,7 +1641,7 @@ cdef dict _inspection(str name, const _abi.bshm_inspection *found):
         "height": frame.height if found.has_frame else None,
         "channels": frame.channels if found.has_frame else None,
         "dtype": _dtype_of(frame) if found.has_frame else None,
-        "pixel_format": _PIXEL_FORMAT_OF_CODE.get(frame.fourcc, "RAW") if found.has_frame else None,
+        "pixel_format": _format_of(frame) if found.has_frame else None,
         "readers": tuple(readers),
     } | _statistics_of(statistics)
 

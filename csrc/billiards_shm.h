@@ -174,7 +174,8 @@
  *   has width * channels * item_size bytes, without gaps between pixels; what row_stride adds is padding with no
  *   meaning. payload_bytes is what the frame takes in its slot, (height - 1) * row_stride + a row at least; padding
  *   after the last row may count or not. The writer here has no padding: payload_bytes = height * row_stride.
- *   `fourcc` is V4L2's code of the layout, little-endian; a reader takes a code that it does not know for RAW:
+ *   `fourcc` is V4L2's code of the layout, little-endian. A reader takes a code that it does not know, or
+ *   that the array cannot have, for RAW:
  *
  *     name          fourcc   array of
  *     BGR24         'BGR3'   (h, w, 3) bytes
@@ -843,8 +844,9 @@ int bshm_frame_copy(const bshm_frame *frame, void *destination, uint64_t destina
 void bshm_frame_release(bshm_frame *frame);
 
 /* Keeps the addresses of a frame's `attachment` from being used for anything else, for an array that is made before its
- * frame is there. It holds neither pin nor memory: you can read some frame there, or part of one, or zeros. Call it
- * while you have a frame of that attachment, or hold its addresses already. Returns `attachment`, which may be null. */
+ * frame is there. It holds neither pin nor memory: you can read some frame there, or part of one, or zeros; and where
+ * a take-over has punched it and no memory is free, reading is SIGBUS. Call it while you have a frame of that
+ * attachment, or hold its addresses already. Returns `attachment`, which may be null. */
 bshm_attachment *bshm_addresses_hold(bshm_attachment *attachment);
 void bshm_addresses_release(bshm_attachment *attachment);
 

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from child_processes import run
+from segment_layout import opened
+from segments_under_test import path_of
 
-from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, VideoConsumer, planes
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, VideoConsumer, inspect_segment, planes
 from billiards_shm.images import convert
 from billiards_shm.pixel_formats import PIXEL_FORMATS, format_named, size_text
 
@@ -216,6 +218,23 @@ def test_a_frame_that_is_none_of_its_format_says_so(name: str, pixel_format: str
         pytest.raises(ValueError, match=words),
     ):
         reader.read_frame(format="BGR24")
+
+
+def test_a_format_that_the_array_cannot_have_is_not_believed(name: str) -> None:
+    with (
+        written(name, "BGR24", picture()),
+        SharedMemoryFrameReader(name) as reader,
+        opened(path_of(name)) as segment,
+    ):
+        descriptor = segment.descriptor(segment.latest[1])
+        for fourcc in ("NV12", "GREY", "Y16 ", "MJPG"):
+            descriptor["fourcc"] = int.from_bytes(fourcc.encode(), "little")
+            metadata = reader.latest_frame()[1]
+            assert metadata is not None
+            assert metadata.pixel_format == "RAW"
+            assert inspect_segment(name).pixel_format == "RAW"
+            with pytest.raises(ValueError, match="RAW"):
+                reader.latest_frame(format="GRAY8")
 
 
 @pytest.mark.parametrize("wanted", ["NV12", "bgr24", "", 3])
