@@ -211,7 +211,7 @@ async def send_over_websocket(
 
 async def close_websocket(socket: WebSocket, code: int, reason: str) -> None:
     """Close it, unless the client has left. A close message has room for 123 bytes of the reason."""
-    with contextlib.suppress(RuntimeError, OSError):
+    with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):
         await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
 
 

@@ -40,6 +40,10 @@ from billiards_shm.sources.demo.table import read_counter
 
 HEADER = struct.Struct("!4d")
 LARGE = (1280, 720)
+UPGRADE = (
+    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -465,6 +469,25 @@ def test_one_address_does_not_shut_out_others(segment_name: str, filming: Filmin
         first.part()
 
 
+def test_a_websocket_that_is_reset_while_it_is_closed_is_no_error(
+    segment_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        Filming(segment_name, LARGE, fps=20),
+        served(create_app([segment_name], max_clients=2)) as server,
+        server.stream(f"/stream/{segment_name}.mjpg"),
+    ):
+        wait_until(lambda: len(server.get("/api/clients").json) == 1)
+        with idle_client(server, segment_name, "ws/{}?window=16", UPGRADE) as idle:
+            wait_until(lambda: len(server.get("/api/clients").json) == 2)
+            time.sleep(1)  # there is nothing by which to see that its buffers are full
+            with socket.create_connection((server.host, server.port), 30, source_address=("127.0.0.2", 0)) as other:
+                other.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert b" 200 OK" in other.recv(100)
+            idle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert "Exception" not in caplog.text
+
+
 def test_a_slow_client_gets_the_newest_frame_when_it_reads_and_its_skipped_frames_are_counted(
     segment_name: str,
 ) -> None:
@@ -530,11 +553,11 @@ def frames_a_second(stream: Mjpeg, seconds: float) -> float:
     return count / seconds
 
 
-def idle_client(server: Address, name: str) -> socket.socket:
+def idle_client(server: Address, name: str, path: str = "stream/{}.mjpg", headers: str = "") -> socket.socket:
     """Asks for a stream and never reads it."""
     idle = socket.create_connection((server.host, server.port))
     idle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    idle.sendall(f"GET /stream/{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    idle.sendall(f"GET /{path.format(name)} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode())
     return idle
 
 
