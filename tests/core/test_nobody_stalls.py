@@ -295,7 +295,7 @@ def test_pins_that_are_held_or_forged_cost_a_bounded_number_of_instructions(
         print(
             f"{slots} slots: {alone} instructions alone, {held} with 50 readers that hold, {forged} with every bit set"
         )
-        assert alone < held <= alone + LOOK * slots, "one pass finds a slot"
+        assert alone <= held <= alone + LOOK * slots, "one pass finds a slot"
         assert alone < forged <= alone + LOOK * slots * slots, "after as many passes as there are slots one is taken"
 
 
@@ -304,15 +304,15 @@ LOOK = 20  # instructions to look at the pins of one slot, generously
 
 # A writer that looks after its readers, and one that waits for mad ones: the bugs that these tests are for.
 VISITS_READERS = (
-    "    move_to_end(writer, slot);\n    int64_t now",
-    """    move_to_end(writer, slot);
+    "    move_to_front(writer, slot);\n",
+    """    move_to_front(writer, slot);
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++)
         if (bshm_load_relaxed(&writer->segment->control->readers[i].pid) != 0)
             bshm_add_relaxed(&writer->segment->control->readers[i].skipped, 1);
-    int64_t now""",
+""",
 )
 GIVES_UP = (
-    "    if (*slot == NO_SLOT)\n        *slot = seize_oldest(writer, latest);\n",
+    "    if (*slot == NO_SLOT)\n        *slot = seize_oldest(writer);\n",
     "    (void)seize_oldest;\n    if (*slot == NO_SLOT)\n        return 1;\n",
 )
 TRIES_LONG = (
