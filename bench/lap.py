@@ -50,11 +50,6 @@ class Wakes:
         return float(np.median(np.concatenate([one[FIRST:] for one in self.starts])))
 
     @property
-    def ratio(self) -> float:
-        """The slowest of the first wakes beside a later one."""
-        return max(self.first) / self.later
-
-    @property
     def p99(self) -> float:
         """Median over the starts of each one's 99th percentile."""
         return float(np.median([np.quantile(one, 0.99) for one in self.starts]))

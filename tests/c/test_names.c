@@ -223,8 +223,9 @@ static void a_byte_that_is_locked_alone_has_one_owner_and_who_comes_too_late_non
     REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &second) == 0);
     CHECK_EQUAL(bshm_os_lock_alone(first, BSHM_READER_BYTE), 0);
     CHECK_EQUAL(bshm_os_lock_alone(second, BSHM_READER_BYTE), -EAGAIN);
-    CHECK_EQUAL(bshm_os_find_locked(first, BSHM_READER_BYTE, BSHM_READER_BYTE, false, &from, &to), 0);
     CHECK_EQUAL(bshm_os_find_locked(second, BSHM_READER_BYTE, BSHM_READER_BYTE, false, &from, &to), 1);
+    bshm_os_unlock(first, BSHM_READER_BYTE);
+    CHECK_EQUAL(bshm_os_find_locked(first, BSHM_READER_BYTE, BSHM_READER_BYTE, false, &from, &to), 0);
     bshm_os_close(first);
     bshm_os_close(second);
     (void)bshm_os_unlink(fixture_path());

@@ -107,12 +107,16 @@ def test_the_title_of_a_hidden_page_tells_of_problems(browser: Chromium, segment
 def test_nothing_is_left_of_sources_streams_and_full_sizes_that_were_closed(
     browser: Chromium, segment_name: str
 ) -> None:
-    with Filming(segment_name) as filming, ServeProcess() as server, Proxy(server.address.port) as proxy:
+    passing = f"{segment_name}-passing"
+    with (
+        Filming(segment_name) as filming,
+        ServeProcess(segment_name, passing) as server,
+        Proxy(server.address.port) as proxy,
+    ):
         page = Page(browser, proxy)
         page.choose("view", "wall")  # without plots, which have more nodes the more gaps they have
         page.moves(segment_name)
         browser.command("Performance.enable")
-        passing = f"{segment_name}-passing"
         counts = []
         for _ in range(5):
             with SharedMemoryFrameWriter(passing, SHAPE) as writer:
