@@ -150,9 +150,10 @@ def run_server(names: Sequence[str] | None, settings: ServeConfig) -> int:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            server.should_exit = True
-            # uvicorn waits for responses to end, and streams do not end by themselves.
+            # uvicorn waits for responses to end, and streams do not end by themselves. So they end before the
+            # grace begins.
             loop.call_soon_threadsafe(app.state.clients.stop)
+            server.should_exit = True
 
         # Within the loop, because on some systems loops replace the descriptor for signals when they start.
         with StopRequest(stop):
