@@ -17,7 +17,7 @@ from bench.sizes import Shape
 
 FIRST = 3  # a slot each: three have memory at the start
 FRAMES_BEFORE = 6
-FALL_ASLEEP_S = 0.05
+SLEEP_S = 0.01  # before each frame: a wake is slower the longer the sleep was, whatever number it has
 
 
 def publish_before(state: SimpleNamespace) -> None:
@@ -25,6 +25,20 @@ def publish_before(state: SimpleNamespace) -> None:
     for _ in range(FRAMES_BEFORE):
         state.publisher.publish(state.picture)
         sleep(0.002)
+
+
+def publish_evenly(state: SimpleNamespace, frames: int) -> list[tuple[int, int]]:
+    """For each frame that arrived: its number, and when it was about to be seen."""
+    stamps = []
+    state.over.value = False
+    for _ in range(frames):
+        sleep(SLEEP_S)
+        state.number += 1
+        number, _, visible, _ = latency.publish_one(state, "wake")
+        if latency.arrived(state, latency.LOST_AFTER_S):
+            stamps.append((number, visible))
+    state.over.value = True
+    return stamps
 
 
 def read_what_is_there(state: SimpleNamespace) -> None:
@@ -50,6 +64,11 @@ class Wakes:
         return float(np.median(np.concatenate([one[FIRST:] for one in self.starts])))
 
     @property
+    def ratio(self) -> float:
+        """The slowest of the first wakes beside a later one."""
+        return max(self.first) / self.later
+
+    @property
     def p99(self) -> float:
         """Median over the starts of each one's 99th percentile."""
         return float(np.median([np.quantile(one, 0.99) for one in self.starts]))
@@ -67,11 +86,10 @@ def start(pair: Pair, shape: Shape, frames: int) -> list[int]:
     pair.reader.call(latency.open_subscriber, pair.contestant, where, shape)
     pair.reader.call(read_what_is_there)
     pair.reader.begin(latency.read_round, frames, "wake")
-    sleep(FALL_ASLEEP_S)
-    published = pair.publisher.call(latency.publish_round, frames, "wake")
+    published = pair.publisher.call(publish_evenly, frames)
     in_hand = {number: at for number, at, _ in pair.reader.result()}
     pair.close_size()
-    return [in_hand[number] - visible for number, _, visible, _ in published if number in in_hand]
+    return [in_hand[number] - visible for number, visible in published if number in in_hand]
 
 
 def measure(pairs: list[Pair], shape: Shape, starts: int, frames: int) -> dict[str, Wakes]:

@@ -6,7 +6,6 @@ and goes, an extra copy stays. Each limit is shown something slow, which has to 
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ WRITE_LIMIT = 1.25  # times the fastest kernel of the kind that `write_frame` us
 WAKE_LIMIT = 4.0  # times a bare futex after the same copy; 2 is aimed at
 # Times making a numpy view of bytes, which is what a call in Python costs where nothing happens.
 CALL_LIMITS = {calls.LOAN: 5.0, calls.NEW: 4.0, calls.NOTHING: 1.0}
-LAP_LIMIT = 0.7  # the first three wakes of a reader beside those of one that maps slots when it reads them
+LAP_LIMIT = 2.5  # the slowest of a reader's first three wakes beside later ones; 1.5 is aimed at
 SIZE_LIMIT = 1.3  # 4K beside 640x480, where no pixel moves
 
 
@@ -136,31 +135,27 @@ def test_a_reader_that_polls_and_copies_is_found() -> None:
     assert least_wake_ratio(polling, ATTEMPTS_OF_PLANTED) > WAKE_LIMIT
 
 
-MAPS_WHEN_READ = Contestant("polled", "billiards_shm, polled", "bench.contestants.billiards_polled")
-
-
 def least_lap_ratio(contestant: Contestant, attempts: int = ATTEMPTS) -> float:
-    """Its first three wakes beside those of a reader that maps each slot when its first frame comes.
-
-    Not beside its own later ones: the first wake is from a longer sleep, out of which the system is slower, too.
-    """
-    with latency.Pair(contestant) as pair, latency.Pair(MAPS_WHEN_READ) as other:
+    with latency.Pair(contestant) as pair:
 
         def ratio() -> float:
-            ours, theirs = lap.measure([pair, other], SIZES["1080p"], 5, 30).values()
-            return sum(ours.first) / sum(theirs.first)
+            (wakes,) = lap.measure([pair], SIZES["1080p"], 5, 30).values()
+            return wakes.ratio
 
         return least_ratio(ratio, LAP_LIMIT, attempts)
 
 
-def test_the_first_wakes_of_a_reader_do_not_wait_for_slots_to_be_mapped() -> None:
+def test_the_first_wakes_of_a_reader_take_little_more_than_later_ones() -> None:
     ratio = least_lap_ratio(OURS)
-    print(f"first three wakes: {ratio:.2f} x those of a reader that maps slots when it reads them")
+    print(f"first three wakes: {ratio:.2f} x later ones")
     assert ratio <= LAP_LIMIT
 
 
 def test_a_reader_that_maps_each_slot_when_its_first_frame_comes_is_found() -> None:
-    assert least_lap_ratio(replace(MAPS_WHEN_READ, key="polled_too"), ATTEMPTS_OF_PLANTED) > LAP_LIMIT
+    polled = Contestant("billiards_polled", "billiards_shm, polled", "bench.contestants.billiards_polled")
+    ratio = least_lap_ratio(polled, ATTEMPTS_OF_PLANTED)
+    print(f"first three wakes of a reader that does not map ahead: {ratio:.2f} x later ones")
+    assert ratio > LAP_LIMIT
 
 
 def test_no_frame_faults_memory_in_once_every_slot_has_been_used() -> None:
