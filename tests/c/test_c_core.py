@@ -33,11 +33,15 @@ FLAVOURS = {
     # GCC's ThreadSanitizer warns that it does not model fences; test_races.c says why that is sound here.
     "thread": ["-O1", "-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],
 }
+LONG = ("test_interleavings",)
 CASES = [
     pytest.param(
         name,
         flavour,
-        marks=[pytest.mark.xdist_group(f"c {flavour}"), *([pytest.mark.slow] if FLAVOURS[flavour] else [])],
+        marks=[
+            pytest.mark.xdist_group(f"c {flavour}"),
+            *([pytest.mark.slow] if FLAVOURS[flavour] or name in LONG else []),
+        ],
     )
     for flavour in FLAVOURS
     for name in (THREADED if flavour == "thread" else PROGRAMS)

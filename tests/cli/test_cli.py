@@ -858,7 +858,9 @@ def test_completion_works_in_bash(writer: SharedMemoryFrameWriter, name: str) ->
 ALL_CLOSED = "<&- >&- 2>&-"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ALL_CLOSED])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("<&-", ">&-", "2>&-")), ALL_CLOSED]
+)
 def test_commands_work_without_standard_streams(name: str, writer: SharedMemoryFrameWriter, closed: str) -> None:
     before = inspect_segment(name).published
     captured = f"{name}_captured"

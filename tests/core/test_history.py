@@ -269,6 +269,7 @@ with SharedMemoryFrameWriter(sys.argv[1], SHAPE, history=int(sys.argv[2])) as wr
 """
 
 
+@pytest.mark.slow
 def test_writers_that_are_killed_anywhere_leave_nothing_that_a_reader_waits_for(name: str) -> None:
     chance = random.Random(17)
     last, seen, missed = 0, 0, 0
@@ -309,6 +310,7 @@ for frame, metadata in reader.frames(every=True, follow=True):
 """
 
 
+@pytest.mark.slow
 def test_readers_of_the_history_that_are_killed_anywhere_cost_the_writer_nothing(segment_name: str) -> None:
     chance = random.Random(18)
     with SharedMemoryFrameWriter(segment_name, SHAPE, slots=6, history=HISTORY) as writer:

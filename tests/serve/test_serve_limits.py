@@ -101,6 +101,7 @@ def test_requests_before_the_answer_are_answered_in_turn_up_to_a_number(server: 
         assert client.makefile("rb").read().count(b"200 OK") <= MAX_WAITING_REQUESTS + 1
 
 
+@pytest.mark.slow
 def test_a_request_that_is_too_large_behind_a_stream_ends_the_stream(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
         writer.write_frame(picture(1, (48, 64, 3)))

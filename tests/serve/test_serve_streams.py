@@ -713,7 +713,7 @@ def test_a_stop_ends_streams_between_two_pictures(segment_name: str) -> None:
         assert running.process.wait(60) == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_stop_does_not_wait_for_its_clients(segment_name: str, number: int) -> None:
     with Filming(segment_name, LARGE, fps=20), ServeProcess(segment_name) as running, ExitStack() as stack:
         clients_of_every_kind(running.address, segment_name, stack)
@@ -730,7 +730,7 @@ def test_a_port_that_is_taken_is_an_error_in_one_line(segment_name: str) -> None
     assert done.stderr.splitlines(keepends=True)[-1] == expected
 
 
-@pytest.mark.parametrize("host", ["a\0b", "x" * 64, "no.such.host.invalid"])
+@pytest.mark.parametrize("host", ["a\0b", pytest.param("x" * 64, marks=pytest.mark.slow), "no.such.host.invalid"])
 def test_a_host_that_cannot_be_one_is_an_error_in_one_line(tmp_path: Path, segment_name: str, host: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"serve": {"host": host, "port": 0}}))
     done = command_line.run("serve", segment_name, "--config", tmp_path / "config.json")

@@ -115,6 +115,7 @@ class Segments:
         self.seen()
 
 
+@pytest.mark.slow
 def test_a_receiver_learns_of_segments_that_stall_are_lost_and_are_back(segment_name: str) -> None:
     [shown] = [block for block in documentation.in_language("json") if not block.label]
     first, second = f"{segment_name}-1", f"{segment_name}-2"
@@ -150,11 +151,12 @@ def test_changes_come_in_order_from_a_receiver_that_fails_and_hangs(caplog: pyte
         segments.set("a", HealthState.STALLED)
         segments.set("b", HealthState.DEAD)
         segments.set("a", HealthState.LIVE)
-        wait_until(lambda: len(receiver.taken) == 3)
+        wait_until(lambda: len(receiver.taken) == 3 and caplog.text.count("is back") == 2)
     assert receiver.changes() == [("a", "live", "stalled"), ("b", "live", "dead"), ("a", "stalled", "live")]
     assert len(receiver.posted) == 8
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
+    # The stop may find the last delivery not ended yet, and say so.
+    assert [message for message in messages if "webhook at" in message] == [
         "The webhook at 127.0.0.1 cannot be reached (it answers 500): trying again",
         "The webhook at 127.0.0.1 is back",
         "The webhook at 127.0.0.1 cannot be reached (it answers 502): trying again",
