@@ -139,7 +139,11 @@ def test_an_opencv_that_cannot_convert_interlaced_video_is_warned_of(
 
 def test_the_probe_says_what_opencv_makes_of_an_interlaced_file(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.ts", "mpeg2video", "yuv420p", interlaced=True)
-    ours, theirs = (list(read_all(open_with(engine, path))) for engine in ("PyAV", "OpenCV"))
-    difference = np.abs(ours[0].astype(int) - theirs[0]).mean()
+    ours = next(iter(read_all(open_with("PyAV", path))))
+    # In a new process: where OpenCV does not convert, its picture is what the memory held before.
+    code = "import cv2, sys; cv2.imwrite(sys.argv[2], cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG).read()[1])"
+    subprocess.run([sys.executable, "-c", code, path, tmp_path / "first.png"], check=True)
+    theirs = cv2.imread(str(tmp_path / "first.png"))
+    difference = np.abs(ours.astype(int) - theirs).mean()
     print(f"OpenCV {cv2.__version__}: {difference:.1f} levels from what PyAV gives")
     assert converts_interlaced() is bool(difference < 10)
