@@ -1,4 +1,4 @@
-"""The page in a real browser: pictures move, whatever becomes of sources, server and network."""
+"""The page in a real browser: pictures move again after trouble with sources, server or network."""
 
 import contextlib
 import functools

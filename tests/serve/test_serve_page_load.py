@@ -61,7 +61,7 @@ def test_a_wall_of_thirty_survives_hidden_tabs_restarts_and_other_views(browser:
         assert Counter(kinds_of_clients(server)) == everything
         page.screenshot("wall-of-thirty")
         with hidden(browser):
-            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "what nobody sees is no client")
+            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "a hidden page is no client")
         all_move(page, names)
         assert Counter(kinds_of_clients(server)) == everything
 
@@ -88,7 +88,7 @@ def test_full_size_in_a_hidden_tab_is_not_streamed(browser: Chromium, segment_na
         number = lambda: int(browser.js("document.querySelector('#large canvas').dataset.sequence") or 0)  # noqa: E731
         page.wait(number)
         with hidden(browser):
-            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "what nobody sees is no client")
+            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "a hidden page is no client")
             before = number()
         page.wait(lambda: number() > before)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import command_line
 import pytest
+from engines import read_all
 from supervised_runs import SupervisedRun
 from videos import make_clip, make_images
 
@@ -64,15 +65,7 @@ def copy_as(clip: Path, name: str) -> str:
 def counters(device_id: str, **camera: object) -> list[int]:
     """Numbers of the frames that a source gives."""
     source = open_source(CameraConfig.model_validate({"device_id": device_id, **camera}))
-    found = []
-    try:
-        while source.grab():
-            image = source.retrieve(None)
-            assert image is not None
-            found.append(read_counter(image))
-    finally:
-        source.release()
-    return found
+    return [read_counter(image) for image in read_all(source, failures=1)]
 
 
 # Names.

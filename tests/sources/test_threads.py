@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from encoding import encode
-from engines import open_with
+from engines import open_with, read_all
 from http_answers import serving
 
 from billiards_shm.sources import camera as camera_module
@@ -89,16 +89,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def read_numbers(url: str) -> list[int]:
-    source = open_with("OpenCV", url)
-    found = []
-    try:
-        while source.grab():
-            image = source.retrieve(None)
-            assert image is not None
-            found.append(read_counter(image))
-    finally:
-        source.release()
-    return found
+    return [read_counter(image) for image in read_all(open_with("OpenCV", url), failures=1)]
 
 
 def test_opencv_decodes_a_live_stream_with_one_thread(live_clip: Path, opened: list[int]) -> None:

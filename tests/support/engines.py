@@ -25,16 +25,19 @@ def read_all(source: FrameSource, failures: int = 3) -> Iterator[np.ndarray]:
     """Read until several attempts in a row have failed, each frame into memory of the last one's shape."""
     slot: np.ndarray | None = None
     failed = 0
-    while failed < failures:
-        image = source.retrieve(slot) if source.grab() else None
-        if image is None:
-            failed += 1
-            continue
-        failed = 0
-        assert slot is None or image is slot or image.shape != slot.shape, "the frame was not put where it was wanted"
-        slot = np.zeros_like(image)
-        yield image
-    source.release()
+    try:
+        while failed < failures:
+            image = source.retrieve(slot) if source.grab() else None
+            if image is None:
+                failed += 1
+                continue
+            failed = 0
+            elsewhere = slot is not None and image is not slot and image.shape == slot.shape
+            assert not elsewhere, "the frame was not put where it was wanted"
+            slot = np.zeros_like(image)
+            yield image
+    finally:
+        source.release()
 
 
 def same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
