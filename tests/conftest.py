@@ -1,4 +1,4 @@
-"""A segment name of its own for each test, a writer and a reader under it, and the check that nothing stays behind."""
+"""A unique segment name for each test, a writer and a reader for it, and the check that nothing is left behind."""
 
 import gc
 import itertools
@@ -16,7 +16,7 @@ from segments_under_test import SHAPE
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, remove_stale_segments
 
-# What is built and shipped is examined with the tools of the extra `dev`, which README's command does not install.
+# Packaging tests need the tools of the extra `dev`, which README's command does not install.
 collect_ignore = (
     []
     if find_spec("auditwheel")
@@ -29,14 +29,14 @@ PREFIX = f"test-{os.getpid()}-"
 _numbers = itertools.count(1)
 
 
-# A shell ignores Ctrl+C for what it starts in the background, nohup ignores a hangup; what tests start must not.
+# Shells ignore Ctrl+C for background jobs, and nohup ignores hangups; processes that tests start must not.
 for _number in (signal.SIGINT, signal.SIGHUP) if sys.platform != "win32" else ():
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.SIG_DFL if _number == signal.SIGHUP else signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two workers a processor: most tests wait for other processes most of their time."""
+    """Two workers per processor: most tests wait for other processes most of their time."""
     return min(2 * (os.cpu_count() or 1), 16)
 
 
@@ -45,7 +45,7 @@ def _temporaries() -> set[str]:
 
 
 def _gone(left: Callable[[], Collection[str]]) -> Collection[str]:
-    """What is still there after a while; processes that were killed go in their own time."""
+    """The paths still there after a while; killed processes take their time to vanish."""
     deadline = time.monotonic() + 10
     while (found := left()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -57,13 +57,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what collecting made out of what tests look through when they collect garbage: it is most of all objects."""
+    """Hide the objects made by collecting tests from the garbage collector: they are most of all objects."""
     gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """See that no creation of a segment left its temporary file. At the end: one test cannot tell whose a file is."""
+    """Check that no temporary file of a segment is left. At the end, because one test cannot tell whose file it is."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     remove_stale_segments([])
@@ -74,13 +74,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def segment_name() -> str:
-    """A name that no other test uses. What is left under it at the end of the test is an error of the test."""
+    """A name that no other test uses. Anything left under it when the test ends fails the test."""
     return f"{PREFIX}{next(_numbers)}"
 
 
 @pytest.fixture
 def name(segment_name: str) -> Iterator[str]:
-    """Such a name, for writers that get killed: their segment is removed afterwards."""
+    """The same, for writers that get killed: their segment is removed afterwards."""
     yield segment_name
     remove_stale_segments([segment_name])
 

@@ -490,7 +490,7 @@ def test_a_process_that_loses_its_name_while_its_source_is_away_is_exit_4_too(ca
     one = capture("0", before=LOST)
     one.start(vision__camera__reconnect_delay_sec=60, vision__camera__reconnect_max_delay_sec=60)
     with one.reader() as reader:
-        wait_until(lambda: reader.source_state is SourceState.RECONNECTING, 20, "the loss of the source")
+        wait_until(lambda: reader.source_state is SourceState.RECONNECTING, "the loss of the source")
     with take_the_name(one.name):
         assert one.wait() == 4
         assert_one_error_line(one.said(), one.name, f"process {os.getpid()}")

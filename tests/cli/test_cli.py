@@ -509,7 +509,7 @@ def test_snapshot_works_on_a_dead_writers_segment(name: str) -> None:
 def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any]) -> None:
     with SharedMemoryFrameWriter(name, SHAPE) as writer:
         process = start("snapshot", name, "first.png", "--timeout", "30")
-        wait_until(lambda: inspect_segment(name).readers, 30, "a reader")
+        wait_until(lambda: inspect_segment(name).readers, "a reader")
         writer.write_frame(gradient)
         process.communicate(timeout=30)
     assert process.returncode == 0

@@ -59,7 +59,7 @@ def capture(name: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start_and_wait(*arguments: str, **more: str) -> subprocess.Popen[str]:
         process = start(*arguments, **more)
         processes.append(process)
-        wait_until(lambda: sequence_of(name) or process.poll() is not None, 30)
+        wait_until(lambda: sequence_of(name) or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]
         return process
 

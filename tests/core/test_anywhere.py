@@ -32,7 +32,7 @@ WRITES = "write_and_wait(sys.argv[1])"
 
 def test_a_waiting_reader_in_another_process_gets_every_frame(name: str) -> None:
     with SharedMemoryFrameWriter(name, SHAPE) as writer, Child(READS, name) as reader:
-        wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
+        wait_until(lambda: inspect_segment(name).readers, "the reader")
         for number in range(1, 51):
             assert writer.write_frame(picture(number)) == number
             assert reader.says() == f"{number} True True"
@@ -90,7 +90,7 @@ def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str) -
         view, _ = new_frame(reader)
         assert reader.status is SegmentStatus.LIVE
         killed.kill()
-        wait_until(lambda: reader.status is SegmentStatus.DEAD, 20, "the death of the writer")
+        wait_until(lambda: reader.status is SegmentStatus.DEAD, "the death of the writer")
         with SharedMemoryFrameWriter(name, SHAPE) as successor:
             assert successor.write_frame(picture(2)) == 2, "numbers go on"
             assert sees(new_frame(reader)[0], 2)
@@ -103,7 +103,7 @@ def test_what_a_killed_reader_held_is_free_again(name: str) -> None:
         SharedMemoryFrameReader(name) as reader,
         Child(READS, name) as holds,
     ):
-        wait_until(lambda: inspect_segment(name).readers, 20, "the reader")
+        wait_until(lambda: inspect_segment(name).readers, "the reader")
         writer.write_frame(picture(1))
         assert holds.says() == "1 True True"
         writer.write_frame(picture(2))
@@ -116,7 +116,7 @@ def test_what_a_killed_reader_held_is_free_again(name: str) -> None:
             assert sees(frame, number)
             return bool(metadata.zero_copy)
 
-        wait_until(lent, 20, "a lease")
+        wait_until(lent, "a lease")
 
 
 def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
@@ -124,7 +124,7 @@ def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
         assert killed.says() == "written"
         assert remove_stale_segments([name]) == [], "its writer lives"
         killed.kill()
-    wait_until(lambda: inspect_segment(name).status is SegmentStatus.DEAD, 20, "the death of the writer")
+    wait_until(lambda: inspect_segment(name).status is SegmentStatus.DEAD, "the death of the writer")
     assert remove_stale_segments([name]) == [name]
     with pytest.raises(SegmentNotFoundError):
         inspect_segment(name)

@@ -356,7 +356,7 @@ def test_a_loan_that_cannot_be_backed_raises_and_counts(mounted: Callable[[str],
                 writer.loan()
             assert writer.statistics.dropped == dropped
         filler.unlink()
-        slot = wait_until(lambda: loan_or_none(writer), 2, "growing once there is room")
+        slot = wait_until(lambda: loan_or_none(writer), "growing once there is room")
         slot.array[:] = 4
         assert slot.publish() == 4
         assert writer.statistics.backed_slots == 4
@@ -601,7 +601,7 @@ def test_a_name_that_is_lost_on_a_full_file_system_is_had_again_when_there_is_ro
             assert (new_frame(reader)[0] == number % 251).all()
         assert not (place / "video").exists()
         filler.unlink()
-        wait_until(lambda: writer.write_frame(flat(1, shape)) and (place / "video").exists(), 3)
+        wait_until(lambda: writer.write_frame(flat(1, shape)) and (place / "video").exists())
         assert new_frame(reader)[1].sequence > number
 
 

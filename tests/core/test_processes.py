@@ -123,7 +123,7 @@ def test_a_reader_that_was_starved_of_tokens_gets_one_when_their_owner_is_killed
             writer.write_frame(picture(3))
             return bool(new_frame(starved)[1].zero_copy)
 
-        wait_until(leases, 2)
+        wait_until(leases)
 
 
 def test_stopped_readers_do_not_hold_the_writer_up(segment_name: str) -> None:
@@ -623,7 +623,7 @@ def test_a_forked_child_does_not_keep_a_killed_writer_alive(segment_name: str) -
             new_frame(reader)
             child.kill()
             os.kill(forked, 0)  # it lives, with copies of everything
-            wait_until(lambda: reader.status is SegmentStatus.DEAD, 0.2)
+            wait_until(lambda: reader.status is SegmentStatus.DEAD)
             with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
                 number = writer.write_frame(picture(2))
                 assert new_frame(reader)[1].sequence == number

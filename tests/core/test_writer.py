@@ -392,7 +392,7 @@ def test_a_writer_knows_whether_it_has_readers(segment_name: str) -> None:
         with child:
             assert child.says() == "attached"
             assert writer.has_readers
-        wait_until(lambda: not writer.has_readers, 10, "the killed reader's locks are gone")
+        wait_until(lambda: not writer.has_readers, "the killed reader's locks are gone")
     assert not writer.has_readers
 
 
@@ -903,7 +903,7 @@ def test_what_somebody_else_put_under_a_removed_name_is_not_touched(
     path_of(segment_name).unlink()
     path_of(segment_name).write_bytes(b"mine")
     with pytest.raises(BilliardsShmError, match=segment_name):
-        wait_until(lambda: writer.write_frame(picture(1)) == 0, 3)
+        wait_until(lambda: writer.write_frame(picture(1)) == 0)
     writer.close()
     assert path_of(segment_name).read_bytes() == b"mine"
     path_of(segment_name).unlink()

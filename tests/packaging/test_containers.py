@@ -199,7 +199,7 @@ BROWSER = "Host: localhost:8000"  # what one says that comes through the publish
 def test_the_services_work_together_and_stop_cleanly(containers: Containers) -> None:
     assert containers.run(HEALTHY).returncode == 1
     with containers.start(command_of("capture")) as capture:
-        wait_until(lambda: containers.run(HEALTHY).returncode == 0, 30, "the health of capture")
+        wait_until(lambda: containers.run(HEALTHY).returncode == 0, "the health of capture")
         with containers.start(command_of("reader")) as reader:
             assert reader.stdout is not None
             lines = [reader.stdout.readline() for _ in range(5)]
@@ -214,11 +214,11 @@ def test_the_services_work_together_and_stop_cleanly(containers: Containers) -> 
 def test_the_server_shows_the_frames_to_a_browser_on_the_same_machine(containers: Containers) -> None:
     assert containers.run(health_of("serve")).returncode == 1
     with containers.start(command_of("serve")) as serve:
-        wait_until(lambda: containers.run(health_of("serve")).returncode == 0, 30, "the health of serve")
+        wait_until(lambda: containers.run(health_of("serve")).returncode == 0, "the health of serve")
         gone = containers.get("/readyz")
         assert (gone.status, gone.json["segments"]["/run/billiards/video"]["state"]) == (503, "gone")
         with containers.start(command_of("capture")):
-            wait_until(lambda: containers.get("/readyz").status == 200, 30, "the server's word that frames come")
+            wait_until(lambda: containers.get("/readyz").status == 200, "the server's word that frames come")
             page = containers.get("/", BROWSER, address=ADDRESS)
             assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
             first = containers.get(SNAPSHOT, BROWSER, address=ADDRESS)
@@ -233,12 +233,12 @@ def test_the_server_shows_the_frames_to_a_browser_on_the_same_machine(containers
 def test_the_server_goes_on_when_the_capture_container_is_restarted(containers: Containers) -> None:
     with containers.start(command_of("serve")):
         with containers.start(command_of("capture")) as capture:
-            wait_until(lambda: containers.get("/readyz").status == 200, 30, "frames")
+            wait_until(lambda: containers.get("/readyz").status == 200, "frames")
             before = int(containers.get(SNAPSHOT).headers["x-frame-sequence"])
             capture.send_signal(signal.SIGKILL)
-            wait_until(lambda: containers.get("/readyz").status == 503, 30, "the end of frames")
+            wait_until(lambda: containers.get("/readyz").status == 503, "the end of frames")
         with containers.start(command_of("capture")):
-            wait_until(lambda: containers.get("/readyz").status == 200, 30, "frames again")
+            wait_until(lambda: containers.get("/readyz").status == 200, "frames again")
             assert int(containers.get(SNAPSHOT).headers["x-frame-sequence"]) > before
 
 
@@ -246,10 +246,10 @@ def test_a_token_of_the_environment_keeps_others_out_and_not_the_health_check(co
     (variable,) = SERVICES["serve"]["environment"]
     assert SERVICES["serve"]["environment"][variable] is None, "handed on if it is set, and else not there"
     with containers.start(command_of("serve"), **{variable: "a-secret"}):
-        wait_until(lambda: containers.run(health_of("serve")).returncode == 0, 30, "the health of serve")
+        wait_until(lambda: containers.run(health_of("serve")).returncode == 0, "the health of serve")
         with containers.start(command_of("capture")):
             bearer = "Authorization: Bearer a-secret"
-            wait_until(lambda: containers.get("/readyz", bearer).status == 200, 30, "frames")
+            wait_until(lambda: containers.get("/readyz", bearer).status == 200, "frames")
             assert containers.get(SNAPSHOT).status == 401
             assert containers.get(SNAPSHOT, "Authorization: Bearer another").status == 401
             assert containers.get(SNAPSHOT, bearer).image.shape == (1080, 1920, 3)
@@ -258,10 +258,10 @@ def test_a_token_of_the_environment_keeps_others_out_and_not_the_health_check(co
 def test_a_capture_process_that_stands_still_is_not_healthy(containers: Containers) -> None:
     impatient = [*HEALTHY[: HEALTHY.index("--max-age")], "--max-age", "0.5"]
     with containers.start(command_of("capture")) as capture:
-        wait_until(lambda: containers.run(HEALTHY).returncode == 0, 30, "the health of capture")
+        wait_until(lambda: containers.run(HEALTHY).returncode == 0, "the health of capture")
         # The process that nsenter and setpriv have become.
         subprocess.run(["kill", "-STOP", str(capture.pid)], check=True)
-        wait_until(lambda: containers.run(impatient).returncode == 1, 30, "the end of health")
+        wait_until(lambda: containers.run(impatient).returncode == 1, "the end of health")
         assert "the newest frame is" in containers.run(impatient).stderr
 
 

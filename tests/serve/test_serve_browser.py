@@ -13,7 +13,7 @@ import command_line
 import numpy as np
 import pytest
 from chromium import Chromium
-from page import PATIENCE_S, Page, kinds_of_clients
+from page import Page, kinds_of_clients
 from proxy import Proxy
 from segments_under_test import wait_until
 from serving import Filming, ServeProcess
@@ -237,7 +237,7 @@ def test_pages_of_other_sites_show_pictures_and_the_page_if_they_may(
             assert browser.js(READS, address.url(f"/snapshot/{segment_name}.jpg")) == allowed
             assert browser.js(WATCHES, address.url(f"/ws/{segment_name}", "ws")) == allowed
             if allowed:
-                wait_until(lambda: page_is_open(server), PATIENCE_S, "the page in the frame")
+                wait_until(lambda: page_is_open(server), "the page in the frame")
             else:
                 assert not page_is_open(server)
             browser.command("Page.navigate", url="about:blank")

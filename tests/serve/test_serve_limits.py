@@ -293,7 +293,7 @@ class Watched:
         assert self._process.memory_info().rss - self._memory < MAX_GROWTH_BYTES, self.used()
 
     def lets_go(self) -> None:
-        wait_until(lambda: self._process.num_fds() <= self._descriptors, 60, "the end of the connections")
+        wait_until(lambda: self._process.num_fds() <= self._descriptors, "the end of the connections")
         wait_until(lambda: len(self.address.get("/api/clients").json) == 1)
         self.keeps_little()
         self.keeps_pictures_coming()

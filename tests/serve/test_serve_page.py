@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from child_processes import Child
 from chromium import Chromium
-from page import PATIENCE_S, Page, kinds_of_clients
+from page import Page, kinds_of_clients
 from segments_under_test import SHAPE, picture, wait_until
 from serving import Filming, ServeProcess
 
@@ -236,7 +236,7 @@ def test_a_full_server_says_so(browser: Chromium, segment_name: str) -> None:
             page.screenshot("no-place-for-a-picture")
         page.wait(lambda: page.state(segment_name) == "live")
         browser.command("Page.navigate", url="about:blank")
-        wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "a page that was left is no client")
+        wait_until(lambda: kinds_of_clients(server) == [], "a page that was left is no client")
         with server.address.stream(stream), server.address.stream(stream):
             page = Page(browser, server)
             page.wait(lambda: page.shown("#alert"))

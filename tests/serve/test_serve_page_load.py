@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import command_line
 import pytest
 from chromium import Chromium
-from page import PATIENCE_S, Page, kinds_of_clients
+from page import Page, kinds_of_clients
 from proxy import Proxy
 from segments_under_test import SHAPE, picture, wait_until
 from serving import Filming, ServeProcess
@@ -35,11 +35,11 @@ def hidden(browser: Chromium) -> Iterator[None]:
     """Have another tab in front."""
     page = browser.command("Target.getTargetInfo")["targetInfo"]["targetId"]
     other = browser.command("Target.createTarget", url="about:blank")["targetId"]
-    wait_until(lambda: browser.js("document.visibilityState") == "hidden", PATIENCE_S, "a hidden page")
+    wait_until(lambda: browser.js("document.visibilityState") == "hidden", "a hidden page")
     yield
     browser.command("Target.closeTarget", targetId=other)
     browser.command("Target.activateTarget", targetId=page)
-    wait_until(lambda: browser.js("document.visibilityState") == "visible", PATIENCE_S, "a visible page")
+    wait_until(lambda: browser.js("document.visibilityState") == "visible", "a visible page")
 
 
 def all_move(page: Page, names: list[str]) -> None:
@@ -61,12 +61,12 @@ def test_a_wall_of_thirty_survives_hidden_tabs_restarts_and_other_views(browser:
         assert Counter(kinds_of_clients(server)) == everything
         page.screenshot("wall-of-thirty")
         with hidden(browser):
-            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "a hidden page is no client")
+            wait_until(lambda: kinds_of_clients(server) == [], "a hidden page is no client")
         all_move(page, names)
         assert Counter(kinds_of_clients(server)) == everything
 
         page.choose("view", "cards")
-        wait_until(lambda: len(kinds_of_clients(server)) < 10, PATIENCE_S, "only what is in sight is streamed")
+        wait_until(lambda: len(kinds_of_clients(server)) < 10, "only what is in sight is streamed")
         page.choose("view", "wall")
         all_move(page, names)
 
@@ -88,7 +88,7 @@ def test_full_size_in_a_hidden_tab_is_not_streamed(browser: Chromium, segment_na
         number = lambda: int(browser.js("document.querySelector('#large canvas').dataset.sequence") or 0)  # noqa: E731
         page.wait(number)
         with hidden(browser):
-            wait_until(lambda: kinds_of_clients(server) == [], PATIENCE_S, "a hidden page is no client")
+            wait_until(lambda: kinds_of_clients(server) == [], "a hidden page is no client")
             before = number()
         page.wait(lambda: number() > before)
 

@@ -93,7 +93,7 @@ def in_front_of(server: Address, proxy: str, folder: Path, certificate: Path, si
     tls = ssl.create_default_context(cafile=certificate)
     address = Address(port, tls=tls)
     try:
-        wait_until(lambda: process.poll() is not None or answers(address), 30, f"an answer of {proxy}")
+        wait_until(lambda: process.poll() is not None or answers(address), f"an answer of {proxy}")
         assert process.poll() is None, (folder / "log").read_text()
         yield address
     finally:

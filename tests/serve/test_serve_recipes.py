@@ -59,7 +59,7 @@ def test_frames_of_a_segment_become_hls(segment_name: str, tmp_path: Path) -> No
     with Filming(segment_name, SIZE, fps=20):
         command = [sys.executable, str(ROOT / "examples" / "restream.py"), segment_name, str(playlist)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: playlist.exists() and playlist.read_text().count("#EXTINF") >= 3, 60)
+        wait_until(lambda: playlist.exists() and playlist.read_text().count("#EXTINF") >= 3)
     _, errors = process.communicate(timeout=30)  # the source has ended
     assert (process.returncode, errors) == (0, "")
     assert "#EXT-X-ENDLIST" in playlist.read_text()

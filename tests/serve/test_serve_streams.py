@@ -319,7 +319,7 @@ VIEWERS = [
 
 def no_lease_is_left(name: str) -> None:
     """See that the server has let go of every frame: it has no reader, and another reader can have all leases."""
-    wait_until(lambda: not inspect_segment(name).readers, 5, "the end of every reader")
+    wait_until(lambda: not inspect_segment(name).readers, "the end of every reader")
     slots = inspect_segment(name).slots
     held = []
     with SharedMemoryFrameReader(name, max_leases=slots - 2) as reader:
@@ -352,7 +352,7 @@ def test_frames_that_cannot_be_encoded_leave_no_lease(segment_name: str) -> None
             assert server.get(f"/stream/{segment_name}.mjpg").status == 415
             assert server.get(f"/snapshot/{segment_name}.jpg").status == 415
             assert reason_of(server, segment_name) == (1003, "RAW")
-        wait_until(lambda: not inspect_segment(segment_name).readers, 5, "the end of every reader")
+        wait_until(lambda: not inspect_segment(segment_name).readers, "the end of every reader")
 
 
 def test_a_viewer_of_an_idle_source_that_leaves_requests_behind_is_seen_to_leave(segment_name: str) -> None:
@@ -376,7 +376,7 @@ def test_a_viewer_that_leaves_before_the_first_picture_leaves_no_lease(segment_n
                 if number >= 4:
                     writer.write_frame(picture(number, (48, 64, 3)))
             wait_until(lambda: not server.get("/api/clients").json)
-        wait_until(lambda: not inspect_segment(segment_name).readers, 5, "the end of every reader")
+        wait_until(lambda: not inspect_segment(segment_name).readers, "the end of every reader")
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
@@ -523,18 +523,18 @@ def test_a_client_stopped_by_sigstop_costs_no_memory_and_delays_nobody_and_conti
         with (tmp_path / "stream").open("wb") as file, server.stream(f"/stream/{segment_name}.mjpg") as other:
             url = server.url(f"/stream/{segment_name}.mjpg?quality=95")
             with subprocess.Popen(["curl", "-sN", url], stdout=file) as curl:
-                wait_until(lambda: Path(file.name).stat().st_size > 10**6, 30)
+                wait_until(lambda: Path(file.name).stat().st_size > 10**6)
                 curl.send_signal(signal.SIGSTOP)
                 for _ in range(30):
                     other.part()
                 before, encoded = process.memory_info().rss, metric(server, "encode_seconds_count")
                 rate_before = frames_a_second(other, 3)
-                wait_until(lambda: filming.published > encoded + 250, 60)
+                wait_until(lambda: filming.published > encoded + 250)
                 assert frames_a_second(other, 3) > rate_before * 0.7
                 grown = process.memory_info().rss - before
                 stopped = next(one for one in server.get("/api/clients").json if one["id"] == 2)
                 curl.send_signal(signal.SIGCONT)
-                wait_until(lambda: client(server, 2)["frames"] > stopped["frames"] + 5, 30)
+                wait_until(lambda: client(server, 2)["frames"] > stopped["frames"] + 5)
                 assert client(server, 2)["skipped"] > 50
                 curl.kill()
     print(f"{grown / 1e6:.1f} MB grown, client {stopped}")
@@ -596,7 +596,7 @@ def test_a_client_that_takes_nothing_for_long_is_given_up(segment_name: str, mon
         server = stack.enter_context(served(create_app([segment_name])))
         stack.enter_context(idle_client(server, segment_name))
         wait_until(lambda: server.get("/api/clients").json)
-        wait_until(lambda: not server.get("/api/clients").json, 60)
+        wait_until(lambda: not server.get("/api/clients").json)
 
 
 # WebSocket.
@@ -804,7 +804,7 @@ def test_capture_serves_metrics_from_before_its_first_frame_on(segment_name: str
         server = Address(int(found[1]))
         published = lambda server=server: metric(server, "frames_published_total", name=segment_name)  # noqa: E731
         if frames:
-            wait_until(lambda published=published: published() > 5, 20)
+            wait_until(lambda published=published: published() > 5)
             assert metric(server, "up", name=segment_name) == 1
         else:
             assert published() == 0

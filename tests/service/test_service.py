@@ -42,7 +42,7 @@ class ServiceManager:
 
     def hears(self, word: str, seconds: float = 40.0) -> None:
         """Wait for a word."""
-        wait_until(lambda: any(word in line for line in self.read()), seconds, f"{word} from the service")
+        wait_until(lambda: any(word in line for line in self.read()), f"{word} from the service")
 
     def count(self, word: str) -> int:
         return self.read().count(word)
@@ -177,7 +177,7 @@ def test_a_source_that_does_not_return_starves_the_watchdog_and_one_that_is_awai
         # From now on the attempt does not.
         assert process.stdin is not None
         process.stdin.close()
-        wait_until(lambda: starved(manager), 20)
+        wait_until(lambda: starved(manager))
         process.kill()
     manager.socket.close()
 
@@ -309,12 +309,12 @@ def test_the_first_process_of_a_container_reaps_orphans_and_ends_by_a_signal(
             [*namespace, "sh", "-c", script, "sh", *program], stdout=log, stderr=log, env=environment()
         )
     try:
-        wait_until(lambda: published(segment_name), 40)
+        wait_until(lambda: published(segment_name))
         (first,) = psutil.Process(outer.pid).children()
         assert first.cmdline()[1:] == program
         # Seen from inside, the supervisor is 1 and its child is not.
         assert (writer_of(segment_name) == 1) is (command == "capture")
-        wait_until(lambda: not [each for each in first.children() if each.name() == "sleep"], 20)
+        wait_until(lambda: not [each for each in first.children() if each.name() == "sleep"])
         assert psutil.STATUS_ZOMBIE not in [each.status() for each in first.children()]
         first.terminate()
         assert outer.wait(30) == 0, supervised.said()

@@ -59,7 +59,7 @@ def test_signals_that_follow_at_once_belong_to_the_first(
             stack.enter_context(SharedMemoryFrameWriter(segment_name, (8, 8, 3)))
         process = start(command, *arguments)
         if command in ("capture", "run"):
-            wait_until(lambda: published(segment_name), 40)
+            wait_until(lambda: published(segment_name))
         else:
             output = process.stdout if command == "watch" else process.stderr
             assert output is not None
@@ -106,7 +106,7 @@ def second_signal(code: str, command: str) -> int:
     with Child(code, prelude="") as child:
         assert child.process.stdout is not None
         if command == "serve":
-            wait_until(lambda: listens(child.process.pid), 40)
+            wait_until(lambda: listens(child.process.pid))
             child.process.terminate()
         while b"stopping" not in child.process.stdout.readline():
             pass

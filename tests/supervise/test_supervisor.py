@@ -135,7 +135,7 @@ def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, 
             other = writer_of(names[1])
             supervised.says(names[0], "hangs: no progress for")
             supervised.says(names[0], "no progress for", "starting it again in")
-            wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2, 40)
+            wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2)
             assert writer_of(names[1]) == other
             assert len(supervised.children()) == 2
             # One of those that hang is there while it ends.
@@ -390,7 +390,7 @@ def test_a_terminal_shows_a_live_table_and_the_log_above(tmp_path: Path, names: 
 
 def test_one_source_is_supervised_on_request(tmp_path: Path, names: list[str]) -> None:
     process = start("capture", "demo", "--supervise", "--name", names[0], "--resolution", "64x48")
-    wait_until(lambda: published(names[0]), 40)
+    wait_until(lambda: published(names[0]))
     pid = writer_of(names[0])
     assert pid != process.pid
     send(pid, signal.SIGKILL)

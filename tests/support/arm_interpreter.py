@@ -1,7 +1,7 @@
-"""CPython for ARM64 in a directory of its own, run by qemu wherever an interpreter is called.
+"""CPython for ARM64 in its own directory, run by qemu wherever an interpreter is called.
 
-It is Debian's, unpacked and not installed: apt works on a state of its own, and no binary format is registered. The
-path that is given behaves as any interpreter does, also for virtual environments, in the first line of scripts, and for
+It is Debian's, unpacked and not installed: apt uses its own state, and no binary format is registered. The
+returned path behaves like any interpreter, also for virtual environments, in the first line of scripts, and for
 processes that it starts.
 """
 
@@ -15,11 +15,11 @@ from virtual_environments import run
 VERSION = "3.11"
 QEMU = "qemu-aarch64-static"
 INTERPRETER = (f"python{VERSION}", "libstdc++6")  # and what they depend on; the second is for extensions in C++
-HEADERS = f"libpython{VERSION}-dev"  # and nothing else: what it depends on is for programs that embed Python
+HEADERS = f"libpython{VERSION}-dev"  # and nothing else: its dependencies are for programs that embed Python
 
 
 def unpacked(place: Path) -> Path:
-    """Fetch the packages and unpack them; give the directory that is the root of its file system."""
+    """Fetch the packages and unpack them; return the root directory of its file system."""
     for tool in ("apt-get", "dpkg-deb", QEMU):
         if shutil.which(tool) is None:
             pytest.fail(f"{tool} is not there: Python for ARM64 comes from Debian's packages and is run by qemu")
@@ -54,7 +54,7 @@ def emulated(root: Path) -> Path:
     """Make the command that runs the interpreter under `root`."""
     command = root / "usr" / "bin" / "python"
     binary = shlex.quote(str(root / "usr" / "bin" / f"python{VERSION}"))
-    # It is told the name by which it was called: by that it finds its libraries, and starts further processes.
+    # It gets the name it was called by: with that it finds its libraries, and starts further processes.
     command.write_text(f'#!/bin/sh\nexec {QEMU} -0 "$0" -L {shlex.quote(str(root))} {binary} "$@"\n')
     command.chmod(0o755)
     return command

@@ -1,33 +1,38 @@
-"""What it takes to build the programs of tests/c."""
+"""Builds and runs the programs of tests/c."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterable
-from os import environ
+from contextlib import suppress
 from pathlib import Path
 
-COMPILER = shlex.split(environ.get("CC", "cc"))
+COMPILER = shlex.split(os.environ.get("CC", "cc"))
 
 
 def run(command: Iterable[str | Path], timeout: float = 300.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        timeout=timeout,
-        check=False,
-    )
+    """Run it, and kill what it leaves behind: children of a mutant may loop forever."""
+    words = [str(part) for part in command]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(words, **streams, encoding="utf-8", errors="replace", start_new_session=True) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(words, process.returncode, output)
 
 
-def run_program(program: Path, *arguments: str, wrapper: Iterable[str] = ()) -> subprocess.CompletedProcess[str]:
-    finished = run([*wrapper, program, *arguments])
+def run_program(
+    program: Path, *arguments: str, wrapper: Iterable[str] = (), timeout: float = 300.0
+) -> subprocess.CompletedProcess[str]:
+    finished = run([*wrapper, program, *arguments], timeout)
     if (
         "unexpected memory mapping" in finished.stdout
     ):  # an older ThreadSanitizer, and address randomization of a newer kernel
-        finished = run([*wrapper, "setarch", "-R", program, *arguments])
+        finished = run([*wrapper, "setarch", "-R", program, *arguments], timeout)
     return finished
 
 

@@ -1,4 +1,4 @@
-"""Python processes of a test's own: they say a line when something is done, and go on when they are told to."""
+"""Python child processes of a test: they print a line when something is done, and continue when told to."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def write_and_wait(name):
 
 def _is_readable(pipe: IO[bytes], seconds: float) -> bool:
     """Whether there is something to read within that time."""
-    if sys.platform == "win32":  # where no pipe can be watched: the limit is that of the test
+    if sys.platform == "win32":  # where pipes cannot be watched: the test's own limit applies
         return True
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -56,7 +56,7 @@ class Child:
             "OPENBLAS_NUM_THREADS": "1",  # Python 3.12 and later warn of a fork in a process that has threads
         }
         self.process = subprocess.Popen(
-            # -P: the package that is installed, not one that lies where the tests were started.
+            # -P: the installed package, not one in the directory where the tests were started.
             [python, "-P", "-W", "error", "-c", prelude + textwrap.dedent(code), *map(str, arguments)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -88,7 +88,7 @@ class Child:
         return self._errors.read().decode("utf-8", "replace")
 
     def says(self, seconds: float = 60.0) -> str:
-        """The next line it says."""
+        """The next line it prints."""
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._said:
@@ -102,13 +102,13 @@ class Child:
         return line.decode().rstrip("\r")  # of Windows
 
     def tell(self, line: str = "go") -> None:
-        """Let it go on."""
+        """Send a line; the child continues."""
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
     def kill(self) -> None:
-        """SIGKILL; when this returns the kernel has let it go."""
+        """SIGKILL; when this returns, the process no longer exists."""
         self.process.kill()
         self.process.wait()
 
@@ -126,13 +126,13 @@ class Child:
         return self.process.wait(seconds)
 
     def ends_well(self, seconds: float = 60.0) -> None:
-        """Exit code 0, and not a word on stderr."""
+        """Exit code 0, and nothing on stderr."""
         code = self.ends(seconds)
         assert (code, self.stderr) == (0, ""), f"exit code {code}; stderr: {self.stderr}"
 
 
 def run(code: str, *arguments: object, prelude: str = PRELUDE, seconds: float = 60.0) -> str:
-    """What `code` prints; it is expected to end well."""
+    """What `code` prints; it has to succeed."""
     with Child(code, *arguments, prelude=prelude) as child:
         assert child.process.stdin is not None
         assert child.process.stdout is not None

@@ -26,7 +26,7 @@ _KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "ArrowLeft": (37, ""), "ArrowR
 
 
 class Chromium:
-    """One window of Debian's chromium, with a profile of its own."""
+    """One window of Debian's chromium, with its own profile."""
 
     def __init__(self, profile: Path) -> None:
         program = shutil.which("chromium")
@@ -42,7 +42,7 @@ class Chromium:
             silent = subprocess.DEVNULL
             process = ends.enter_context(subprocess.Popen(self._command, stdout=silent, stderr=silent))
             ends.callback(process.terminate)
-            wait_until(lambda: self._port_file.exists() and "\n" in self._port_file.read_text(), 60, "chromium's start")
+            wait_until(lambda: self._port_file.exists() and "\n" in self._port_file.read_text(), "chromium's start")
             page = self._page_of(int(self._port_file.read_text().splitlines()[0]))
             self._socket = ends.enter_context(connect(page, max_size=None, compression=None))
             self._ends = ends.pop_all()
@@ -60,10 +60,10 @@ class Chromium:
                 pages = [target for target in json.load(answer) if target["type"] == "page"]
             return pages[0]["webSocketDebuggerUrl"] if pages else None
 
-        return wait_until(found, 30, "a page of chromium")
+        return wait_until(found, "a page of chromium")
 
     def command(self, method: str, **parameters: Any) -> Any:
-        """Have one command carried out; give its result."""
+        """Run one command; return its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         deadline = time.monotonic() + 60
@@ -75,12 +75,12 @@ class Chromium:
             self._events.append(message)
 
     def goto(self, url: str) -> None:
-        """Open a page; what the browser had to say about the one before is forgotten."""
+        """Open a page; complaints about the previous one are forgotten."""
         self.command("Page.navigate", url="about:blank")
-        wait_until(lambda: self.js("location.href") == "about:blank", 30)
+        wait_until(lambda: self.js("location.href") == "about:blank")
         self._events.clear()
         self.command("Page.navigate", url=url)
-        wait_until(lambda: self.js("location.href != 'about:blank' && document.readyState == 'complete'"), 60)
+        wait_until(lambda: self.js("location.href != 'about:blank' && document.readyState == 'complete'"))
 
     def js(self, expression: str, *arguments: Any) -> Any:
         """The value of an expression in the page; `arguments` are $0, $1 and so on in it."""
@@ -105,11 +105,11 @@ class Chromium:
         self.command("Input.insertText", text=text)
 
     def screenshot(self, path: Path) -> None:
-        """Store what the window shows."""
+        """Save what the window shows."""
         path.write_bytes(base64.b64decode(self.command("Page.captureScreenshot", format="png")["data"]))
 
     def complaints(self) -> list[str]:
-        """What the browser had to say since the page was opened: errors of scripts, and of the content policy."""
+        """The browser's complaints since the page was opened: script errors, and violations of the content policy."""
         self.js("1")
         errors = [
             event["params"]["entry"]["text"]

@@ -26,7 +26,7 @@ _started: list[subprocess.Popen[str]] = []
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Like that of the tests, but for what it says about configuration and colours."""
+    """The tests' own environment, without variables about configuration and colours."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -49,7 +49,7 @@ def run(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
-    """What `run` gives, without a process: for commands that look, say something, and end."""
+    """Like `run`, without a process: for commands that look, print something, and end."""
     out, errors = io.StringIO(), io.StringIO()
     with (
         mock.patch.dict(os.environ, environment(**more), clear=True),
@@ -88,7 +88,7 @@ def start(*arguments: object, **more: str) -> subprocess.Popen[str]:
 
 
 def end_started() -> None:
-    """Kill what a test that failed half way left running."""
+    """Kill what a test that failed halfway left running."""
     for process in _started:
         if process.poll() is None:
             process.kill()
@@ -97,7 +97,7 @@ def end_started() -> None:
 
 
 class Terminal:
-    """The program on a terminal of its own, and what it has drawn so far."""
+    """The program on its own terminal, and what it has drawn so far."""
 
     def __init__(self, *arguments: object, **more: str) -> None:
         self._master, slave = pty.openpty()
@@ -113,24 +113,24 @@ class Terminal:
         )
         _started.append(self.process)
         os.close(slave)
-        # A signal that comes while Python waits for a full terminal can cost the rest of that write.
+        # A signal that arrives while Python waits for a full terminal can lose the rest of that write.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.text = ""
 
     def read_until(self, found: Callable[[str], object], seconds: float = 60.0) -> None:
-        """Read what it draws until `found` says so."""
+        """Read what it draws until `found` returns true."""
         deadline = time.monotonic() + seconds
         while not found(self.text) and self._read(deadline - time.monotonic()):
             pass
         assert found(self.text), self.text
 
     def end(self, number: int) -> int:
-        """Send a signal, read what comes until the end, give the exit code."""
+        """Send a signal, read the output to the end, return the exit code."""
         self.process.send_signal(number)
         return self.wait()
 
     def wait(self) -> int:
-        """Read what comes until the end, give the exit code."""
+        """Read the output to the end, return the exit code."""
         while self._read(30.0):
             pass
         os.close(self._master)
@@ -142,7 +142,7 @@ class Terminal:
             return False
         try:
             data = os.read(self._master, 65536)
-        except OSError:  # Linux says EIO once no process has the terminal open
+        except OSError:  # Linux returns EIO once no process has the terminal open
             return False
         self.text += self._decoder.decode(data)
         return bool(data)

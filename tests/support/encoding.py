@@ -14,7 +14,7 @@ FPS = 25
 
 
 def pictures(count: int, size: tuple[int, int], first: int = 1) -> list[np.ndarray]:
-    """Frames of the demo, with a patch of colours that change from pixel to pixel, which is where scalers differ."""
+    """Frames of the demo, with a patch of colours that change from pixel to pixel, where scalers differ."""
     table = DemoTable(*size, FPS, first=first)
     colours = np.random.default_rng(first).integers(0, 256, (size[1] // 4, size[0] // 4, 3), np.uint8)
     found = []
@@ -47,7 +47,7 @@ def encode(
     path : pathlib.Path
         The container follows from its suffix.
     codec, pixel_format : str
-        As FFmpeg calls them.
+        As FFmpeg names them.
     size : tuple of int
     frames : int
     first : int
@@ -55,9 +55,9 @@ def encode(
     times : list of int, optional
         When each frame is shown, in milliseconds; by default 40 apart.
     interlaced : bool
-        Two fields a frame.
+        Two fields per frame.
     tags : dict, optional
-        What the stream says of its colours: attributes of PyAV's codec context.
+        What the stream declares about its colours: attributes of PyAV's codec context.
     container, **options
         Options of the container, and of the codec.
     """

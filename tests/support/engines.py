@@ -1,4 +1,4 @@
-"""Both engines that read files and URLs, each by its name, and what they give of a source."""
+"""Both engines that read files and URLs, each by its name, and what they deliver from a source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from billiards_shm.sources.video import Video
 
 ENGINES = {"OpenCV": Camera, "PyAV": Video}
 BACKENDS = {"OpenCV": "ffmpeg", "PyAV": "av"}
-"""What the configuration calls them."""
+"""Their names in the configuration."""
 
 
 def open_with(engine: str, device_id: int | str | Path, **camera: Any) -> FrameSource:

@@ -1,4 +1,4 @@
-"""A server that gives each client the same answer, and closes the connection."""
+"""A server that sends each client the same answer, and closes the connection."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def serving(parts: list[bytes], content_type: bytes = b"multipart/x-mixed-replace; boundary=x") -> Iterator[str]:
-    """Give each client the same parts, and close the connection."""
+    """Send each client the same parts, and close the connection."""
 
     def serve() -> None:
         while True:

@@ -11,7 +11,7 @@ def jpeg(image: npt.NDArray[np.uint8], quality: int = 90) -> bytes:
 
 
 def without_tables(data: bytes) -> bytes:
-    """The same JPEG as many cameras send it: the reader is to know the Huffman tables."""
+    """The same JPEG as many cameras send it: the reader has to know the Huffman tables."""
     kept, place = data[:2], 2
     while data[place + 1] != 0xDA:
         length = 2 + int.from_bytes(data[place + 2 : place + 4], "big")
@@ -22,5 +22,5 @@ def without_tables(data: bytes) -> bytes:
 
 
 def as_frame(data: bytes) -> npt.NDArray[np.uint8]:
-    """The array that an MJPG frame is."""
+    """The array of an MJPG frame."""
     return np.frombuffer(data, np.uint8).reshape(1, -1)

@@ -1,4 +1,4 @@
-"""The preview page, as its users see it. BILLIARDS_SHM_SCREENSHOTS names a directory that keeps screenshots."""
+"""The preview page, as users see it. BILLIARDS_SHM_SCREENSHOTS names a directory for screenshots."""
 
 import contextlib
 import os
@@ -11,27 +11,25 @@ from proxy import Proxy
 from segments_under_test import wait_until
 from serving import ServeProcess
 
-PATIENCE_S = 40.0
-
 
 def kinds_of_clients(server: ServeProcess) -> list[str]:
     return sorted(client["kind"] for client in server.address.get("/api/clients").json)
 
 
 class Page:
-    """The preview page, as its users see it."""
+    """The preview page, as users see it."""
 
     def __init__(self, browser: Chromium, server: ServeProcess | Proxy) -> None:
         self.browser = browser
         browser.goto(server.address.url("/"))
 
     def in_card(self, name: str, expression: str, *arguments: Any) -> Any:
-        """An expression about `card`, the part of the page that is about one source."""
+        """Evaluate an expression about `card`, the part of the page for one source."""
         found = "[...document.querySelectorAll('article')].find((one) => one.dataset.name === $0)"
         return self.browser.js(f"((card) => {expression})({found})", name, *arguments)
 
     def text(self, name: str, selector: str) -> str:
-        """What stands there, to be seen."""
+        """The visible text there."""
         seen = "((one) => one.checkVisibility() ? one.innerText : '')(card.querySelector($1))"
         return str(self.in_card(name, seen, selector))
 
@@ -45,7 +43,7 @@ class Page:
         return int(self.in_card(name, "card.querySelector('canvas').dataset.sequence") or 0)
 
     def pixels(self, name: str) -> str:
-        """What the canvas shows, as a text that differs when it does."""
+        """What the canvas shows, as a string that differs when it does."""
         return str(self.in_card(name, "card.querySelector('canvas').toDataURL('image/png')"))
 
     def shown(self, selector: str) -> bool:
@@ -60,11 +58,11 @@ class Page:
 
     def wait(self, condition: Callable[[], Any]) -> Any:
         def quietly() -> Any:
-            with contextlib.suppress(LookupError):  # what is looked at is not there yet
+            with contextlib.suppress(LookupError):  # the element is not there yet
                 return condition()
             return None
 
-        return wait_until(quietly, PATIENCE_S, "what the page is to show")
+        return wait_until(quietly, "what the page should show")
 
     def choose(self, which: str, value: str) -> None:
         self.browser.js("document.querySelector($0).click()", f"input[name={which}][value={value}]")

@@ -20,15 +20,15 @@ class Proxy:
 
     server_port: int
     websockets: bool = True
-    """False: they are refused, as by a proxy that does not know Upgrade."""
+    """False: refused, as by a proxy that does not know Upgrade."""
     frozen: bool = False
     """True: WebSockets stay open, and nothing comes through them."""
     ends_websockets: bool = False
-    """True: they are ended as soon as they are open."""
+    """True: they are closed as soon as they are open."""
     bytes_a_second: float = float("inf")
     """Bandwidth towards the browser, for all connections together."""
     refused: int = 0
-    """WebSockets that were refused, or ended."""
+    """WebSockets that were refused or closed."""
     _listener: socket.socket = field(default_factory=socket.socket)
     _open: set[socket.socket] = field(default_factory=set)
     _bandwidth: threading.Lock = field(default_factory=threading.Lock)
@@ -48,7 +48,7 @@ class Proxy:
         self._pool.shutdown()
 
     def cut(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         for end in list(self._open):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -67,7 +67,7 @@ class Proxy:
                 if not data:
                     return
                 head += data
-            # Browsers open a WebSocket over a connection of its own.
+            # Browsers open a WebSocket over a separate connection.
             is_websocket = head.startswith(b"GET /ws/")
             if is_websocket and not self.websockets:
                 self.refused += 1
@@ -89,7 +89,7 @@ class Proxy:
 
     def _pass_on(self, source: socket.socket, target: socket.socket, is_websocket: bool, is_slow: bool) -> None:
         with contextlib.suppress(OSError):
-            # Small pieces: what the kernel takes at once is sent at once.
+            # Small pieces: what the kernel accepts in one go is sent in one go.
             while data := source.recv(4096 if self.bytes_a_second < 1e9 else 65536):
                 if is_websocket and self.frozen:
                     continue

@@ -28,7 +28,7 @@ def as_planes(image: np.ndarray, fourcc: str) -> np.ndarray:
 
 
 def as_raw(image: np.ndarray, fourcc: str) -> np.ndarray:
-    """The same picture under the name that V4L2 or GStreamer has for a format."""
+    """The same picture in a format named as V4L2 or GStreamer names it."""
     if fourcc in ("YUYV", "YUY2"):
         return as_yuyv(image, "YUYV")
     if fourcc == "UYVY":

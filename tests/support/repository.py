@@ -1,4 +1,4 @@
-"""Where the repository lies: the one place that counts folders."""
+"""The repository's path: the only place that counts folders."""
 
 from pathlib import Path
 

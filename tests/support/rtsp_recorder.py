@@ -1,6 +1,6 @@
-"""``python3 rtsp_recorder.py PORT FILE`` takes an H.264 stream that is published by RTSP at any path, as MediaMTX does.
+"""``python3 rtsp_recorder.py PORT FILE`` accepts an H.264 stream published by RTSP at any path, as MediaMTX does.
 
-GStreamer's, with the system's Python, for which Debian has the bindings. FILE gets the bare H.264.
+Uses GStreamer with the system's Python, for which Debian has the bindings. FILE gets the bare H.264.
 """
 
 import sys

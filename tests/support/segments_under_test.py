@@ -1,5 +1,6 @@
-"""What many tests need: pictures that tell their number, waiting for a condition, and a look at one's own process."""
+"""Helpers of many tests: pictures that show their number, waiting for a condition, and a look at the own process."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +21,14 @@ DTYPES = (
 
 SHARED_MEMORY = Path("/dev/shm")
 
+PATIENCE_SEC = 100.0
+"""After this time nothing more will happen: longer than anything takes on a very busy machine."""
+
 Found = TypeVar("Found")
 
 
 def picture(number: int, shape: tuple[int, ...] = SHAPE, dtype: npt.DTypeLike = "uint8") -> npt.NDArray[Any]:
-    """A frame that no other number has, and of which no two rows are alike."""
+    """A frame that is unique to its number, with no two rows alike."""
     dtype = np.dtype(dtype)
     items = (np.arange(np.prod(shape), dtype=np.uint64) * 2654435761 + np.uint64(number * 40503)) >> np.uint64(7)
     if dtype.kind == "b":
@@ -40,19 +44,19 @@ def flat(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[np.uint8]:
     return np.full(shape, number % 251, np.uint8)
 
 
-def wait_until(condition: Callable[[], Found], seconds: float = 40.0, what: str = "the condition") -> Found:
+def wait_until(condition: Callable[[], Found], what: str = "the condition") -> Found:
     """The first true value of `condition`."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE_SEC
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
+        assert time.monotonic() < deadline, f"{what} did not become true within {PATIENCE_SEC} s"
         time.sleep(0.002)
     return found
 
 
 def new_frame(reader: SharedMemoryFrameReader, **options: Any) -> tuple[npt.NDArray[Any], Any]:
-    """The next frame, which is expected to come."""
-    frame, metadata = reader.read_frame(timeout=40.0, **options)
-    assert frame is not None, "no frame came within 40 s"
+    """The next frame, which has to arrive."""
+    frame, metadata = reader.read_frame(timeout=PATIENCE_SEC, **options)
+    assert frame is not None, f"no frame arrived within {PATIENCE_SEC} s"
     return frame, metadata
 
 
@@ -70,6 +74,14 @@ def path_of(name: str) -> Path:
 def descriptors() -> int:
     """Files that this process has open."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def sleeps_or_has_ended(thread: threading.Thread) -> bool:
+    """Whether a thread of this process waits in the kernel, or is over."""
+    try:
+        return Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def mappings(of: str) -> int:
@@ -90,7 +102,7 @@ def write_until_told(name: str, first: int, count: int, connection: Any) -> None
 
 
 def read_one(name: str, connection: Any) -> None:
-    """Send number and pixels of the newest frame."""
+    """Send the number and pixels of the newest frame."""
     with SharedMemoryFrameReader(name) as reader:
         frame, metadata = new_frame(reader)
         connection.send((metadata.sequence, metadata.zero_copy, frame.tobytes()))

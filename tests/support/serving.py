@@ -93,7 +93,7 @@ def served(app: Any, *, connections: int = 1000) -> Iterator[Address]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        wait_until(lambda: server.started, what="the start of the server")
+        wait_until(lambda: server.started, "the start of the server")
         yield Address(listener.getsockname()[1])
     finally:
         server.should_exit = True
@@ -103,7 +103,7 @@ def served(app: Any, *, connections: int = 1000) -> Iterator[Address]:
 
 
 class ServeProcess:
-    """``billiards-shm serve`` on a port of its own."""
+    """``billiards-shm serve`` on its own port."""
 
     def __init__(self, *arguments: object, **environment: str) -> None:
         self.process = command_line.start("serve", *arguments, "--port", 0, **environment)
@@ -114,7 +114,7 @@ class ServeProcess:
             assert line, self.log
             self.log += line
         self.address = Address(int(found[1]))
-        wait_until(self._answers, 30, "the first answer")
+        wait_until(self._answers, "the first answer")
 
     def _answers(self) -> bool:
         try:
@@ -123,7 +123,7 @@ class ServeProcess:
             return False
 
     def signal(self, number: int) -> int:
-        """Send a signal; give the exit code."""
+        """Send a signal; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(60)
 
@@ -139,7 +139,7 @@ class ServeProcess:
 
 
 class Mjpeg:
-    """An MJPEG client that takes the stream apart strictly."""
+    """An MJPEG client that parses the stream strictly."""
 
     def __init__(self, address: Address, path: str, *, receive_buffer: int | None = None) -> None:
         self.socket = address.connect(receive_buffer)
@@ -155,7 +155,7 @@ class Mjpeg:
             yield name.lower(), value
 
     def _read(self, count: int) -> bytes:
-        """Bytes of the body, whose chunks have nothing to do with the parts."""
+        """Read bytes of the body; its chunks have nothing to do with the parts."""
         data = b""
         while len(data) < count:
             if not self._chunk:
@@ -215,7 +215,7 @@ class Filming:
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        wait_until(lambda: self.published, 20, "the first frame")
+        wait_until(lambda: self.published, "the first frame")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -223,7 +223,7 @@ class Filming:
         self._thread.join()
 
     def pause(self) -> None:
-        """When this returns, `published` stays as it is until `paused` is taken back."""
+        """When this returns, `published` does not change until `paused` is cleared."""
         self._resting.clear()
         self.paused = True
         assert self._resting.wait(60)

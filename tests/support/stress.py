@@ -32,14 +32,14 @@ from segments_under_test import path_of
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, remove_stale_segments
 
 LINE = 64
-# Whole lines, on both sides of the size from which copies bypass the cache.
+# Whole lines, on both sides of the size at which copies start to bypass the cache.
 SHAPES = [(96, 128, 3), (120, 160, 4), (240, 320, 3), (480, 640, 3), (480, 640), (720, 1280, 3)]
 SLOTS = (4, 8, 16)  # tokens for some, for most and for all
 KINDS = ["lease"] * 3 + ["copy"] * 3 + ["observer"] * 3 + ["async"] * 3
 PLANTS = ("unpinned", "cleared pins")
 NOBODY = 65534
 
-# What each process counts, in a row of its own in memory that they share: it survives those who are killed.
+# Each process counts in its own row of shared memory, which survives killed processes.
 COLUMNS = ("frames", "reads", "verified", "copies", "retries", "torn", "dropped", "broken", "replaced", "unordered")
 Row = npt.NDArray[np.int64]
 
@@ -60,7 +60,7 @@ def _scratch(size: int) -> npt.NDArray[np.uint64]:
 
 
 def key_of(number: int) -> np.uint64:
-    """What sets frame `number` apart: it is added to each of its words."""
+    """What makes frame `number` unique: it is added to each of its words."""
     return np.uint64(number * 0xD1342543DE82EF95 % 2**64)
 
 
@@ -80,7 +80,7 @@ def wrong_lines(frame: npt.NDArray[np.uint8], number: int) -> int:
 
 
 class Worker:
-    """What every process of the stress has: its counters, its dice, and whether it is to end."""
+    """The base of every stress process: its counters, its dice, and whether it should end."""
 
     def __init__(self, name: str, row: Row, stop: npt.NDArray[np.int64], dice: random.Random, kind: str) -> None:
         self.name, self.kind, self.dice = name, kind, dice
@@ -107,7 +107,7 @@ class Worker:
 
 
 def write(worker: Worker) -> None:
-    """Write and loan, as fast as it goes, in a size that changes."""
+    """Write and loan, as fast as possible, in changing sizes."""
     pictures = {shape: np.empty(shape, np.uint8) for shape in SHAPES}
     mode = 0o644 if os.geteuid() == 0 else 0o600
     with SharedMemoryFrameWriter(worker.name, SHAPES[0], slots=worker.dice.choice(SLOTS), mode=mode) as writer:
@@ -127,7 +127,7 @@ def write(worker: Worker) -> None:
                 with writer.loan(shape) as slot:
                     draw(slot.array, number)
                     if worker.dice.random() < 0.05:
-                        slot.array[:] = 0  # a picture that no reader may ever see
+                        slot.array[:] = 0  # a picture that no reader must ever see
                         slot.cancel()
                 sequence = slot.sequence or number
             assert sequence == number, f"frame {number} was published as {sequence}"
@@ -140,7 +140,7 @@ def write(worker: Worker) -> None:
 
 
 class Holder:
-    """Takes the frames of one reader, keeps some for a while, and looks at each again before it lets go."""
+    """Takes the frames of one reader, keeps some for a while, and checks each again before releasing it."""
 
     def __init__(self, worker: Worker, reader: SharedMemoryFrameReader) -> None:
         self.worker, self.reader = worker, reader
@@ -155,7 +155,7 @@ class Holder:
         assert metadata.zero_copy == (not frame.flags.writeable)
         assert worker.kind != "observer" or not metadata.zero_copy
         self._last = metadata.sequence
-        worker.check(frame, metadata.sequence, "when it came")
+        worker.check(frame, metadata.sequence, "when it arrived")
         if worker.dice.random() < 0.5:
             until = time.monotonic() + worker.dice.choice((0.001, 0.02, 0.3)) * worker.dice.random()
             self._held.append((until, frame, metadata.sequence))
@@ -220,11 +220,11 @@ def read_async(worker: Worker) -> None:
 
 
 def become_observer() -> None:
-    """Someone who may read the object and not write it."""
+    """Become a user who may read the object but not write it."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    die_with_parent()  # another user begins without it
+    die_with_parent()  # another user starts without it
 
 
 # ---------------------------------------------------------------- planted bugs
@@ -259,7 +259,7 @@ def read_unpinned(worker: Worker) -> None:
 
 
 def clear_pins(worker: Worker) -> None:
-    """What a reader would do that clears the bits of others."""
+    """What a reader that clears the bits of others would do."""
     for memory, count in _objects(worker):
         for slot in range(count):
             at = CONTROL + slot * PIN_BYTES
@@ -267,12 +267,12 @@ def clear_pins(worker: Worker) -> None:
         time.sleep(0.001)
 
 
-# ---------------------------------------------------------------- the one who stops and kills
+# ---------------------------------------------------------------- the process that stops and kills
 
 
 @dataclass(eq=False)
 class Place:
-    """One role: a process at a time has it."""
+    """One role: one process at a time has it."""
 
     kind: str
     body: Callable[[Worker], None]
@@ -284,7 +284,7 @@ class Place:
 
 @dataclass
 class Result:
-    """What the whole run did."""
+    """The result of the whole run."""
 
     seed: int
     seconds: float
@@ -309,7 +309,7 @@ class Result:
 
 
 class Stress:
-    """Starts the processes, and sees to it that none of them has an easy time."""
+    """Starts the processes, and makes sure that none of them has an easy time."""
 
     def __init__(self, name: str, seconds: float, seed: int, plant: str | None) -> None:
         kinds = KINDS if os.geteuid() == 0 else ["copy" if kind == "observer" else kind for kind in KINDS]
@@ -382,7 +382,7 @@ class Stress:
             time.sleep(0.002)
 
     def _did_everything(self) -> bool:
-        """Whether what the run is to do has happened; on a busy machine that may take longer than it was given."""
+        """Whether the run has done everything it should; on a busy machine that may take longer than planned."""
         counted = [self._sum("replaced"), self._sum("copies"), self.result.writer_kills, self.result.stops]
         return all(counted) and not self._idle()
 
@@ -443,7 +443,7 @@ class Stress:
 
 
 def die_with_parent() -> None:
-    """Also when the one who stops and kills is itself killed, nothing stays behind."""
+    """Leave nothing behind, even if the parent process is itself killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
 
@@ -453,7 +453,7 @@ def main() -> int:
     parser.add_argument("name")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--plant", choices=PLANTS, default=None, help="a bug; ends when it is found")
+    parser.add_argument("--plant", choices=PLANTS, default=None, help="plant a bug; end when it is found")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)

@@ -19,7 +19,7 @@ DEMO: dict[str, Any] = {"device_id": "demo", "resolution": [64, 48], "fps": 50}
 
 
 class SupervisedRun:
-    """One supervisor with sources of the test's own; killed, with its children, at the end of the block.
+    """One supervisor with the test's own sources; killed, with its children, at the end of the block.
 
     `sources` maps names to cameras.
     """
@@ -66,7 +66,7 @@ class SupervisedRun:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        wait_until(lambda: not any(alive(name) for name in self.names), 30, "the end of the children")
+        wait_until(lambda: not any(alive(name) for name in self.names), "the end of the children")
         remove_stale_segments(self.names)
         if exc is not None:
             print(self.said())
@@ -79,21 +79,23 @@ class SupervisedRun:
     def said(self) -> str:
         return self.log.read_text()
 
-    def says(self, *words: str, seconds: float = 40.0) -> None:
-        """Wait for a line that has all the words."""
-        wait_until(lambda: any(all(word in line for word in words) for line in self.said().splitlines()), seconds,
-                   f"a line with {words}")  # fmt: skip
+    def says(self, *words: str) -> None:
+        """Wait for a line that contains all the words."""
+        wait_until(
+            lambda: any(all(word in line for word in words) for line in self.said().splitlines()),
+            f"a line with {words}",
+        )
 
     def children(self) -> list[psutil.Process]:
         return self.supervisor.children()
 
-    def streams(self, *names: str, seconds: float = 40.0) -> None:
+    def streams(self, *names: str) -> None:
         """Wait until the named sources, else all, have published a frame."""
         for name in names or self.names:
-            wait_until(lambda name=name: published(name), seconds, f"a frame of {name}")
+            wait_until(lambda name=name: published(name), f"a frame of {name}")
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 60.0) -> int:
-        """Send a signal, give the exit code."""
+        """Send a signal, return the exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(seconds)
@@ -104,7 +106,7 @@ class SupervisedRun:
 
 
 def published(name: str) -> int:
-    """Frames that the writer of now has published; 0: there is none."""
+    """Frames that the current writer has published; 0 if there is none."""
     try:
         info = inspect_segment(name)
     except SegmentNotFoundError:
@@ -113,7 +115,7 @@ def published(name: str) -> int:
 
 
 def writer_of(name: str) -> int:
-    """The process that captures."""
+    """The capturing process."""
     return inspect_segment(name).writer_pid
 
 
@@ -124,14 +126,14 @@ def alive(name: str) -> bool:
         return False
 
 
-def replaced(name: str, before: int, seconds: float = 40.0) -> int:
-    """Wait until another process than `before` captures; give it."""
-    wait_until(lambda: published(name) and writer_of(name) != before, seconds, f"a new process for {name}")
+def replaced(name: str, before: int) -> int:
+    """Wait until a process other than `before` captures; return it."""
+    wait_until(lambda: published(name) and writer_of(name) != before, f"a new process for {name}")
     return writer_of(name)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended, and was reaped."""
+    """Whether a process has ended and was reaped."""
     return not psutil.pid_exists(pid)
 
 

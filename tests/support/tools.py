@@ -6,7 +6,7 @@ import pytest
 
 
 def needs(*commands: str) -> None:
-    """Fail where a command is missing: slow tests are asked for, and a test that is skipped says nothing."""
+    """Fail if a command is missing: slow tests run on request, and a skipped test proves nothing."""
     missing = [command for command in commands if shutil.which(command) is None]
     if missing:
-        pytest.fail(f"install {', '.join(missing)}: the first lines of .ci/run say from where")
+        pytest.fail(f"install {', '.join(missing)}: see the first lines of .ci/run")

@@ -32,7 +32,7 @@ def make_clip(path: Path, frames: int, size: tuple[int, int] = SIZE, fps: float 
 
 
 def make_images(folder: Path, numbers: range, size: tuple[int, int] = SIZE) -> str:
-    """Write numbered PNG files and give the pattern that names them; a file's number is its frame's."""
+    """Write numbered PNG files and return their file name pattern; a file's number is its frame's."""
     folder.mkdir()
     table = DemoTable(*size, FPS, first=numbers.start)
     for number in numbers:
@@ -42,7 +42,7 @@ def make_images(folder: Path, numbers: range, size: tuple[int, int] = SIZE) -> s
 
 
 def turn_clip(path: Path, degrees: int) -> Path:
-    """Write into an .mp4 that players shall turn it, as phones do."""
+    """Mark an .mp4 to be rotated by players, as phones do."""
     content = bytearray(path.read_bytes())
     matrix = content.index(b"tkhd") + 44
     entries = [int.from_bytes(content[matrix + 4 * i :][:4], "big", signed=True) for i in range(9)]
@@ -69,7 +69,7 @@ def damage_clip(path: Path, *numbers: int) -> Path:
 
 
 def decode_all(path: Path | str) -> list[np.ndarray]:
-    """What OpenCV itself makes of a clip."""
+    """What OpenCV itself decodes a clip to."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while True:

@@ -1,4 +1,4 @@
-"""Interpreters of this machine, fresh virtual environments of them, and the versions that pyproject.toml allows."""
+"""Interpreters of this machine, fresh virtual environments, and the versions that pyproject.toml allows."""
 
 import os
 import re
@@ -30,14 +30,14 @@ def interpreter(version: str) -> Path:
     for candidate in _candidates(version):
         asked = subprocess.run(
             [candidate, "-V"], capture_output=True, text=True, check=False
-        )  # a shim may lead nowhere
+        )  # a shim may point nowhere
         if asked.returncode == 0 and asked.stdout.startswith(f"Python {version}."):
             return candidate
     pytest.fail(f"no Python {version} on this machine: neither as python{version} on PATH nor among pyenv's versions")
 
 
 def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
-    """What a command prints, both streams; the test fails with that if the command does."""
+    """What a command prints, both streams; if it fails, the test fails with that output."""
     done = subprocess.run(
         [*map(str, command)],
         cwd=cwd,
@@ -53,24 +53,24 @@ def run(*command: object, cwd: Path | None = None, **environment: str) -> str:
 
 
 def tool(name: str, *arguments: object) -> str:
-    """What a linter or checker that was installed beside the interpreter prints, run in the project's folder."""
+    """The output of a linter or checker installed next to the interpreter, run in the project's folder."""
     return run(TOOLS / name, *arguments, cwd=ROOT)
 
 
 def environment(place: Path, base: Path, requirements: Iterable[str], constraints: Iterable[str] = ()) -> Path:
-    """Make a virtual environment of the interpreter `base` with `requirements`; give its interpreter."""
+    """Make a virtual environment of the interpreter `base` with `requirements`; return its interpreter."""
     run(base, "-m", "venv", "--without-pip", place)
     python = place / "bin" / "python"
     limits = place / "constraints.txt"
     limits.write_text("\n".join(constraints))
-    # uv links out of its cache what pip would unpack once more for each environment.
+    # uv links files from its cache that pip would unpack again for each environment.
     uv = [TOOLS / "uv", "pip", "install", "--quiet", "--python", python]
     run(*uv, "--constraints", limits, *requirements)
     return python
 
 
 def oldest_allowed() -> list[str]:
-    """The lower bound of everything that a user installs, each as ``name==version``."""
+    """The lower bound of every package that a user installs, each as ``name==version``."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
     declared = [*project["dependencies"], *(line for extra in EXTRAS for line in optional.get(extra, []))]

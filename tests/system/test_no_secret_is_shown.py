@@ -141,7 +141,7 @@ def test_a_source_that_is_lost_is_shown_nowhere_with_its_secrets(
             assert_hidden(" ".join(process.cmdline()))
             assert_hidden(str(process.environ()))
         camera.close()
-        wait_until(lambda: inspect_segment(segment_name).source_reason, 30, "the reason")
+        wait_until(lambda: inspect_segment(segment_name).source_reason, "the reason")
         shown = [
             command_line.run(*command).stdout
             for command in (

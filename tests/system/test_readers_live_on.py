@@ -61,7 +61,6 @@ class Watcher:
         before = len(self.seen)
         wait_until(
             lambda: self.failure or any((width, height) == size for _, _, width, height in self.seen[before:]),
-            seconds,
             f"{self._read.__name__} to see {size}",
         )
         if self.failure is not None:
@@ -223,21 +222,21 @@ def test_readers_of_a_file_that_vanishes_and_returns_larger_are_told_why_and_go_
     clip = make_clip(tmp_path / "table.avi", 25, (64, 48))
     larger = make_clip(tmp_path / "larger.avi", 25, (320, 240))
     start("capture", clip, "--name", segment_name, "--playback-fps", "50")
-    wait_until(lambda: published(segment_name), 40)
+    wait_until(lambda: published(segment_name))
     watchers = watch(*KINDS, iterates)
     with SharedMemoryFrameReader(segment_name) as reader, VideoConsumer(segment_name, timeout=0.2) as consumer:
         for watcher in watchers:
             watcher.sees((64, 48))
         clip.rename(tmp_path / "away.avi")
-        wait_until(lambda: reader.read_frame() and reader.source_state is SourceState.RECONNECTING, 40)
+        wait_until(lambda: reader.read_frame() and reader.source_state is SourceState.RECONNECTING)
         assert reader.status is SegmentStatus.LIVE
         assert "no such file" in reader.source_reason
         age = reader.last_frame_age
         assert age is not None
-        wait_until(lambda: consumer.read() == (False, None), 10)
+        wait_until(lambda: consumer.read() == (False, None))
         assert consumer.isOpened()
         # The age goes on while nothing comes: that is how a reader notices.
-        wait_until(lambda: (reader.last_frame_age or 0.0) > age + 0.3, 10)
+        wait_until(lambda: (reader.last_frame_age or 0.0) > age + 0.3)
         larger.rename(clip)
         for watcher in watchers:
             watcher.sees((320, 240))
@@ -256,7 +255,7 @@ def test_readers_of_a_file_that_vanishes_and_returns_larger_are_told_why_and_go_
 
 def test_a_frame_that_is_held_stays_as_it_is_while_everything_around_it_changes(segment_name: str) -> None:
     first = start(*demo(segment_name, (160, 120)))
-    wait_until(lambda: published(segment_name), 40)
+    wait_until(lambda: published(segment_name))
     with SharedMemoryFrameReader(segment_name) as reader:
         frame, metadata = reader.read_frame(timeout=5.0)
         assert frame is not None
