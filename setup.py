@@ -25,6 +25,7 @@ if sys.platform not in ("linux", "darwin", "win32"):
 # All of them: files for other systems compile to nothing.
 SOURCES = sorted(path.as_posix() for path in Path("csrc").rglob("*.c"))
 HEADERS = sorted(path.as_posix() for path in Path("csrc").rglob("*.h"))
+INCLUDED = sorted(path.as_posix() for path in Path("billiards_shm/core").glob("*.pxi"))
 
 MSVC = sys.platform == "win32" and "GCC" not in sys.version  # a Python built by MinGW builds its extensions with MinGW
 
@@ -53,7 +54,7 @@ if not FREE_THREADED:
 extension = Extension(
     "billiards_shm._core",
     sources=["billiards_shm/_core.pyx", *SOURCES],
-    depends=["billiards_shm/_abi.pxd", *HEADERS],
+    depends=["billiards_shm/_abi.pxd", *INCLUDED, *HEADERS],
     include_dirs=["csrc"],
     define_macros=macros,
     libraries=libraries,

@@ -1,10 +1,10 @@
-/* counted.c - the calls that instructions.py counts, in C. After each call there is a dump of callgrind with its
+/* counted.c - the calls that instructions.py counts, in C. After each call comes a callgrind dump with its
  * name.
  *
- *     counted NAME READERS ROUNDS
+ *     counted NAME READERS HISTORY ROUNDS
  *
- * A writer, READERS readers that are attached and do not wait, and one more that reads. Built with PLANT_COPY or
- * PLANT_SYSCALL it does a copy or a system call too many, which the counts must show.
+ * A writer that keeps HISTORY frames, READERS readers that are attached and do not wait, and one more that reads. Built with PLANT_COPY or
+ * PLANT_SYSCALL it does one copy or system call too many, which the counts must show.
  */
 #include "billiards_shm.h"
 
@@ -92,7 +92,7 @@ static void count_read_nothing(bshm_reader *reader)
     plant(pixels);
 }
 
-/* Does here what a reader checks ten times a second, so that it is not in the next call. */
+/* Does here what a reader checks ten times a second, so the next call does not. */
 static void settle(bshm_reader *reader)
 {
     (void)usleep(110000);
@@ -111,14 +111,15 @@ static bshm_reader *attach(const char *name)
 int main(int argc, char **argv)
 {
     static bshm_reader *attached[MAX_READERS];
-    if (argc < 4)
+    if (argc < 5)
         return 2;
     int readers = atoi(argv[2]);
-    long rounds = atol(argv[3]);
+    uint32_t history = (uint32_t)atoi(argv[3]);
+    long rounds = atol(argv[4]);
     if (readers > MAX_READERS)
         return 2;
     bshm_writer *writer = NULL;
-    bshm_writer_options options = {.slot_capacity = sizeof pixels, .slots = 8, .mode = 0600};
+    bshm_writer_options options = {.slot_capacity = sizeof pixels, .slots = 8, .history = history, .mode = 0600};
     expect(bshm_writer_create(&writer, argv[1], &options, &error), 0);
     bshm_reader *reader = attach(argv[1]);
     for (int i = 0; i < readers; i++)

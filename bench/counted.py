@@ -1,8 +1,8 @@
-"""What instructions.py counts of Python: each public call, followed by a dump of callgrind's that has its name.
+"""The Python calls that instructions.py counts: each public call, followed by a callgrind dump with its name.
 
     valgrind ... python -m bench.counted NAME LIBRARY ROUNDS
 
-LIBRARY is requests.c, built. What calling it costs is counted too, as "empty", and taken off by who reads the dumps.
+LIBRARY is requests.c, built. The cost of calling it is counted too, as "empty"; instructions.py subtracts it.
 """
 
 import ctypes
@@ -37,7 +37,7 @@ def main(name: str, library: str, rounds: int) -> None:
             reader.read_frame()
 
         def settle() -> None:
-            """What a reader looks after ten times a second it does here, and not in the next call."""
+            """Do here what a reader checks ten times a second, so the next call does not."""
             time.sleep(0.11)
             reader.read_frame()
 

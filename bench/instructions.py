@@ -1,9 +1,9 @@
-"""Instructions and system calls of publishing and reading, counted by callgrind: no noise disturbs them.
+"""Instructions and system calls of publishing and reading, counted by callgrind, so unaffected by noise.
 
-    python -m bench.instructions            counts, and compares with the baseline
-    python -m bench.instructions --update   makes them the baseline of this compiler and of this Python
+    python -m bench.instructions            count, and compare with the baseline
+    python -m bench.instructions --update   store them as the baseline of this compiler and this Python
 
-Callgrind sees no instruction of the kernel, but every system call; under it asking for the time is one, too. It counts
+Callgrind sees no kernel instructions, but every system call; under it, reading the clock is one, too. It counts
 system calls from dump to dump, whatever is collected: so nothing stands between a dump and the next call.
 """
 
@@ -31,15 +31,15 @@ FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O3", "-pthread", "-Wall", "-Wextra", "-W
 ROUNDS = 12
 COPY_FREE = ("publish", "read_new", "read_nothing")
 COPYING = ("write",)
-# What counting itself costs, where it costs something; and a call that is there for what comes after it.
+# What counting itself costs, if anything; and a call that only prepares the next one.
 EMPTY, SETTLE = "empty", "settle"
 
-# C: the same tools give the same number, to the instruction; another processor may have another memset chosen for it.
+# C: the same tools give the same exact number; on another processor the C library may pick another memset.
 MARGIN_SAME_TOOLS = 1.005
 MARGIN_OTHER_TOOLS = 1.02
-# A copy's instructions: what the C library chooses for this processor, and for where the source happens to lie.
+# A copy's instructions: these depend on what the C library chooses for this processor and for the source's alignment.
 MARGIN_COPY = 1.10
-# Python: memory that happens to be laid out otherwise is worth a few instructions; another numpy, some more.
+# Python: a different memory layout costs a few instructions; another numpy, some more.
 MARGIN_PYTHON = 1.02
 MARGIN_OTHER_PYTHON = 1.10
 
@@ -48,14 +48,14 @@ Counts = dict[str, "Count"]
 
 @dataclass(frozen=True)
 class Count:
-    """Of one call."""
+    """The counts of one call."""
 
     instructions: int
     system_calls: int
 
 
 class ValgrindMissingError(RuntimeError):
-    """There is no valgrind; the message says what to install."""
+    """Valgrind is not installed; the message says what to install."""
 
 
 def valgrind() -> str:
@@ -68,7 +68,7 @@ def valgrind() -> str:
 
 def build(directory: Path, *macros: str) -> Path:
     """The driver with the core, as setup.py builds it."""
-    core = sorted(SOURCES.rglob("*.c"))  # those of other systems come out empty
+    core = sorted(SOURCES.rglob("*.c"))  # those for other systems compile to nothing
     program = directory / "-".join(["counted", *macros])
     defined = [f"-D{macro}" for macro in macros]
     subprocess.run(
@@ -87,13 +87,15 @@ def build(directory: Path, *macros: str) -> Path:
     return program
 
 
-def count(program: Path, readers: int = 0) -> Counts:
-    """What each call takes from C, with so many readers attached."""
-    return run_counted([str(program), own_name(f"counted_{readers}"), str(readers), str(ROUNDS)])
+def count(program: Path, readers: int = 0, history: int = 0) -> Counts:
+    """The cost of each call from C, with that many attached readers and kept frames."""
+    rounds = ROUNDS + 2 * history  # half of them are for slots that are used for the first time
+    name = own_name(f"counted_{readers}_{history}")
+    return run_counted([str(program), name, str(readers), str(history), str(rounds)], rounds)
 
 
 def count_python(directory: Path) -> Counts:
-    """What each call takes from Python."""
+    """The cost of each call from Python."""
     library = directory / "requests.so"
     source = HERE / "requests.c"
     subprocess.run([*compiler(), *FLAGS, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
@@ -107,8 +109,8 @@ def count_python(directory: Path) -> Counts:
     }
 
 
-def run_counted(command: list[str]) -> Counts:
-    """The least that each call took once all slots are in use: now and then one also looks after its name."""
+def run_counted(command: list[str], rounds: int = ROUNDS) -> Counts:
+    """The lowest count of each call once all slots are in use: now and then a call also checks its name."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out"
         callgrind = (
@@ -125,13 +127,13 @@ def run_counted(command: list[str]) -> Counts:
             found.setdefault(name, []).append(counted)
     found.pop(SETTLE, None)
     seen = {name: len(all_counts) for name, all_counts in found.items() if name != EMPTY}
-    if seen != dict.fromkeys((*COPY_FREE, *COPYING), ROUNDS):
-        raise RuntimeError(f"callgrind saw {seen}, expected {ROUNDS} of each call")
-    return {name: min(counts[ROUNDS // 2 :], key=lambda one: one.instructions) for name, counts in found.items()}
+    if seen != dict.fromkeys((*COPY_FREE, *COPYING), rounds):
+        raise RuntimeError(f"callgrind saw {seen}, expected {rounds} of each call")
+    return {name: min(counts[rounds // 2 :], key=lambda one: one.instructions) for name, counts in found.items()}
 
 
 def read_dump(text: str) -> tuple[str, Count]:
-    """Which call, and what it took. A count that is 0 may be left out at the end."""
+    """The call, and its counts. Trailing zeros may be left out."""
     (name,) = re.findall(r"^desc: Trigger: Client Request: (\w+)$", text, re.MULTILINE)
     (totals,) = re.findall(r"^totals: (.*)$", text, re.MULTILINE)
     numbers = [int(number) for number in totals.split()]
@@ -142,7 +144,7 @@ def read_dump(text: str) -> tuple[str, Count]:
 
 
 def toolchain() -> str:
-    """What the baseline of C is kept for: compiler and C library with their versions, and the kind of processor."""
+    """The key of a C baseline: compiler and C library with their versions, and the kind of processor."""
     done = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True)
     first = done.stdout.splitlines()[0]
     family = "clang" if "clang" in first else "gcc"
@@ -151,25 +153,25 @@ def toolchain() -> str:
 
 
 def python_version() -> str:
-    """What the baseline of Python is kept for. The extension is built by whatever compiler built the package."""
+    """The key of a Python baseline. The extension is built by whatever compiler built the package."""
     return f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}"
 
 
 def load_baseline() -> dict[str, Counts]:
-    """By toolchain, or version of Python."""
+    """The baselines by toolchain or Python version."""
     stored = json.loads(BASELINE.read_text())
     return {tools: {name: Count(**one) for name, one in counts.items()} for tools, counts in stored.items()}
 
 
 def store_baseline(found: dict[str, Counts]) -> None:
-    """Those of other tools stay."""
+    """Save the counts; baselines of other tools are kept."""
     stored = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     stored |= {tools: {name: asdict(counts[name]) for name in sorted(counts)} for tools, counts in found.items()}
     BASELINE.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
 
 
 def margin(name: str, tools: str, known: bool) -> float:
-    """How many times the baseline a count may be."""
+    """How far a count may exceed the baseline, as a factor."""
     if name in COPYING:
         return MARGIN_COPY
     if tools.startswith("Python"):
@@ -178,7 +180,7 @@ def margin(name: str, tools: str, known: bool) -> float:
 
 
 def complaints(counts: Counts, tools: str, baseline: dict[str, Counts]) -> list[str]:
-    """What has become more expensive than the baseline allows, in words. Empty: nothing has."""
+    """What has become more expensive than the baseline allows, as messages; empty if nothing has."""
     found = []
     expected = nearest(tools, baseline)
     for name, now in counts.items():
@@ -194,9 +196,9 @@ def complaints(counts: Counts, tools: str, baseline: dict[str, Counts]) -> list[
 
 
 def nearest(tools: str, baseline: dict[str, Counts]) -> Counts:
-    """The baseline of these tools; else the most generous of their kin (gcc, clang, Python), call by call.
+    """The baseline of these tools; else the most generous of similar tools (gcc, clang, Python), call by call.
 
-    LookupError: no kin.
+    LookupError: no similar tools.
     """
     if tools in baseline:
         return baseline[tools]

@@ -6,7 +6,7 @@
 ...         print(metadata.sequence, frame.shape)
 """
 
-# The code that Cython generates imports it, too, and does not check that this worked: the process would end by SIGSEGV
+# The code that Cython generates imports it too, and does not check that this worked: the process would die of SIGSEGV
 # where this line raises an ImportError.
 import inspect as _inspect  # noqa: F401
 
@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
     if error.name != "billiards_shm._core":
         raise
     raise ImportError(
-        f"{__path__[0]} was not built: run `pip install -e .` beside its setup.py, or start Python in another directory"
+        f"{__path__[0]} was not built: run `pip install -e .` next to its setup.py, or start Python elsewhere"
     ) from None
 from billiards_shm.consumer import VideoConsumer
 from billiards_shm.errors import (

@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, which needs more than the package alone, and give the exit code."""
+    """Run the command line, which needs more than the package alone, and return the exit code."""
     _open_standard_streams()
     try:
         from billiards_shm.cli.main import run
@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open on the null device what the caller has closed, as ``>&-`` does.
+    """Open the standard streams that the caller closed (``>&-``) on the null device.
 
-    Otherwise the next file or socket would get the descriptor, and with it all that is printed.
+    Otherwise the next file or socket would get the descriptor, and with it everything that is printed.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:

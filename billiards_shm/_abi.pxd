@@ -62,11 +62,12 @@ cdef extern from "billiards_shm.h" nogil:
     ctypedef struct bshm_shared64:
         uint64_t shared
 
-    ctypedef struct bshm_statistics:  # statistics.py names its words; here, those that are more than a number to show
+    ctypedef struct bshm_statistics:  # statistics.py names its words; here, those that are more than a number
         bshm_shared64 backed_slots
         bshm_shared64 heartbeat_ns
         bshm_shared64 last_capture_ns
         bshm_shared64 fps_millihertz
+        bshm_shared64 clock_offset_ns
         bshm_shared64 source_state
         bshm_shared64 write_ns_log2[40]
 
@@ -183,6 +184,7 @@ cdef extern from "billiards_shm.h" nogil:
         uint64_t skipped
         uint64_t copies
         uint64_t retries
+        uint64_t ends
 
     int bshm_reader_create(bshm_reader **reader, const char *name, const bshm_reader_options *options,
                            bshm_error *error)

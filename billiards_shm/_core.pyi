@@ -124,6 +124,7 @@ class SharedMemoryFrameWriter:
         pixel_format: str | None = None,
         clock: Clock | None = None,
         source_sequence: int | None = None,
+        wall_time_ns: int | None = None,
     ) -> int: ...
     def loan(
         self,
@@ -144,6 +145,7 @@ class SharedMemoryFrameWriter:
         reason: str | None = None,
         backend: str | None = None,
         fps: float | None = None,
+        clock_offset_ms: float | None = None,
         **counters: int | None,
     ) -> None: ...
     def close(self) -> None: ...
@@ -154,7 +156,7 @@ class SharedMemoryFrameWriter:
 
 @final
 class ReaderStatistics:
-    """Counters of one reader, a snapshot."""
+    """A snapshot of the counters of one reader."""
 
     @property
     def frames(self) -> int: ...
@@ -168,7 +170,7 @@ class ReaderStatistics:
 
 @disjoint_base
 class SegmentReader:
-    """Everything a reader does but iterate; `billiards_shm.SharedMemoryFrameReader` adds that."""
+    """Everything a reader does except iterate; `billiards_shm.SharedMemoryFrameReader` adds that."""
 
     def __init__(
         self,
@@ -224,6 +226,7 @@ class SegmentReader:
     def close(self) -> None: ...
     def _poll(self, follow: bool, every: bool = False) -> tuple[npt.NDArray[Any], FrameMetadata] | None: ...
     def _ended(self) -> bool: ...
+    def _ends(self) -> int: ...
     def _wait_once(self, seconds: float) -> None: ...
 
 def inspect(name: str, trusted_owners: Iterable[int | str] | None = None) -> dict[str, Any]: ...

@@ -1,4 +1,4 @@
-"""A drop-in for ``cv2.VideoCapture`` that reads the shared frames, so that OpenCV code changes one line."""
+"""A drop-in for ``cv2.VideoCapture`` that reads the shared frames: OpenCV code changes one line."""
 
 import logging
 import math
@@ -33,7 +33,7 @@ CAP_PROP_CONVERT_RGB: Final = 16
 CAP_PROP_OPEN_TIMEOUT_MSEC: Final = 53
 CAP_PROP_READ_TIMEOUT_MSEC: Final = 54
 
-# Nothing wakes a reader when its writer closes, so a wait looks for that now and then.
+# Nothing wakes a reader when its writer closes, so a wait checks that now and then.
 LONGEST_WAIT_SEC: Final = 0.1
 
 _AS_PUBLISHED: Final = ("BGR24", "RAW")
@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 class VideoConsumer:
     """Read shared frames as if they came from ``cv2.VideoCapture``.
 
-    ``cv2.VideoCapture(0)`` becomes ``VideoConsumer("billiards_video")``; the rest of the program stays as it is. Like
-    OpenCV's class it reports failure by return values, not exceptions. The reason goes to the logger
+    ``cv2.VideoCapture(0)`` becomes ``VideoConsumer("billiards_video")``; the rest of the program stays the same. Like
+    OpenCV's class, it reports failure by return values, not exceptions. The reason goes to the logger
     ``billiards_shm.consumer``.
 
     Parameters
@@ -53,23 +53,23 @@ class VideoConsumer:
     name : str, optional
         Name or path of the segment. Without it nothing is opened, as with ``cv2.VideoCapture()``.
     timeout : float or None
-        Seconds that opening waits for the segment, and `read` and `grab` for a frame. None: no limit.
+        Seconds to wait for the segment when opening, and for a frame in `read` and `grab`. None: no limit.
     copy : bool
-        True: every frame is an array of your own, to draw into. False: frames are read-only views of shared memory, or,
+        True: every frame is your own array, to draw into. False: frames are read-only views of shared memory, or,
         where they have to be converted, read-only arrays, one for each frame.
 
     Notes
     -----
-    Two things differ from a camera. `read` gives the newest frame, so a slow loop skips frames instead of falling
+    Two things differ from a camera. `read` returns the newest frame, so a slow loop skips frames instead of falling
     behind. And when the writer ends, `isOpened` stays True: `read` returns ``(False, None)`` after `timeout` seconds
-    until the next writer comes; at the end of a recording it does so at once, as it does for a file.
+    until the next writer starts; at the end of a recording it does so immediately, as it does for a file.
 
-    Frames are BGR, as OpenCV's: those published in another format (``get(CAP_PROP_FOURCC)`` names it) are converted by
-    OpenCV, when they are retrieved. Only RAW frames, which say nothing of their pixels, come as they were published.
+    Frames are BGR, like OpenCV's. Frames published in another format (``get(CAP_PROP_FOURCC)`` names it) are converted
+    by OpenCV when they are retrieved. Only RAW frames, which say nothing about their pixels, stay as published.
 
     **Lifetime.** With ``copy=False`` a frame pins one slot of the segment until the last view of it is gone, and its
     pixels do not change before that. In either mode `grab` and `read` pin their frame until the next `grab`, `read` or
-    `release`, so that `retrieve` can give it again.
+    `release`, so that `retrieve` can return it again.
 
     Examples
     --------
@@ -94,7 +94,7 @@ class VideoConsumer:
             self.open(name)
 
     def open(self, name: str, apiPreference: int = 0, params: object = ()) -> bool:  # noqa: N803 - OpenCV's name
-        """Open a segment, after releasing the one open before; wait for it up to the timeout.
+        """Release the segment that is open, if any; then open another, waiting for it up to the timeout.
 
         Parameters
         ----------
@@ -129,10 +129,10 @@ class VideoConsumer:
         Returns
         -------
         bool
-            False: no new frame within the timeout, or nothing is open. Also, at once, after the last frame of a
+            False: no new frame within the timeout, or nothing is open. Also, immediately, after the last frame of a
             recording that has ended.
         """
-        # The old pin goes before the wait: a consumer that waits holds no slot.
+        # The old pin is released before the wait: a consumer that waits holds no slot.
         self._grabbed = self._converted = None
         if self._reader is None:
             return False
@@ -160,12 +160,12 @@ class VideoConsumer:
         return found
 
     def retrieve(self, image: npt.NDArray[Any] | None = None, flag: int = 0) -> tuple[bool, npt.NDArray[Any] | None]:
-        """Give the frame that was grabbed last: the same one until the next `grab`.
+        """Return the frame that was grabbed last: the same one until the next `grab`.
 
         Parameters
         ----------
         image : numpy.ndarray, optional
-            Where to put the frame. As in OpenCV it is used if shape and dtype fit; else you get a new array. Test
+            Where to put the frame. As in OpenCV, it is used if shape and dtype fit; otherwise you get a new array. Test
             ``result is image``.
         flag : int
             Ignored; ``cv2.VideoCapture.retrieve`` takes it.
@@ -220,14 +220,14 @@ class VideoConsumer:
         return None
 
     def read(self, image: npt.NDArray[Any] | None = None) -> tuple[bool, npt.NDArray[Any] | None]:
-        """Wait for the next new frame and give it: `grab`, then `retrieve`."""
-        # Before the wait: a mistake is not to cost a frame.
+        """Wait for the next new frame and return it: `grab`, then `retrieve`."""
+        # Before the wait, so that a mistake costs no frame.
         _check_destination(image)
         self.grab()
         return self.retrieve(image)
 
     def get(self, propId: int) -> float:  # noqa: N803 - OpenCV's name
-        """Give a property by OpenCV's number.
+        """Return a property by OpenCV's number.
 
         Parameters
         ----------
@@ -239,7 +239,11 @@ class VideoConsumer:
         Returns
         -------
         float
-            The value; 0 for what is not known, such as ``FRAME_COUNT`` of a stream without an end.
+            The value; 0 if it is not known, such as ``FRAME_COUNT`` of a stream without an end.
+
+        Notes
+        -----
+        The size and the format are those of a frame. If there is none yet, `get` waits for the first, as `read` does.
         """
         if self._reader is None:
             return 0.0
@@ -267,7 +271,7 @@ class VideoConsumer:
         return True
 
     def release(self) -> None:
-        """Let go of the segment. Everything but `open` fails from now on. Frames you have stay valid."""
+        """Release the segment. Everything except `open` fails from now on. Frames you have stay valid."""
         self._grabbed = self._converted = None
         self._metadata = None
         if self._reader is not None:
@@ -318,18 +322,18 @@ class VideoConsumer:
         return self._size()[1]
 
     def _size(self) -> tuple[float, float]:
-        """Of the picture, whatever the shape of the array that it lies in."""
+        """Width and height of the picture, which may differ from the shape of its array."""
         shown = self._shown()
-        if shown is None or not shown.width or not shown.height:
+        if shown is None:
             return 0.0, 0.0
-        row = PIXEL_FORMATS[shown.pixel_format or "RAW"]
+        row = PIXEL_FORMATS[shown.pixel_format]
         return row.picture_size(shown.height, shown.width) or self._size_in_jpeg()
 
     def _size_in_jpeg(self) -> tuple[float, float]:
         frame = self._grabbed
         try:
             if frame is None:
-                # Another reader: to this one's own the frame would not be new any more.
+                # With another reader: otherwise the frame would count as seen.
                 with SharedMemoryFrameReader(self._name) as reader:
                     frame = reader.latest_frame()[0]
             header = read_header(frame.tobytes()) if frame is not None else None
@@ -338,7 +342,7 @@ class VideoConsumer:
         return (header.width, header.height) if header is not None else (0.0, 0.0)
 
     def _fourcc(self) -> float:
-        # The codes are V4L2's, which OpenCV reports for a camera. RAW is none of them: 0.
+        # The codes are V4L2's, which OpenCV reports for a camera. RAW is not one of them: 0.
         name = self._pixel_format()
         return PIXEL_FORMATS[name].code if name in PIXEL_FORMATS and name != "RAW" else 0
 
@@ -363,17 +367,23 @@ class VideoConsumer:
         CAP_PROP_READ_TIMEOUT_MSEC: _read_timeout_ms,
     }
 
-    def _shown(self) -> "FrameMetadata | SegmentInfo | None":
-        """What knows the geometry of the newest frame.
+    def _shown(self) -> "FrameMetadata | None":
+        """The metadata of the newest frame.
 
-        Asked before the first frame is read, as programs do to size their windows, the segment itself answers:
-        looking at a frame would use it up.
+        Programs may ask before they read the first frame, to size their windows. Then another reader waits for a frame
+        and looks at it: otherwise it would no longer be new to this one.
         """
-        return self._metadata or self._inspect()
+        if self._metadata is not None:
+            return self._metadata
+        try:
+            with SharedMemoryFrameReader(self._name) as reader:
+                return reader.read_frame(timeout=self._read_timeout)[1]
+        except BilliardsShmError:
+            return None
 
     def _pixel_format(self) -> str:
         shown = self._shown()
-        return (shown.pixel_format or "") if shown is not None else ""
+        return shown.pixel_format if shown is not None else ""
 
     def _inspect(self) -> SegmentInfo | None:
         try:
@@ -382,7 +392,7 @@ class VideoConsumer:
             return None
 
     def _report(self, error: Exception | str) -> None:
-        """Say once why something failed; a caller that tries again hears when the reason changes."""
+        """Log why something failed, and again only when the reason changes."""
         if str(error) != self._last_failure:
             self._last_failure = str(error)
             _log.warning("%s", error)
@@ -394,4 +404,4 @@ def _check_destination(image: object) -> None:
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image must be a numpy array, not {type(image).__name__}")
     if not image.flags.writeable:
-        raise ValueError("image is read-only: give an array that can be written, or none")
+        raise ValueError("image is read-only: pass a writable array, or none")

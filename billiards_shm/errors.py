@@ -26,7 +26,7 @@ class BilliardsShmError(Exception):
 
 
 class SegmentNameError(BilliardsShmError, ValueError):
-    """The name cannot name a segment, or leads to a file system that cannot hold one."""
+    """The name is not valid for a segment, or leads to a file system that cannot hold one."""
 
 
 class SegmentNotFoundError(BilliardsShmError, FileNotFoundError):
@@ -50,7 +50,7 @@ class SegmentPermissionError(BilliardsShmError, PermissionError):
 
 
 class SegmentSystemError(BilliardsShmError, OSError):
-    """A system call failed for a reason that has no error of its own here."""
+    """A system call failed for a reason that has no separate error here."""
 
 
 class FrameShapeError(BilliardsShmError, ValueError):
@@ -62,7 +62,7 @@ class LoanError(BilliardsShmError, RuntimeError):
 
 
 class ConfigurationError(BilliardsShmError, ValueError):
-    """A configuration key or value is wrong; the message says where it stands and what is allowed."""
+    """A configuration key or value is wrong; the message says where it is and what is allowed."""
 
 
 class CameraError(BilliardsShmError, RuntimeError):

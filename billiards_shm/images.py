@@ -31,30 +31,30 @@ TARGETS: Final = {"BGR24": "BGR", "RGB24": "RGB", "GRAY8": "GRAY"}
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _LINE_OF_PICTURE: Final = 1 / 30
 _LINE_PIXELS: Final = 9
-"""Height that capital letters have at least, where the width allows it."""
+"""Minimum height of capital letters, if the width allows it."""
 _WHITE: Final = (255, 255, 255, 255)
 
 
 def convert(
     frame: npt.NDArray[Any], pixel_format: str, target: str, out: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Convert a frame to BGR24, RGB24 or GRAY8, as OpenCV does. YUV is taken for that of BT.601, of limited range.
+    """Convert a frame to BGR24, RGB24 or GRAY8, as OpenCV does. YUV is treated as BT.601 with limited range.
 
     Parameters
     ----------
     frame : numpy.ndarray
-        As readers give it, in the shape that `PIXEL_FORMATS` names.
+        As readers return it, in the shape that `PIXEL_FORMATS` names.
     pixel_format : str
         One of `PIXEL_FORMATS`; RAW cannot be converted.
     target : str
         One of `TARGETS`.
     out : numpy.ndarray, optional
-        Where to put the picture. It is used, and returned, if its shape and dtype are those of the picture.
+        Where to put the picture. It is used, and returned, if its shape and dtype match the picture's.
 
     Returns
     -------
     numpy.ndarray
-        The picture; the frame itself only if that has the format already.
+        The picture; the frame itself only if it already has the format.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def convert(
     if row.name == target:
         return frame
     if frame.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{cannot}: its pixels would have to be uint8 or uint16")
+        raise ValueError(f"{cannot}: its pixels are not uint8 or uint16")
     try:
         if row.name == "MJPG":
             image = _decoded(frame, gray=target == "GRAY8")
@@ -95,7 +95,7 @@ def _put(image: npt.NDArray[Any], out: npt.NDArray[Any] | None) -> npt.NDArray[A
 
 
 def _decoded(frame: npt.NDArray[Any], *, gray: bool = False) -> npt.NDArray[Any]:
-    """Decode an MJPG frame, to BGR or gray. What its EXIF data say of turning is for files."""
+    """Decode an MJPG frame to BGR or gray, without the rotation in EXIF data, which is for files."""
     flag = cv2.IMREAD_GRAYSCALE if gray else cv2.IMREAD_COLOR
     data = frame.reshape(-1)
     if data[:2].tobytes() != b"\xff\xd8":
@@ -112,14 +112,14 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
     Parameters
     ----------
     frame : numpy.ndarray
-        As readers give it, in the shape that `PIXEL_FORMATS` names.
+        As readers return it, in the shape that `PIXEL_FORMATS` names.
     pixel_format : str
         One of `PIXEL_FORMATS`; RAW cannot be encoded.
     extension : str
         ``.png``, ``.jpg`` or ``.jpeg``, upper or lower case.
     quality : int
-        JPEG quality, 1 to 100. Ignored for PNG, and for an MJPG frame, which is a JPEG already: its bytes are
-        returned, with the standard's Huffman tables if it has none.
+        JPEG quality, 1 to 100. Ignored for PNG, and for an MJPG frame, which is already a JPEG: its bytes are
+        returned, with the standard Huffman tables if it has none.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def encode_image(frame: npt.NDArray[Any], pixel_format: str, extension: str, qua
         try:
             return bytes(complete(frame.tobytes()))
         except ValueError as error:
-            raise ValueError(f"{_description(frame, 'MJPG')} is no JPEG: {error}") from error
+            raise ValueError(f"{_description(frame, 'MJPG')} is not a JPEG: {error}") from error
     try:
         image = _displayable(frame, pixel_format)
         if extension in JPEG:
@@ -175,7 +175,7 @@ class Previews:
 
     @cached_property
     def width(self) -> int:
-        """Of the picture, in pixels; 0 if the frame is none."""
+        """Width of the picture in pixels; 0 if the frame is not a picture."""
         if self._pixel_format != "MJPG":
             return int(self._frame.shape[1])
         try:
@@ -191,7 +191,7 @@ class Previews:
         width : int or None
             Pixels; None: the frame's own. A frame is never enlarged.
         quality : int
-            1 to 100; of an MJPG frame at its full size, without lines, it is what the camera chose.
+            1 to 100; for an MJPG frame at its full size, without lines, it is what the camera chose.
         lines : sequence of str
             Drawn at the bottom of the picture, never into the frame. OpenCV's font has ASCII only.
 
@@ -200,22 +200,34 @@ class Previews:
         ValueError
             The frame cannot be turned into an image; the message says why.
         """
-        if width is None or 0 < self.width <= width:
-            if self._pixel_format == "MJPG" and not lines:
-                return encode_image(self._frame, "MJPG", ".jpg")
-            return _encode_picture(self._decode(), quality, lines)
+        if self._pixel_format == "MJPG" and not lines and self._fits(width):
+            return encode_image(self._frame, "MJPG", ".jpg")
+        return _encode_picture(self.picture(width), quality, lines)
+
+    def picture(self, width: int | None) -> npt.NDArray[Any]:
+        """Return it as gray, BGR or BGRA, scaled down if it is wider than `width`; do not write into it.
+
+        Raises
+        ------
+        ValueError
+            The frame cannot be turned into a picture; the message says why.
+        """
         image = self._decode()
+        if width is None or self._fits(width):
+            return image
         full_height, full_width = image.shape[:2]
         # Averaging over whole blocks costs no more than interpolation, and avoids aliasing where pixels are dropped.
         # For sizes in between it takes seven times as long.
         whole = full_width % width == 0 or full_width > 2 * width
         size = (width, max(1, round(full_height * width / full_width)))
         try:
-            smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
+            return cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
         except cv2.error as error:
             described = _description(self._frame, self._pixel_format)
             raise ValueError(f"{described} cannot be made smaller: {error.err}") from error
-        return _encode_picture(smaller, quality, lines)
+
+    def _fits(self, width: int | None) -> bool:
+        return width is None or 0 < self.width <= width
 
     def _decode(self) -> npt.NDArray[Any]:
         with self._lock:
@@ -232,7 +244,7 @@ def _encode_picture(image: npt.NDArray[Any], quality: int, lines: Sequence[str])
 
 
 def _with_lines(image: npt.NDArray[Any], lines: Sequence[str]) -> npt.NDArray[Any]:
-    """Draw lines of text, white on a darker ground, at the bottom left of a copy. They are made to fit its width."""
+    """Draw lines of text, white on a darker background, at the bottom left of a copy, scaled to fit its width."""
     image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image.copy()
     height, width = image.shape[:2]
     sizes = [cv2.getTextSize(line, _FONT, 1, 1)[0] for line in lines]
@@ -258,7 +270,7 @@ def _displayable(frame: npt.NDArray[Any], pixel_format: str) -> npt.NDArray[Any]
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: RAW does not say what the pixels are")
     if frame.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{_description(frame, pixel_format)} cannot be encoded: images have uint8 or uint16 pixels")
-    # These are displayed as they are, with all their bits.
+    # These are displayed unchanged, with all their bits.
     if row.name in ("BGR24", "BGRA32", "GRAY8", "GRAY16"):
         return frame
     return convert(frame, pixel_format, "BGR24")

@@ -8,8 +8,8 @@ __all__ = ["get_include"]
 def get_include() -> str:
     """Return the directory that holds ``billiards_shm.h`` and the C sources of the core.
 
-    The header uses fixed-width integers only, so that C++ takes it too. Compile your program together with all of the
-    sources; those of other systems compile to nothing::
+    The header uses only fixed-width integers, so C++ can use it too. Compile your program together with all of the
+    sources; those for other systems compile to nothing::
 
         cc -O2 -I"$include" reader.c "$include"/*.c "$include"/platform/*.c -pthread
 

@@ -1,6 +1,6 @@
 """Owners to trust: you, root, and the users you name; and the group of a segment.
 
-Anyone may create a name in shared memory, so the name alone proves nothing about where the pictures come from.
+Anyone can create a name in shared memory, so the name alone proves nothing about where the pictures come from.
 """
 
 import os
@@ -68,7 +68,7 @@ def _resolve_owner(owner: int | str) -> int:
 
 
 def _number(value: int | str, what: str) -> int | None:
-    """The id that a number or its digits give; None for a name."""
+    """The id, from a number or its digits; None for a name."""
     if isinstance(value, str) and not value.isdecimal():
         return None
     number = int(value)

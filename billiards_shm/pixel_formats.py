@@ -16,24 +16,24 @@ class PixelFormat:
 
     name: str
     fourcc: str
-    """V4L2's code of the layout, which segments store: four characters."""
+    """V4L2's code for the layout, which segments store: four characters."""
     shape: str
-    """Of the array, in terms of the height and width of the picture."""
+    """Shape of the array, from the height and width of the picture."""
     dimensions: int = 2
-    """Of the array; 0: two, or three with a single channel."""
+    """Number of dimensions of the array; 0: two, or three with a single channel."""
     channels: int = 1
     dtype: str = "uint8"
-    """Of the array; empty: any shape and dtype will do."""
+    """Type of the items; empty: any shape and dtype."""
     ffmpeg: str = ""
-    """FFmpeg's name; of MJPG, that of the codec."""
+    """FFmpeg's name of the format; for MJPG, of the codec."""
     gstreamer: str = ""
     """GStreamer's name: ``format`` of ``video/x-raw``, or ``video/x-bayer`` for Bayer; or a media type."""
     conversion: str = ""
-    """OpenCV's constant for it, with ``{}`` for what it becomes: BGR, RGB or GRAY; empty: none converts it."""
+    """OpenCV's constant of the conversion, with ``{}`` for the target, BGR, RGB or GRAY; empty: there is none."""
     chroma: tuple[str, ...] = ()
-    """Names of the planes that follow the luma plane, each a quarter of its size; ``uv`` is two in one, in turn."""
+    """Names of the planes that follow the luma plane, each a quarter of its size; ``uv`` is two, interleaved."""
     suggested_by_shape: bool = False
-    """Whether a frame of this shape and dtype has this format if it cannot have the writer's own."""
+    """Whether a frame of this shape and dtype gets this format if it cannot have the writer's."""
 
     @property
     def code(self) -> int:
@@ -46,13 +46,13 @@ class PixelFormat:
         return frozenset({self.name, self.fourcc.rstrip(), self.ffmpeg, self.gstreamer}) - {""}
 
     def picture_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """Width and height of the picture in an array of that height and width; None: only its bytes tell."""
+        """Width and height of the picture in an array of that height and width; None: only its bytes show it."""
         if self.name == "MJPG":
             return None
         return (width, height * 2 // 3) if self.chroma else (width, height)
 
     def array_shape(self, width: int, height: int) -> tuple[int, ...] | None:
-        """Shape of the array of a picture of that size; None: there is none, for the format is of even sizes."""
+        """Shape of the array of a picture of that size; None: the format needs even sizes."""
         if self.chroma:
             return None if width % 2 or height % 2 else (height * 3 // 2, width)
         if self.name in ("YUYV", "UYVY") and width % 2:
@@ -169,7 +169,7 @@ _ROWS: Final = (
         conversion="YUV2{}_YV12",
         chroma=("v", "u"),
     ),
-    # Ten bits in the upper ones of sixteen: the upper eight are NV12.
+    # Ten bits in the upper part of sixteen: the upper eight are NV12.
     PixelFormat(
         "P010",
         "P010",
@@ -198,12 +198,12 @@ _ROWS: Final = (
 PIXEL_FORMATS: Final = {row.name: row for row in _ROWS}
 """The rows by name."""
 
-# Names of one format that are none of another's; JPEG is a second code of V4L2 for what cameras call MJPG.
+# Each name belongs to one format only. JPEG is V4L2's second code for what cameras call MJPG.
 _BY_ANY_NAME: Final = {name: row for row in _ROWS for name in row.names} | {"JPEG": PIXEL_FORMATS["MJPG"]}
 
 
 def format_named(name: str) -> PixelFormat | None:
-    """The format that V4L2, FFmpeg or GStreamer calls so; None: none that this package knows."""
+    """The format with this name in V4L2, FFmpeg or GStreamer; None: this package does not know it."""
     row = _BY_ANY_NAME.get(name)
     return None if row is None or row.name == "RAW" else row
 

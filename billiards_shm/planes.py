@@ -1,4 +1,4 @@
-"""The planes of a frame whose colours lie apart from its brightness, as views of it."""
+"""The planes of planar YUV frames, as views."""
 
 from typing import Any
 
@@ -13,27 +13,27 @@ Plane = npt.NDArray[Any]
 
 
 def planes(frame: Plane, metadata: FrameMetadata) -> tuple[Plane, ...]:
-    """Take a frame of NV12, NV21, I420, YV12 or P010 apart, without a copy.
+    """Split a frame of NV12, NV21, I420, YV12 or P010 into its planes, without a copy.
 
     Parameters
     ----------
     frame : numpy.ndarray
-        As a reader gave it: of shape (height * 3 / 2, width).
+        As a reader returned it, with shape (height * 3 / 2, width).
     metadata : FrameMetadata
-        That came with it.
+        The metadata of that frame.
 
     Returns
     -------
     tuple of numpy.ndarray
         For a picture of height h and width w: ``(y, uv)`` of NV12, NV21 and P010, with y of shape (h, w) and uv of
-        shape (h / 2, w / 2, 2), U first, also where V comes first in memory. ``(y, u, v)`` of I420 and YV12, with u and
+        shape (h / 2, w / 2, 2), U first, even where V comes first in memory. ``(y, u, v)`` of I420 and YV12, with u and
         v of shape (h / 2, w / 2).
 
     Raises
     ------
     ValueError
-        The format has no planes, or the array is none of it; or it is I420 or YV12 with padded rows, where u and v are
-        no array: copy the frame first.
+        The format has no planes, or the array does not fit it; or it is I420 or YV12 with padded rows, where u and v
+        are not arrays: copy the frame first.
 
     Notes
     -----
@@ -43,22 +43,22 @@ def planes(frame: Plane, metadata: FrameMetadata) -> tuple[Plane, ...]:
     row = PIXEL_FORMATS[name]
     if not row.chroma:
         have = ", ".join(one.name for one in PIXEL_FORMATS.values() if one.chroma)
-        raise ValueError(f"a {name} frame has no planes: those of {have} do")
+        raise ValueError(f"a {name} frame has no planes: only those of {have} do")
     if frame.ndim != 2 or frame.shape[0] % 3 or frame.shape[1] % 2:
-        raise ValueError(f"an array of shape {frame.shape} is no {name} frame: expected (h * 3 / 2, w), h and w even")
+        raise ValueError(f"an array of shape {frame.shape} does not fit {name}: expected (h * 3 / 2, w), h and w even")
     height, width = frame.shape[0] // 3 * 2, frame.shape[1]
     luma, chroma = frame[:height], frame[height:]
     item = frame.itemsize
     if frame.strides[1] != item:
         raise ValueError(
-            f"pixels of this {name} frame lie apart in memory: copy it first, numpy.ascontiguousarray(frame)"
+            f"pixels of this {name} frame are not contiguous: copy it first, numpy.ascontiguousarray(frame)"
         )
     if len(row.chroma) == 1:
         pairs = chroma.reshape(height // 2, width // 2, 2)
         return luma, pairs[..., ::-1] if row.chroma == ("vu",) else pairs
     if not frame.flags.c_contiguous:
         raise ValueError(
-            f"rows of this {name} frame are padded, so its u and v are no arrays: copy it first, "
+            f"rows of this {name} frame are padded, so its u and v are not arrays: copy it first, "
             "numpy.ascontiguousarray(frame)"
         )
     quarters = chroma.reshape(2, height // 2, width // 2)

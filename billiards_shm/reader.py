@@ -18,7 +18,7 @@ __all__ = ["FrameIterator", "SharedMemoryFrameReader"]
 
 _Read = tuple[npt.NDArray[Any], FrameMetadata]
 
-# How long one wait may take before the end of the segment, the timeout and a cancelled task are looked at.
+# A wait ends after this time, to check for the end of the segment, the timeout and a cancelled task.
 _SLICE_S = 0.1
 
 
@@ -30,22 +30,22 @@ class SharedMemoryFrameReader(SegmentReader):
     name
         Name of the segment, or the path of its file.
     max_leases
-        Zero-copy frames that you can hold at a time. While you hold that many, further ones come as copies.
+        Zero-copy frames that you can hold at a time. While you hold that many, further ones are copies.
     copy
-        True: every frame is a writable array of your own.
+        True: every frame is your own writable array.
     trusted_owners
-        Owners to trust besides you and root. None: as the environment variable BILLIARDS_SHM_TRUSTED_OWNERS says.
+        Owners to trust besides you and root. None: those in the environment variable BILLIARDS_SHM_TRUSTED_OWNERS.
 
     Raises
     ------
     SegmentNameError
-        The name cannot name a segment. Nothing else can fail here: the constructor touches no segment.
+        The name is not valid for a segment. Nothing else can fail here: the constructor touches no segment.
 
     Notes
     -----
     Threads may share a reader; each frame goes to one of them. A forked child may use it; it attaches again there.
 
-    **Lifetime.** A frame is pinned until its last view is gone, whatever happens to reader and writer::
+    **Lifetime.** A frame is pinned until its last view is gone, even if reader and writer are closed first::
 
         frame, metadata = reader.read_frame(timeout=1.0)
         crop = frame[10:20]
@@ -56,27 +56,27 @@ class SharedMemoryFrameReader(SegmentReader):
     """
 
     def frames(self, *, follow: bool = False, every: bool = False, timeout: float | None = None) -> "FrameIterator":
-        """Iterate over frames as they come, with ``for`` or ``async for``.
+        """Iterate over frames as they arrive, with ``for`` or ``async for``.
 
         Parameters
         ----------
         follow
             False: the iteration ends when the writer closes cleanly. True: it waits for the next writer of the name.
         every
-            True: every frame that is still in the window, one after the other, as `read_next`; the writer has to keep
-            history. False: the newest frame each time.
+            True: every frame that is still in the window, one after the other, like `read_next`; the writer has to keep
+            a history. False: the newest frame each time.
         timeout
             Seconds to wait for each frame; None: no limit.
 
         Returns
         -------
         FrameIterator
-            Gives ``(frame, metadata)``. It waits for a segment, moves to its successors, and survives dead writers.
+            Yields ``(frame, metadata)``. It waits for a segment, moves to its successors, and survives dead writers.
 
         Raises
         ------
         TimeoutError
-            Raised by the iteration: no frame came within `timeout`.
+            Raised by the iteration: no frame arrived within `timeout`.
         """
         return FrameIterator(self, follow=follow, every=every, timeout=timeout)
 
@@ -103,13 +103,15 @@ class FrameIterator:
     def __init__(self, reader: SharedMemoryFrameReader, *, follow: bool, every: bool, timeout: float | None) -> None:
         self._waiter: ThreadPoolExecutor | None = None
         if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout={timeout!r}: seconds, 0 or more, or None are expected")
+            raise ValueError(f"timeout={timeout!r}: expected seconds, 0 or more, or None")
         self._reader = reader
         self._follow = follow
         self._every = every
         self._timeout = timeout
-        # An end that came before the iteration began is not its own: it waits for the next writer. None: not looked.
+        # An end before the iteration began does not end it: it waits for the next writer. None: not checked yet.
         self._outlasts_end: bool | None = None
+        # Of the reader, when the iteration began: other calls may move it from a closed segment to the next one.
+        self._ends = 0
 
     def __iter__(self) -> Self:
         return self
@@ -128,7 +130,7 @@ class FrameIterator:
         return self
 
     async def __anext__(self) -> _Read:
-        # Here, not above: they are most of what importing this package would cost those who never wait like this.
+        # Imported here, because they would take most of the import time of this package.
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
 
@@ -140,7 +142,7 @@ class FrameIterator:
             if self._is_over():
                 self._end_waiter()
                 raise StopAsyncIteration
-            # A thread of its own: the loop's default pool has a few, and every reader would occupy one.
+            # Its own thread: the loop's default pool has only a few, and every reader would occupy one.
             if self._waiter is None:
                 self._waiter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="billiards-shm-wait")
             await asyncio.get_running_loop().run_in_executor(
@@ -150,14 +152,19 @@ class FrameIterator:
     def _look(self) -> _Read | None:
         if self._outlasts_end is None:
             self._outlasts_end = self._reader._ended()
+            self._ends = self._reader._ends()
+        elif self._reader._ends() != self._ends and self._is_over():
+            return None  # not a frame of the next writer
         found = self._reader._poll(self._follow or self._outlasts_end, self._every)
         if self._outlasts_end:
             self._outlasts_end = found is None and self._reader._ended()
+            self._ends = self._reader._ends()
         return found
 
     def _is_over(self) -> bool:
-        """Whether the writer came to a clean end, and its last frame was delivered."""
-        return not self._follow and not self._outlasts_end and self._reader._ended()
+        """Whether the writer closed cleanly, and its last frame was delivered."""
+        ends = not self._follow and not self._outlasts_end
+        return ends and (self._reader._ended() or self._reader._ends() != self._ends)
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout

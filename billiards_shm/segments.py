@@ -31,7 +31,7 @@ class ReaderInfo:
     frames: int
     """Frames it has read."""
     skipped: int
-    """Frames that were published and that it did not read."""
+    """Published frames that it did not read."""
     copies: int
     """How many of the frames it read were copies."""
     last_sequence: int
@@ -45,10 +45,14 @@ class ReaderInfo:
 @documented
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInfo(SegmentStatistics):
-    """What is known about a segment without attaching to it."""
+    """What is known about a segment without attaching to it.
+
+    Sizes are in bytes, ages in seconds, and names ending in ``_ns`` are nanoseconds since 1970. The reference describes
+    every attribute; the statistics are below.
+    """
 
     name: str
-    """Name of the segment, or the path that it was asked for by."""
+    """Name of the segment, or the path that you gave."""
     path: str
     """Path of the file; a name's file lies in the directory of shared memory."""
     status: SegmentStatus
@@ -72,7 +76,7 @@ class SegmentInfo(SegmentStatistics):
     allocated_bytes: int
     """Memory in use, as the file system counts it."""
     slots: int
-    """Frames that it can hold, beside the history."""
+    """Frames that it can hold, besides the history."""
     history: int
     """Frames before the newest that are kept."""
     slot_capacity: int
@@ -82,13 +86,13 @@ class SegmentInfo(SegmentStatistics):
     sequence: int
     """Number of the newest frame; 0: none yet."""
     fps: float
-    """Frames per second, as measured by the capture process; 0 when no frame came for two seconds."""
+    """Frames per second, as measured by the capture process; 0 when no frame arrived for two seconds."""
     last_frame_age: float | None
     """Seconds since the last captured frame."""
     heartbeat_age: float | None
     """Seconds since the writer last did anything."""
     source_state: SourceState
-    """What the capture process says about its source."""
+    """State of the source, as the capture process reports it."""
     source_reason: str
     """Why the source is in that state; empty if all is well."""
     backend: str
@@ -96,13 +100,20 @@ class SegmentInfo(SegmentStatistics):
     width: int | None
     """Width of the newest frame's array; None: there is no frame yet."""
     height: int | None
-    """Height of the newest frame's array, which of some pixel formats is not the picture's: see `picture_size`."""
+    """Height of the newest frame's array. In some pixel formats the picture's height differs: see `picture_size`."""
     channels: int | None
     """Items per pixel of the newest frame."""
     dtype: np.dtype[Any] | None
     """Type of the newest frame's items."""
     pixel_format: str | None
     """Pixel format of the newest frame."""
+    clock: str | None
+    """What the newest frame's capture time was taken from; see ``FrameMetadata.clock``."""
+    clock_offset_ms: float | None
+    """How far the clock of the driver or sender was ahead of this host's when its least late frame arrived.
+
+    A correct clock is behind by the time that the transport takes, such as -40. None: there is no such clock.
+    """
     write_latency_buckets: tuple[int, ...]
     """Item i counts the writes that took less than 2**i ns, and at least half of that."""
     readers: tuple[ReaderInfo, ...]
@@ -110,13 +121,13 @@ class SegmentInfo(SegmentStatistics):
 
     @property
     def picture_size(self) -> tuple[int, int] | None:
-        """Width and height of the newest picture; None: there is no frame yet, or only its bytes tell, as of MJPG."""
+        """Width and height of the newest picture; None: there is no frame yet, or only its bytes show it (MJPG)."""
         if not self.width or not self.height:
             return None
         return PIXEL_FORMATS[self.pixel_format or "RAW"].picture_size(self.height, self.width)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, in types that JSON has."""
+        """All attributes, in types that JSON has."""
         return (
             {"name": self.name, "path": self.path}
             | dataclasses.asdict(self)
@@ -142,6 +153,11 @@ def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = N
     trusted_owners
         As for a reader.
 
+    Returns
+    -------
+    SegmentInfo
+        A snapshot; inspect again for a newer one.
+
     Raises
     ------
     SegmentNotFoundError, SegmentFormatError, SegmentPermissionError, SegmentNameError
@@ -158,7 +174,17 @@ def inspect_segment(name: str, *, trusted_owners: Iterable[int | str] | None = N
 def list_segments(paths: Iterable[str] = (), *, trusted_owners: Iterable[int | str] | None = None) -> list[SegmentInfo]:
     """List the segments in this machine's shared memory by name, then those at `paths`.
 
-    Files that are not segments, and segments that you may not read or do not trust, are left out.
+    Parameters
+    ----------
+    paths
+        Names or paths of further ones.
+    trusted_owners
+        As for a reader.
+
+    Returns
+    -------
+    list of SegmentInfo
+        Files that are not segments are left out, and so are segments that you may not read or do not trust.
     """
     names = [*sorted(object_names()), *_several(paths)]
     found = []
@@ -172,12 +198,12 @@ def list_segments(paths: Iterable[str] = (), *, trusted_owners: Iterable[int | s
 
 def _several(names: Iterable[str]) -> Iterable[str]:
     if isinstance(names, str):
-        raise TypeError(f"names are expected, a list of them: [{names!r}]")
+        raise TypeError(f"names must be a list: [{names!r}]")
     return names
 
 
 def object_names() -> list[str]:
-    """Names of the files in this machine's shared memory, of which segments are a part."""
+    """Names of the files in this machine's shared memory; not all of them are segments."""
     directory = Path(_core.object_directory())
     return [entry.name for entry in directory.iterdir() if entry.is_file()] if directory.is_dir() else []
 

@@ -11,7 +11,7 @@ CLOCKS: tuple[Clock, ...] = get_args(Clock)
 
 
 class SegmentStatus(StrEnum):
-    """State of a segment, as told by the kernel's locks and the segment itself."""
+    """State of a segment, as shown by the kernel's locks and the segment itself."""
 
     LIVE = "live"
     """Its writer lives."""
@@ -29,11 +29,11 @@ class SourceState(StrEnum):
     UNKNOWN = "unknown"
     """The writer says nothing about a source."""
     OPENING = "opening"
-    """No frame has come from the source yet."""
+    """No frame has arrived from the source yet."""
     STREAMING = "streaming"
-    """Frames come."""
+    """Frames arrive."""
     STALLED = "stalled"
-    """The source is open and gives no frames."""
+    """The source is open but delivers no frames."""
     RECONNECTING = "reconnecting"
     """The source was lost and is being opened again."""
     ENDED = "ended"

@@ -2,6 +2,7 @@
 #include "attachment.h"
 
 #include "protocol.h"
+#include "statistics.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,8 +19,8 @@ static void store_process_name(bshm_reader_entry *entry)
     bshm_text_store(entry->process_name, 4, name);
 }
 
-/* By a write lock, which a process that may only read the object cannot have: it can keep readers from having an entry,
- * but it cannot pass for one. */
+/* Takes a write lock, which a process that may only read the object cannot have: it can keep readers from having an
+ * entry, but it cannot pass for one. */
 static void lock_reader_entry(bshm_attachment *attachment)
 {
     for (uint32_t i = 0; i < BSHM_MAX_READERS; i++) {
@@ -41,7 +42,7 @@ static void lock_reader_entry(bshm_attachment *attachment)
 }
 
 /* An observer can neither lock for writing nor fill an entry: it read-locks a byte beyond the table that no other has.
- * Two that come at once to the same one both pass over it: from there each goes on in steps of its own. */
+ * If two try the same byte at the same time, both release it, and each goes on in its own steps. */
 static void lock_observer_byte(bshm_attachment *attachment)
 {
     uint8_t random[2] = {0, 0};
@@ -60,8 +61,8 @@ static void blank_mappings(bshm_attachment *attachment)
         bshm_os_blank(attachment->slots[slot], (size_t)attachment->identity.slot_stride, 0);
 }
 
-/* The files and the control region are the parent's, and so is the memory, unless a view of it came along. Frames that
- * are being copied do not count: who copies them is a thread that does not exist here. */
+/* The files and the control region belong to the parent, and so does the memory, unless the child inherited a view of
+ * it. Frames that are being copied do not count: the thread that copies them does not exist here. */
 static bool forget_attachment_in_child(bshm_os_fork_member *member)
 {
     bshm_attachment *attachment = (bshm_attachment *)member;
@@ -126,15 +127,20 @@ void bshm_addresses_release(bshm_attachment *attachment)
 {
     if (!attachment || !bshm_reference_drop(&attachment->address_references))
         return;
-    bshm_os_leave_fork_list(&attachment->fork_member); /* first: a child would blank what lies there next */
+    bshm_os_block_fork(); /* a child would keep the mappings forever, or blank whatever is mapped there next */
     bshm_os_unmap(attachment->header_mapping, BSHM_REGION_BYTES);
-    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
+    attachment->header_mapping = NULL;
+    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++) {
         bshm_os_unmap(attachment->slots[slot], (size_t)attachment->identity.slot_stride);
+        attachment->slots[slot] = NULL;
+    }
+    bshm_os_allow_fork();
+    bshm_os_leave_fork_list(&attachment->fork_member);
     bshm_os_mutex_destroy(&attachment->mutex);
     free(attachment);
 }
 
-/* Opens lock_file and maps the control region. Not permitted: neither, and the reader is an observer. */
+/* Opens lock_file and maps the control region. If that is not permitted, it does neither: the reader is an observer. */
 static int open_control(bshm_attachment *attachment, const char *path, bshm_error *error)
 {
     bshm_os_info again;
@@ -210,7 +216,7 @@ int bshm_attachment_open(bshm_attachment **opened, const char *path, const char 
 
 /* ---------------------------------------------------------------- tokens */
 
-/* Asked first, because the kernel grants a lock again to the file that has it. */
+/* Checked first, because the kernel grants a lock again to a file that already has it. */
 static bool has_token(const bshm_attachment *attachment, uint32_t token)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++)
@@ -228,7 +234,7 @@ static void record_token(bshm_attachment *attachment, uint32_t token, bool ours)
     bshm_store_relaxed(&entry->tokens, others | (uint64_t)ours << token);
 }
 
-/* R0 for a new token: lock it, then clear it. Null: all are taken; then none is searched for a while. */
+/* R0 for a new token: lock it, then clear it. Null: all are taken; then there is no search for a while. */
 static bshm_lease *lock_new_token(bshm_attachment *attachment, bool transient)
 {
     bshm_lease *place = attachment->leases;

@@ -1,5 +1,5 @@
-/* attachment.h - one segment as a reader holds it: files, mappings, lease tokens. Frames keep it alive longer than
- * its reader does. */
+/* attachment.h - one segment as a reader holds it: files, mappings, lease tokens. Frames keep it alive after its reader
+ * is gone. */
 #ifndef BSHM_ATTACHMENT_H
 #define BSHM_ATTACHMENT_H
 
@@ -11,7 +11,7 @@ typedef struct bshm_lease {
     bool transient; /* taken for one copy, then released */
     uint32_t token;
     uint32_t slot;
-    uint32_t frames; /* that share the pin; 0: the token pins nothing */
+    uint32_t frames; /* how many share the pin; 0: the token pins nothing */
     uint32_t views;  /* those of them that are not `to_copy` */
     uint64_t seq;
 } bshm_lease;
@@ -20,11 +20,11 @@ struct bshm_attachment {
     bshm_os_fork_member fork_member;
     uint32_t references;         /* of the reader, its waiting threads and its frames: they keep files and memory */
     uint32_t address_references; /* of bshm_addresses_hold, and one for all `references` together */
-    bool inherited;              /* by this forked child, where only the memory under `views_in_child` is left */
+    bool inherited;              /* by this forked child, which has only the memory of `views_in_child` left */
     uint32_t views_in_child;
     bshm_os_mutex mutex;    /* guards leases and slots; no Python code runs under it */
     bshm_os_file lock_file; /* token and presence locks; maps the control region. BSHM_OS_NO_FILE: an observer */
-    bshm_os_file data_file; /* read-only, no locks but an observer's presence; maps the rest */
+    bshm_os_file data_file; /* read-only, no locks except an observer's presence; maps the rest */
     bshm_os_info info;
     bshm_identity identity;
     void *header_mapping; /* the same as `header`, as bshm_os_map wants it */
@@ -47,13 +47,13 @@ void bshm_attachment_unreference(bshm_attachment *attachment);
 void bshm_attachment_drop_inherited_view(bshm_attachment *attachment);
 
 /* R0, under the mutex: a token that pins nothing. It is kept if fewer than max_leases are; otherwise, and for a copy,
- * it is a transient one: a copy is then as fast and as safe as a lease, without taking one from other readers for
+ * it is transient: the copy is then as fast and as safe as a lease, without keeping a token from other readers for
  * long. Null: none is free. */
 bshm_lease *bshm_token_take(bshm_attachment *attachment, bool to_copy);
 void bshm_token_release(bshm_attachment *attachment, bshm_lease *lease);
 
-/* Maps one more slot, if one has memory that was not looked at yet: a slot's first frame then costs this reader no more
- * than a later one. False: there was none. */
+/* Maps one more slot, if one with memory has not been looked at yet: a slot's first frame then costs this reader no
+ * more than a later one. False: there was none. */
 bool bshm_attachment_map_ahead(bshm_attachment *attachment);
 /* Where a slot is mapped, or null. */
 const void *bshm_attachment_slot(bshm_attachment *attachment, uint32_t slot);
@@ -67,7 +67,7 @@ int bshm_attachment_pin(bshm_attachment *attachment, uint64_t seen, bool to_copy
 int bshm_attachment_find(bshm_attachment *attachment, uint64_t seen, bshm_frame *frame, uint64_t *retries,
                          bshm_error *error);
 
-/* The window of the segment, as far as frames were published there: of the newest frame, or an empty one (last 0). */
+/* The window of the newest frame, as far as frames were published in the segment; or an empty one (last 0). */
 typedef struct bshm_span {
     uint64_t first, last;
 } bshm_span;
@@ -79,8 +79,10 @@ int bshm_attachment_pin_number(bshm_attachment *attachment, uint64_t number, boo
 int bshm_attachment_find_number(bshm_attachment *attachment, uint64_t number, bshm_frame *frame, uint64_t *retries,
                                 bshm_error *error);
 
-/* The number of the frame of the window that was captured nearest to `capture_ns`, the earlier of two. 0: none, or
+/* The number of the frame in the window that was captured nearest to `capture_ns`, the earlier of two. 0: none, or
  * all were captured later. */
 uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capture_ns);
+/* Whether the newest frame was captured at `capture_ns` or later. */
+bool bshm_attachment_reaches(const bshm_attachment *attachment, int64_t capture_ns);
 
 #endif

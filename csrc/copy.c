@@ -13,12 +13,12 @@
 #endif
 
 /* Which kernel a frame gets. Chosen by what it costs its writer plus a reader on another core that reads every pixel.
- * `rep movsb` took, beside memcpy: 0.9 MB 1.03 of the time, 1.5 MB 0.95; beside streaming stores: 2.8 MB 0.71,
+ * `rep movsb` took, compared with memcpy: 0.9 MB 1.03 of the time, 1.5 MB 0.95; with streaming stores: 2.8 MB 0.71,
  * 6.2 MB 0.88, 11 MB 0.98, 25 MB 1.09 (every 2 ms, two slots in turn; Zen, 32 MB of L3).
  *
- * Plain stores first fetch the lines that they overwrite, often from the reader's core. `rep movsb` does not, and leaves
- * the frame in the cache, where the reader finds it. Streaming stores do not either, and leave the cache to others, which
- * is worth more where a few frames would fill it. */
+ * Plain stores first fetch the lines that they overwrite, often from the reader's core. `rep movsb` does not, and
+ * leaves the frame in the cache, where the reader finds it. Streaming stores do not fetch either, and leave the cache
+ * to others, which is worth more where a few frames would fill it. */
 #define STRING_FROM_BYTES ((size_t)1 << 20)
 #define STRING_MAX_BYTES  ((size_t)8 << 20)
 #define STREAM_FROM_BYTES ((size_t)2 << 20) /* and from here, if the processor has no fast `rep movsb` */
@@ -31,7 +31,7 @@ static void copy_plain(uint8_t *destination, const uint8_t *source, size_t bytes
 }
 
 #if defined(BSHM_X86_KERNELS) || defined(BSHM_NEON_KERNEL)
-/* All take any alignment: bytes before the first 64-byte line of the destination are copied by memcpy. */
+/* All accept any alignment: bytes before the first 64-byte line of the destination are copied by memcpy. */
 #define LINE_BYTES 64
 
 static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
@@ -44,7 +44,7 @@ static size_t bytes_to_line(const uint8_t *destination, size_t bytes)
 #ifdef BSHM_X86_KERNELS
 /* Streaming stores, and a prefetch of the source one page ahead: the processor's own prefetchers stop at the end of a
  * page. NTA keeps the source out of L2, where the publishing code is. For 25 MB this takes 0.95 of the time without
- * prefetch; one or four lines a turn and 64-byte stores (AVX-512) were not faster. */
+ * prefetch; one or four lines at a time and 64-byte stores (AVX-512) were not faster. */
 #define AHEAD_BYTES 4096
 
 __attribute__((target("avx2"))) static void copy_avx2(uint8_t *destination, const uint8_t *source, size_t bytes)
@@ -93,7 +93,7 @@ static void copy_string(uint8_t *destination, const uint8_t *source, size_t byte
     __asm__ volatile("rep movsb" : "+D"(destination), "+S"(source), "+c"(bytes) : : "memory");
 }
 
-/* "Enhanced rep movsb": Intel from 2012 on, AMD from Zen 3 on. Asked once: a virtual machine traps `cpuid`. */
+/* "Enhanced rep movsb": Intel from 2012 on, AMD from Zen 3 on. Checked once: a virtual machine traps `cpuid`. */
 static bool has_fast_string;
 
 __attribute__((constructor)) static void ask_for_fast_string(void)

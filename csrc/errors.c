@@ -36,7 +36,7 @@ int bshm_fail(bshm_error *error, int code, const char *format, ...)
 
 static const char *describe(int positive_errno, char *buffer, size_t bytes)
 {
-    /* strerror_r has two incompatible forms; strerror is not thread-safe. */
+    /* strerror_r has two incompatible versions; strerror is not thread-safe. */
 #if defined(_WIN32)
     return strerror_s(buffer, bytes, positive_errno) == 0 ? buffer : "unknown error";
 #elif defined(__GLIBC__) && defined(_GNU_SOURCE)

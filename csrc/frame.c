@@ -32,9 +32,8 @@ bool bshm_attachment_map_ahead(bshm_attachment *attachment)
 {
     if (!attachment->control)
         return false; /* an observer copies by pread */
-    /* Relaxed: a hint, which is not believed. What has no memory is not touched, whatever it says. Only a take-over
-     * punches slots. If it does so between the question and the touch, this reader, which moves on in 100 ms, holds that
-     * memory so long. */
+    /* Relaxed: a hint only. Memory is checked before it is touched. Only a take-over punches slots. If it does so
+     * between the check and the touch, this reader holds that memory until it moves on, within 100 ms. */
     uint64_t backed = bshm_load_relaxed(&attachment->header->statistics.backed_slots);
     bshm_os_mutex_lock(&attachment->mutex);
     uint32_t slot = attachment->ahead;
@@ -56,7 +55,7 @@ const void *bshm_attachment_slot(bshm_attachment *attachment, uint32_t slot)
     return pixels;
 }
 
-/* Fills in all of the frame but the pin; frame->info is a copy of the descriptor already. */
+/* Fills in all of the frame except the pin; frame->info is already a copy of the descriptor. */
 static int fill_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, bshm_frame *frame, bshm_error *error)
 {
     int rc = bshm_info_check(&frame->info, attachment->identity.slot_capacity, attachment->name, error);
@@ -75,7 +74,7 @@ static int fill_frame(bshm_attachment *attachment, uint32_t slot, uint64_t seq, 
     return BSHM_OK;
 }
 
-/* The lease that pins the newest frame already, so that one more frame can share it; or null. */
+/* The lease that already pins the newest frame, so that one more frame can share it; or null. */
 static bshm_lease *find_lease(bshm_attachment *attachment, uint64_t latest)
 {
     for (uint32_t i = 0; i < BSHM_MAX_SLOTS; i++) {
@@ -219,7 +218,7 @@ bshm_span bshm_attachment_span(const bshm_attachment *attachment)
     return (bshm_span){first > identity->base_sequence ? first : identity->base_sequence + 1, last};
 }
 
-/* R1 for frame `number`: its slot, or slot_count: it is not in the window. */
+/* R1 for frame `number`: its slot, or slot_count if it is not in the window. */
 static uint32_t slot_of_number(const bshm_attachment *attachment, uint64_t number)
 {
     uint32_t slots = attachment->identity.slot_count;
@@ -290,7 +289,7 @@ int bshm_attachment_find_number(bshm_attachment *attachment, uint64_t number, bs
     if (!load_number(attachment, slot, number, frame) ||
         !bshm_step_seq_unchanged(attachment->header, slot, 2 * number)) {
         ++*retries;
-        return BSHM_NOTHING; /* overwritten meanwhile */
+        return BSHM_NOTHING; /* overwritten in the meantime */
     }
     int rc = fill_frame(attachment, slot, 2 * number, frame, error);
     return rc < 0 ? rc : BSHM_FOUND;
@@ -301,6 +300,14 @@ static uint64_t distance(int64_t a, int64_t b)
     return a > b ? (uint64_t)a - (uint64_t)b : (uint64_t)b - (uint64_t)a;
 }
 
+/* What the descriptor says about frame `number` of the window; false: it is gone. */
+static bool look_at_number(const bshm_attachment *attachment, uint64_t number, bshm_frame *frame)
+{
+    uint32_t slot = bshm_step_find_frame(attachment->header, number, attachment->identity.slot_count);
+    return slot != attachment->identity.slot_count && load_number(attachment, slot, number, frame) &&
+           bshm_step_seq_unchanged(attachment->header, slot, 2 * number);
+}
+
 uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capture_ns)
 {
     uint64_t found = 0;
@@ -309,9 +316,7 @@ uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capt
     bshm_span span = bshm_attachment_span(attachment);
     for (uint64_t number = span.first; number <= span.last; number++) {
         bshm_frame frame;
-        uint32_t slot = bshm_step_find_frame(attachment->header, number, attachment->identity.slot_count);
-        if (slot == attachment->identity.slot_count || !load_number(attachment, slot, number, &frame) ||
-            !bshm_step_seq_unchanged(attachment->header, slot, 2 * number))
+        if (!look_at_number(attachment, number, &frame))
             continue;
         int64_t captured_ns = frame.info.capture_ns;
         later = later && captured_ns > capture_ns;
@@ -323,6 +328,13 @@ uint64_t bshm_attachment_nearest(const bshm_attachment *attachment, int64_t capt
     return later ? 0 : found;
 }
 
+bool bshm_attachment_reaches(const bshm_attachment *attachment, int64_t capture_ns)
+{
+    bshm_frame frame;
+    return look_at_number(attachment, bshm_attachment_span(attachment).last, &frame) &&
+           frame.info.capture_ns >= capture_ns;
+}
+
 /* ---------------------------------------------------------------- frames in hand */
 
 int bshm_frame_intact(const bshm_frame *frame)
@@ -331,7 +343,7 @@ int bshm_frame_intact(const bshm_frame *frame)
 }
 
 /* Reads the file, not the mapping: a slot that is not pinned may be punched out by a take-over, or cut off, and
- * touching it in a mapping then is SIGBUS. The fence of R5 orders the kernel's loads like any others of this
+ * touching it in a mapping would then raise SIGBUS. The fence of R5 orders the kernel's loads like any others of this
  * processor. */
 static int copy_unpinned(const bshm_frame *frame, uint8_t *to, uint64_t row_bytes)
 {

@@ -1,6 +1,7 @@
 /* inspect.c - looks at a segment without mapping it, so that no content of it can do harm. */
 #include "layout.h"
 #include "protocol.h"
+#include "statistics.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ static void view_entry(const bshm_control *control, uint64_t place, const bshm_i
         view->leases += (bshm_load_relaxed(&control->pins[slot].word) & tokens & mask) != 0;
 }
 
-/* One lock, one reader: a process that may only read the object can have a lock on any number of bytes. */
+/* One lock, one reader: a process that may only read the object can hold a lock on any number of bytes. */
 static void inspect_readers(bshm_os_file file, const bshm_control *control, bshm_inspection *inspection)
 {
     const uint64_t first_observer = BSHM_READER_BYTE + BSHM_MAX_READERS;
@@ -40,7 +41,8 @@ static void inspect_readers(bshm_os_file file, const bshm_control *control, bshm
         inspection->readers[inspection->reader_count++] = (bshm_reader_view){.kind = BSHM_READER_OBSERVER};
 }
 
-static void inspect_frame(bshm_os_file file, const bshm_header *header, bshm_inspection *inspection)
+/* False: the descriptor of the newest frame was being rewritten when it was read, or is corrupt. */
+static bool inspect_frame(bshm_os_file file, const bshm_header *header, bshm_inspection *inspection)
 {
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
     bshm_frame_info info;
@@ -48,15 +50,17 @@ static void inspect_frame(bshm_os_file file, const bshm_header *header, bshm_ins
     uint64_t seq;
     inspection->latest_sequence = BSHM_LATEST_SEQUENCE(latest);
     if (latest == 0 || BSHM_LATEST_SLOT(latest) >= inspection->identity.slot_count)
-        return;
+        return true;
     const bshm_descriptor *descriptor = &header->descriptors[BSHM_LATEST_SLOT(latest)];
     uint64_t offset = (uint64_t)((const uint8_t *)descriptor - (const uint8_t *)header);
     if (!bshm_step_load_descriptor(header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info) ||
         bshm_os_read(file, &again, sizeof again, offset) < 0 || bshm_load_relaxed(&again) != seq ||
         bshm_info_check(&info, inspection->identity.slot_capacity, "", NULL) < 0)
-        return; /* being rewritten now, or corrupt */
+        return false;
+    info.sequence = seq >> 1; /* from seq, not from the descriptor */
     inspection->frame = info;
     inspection->has_frame = 1;
+    return true;
 }
 
 static int inspect_regions(bshm_os_file file, uint8_t *regions, const char *name, bshm_inspection *inspection,
@@ -71,11 +75,12 @@ static int inspect_regions(bshm_os_file file, uint8_t *regions, const char *name
             inspection->status = BSHM_STATUS_CLOSED;
         else
             inspection->status = bshm_os_is_locked(file, BSHM_WRITER_BYTE) == 1 ? BSHM_STATUS_LIVE : BSHM_STATUS_DEAD;
-        if (bshm_statistics_read(&header->statistics, &inspection->source) || inspection->status != BSHM_STATUS_LIVE)
+        bool whole = bshm_statistics_read(&header->statistics, &inspection->source);
+        whole = inspect_frame(file, header, inspection) && whole;
+        if (whole || inspection->status != BSHM_STATUS_LIVE)
             break;
         bshm_os_sleep(BSHM_TEXT_RETRY_NS);
     }
-    inspect_frame(file, header, inspection);
     inspect_readers(file, (const bshm_control *)(const void *)(regions + BSHM_REGION_BYTES), inspection);
     return BSHM_OK;
 }

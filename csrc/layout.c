@@ -56,7 +56,7 @@ int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slot
     if (slots < BSHM_MIN_SLOTS || slots > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_ARGUMENT, "slots=%u: expected %u to %u", slots, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
     if (history > BSHM_MAX_SLOTS - slots)
-        return bshm_fail(error, BSHM_E_ARGUMENT, "history=%u: expected at most %u beside slots=%u", history,
+        return bshm_fail(error, BSHM_E_ARGUMENT, "history=%u: expected at most %u with slots=%u", history,
                          BSHM_MAX_SLOTS - slots, slots);
     *identity = (bshm_identity){
         .abi_major = BSHM_ABI_MAJOR,
@@ -117,8 +117,8 @@ int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, co
     if (identity->slot_count < BSHM_MIN_SLOTS || identity->slot_count > BSHM_MAX_SLOTS)
         return bshm_fail(error, BSHM_E_FORMAT, "segment '%s' is corrupt: it has %u slots, expected %u to %u", name,
                          identity->slot_count, BSHM_MIN_SLOTS, BSHM_MAX_SLOTS);
-    /* The checksum detects accidents, not forgery: every number is checked as if there were none. In 64 bits, where the
-     * sum does not wrap. */
+    /* The checksum detects accidents, not forgery: every number is checked as if there were no checksum. In 64 bits,
+     * where the sum does not wrap. */
     if (identity->token_count == 0 || identity->slot_count != UINT64_C(2) + identity->token_count + identity->history)
         return bshm_fail(error, BSHM_E_FORMAT,
                          "segment '%s' is corrupt: %u slots for %u tokens and a history of %u frames, expected %llu",
@@ -219,7 +219,7 @@ void bshm_object_close(bshm_os_file *file)
     bshm_os_allow_fork();
 }
 
-/* The thread that has it on its stack does not exist in the child. */
+/* The thread whose stack it is on does not exist in the child. */
 static bool close_brief_in_child(bshm_os_fork_member *member)
 {
     bshm_brief_file *brief = (bshm_brief_file *)member;
@@ -323,60 +323,4 @@ int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const c
             name, info->height, info->width, info->channels, info->item_size, (unsigned long long)info->row_stride,
             (unsigned long long)info->payload_bytes, (unsigned long long)slot_capacity);
     return BSHM_OK;
-}
-
-/* ---------------------------------------------------------------- statistics */
-
-size_t bshm_text_fit(const char *text, size_t limit)
-{
-    size_t bytes = strlen(text);
-    if (bytes <= limit)
-        return bytes;
-    bytes = limit;
-    while (bytes > 0 && ((uint8_t)text[bytes] & 0xC0) == 0x80) /* a continuation byte: its character starts before it */
-        bytes--;
-    return bytes;
-}
-
-void bshm_text_store(bshm_shared64 *words, size_t count, const char *text)
-{
-    size_t bytes = bshm_text_fit(text, count * 8);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t word = 0;
-        if (i * 8 < bytes)
-            memcpy(&word, text + i * 8, bytes - i * 8 < 8 ? bytes - i * 8 : 8);
-        bshm_store_relaxed(&words[i], word);
-    }
-}
-
-void bshm_text_load(const bshm_shared64 *words, size_t count, char *text)
-{
-    for (size_t i = 0; i < count; i++) {
-        uint64_t word = bshm_load_relaxed(&words[i]);
-        memcpy(text + i * 8, &word, 8);
-    }
-    text[count * 8] = '\0';
-}
-
-void bshm_statistics_copy(bshm_statistics *copy, const bshm_statistics *statistics)
-{
-    bshm_shared64 *words_of_copy = (bshm_shared64 *)copy;
-    const bshm_shared64 *words = (const bshm_shared64 *)statistics;
-    for (size_t i = 0; i < BSHM_STATISTICS_WORDS; i++)
-        words_of_copy[i].shared = bshm_load_relaxed(&words[i]);
-}
-
-bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view)
-{
-    bshm_statistics_copy(&view->statistics, statistics);
-    /* A seqlock: a text that changed in between is read again. */
-    for (int attempt = 0; attempt < BSHM_READ_ATTEMPTS; attempt++) {
-        uint64_t before = bshm_load_acquire(&statistics->text_seq);
-        bshm_text_load(statistics->reason, 16, view->reason);
-        bshm_text_load(statistics->backend, 4, view->backend);
-        bshm_fence_acquire();
-        if (!(before & 1) && bshm_load_relaxed(&statistics->text_seq) == before)
-            return true;
-    }
-    return false;
 }

@@ -8,7 +8,7 @@
 
 #define BSHM_NS_PER_MS INT64_C(1000000)
 
-/* A copy of the caller's list, so that the options need not outlive the call. */
+/* A copy of the caller's list, so the options do not have to outlive the call. */
 typedef struct bshm_trusted {
     uint32_t uids[16];
     size_t count;
@@ -17,11 +17,12 @@ typedef struct bshm_trusted {
 int bshm_trusted_copy(bshm_trusted *trusted, const bshm_owners *owners, bshm_error *error);
 bool bshm_trusts(const bshm_trusted *trusted, uint32_t uid);
 
-/* Fills all of `identity` except base_sequence, series and checksum, for `slots` and `history` slots of `capacity` bytes.
+/* Fills all of `identity` except base_sequence, series and checksum, for `slots` and `history` slots of `capacity`
+ * bytes.
  */
 int bshm_identity_plan(bshm_identity *identity, uint64_t capacity, uint32_t slots, uint32_t history, bshm_error *error);
 void bshm_identity_seal(bshm_identity *identity);
-/* Checks all that a reader relies on (VALIDATION in billiards_shm.h), and that it lies inside `object_bytes`. */
+/* Checks everything that a reader relies on (VALIDATION in billiards_shm.h), and that it lies inside `object_bytes`. */
 int bshm_identity_check(const bshm_identity *identity, uint64_t object_bytes, const char *name, bshm_error *error);
 bool bshm_has_magic(const bshm_identity *identity);
 
@@ -33,7 +34,7 @@ int bshm_info_plan(bshm_frame_info *info, bshm_error *error);
 /* Checks a descriptor that a reader copied: no overflow, all of it inside a slot. */
 int bshm_info_check(const bshm_frame_info *info, uint64_t slot_capacity, const char *name, bshm_error *error);
 
-/* A file that is open for a moment, or while a lock on it is needed. A child that is forked meanwhile closes it. */
+/* A file that is open for a moment, or while a lock on it is needed. A child forked in that time closes it. */
 typedef struct bshm_brief_file {
     bshm_os_fork_member fork_member;
     bshm_os_file file;
@@ -53,22 +54,9 @@ void bshm_object_close(bshm_os_file *file);
 int bshm_identity_read(bshm_os_file file, const bshm_os_info *info, const char *name, bshm_identity *identity,
                        bshm_error *error);
 
-/* Maps a part of an object that was not touched before. BSHM_E_FORMAT if no memory is behind it (a sparse copy on a
- * full file system): touching it would be SIGBUS. */
+/* Maps a part of an object that was not touched before. BSHM_E_FORMAT if it has no memory (a sparse copy on a
+ * full file system): touching it would raise SIGBUS. */
 int bshm_object_map(bshm_os_file file, uint64_t offset, uint64_t bytes, unsigned flags, const char *name,
                     void **address, bshm_error *error);
-
-/* Copies word by word while the writer may be writing: a text in the copy may be half old and half new. */
-void bshm_statistics_copy(bshm_statistics *copy, const bshm_statistics *statistics);
-/* False: a text was being written during every attempt and may be half old and half new. A living writer finishes in
- * a moment: BSHM_TEXT_RETRIES calls, BSHM_TEXT_RETRY_NS apart, outlast one that was preempted in between. */
-bool bshm_statistics_read(const bshm_statistics *statistics, bshm_source_view *view);
-#define BSHM_TEXT_RETRIES  100
-#define BSHM_TEXT_RETRY_NS INT64_C(200000)
-/* How many bytes of a text fit `limit` without cutting a UTF-8 character. */
-size_t bshm_text_fit(const char *text, size_t limit);
-/* A text as NUL-padded words, cut to fit; and back. */
-void bshm_text_store(bshm_shared64 *words, size_t count, const char *text);
-void bshm_text_load(const bshm_shared64 *words, size_t count, char *text);
 
 #endif

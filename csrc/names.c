@@ -9,7 +9,7 @@
 
 #define NAME_LIMIT    64
 #define LOCK_RETRY_NS (2 * BSHM_NS_PER_MS)
-/* A creator is between open and lock for microseconds; ten seconds spare one that was stopped in between. */
+/* A creator takes microseconds from open to lock; ten seconds spare one that was stopped in between. */
 #define TEMPORARY_SPARED_NS (INT64_C(10000) * BSHM_NS_PER_MS)
 
 /* ---------------------------------------------------------------- names and paths */
@@ -58,12 +58,14 @@ int bshm_object_path(const char *name, char *path, size_t path_bytes, bshm_error
             name, name + 1);
     if (last_slash[1] == '\0' || strcmp(last_slash + 1, ".") == 0 || strcmp(last_slash + 1, "..") == 0)
         return bshm_fail(error, BSHM_E_NAME, "path '%.200s' names a directory: add a file name", name);
-    /* So that it leads to the same file after a change of directory. */
+    /* Absolute, so that it leads to the same file after a change of directory. */
     int rc = bshm_os_absolute_path(name, path, path_bytes);
+    if (rc == -EINVAL) /* Windows */
+        return bshm_fail(error, BSHM_E_NAME, "path '%.200s' is not valid UTF-8", name);
     if (rc < 0 && rc != -ENAMETOOLONG)
         return bshm_fail(error, BSHM_E_NAME,
-                         "path '%.200s' begins at the current directory, which is gone: give an absolute path", name);
-    /* Leave room for the temporary beside it. The name is kept too, and on Windows it may be the longer one. */
+                         "path '%.200s' is relative, but the current directory is gone: give an absolute path", name);
+    /* Leave room for the temporary next to it. The name is kept too, and on Windows it may be the longer one. */
     size_t longer = rc == 0 && strlen(path) > strlen(name) ? strlen(path) : strlen(name);
     if (rc < 0 || longer + 32 > path_bytes || longer + 32 > BSHM_OS_PATH_BYTES)
         return bshm_fail(error, BSHM_E_NAME, "path '%.80s...' has %zu characters, which is too long: use a shorter one",
@@ -105,7 +107,7 @@ static int fail_writer_exists(bshm_os_file file, const bshm_identity *identity, 
 }
 
 /* No number above this one was ever published. A writer killed between W8 and W10 may have shown a frame through its
- * descriptor while `latest` still has the one before (tests/core/model/sequence.pml). */
+ * descriptor while `latest` still has the previous one (tests/core/model/sequence.pml). */
 static uint64_t higher_sequence(uint64_t a, uint64_t b)
 {
     return b > a && b <= BSHM_MAX_SEQUENCE ? b : a; /* above the maximum: damage, which a successor must not inherit */
@@ -113,7 +115,7 @@ static uint64_t higher_sequence(uint64_t a, uint64_t b)
 
 static uint64_t highest_sequence(const bshm_header *header, const bshm_identity *identity)
 {
-    /* It may itself have taken over, and have published nothing yet. */
+    /* Its writer may itself have taken over, and have published nothing yet. */
     uint64_t highest = higher_sequence(0, identity->base_sequence);
     highest = higher_sequence(highest, BSHM_LATEST_SEQUENCE(bshm_load_relaxed(&header->publication.latest)));
     for (uint32_t slot = 0; slot < identity->slot_count; slot++)
@@ -121,7 +123,7 @@ static uint64_t highest_sequence(const bshm_header *header, const bshm_identity 
     return highest;
 }
 
-/* Its writer is dead and this process holds its lock: what is read now cannot change any more. */
+/* Its writer is dead and this process holds its lock, so its content can no longer change. */
 static int read_predecessor(bshm_predecessor *predecessor, const char *name, bshm_error *error)
 {
     static const size_t bytes = sizeof(bshm_header);
@@ -167,7 +169,7 @@ int bshm_predecessor_take(const char *path, const char *name, const bshm_os_info
     for (;;) {
         *predecessor = (bshm_predecessor){.held.file = BSHM_OS_NO_FILE};
         int rc = bshm_os_info_at(path, &predecessor->info);
-        if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open calls that not found too */
+        if (rc == -ENOENT || rc == -ENOTDIR) /* ENOTDIR: bshm_object_open reports that as not found, too */
             return BSHM_OK;
         if (rc == 0 && own && bshm_os_same_object(own, &predecessor->info)) {
             predecessor->own = true;
@@ -223,12 +225,13 @@ void bshm_predecessor_reclaim(bshm_predecessor *predecessor)
         return;
     bshm_control *control = (bshm_control *)((uint8_t *)header + predecessor->identity.control_offset);
     uint64_t latest = bshm_load_relaxed(&header->publication.latest);
+    bshm_clear_dead_tokens(predecessor->held.file, control, &predecessor->identity);
     for (uint32_t slot = 0; slot < predecessor->identity.slot_count; slot++) {
         if (latest != 0 && BSHM_LATEST_SLOT(latest) == slot)
             continue;
         if (!bshm_step_claim_slot(control, slot, predecessor->identity.token_count))
             continue;
-        /* W4 with the number that the slot had: odd, so that the hole is not read as a frame; no number is used up. */
+        /* W4 with the slot's old number: odd, so that the hole is not read as a frame; no number is used up. */
         uint64_t shown = (bshm_load_relaxed(&header->descriptors[slot].seq) + 1) >> 1;
         if (shown > 0)
             bshm_step_begin_write(header, slot, shown);
@@ -252,6 +255,16 @@ void bshm_predecessor_retire(bshm_predecessor *predecessor)
 }
 
 /* ---------------------------------------------------------------- removing what the dead left */
+
+void bshm_clear_dead_tokens(bshm_os_file file, bshm_control *control, const bshm_identity *identity)
+{
+    for (uint32_t token = 0; token < identity->token_count; token++) {
+        if (bshm_os_lock(file, BSHM_TOKEN_BYTE + token, true) < 0)
+            continue;
+        bshm_step_clear_token(control, token, identity->slot_count);
+        bshm_os_unlock(file, BSHM_TOKEN_BYTE + token);
+    }
+}
 
 int bshm_remove_stale(const char *name, const bshm_owners *owners, bshm_error *error)
 {
@@ -286,7 +299,7 @@ int bshm_remove_stale_temporary(const char *path, bshm_error *error)
         (info.owner_uid != bshm_os_user_id() && bshm_os_user_id() != 0) ||
         info.modified_wall_ns > bshm_os_wall_ns() - TEMPORARY_SPARED_NS)
         return BSHM_NOTHING;
-    bshm_trusted owner = {.uids = {info.owner_uid}, .count = 1}; /* root removes those of others, too */
+    bshm_trusted owner = {.uids = {info.owner_uid}, .count = 1}; /* root also removes those of other users */
     if (bshm_brief_open(&file, path, path, BSHM_OS_READ_WRITE, &owner, &info, NULL) < 0)
         return BSHM_NOTHING;
     bool removed = bshm_os_lock(file.file, BSHM_WRITER_BYTE, true) == 0 && bshm_os_unlink(path) == 0;

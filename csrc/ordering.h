@@ -2,7 +2,7 @@
  *
  * The words that processes share are structs (bshm_shared64, bshm_shared32), so a plain access does not compile. Use
  * them through these functions only; each name says its ordering. Why a *step* needs that ordering is explained
- * beside the step, in protocol.h; why the operation cannot be cheaper is explained here.
+ * at the step, in protocol.h; why the operation cannot be cheaper is explained here.
  *
  * The __atomic builtins of GCC and Clang take plain integers, so neither casts nor _Atomic members are needed, and
  * C++ can include the public header.
@@ -22,7 +22,7 @@ _Static_assert(__GCC_ATOMIC_INT_LOCK_FREE == 2, "a lock inside a 32-bit atomic w
 _Static_assert(sizeof(bshm_shared64) == 8 && _Alignof(bshm_shared64) == 8, "one 64-bit word");
 _Static_assert(sizeof(bshm_shared32) == 4 && _Alignof(bshm_shared32) == 4, "one 32-bit word");
 
-/* Relaxed: the word is never torn, no more. For statistics, and where a fence or a later operation orders. */
+/* Relaxed: the word is never torn, nothing more. For statistics, and where a fence or a later operation orders. */
 static inline uint64_t bshm_load_relaxed(const bshm_shared64 *word)
 {
     return __atomic_load_n(&word->shared, __ATOMIC_RELAXED);
@@ -44,7 +44,7 @@ static inline void bshm_add_relaxed(bshm_shared64 *word, uint64_t more)
     bshm_store_relaxed(word, bshm_load_relaxed(word) + more);
 }
 
-/* Acquire: after this load, all that the releasing side did before its store is visible. */
+/* Acquire: after this load, everything that the releasing side did before its store is visible. */
 static inline uint64_t bshm_load_acquire(const bshm_shared64 *word)
 {
     return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
@@ -55,7 +55,7 @@ static inline uint32_t bshm_load_acquire32(const bshm_shared32 *word)
     return __atomic_load_n(&word->shared, __ATOMIC_ACQUIRE);
 }
 
-/* Release: all that was done before is visible to a thread that acquires this value. */
+/* Release: everything done before is visible to a thread that acquires this value. */
 static inline void bshm_store_release(bshm_shared64 *word, uint64_t value)
 {
     __atomic_store_n(&word->shared, value, __ATOMIC_RELEASE);
@@ -74,14 +74,14 @@ static inline bool bshm_claim_acquire(bshm_shared64 *word, uint64_t expected, ui
     return __atomic_compare_exchange_n(&word->shared, &expected, desired, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
-/* Claims a pin word whatever it holds: only for a slot whose pins are forged. */
+/* Claims a pin word whatever it contains: only for a slot whose pins are forged. */
 static inline void bshm_seize_acquire(bshm_shared64 *word, uint64_t desired)
 {
     (void)__atomic_exchange_n(&word->shared, desired, __ATOMIC_ACQUIRE);
 }
 
 /* Sets bits and returns what the word holds then. A fetch_or whose old value is used compiles to a compare-and-swap
- * loop on x86; without, it is one `lock or`, which is wait-free. The separate load may see a later value than the
+ * loop on x86; otherwise it is one `lock or`, which is wait-free. The separate load may see a later value than the
  * fetch_or found: it can miss WRITING only if the writer has cleared it in between, and then it acquires that clear.
  * Acquire: the pixels are read only after the pin is set and the writer's release of the slot (W9) is seen. Release:
  * what this reader saw happens before the claim that fails on this bit. Acquire alone would be enough for the
@@ -127,7 +127,7 @@ static inline uint32_t bshm_word_load(const uint32_t *word)
 }
 
 /* Reference counts inside one process. Taking a reference needs no order: the caller holds one already. The thread
- * that drops the last one must see all that others did before they dropped theirs. */
+ * that drops the last one must see everything that others did before they dropped theirs. */
 static inline void bshm_reference_take(uint32_t *references)
 {
     (void)__atomic_fetch_add(references, 1, __ATOMIC_RELAXED);

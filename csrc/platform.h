@@ -16,7 +16,7 @@
 #include <string.h>
 
 #if !defined(__linux__) && !defined(__APPLE__) && !defined(_WIN32)
-#error "billiards_shm has no platform layer for this system: Linux, macOS and Windows have one"
+#error "billiards_shm has no platform layer for this system: only Linux, macOS and Windows have one"
 #endif
 #if !defined(__LP64__) && !defined(_WIN64)
 /* Slots are mapped whole, up to 62 of them, and old segments stay mapped while their frames are held: 32-bit
@@ -27,7 +27,7 @@
 
 #define BSHM_OS_PATH_BYTES 4096
 
-/* The oldest system that has all that is used here. Functions that the system does not have return -ENOSYS. */
+/* The oldest system that has everything used here. Functions that the system does not have return -ENOSYS. */
 #if defined(__APPLE__)
 #define BSHM_OS_NEEDS "macOS 10.15 or later"
 #elif defined(_WIN32)
@@ -81,8 +81,8 @@ static inline bool bshm_os_same_object(const bshm_os_info *a, const bshm_os_info
 
 /* Files. No open follows a symbolic link in the last component or blocks; every file closes on exec. */
 const char *bshm_os_object_directory(void);
-int bshm_os_absolute_path(const char *path, char *absolute, size_t bytes); /* -ENAMETOOLONG: it has no room there */
-int bshm_os_create(const char *path, bshm_os_file *file);                  /* mode 0600; -EEXIST if there is one */
+int bshm_os_absolute_path(const char *path, char *absolute, size_t bytes); /* -ENAMETOOLONG, or -EINVAL: not UTF-8 */
+int bshm_os_create(const char *path, bshm_os_file *file);                  /* mode 0600; -EEXIST if it exists */
 int bshm_os_set_mode(bshm_os_file file, uint32_t mode);
 int bshm_os_set_group(bshm_os_file file, uint32_t gid); /* -ENOTSUP where files have no group */
 int bshm_os_open(const char *path, enum bshm_os_access access, bshm_os_file *file);
@@ -90,13 +90,13 @@ void bshm_os_close(bshm_os_file file);
 int bshm_os_info_of(bshm_os_file file, bshm_os_info *info);
 int bshm_os_info_at(const char *path, bshm_os_info *info); /* of a symbolic link itself */
 int bshm_os_resize(bshm_os_file file, uint64_t bytes);
-int bshm_os_read(bshm_os_file file, void *buffer, size_t bytes, uint64_t offset); /* -ENODATA: the file ends before */
-int bshm_os_rename(const char *from, const char *to, bool replace); /* without replace: -EEXIST if there */
+int bshm_os_read(bshm_os_file file, void *buffer, size_t bytes, uint64_t offset); /* -ENODATA: the file is shorter */
+int bshm_os_rename(const char *from, const char *to, bool replace); /* without replace: -EEXIST if it exists */
 int bshm_os_unlink(const char *path);
-/* 0, or -EOPNOTSUPP and the file system's name in *kind: locks or mappings do not work there as they must. */
+/* 0, or -EOPNOTSUPP and the file system's name in *kind: locks or mappings do not work there as required. */
 int bshm_os_check_file_system(bshm_os_file file, const char **kind);
 
-/* Give a hole memory (-ENOSPC: nothing of it stays allocated), or give the memory back. */
+/* Gives a hole memory (-ENOSPC: nothing of it stays allocated), or returns the memory to the system. */
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes);
 int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes);
 /* All of the range has memory, so reading a mapping of it takes none. */
@@ -110,37 +110,40 @@ enum bshm_os_map_flags {
 /* No fork happens between the mapping and the store to *address. */
 int bshm_os_map(bshm_os_file file, uint64_t offset, size_t bytes, unsigned flags, void **address);
 void bshm_os_unmap(void *address, size_t bytes);
-/* Replaces a mapping by zeros of this process's own, at the same addresses: its file is let go. Windows cannot, and the
- * mapping stays. */
+/* Replaces a mapping with zeros private to this process, at the same addresses: its file is released. Windows cannot do
+ * that, and the mapping stays. */
 void bshm_os_blank(void *address, size_t bytes, unsigned flags);
 /* Fills the page tables, so that the first use does not fault. Best effort, except for -EFAULT: there is no memory
- * behind a part of the range, nor room for more, and touching it would be SIGBUS. Before Linux 5.14 this is a guess. */
+ * behind a part of the range, nor room for more, and touching it would raise SIGBUS. Before Linux 5.14 this is a guess.
+ * */
 int bshm_os_prefault(void *address, size_t bytes, bool write);
 
-/* Locks on one byte, taken without waiting, gone with their process. -EAGAIN: another file has it. Do not lock a byte
- * twice through one file: some systems grant that, others refuse. */
+/* Locks on one byte, taken without waiting; they end with their process. -EAGAIN: another file has it. Do not lock a
+ * byte twice through one file: some systems grant that, others refuse. */
 int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive);
-/* A shared lock on a byte that no other file has locked in any way. Two that try at once may both get -EAGAIN. */
+/* A shared lock on a byte that no other file has locked in any way. Two that try at the same time may both get -EAGAIN.
+ * */
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte);
 void bshm_os_unlock(bshm_os_file file, uint64_t byte);
-/* 1: another file has the exclusive lock; 0: none has; or a negative errno. Do not ask for a byte that this file has
- * locked. Shared locks do not count: any process that can read the file can take one. */
+/* 1: another file has the exclusive lock; 0: no other has it; or a negative errno. Do not ask for a byte that this file
+ * has locked. Shared locks do not count: any process that can read the file can take one. */
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte);
-/* 1: *from is the first byte from `first` to `last` that another file has locked, in any way or exclusively, and *to the
- * last one of that lock, as far as the system says; 0: there is none. */
+/* 1: *from is the first byte from `first` to `last` that another file has locked, in any way or exclusively, and *to
+ * the last byte of that lock, as far as the system says; 0: there is none. */
 int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively, uint64_t *from,
                         uint64_t *to);
 
-/* What a forked child must let go of. In the child, `in_child` of each member runs before anything else does. It may not
- * lock or free anything: other threads, which do not exist there, may have been at work on the member. It returns false
- * if the member has to leave the list, because it lies on the stack of such a thread. */
+/* What a forked child must release. In the child, `in_child` of each member runs before anything else does. It must not
+ * lock or free anything: other threads, which do not exist there, may have been working on the member. It returns false
+ * if the member has to leave the list, because it is on the stack of such a thread. */
 typedef struct bshm_os_fork_member {
     struct bshm_os_fork_member *next, *previous;
     bool (*in_child)(struct bshm_os_fork_member *member);
 } bshm_os_fork_member;
 void bshm_os_join_fork_list(bshm_os_fork_member *member, bool (*in_child)(bshm_os_fork_member *member));
 void bshm_os_leave_fork_list(bshm_os_fork_member *member);
-/* No fork happens in between. Around opening a file and storing it in the member, closing and resetting it. */
+/* No fork happens in between. Use them around opening a file and storing it in the member, and closing and resetting
+ * it. */
 void bshm_os_block_fork(void);
 void bshm_os_allow_fork(void);
 

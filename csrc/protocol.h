@@ -50,8 +50,8 @@ static inline void bshm_step_end_write(bshm_header *header, uint32_t slot, uint6
     bshm_store_release(&header->descriptors[slot].seq, 2 * sequence);
 }
 
-/* W9. Release: pairs with the acquire of R2. Before W10, so that a reader that has n from `latest` does not find
- * WRITING on its slot. */
+/* W9. Release: pairs with the acquire of R2. It comes before W10, so that a reader that has n from `latest` does not
+ * find WRITING on its slot. */
 static inline void bshm_step_clear_writing(bshm_control *control, uint32_t slot)
 {
     bshm_clear_release(&control->pins[slot].word, BSHM_PIN_WRITING);
@@ -73,8 +73,8 @@ static inline void bshm_step_bump_notify(bshm_header *header)
     bshm_store_release32(&header->publication.notify, bshm_load_relaxed32(&header->publication.notify) + 1);
 }
 
-/* The state is stored before the bump of notify that wakes for it: otherwise a waiter could sleep on without seeing
- * it. */
+/* The state is stored before the bump of notify that wakes for it: otherwise a waiter could go on sleeping without
+ * seeing it. */
 static inline void bshm_step_set_state(bshm_header *header, uint32_t state)
 {
     bshm_store_release32(&header->publication.state, state);
@@ -104,8 +104,8 @@ static inline uint64_t bshm_step_load_latest(const bshm_header *header)
 }
 
 /* The slot of an earlier frame of the window, or `slot_count`; after the load of `latest`. Relaxed: seq is loaded again
- * after the pin. A number has one slot for ever: what is found is in the window that belongs to that `latest`, and a
- * frame that is not found does not come back. */
+ * after the pin. A number never changes its slot: a frame that is found is in the window that belongs to that `latest`,
+ * and one that is not found does not come back. */
 static inline uint32_t bshm_step_find_frame(const bshm_header *header, uint64_t sequence, uint32_t slot_count)
 {
     uint32_t slot = 0;
@@ -114,8 +114,8 @@ static inline uint32_t bshm_step_find_frame(const bshm_header *header, uint64_t 
     return slot;
 }
 
-/* R2, R3. True: pinned. False: the writer is in the slot, and the pin is taken back. In between the slot looks
- * pinned, which does not matter to the writer: it has claimed it already. */
+/* R2, R3. True: pinned. False: the writer is in the slot, and the pin is withdrawn. In between the slot looks
+ * pinned, which does not matter to the writer: it has already claimed it. */
 static inline bool bshm_step_pin(bshm_control *control, uint32_t slot, uint32_t token)
 {
     bshm_shared64 *pin = &control->pins[slot].word;

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A writer that replaces its segment waits under its mutex, and so no longer than `clean` takes. */
+/* A writer that replaces its segment waits under its mutex, so it waits no longer than `clean` takes. */
 #define OWN_LOCK_TIMEOUT_NS (20 * BSHM_NS_PER_MS)
 
 #define CREATION_ATTEMPTS   8 /* how often a cleaner may take the temporary away */
@@ -19,7 +19,7 @@ static int fail_full(bshm_error *error, int rc, uint64_t needed, const char *wha
         return bshm_fail_system(error, rc, "allocate memory for", path);
     if (rc == -EFBIG)
         bshm_fail(error, BSHM_E_FULL,
-                  "%s may not become as large as the segment is: raise the limit of file sizes (ulimit -f), use a "
+                  "%s may not become as large as the segment: raise the limit on file sizes (ulimit -f), use a "
                   "smaller frame, or fewer slots",
                   path);
     else
@@ -77,7 +77,7 @@ static void close_files(bshm_segment *segment)
     bshm_object_close(&segment->data_file);
 }
 
-/* All of it is the parent's. What is drawn into a slot that was lent there is seen nowhere. */
+/* All of it belongs to the parent. Whatever the child draws into a lent slot stays in the child. */
 static bool forget_segment_in_child(bshm_os_fork_member *member)
 {
     bshm_segment *segment = (bshm_segment *)member;
@@ -96,9 +96,13 @@ void bshm_segment_unreference(bshm_segment *segment)
 {
     if (!segment || !bshm_reference_drop(&segment->references))
         return;
-    bshm_os_leave_fork_list(&segment->fork_member); /* first: a child would blank what lies there next */
-    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++)
+    bshm_os_block_fork(); /* a child would keep the mappings forever, or blank whatever is mapped there next */
+    for (uint32_t slot = 0; slot < BSHM_MAX_SLOTS; slot++) {
         bshm_os_unmap(segment->slots[slot], (size_t)segment->identity.slot_stride);
+        segment->slots[slot] = NULL;
+    }
+    bshm_os_allow_fork();
+    bshm_os_leave_fork_list(&segment->fork_member);
     free(segment);
 }
 
@@ -129,8 +133,8 @@ typedef struct creation_job {
     const bshm_segment *own;      /* the writer's own segment that is replaced, or null */
     bshm_predecessor predecessor; /* kept from one attempt to the next */
     uint64_t sequence;            /* the first frame gets the next number */
-    uint64_t series;              /* of the count that goes on; 0: a new one */
-    int64_t timeout_ns;           /* how long the lock of another object under the name is waited for */
+    uint64_t series;              /* of the count that continues; 0: a new one */
+    int64_t timeout_ns;           /* how long to wait for the lock of another object under the name */
     bshm_error *error;
 } creation_job;
 
@@ -176,7 +180,7 @@ static int open_again(bshm_segment *segment, const char *temporary, bshm_error *
     return BSHM_OK;
 }
 
-/* The group first, because the mode's bits are for no other. */
+/* The group first, because the mode's bits are meant for that group only. */
 static int set_group_and_mode(const creation_job *job, const bshm_segment *segment, const char *temporary)
 {
     int rc = job->set_group ? bshm_os_set_group(segment->lock_file, job->group) : 0;
@@ -189,8 +193,8 @@ static int set_group_and_mode(const creation_job *job, const bshm_segment *segme
     return rc < 0 ? bshm_fail_system(job->error, rc, "set the mode of", temporary) : BSHM_OK;
 }
 
-/* All but the name. BSHM_AGAIN: a cleaner that found the temporary old and not yet locked has removed it, or is about
- * to. */
+/* Everything except the name. BSHM_AGAIN: a cleaner that found the temporary old and not yet locked has removed it, or
+ * is about to. */
 static int build_temporary(const creation_job *job, bshm_segment *segment, const char *temporary)
 {
     const char *kind;
@@ -206,7 +210,7 @@ static int build_temporary(const creation_job *job, bshm_segment *segment, const
     if (rc == -ENOSPC)
         return bshm_fail(
             error, BSHM_E_FULL,
-            "'%s' cannot be created: its file system has no inode left. Remove files there, or mount it with "
+            "'%s' cannot be created: its file system has no inodes left. Remove files there, or mount it with "
             "more (mount -o remount,nr_inodes=...)",
             path);
     if (rc == -EDQUOT) /* not even an inode was left */
@@ -329,7 +333,9 @@ static int try_create(creation_job *job, const bshm_identity *identity, bshm_seg
 static int reclaim_from_predecessor(creation_job *job)
 {
     bshm_error full = *job->error;
-    int rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, job->timeout_ns,
+    int rc = BSHM_OK;
+    if (job->predecessor.held.file == BSHM_OS_NO_FILE) /* otherwise an attempt before this one took it */
+        rc = bshm_predecessor_take(job->path, job->name, own_info(job), job->trusted, job->timeout_ns,
                                    &job->predecessor, job->error);
     if (rc < 0)
         return rc;
@@ -357,7 +363,7 @@ int bshm_segment_create(bshm_segment **segment, const char *path, const char *na
                         .sequence = *sequence,
                         .series = own ? own->identity.series : 0,
                         .error = error ? error : &local};
-    /* Find a living writer or a foreign file before any memory is taken; the rename checks again. */
+    /* Look for a living writer or a foreign file before taking any memory; the rename checks again. */
     int rc = bshm_predecessor_take(path, name, own_info(&job), trusted, job.timeout_ns, &job.predecessor, job.error);
     if (rc < 0)
         return rc;

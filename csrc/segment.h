@@ -12,14 +12,14 @@ struct bshm_segment {
     bshm_identity identity;
     void *slots[BSHM_MAX_SLOTS];
     bshm_os_file lock_file; /* the lock; maps header and control region, which a forked child does not inherit */
-    bshm_os_file data_file; /* no locks; maps the slots, where a forked child has zeros of its own */
+    bshm_os_file data_file; /* no locks; maps the slots, where a forked child has its own zeros */
     bshm_os_info info;
     bshm_header *header;
     bshm_control *control;
 };
 
 /* Creates a segment under `name`, LIVE, counting on from `sequence` and from what had the name before; raises
- * *sequence accordingly. `own`: the writer's segment that is replaced, or null; the caller closes it afterwards. */
+ * *sequence accordingly. `own`: the writer's segment to replace, or null; the caller closes it afterwards. */
 int bshm_segment_create(bshm_segment **segment, const char *path, const char *name, const bshm_writer_options *options,
                         const bshm_trusted *trusted, const bshm_segment *own, uint64_t *sequence, bshm_error *error);
 /* Gives one more slot memory. BSHM_E_FULL names the bytes. */

@@ -2,6 +2,7 @@
 #include "copy.h"
 #include "protocol.h"
 #include "segment.h"
+#include "statistics.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,6 @@
 #define NAME_CHECK_NS   (INT64_C(1000) * BSHM_NS_PER_MS) /* how often the name is checked to lead to this segment */
 #define GROWTH_RETRY_NS (100 * BSHM_NS_PER_MS)           /* after memory for another slot was refused */
 #define NO_SLOT         UINT32_MAX
-#define UNCHANGED       UINT64_MAX /* a word of a report that leaves the value as it was */
 
 struct bshm_writer {
     bshm_os_fork_member fork_member;
@@ -18,9 +18,10 @@ struct bshm_writer {
     bshm_segment *segment; /* null: closed */
     uint64_t sequence;     /* number of the last frame published */
     uint32_t lent;         /* slot of the open loan, or NO_SLOT */
+    uint64_t lent_bytes;   /* how many bytes its frame may take */
     uint32_t window; /* how many slots at the beginning of `order` hold the newest frame and the history before it */
     uint32_t order[BSHM_MAX_SLOTS]; /* the backed slots, most recently published first */
-    int64_t last_capture_ns;        /* of the last frame that was not a placeholder */
+    int64_t last_capture_ns;        /* when the last frame that was not a placeholder was published */
     int64_t next_name_check_ns;
     bshm_error refusal; /* code 0: none. Why this writer has lost its name for good */
     int64_t next_growth_ns;
@@ -28,38 +29,12 @@ struct bshm_writer {
     bshm_writer_options options;
     bshm_trusted trusted;
     bshm_writer_counters totals; /* summed over the segments that were replaced */
-    bshm_source_report source;   /* the last report, for the next segment */
-    char reason[129];
-    char backend[33];
+    bshm_kept_report source;     /* the last report, for the next segment */
     char name[BSHM_OS_PATH_BYTES];
     char path[BSHM_OS_PATH_BYTES];
 };
 
 /* ---------------------------------------------------------------- segments */
-
-static void report_words(bshm_statistics *statistics, const bshm_source_report *report)
-{
-    const bshm_shared64 *reported = (const bshm_shared64 *)&report->statistics;
-    bshm_shared64 *words = (bshm_shared64 *)statistics;
-    for (size_t i = 0; i < BSHM_STATISTICS_WORDS; i++)
-        if (reported[i].shared != UNCHANGED)
-            bshm_store_relaxed(&words[i], reported[i].shared);
-}
-
-static void report_into(bshm_statistics *statistics, const bshm_source_report *report)
-{
-    report_words(statistics, report);
-    if (!report->reason && !report->backend)
-        return;
-    uint64_t seq = bshm_load_relaxed(&statistics->text_seq);
-    bshm_store_relaxed(&statistics->text_seq, seq + 1);
-    bshm_fence_seq_cst(); /* as W5 */
-    if (report->reason)
-        bshm_text_store(statistics->reason, 16, report->reason);
-    if (report->backend)
-        bshm_text_store(statistics->backend, 4, report->backend);
-    bshm_store_release(&statistics->text_seq, seq + 2);
-}
 
 static void use_segment(bshm_writer *writer, bshm_segment *segment)
 {
@@ -69,39 +44,21 @@ static void use_segment(bshm_writer *writer, bshm_segment *segment)
         writer->order[i] = i;
     writer->next_growth_ns = 0;
     writer->next_name_check_ns = bshm_os_now_ns() + NAME_CHECK_NS;
-    report_into(&segment->header->statistics, &writer->source);
+    bshm_statistics_report(&segment->header->statistics, &writer->source.report);
     bshm_store_relaxed(&segment->header->statistics.last_capture_ns, (uint64_t)writer->last_capture_ns);
     bshm_store_relaxed(&segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
-}
-
-/* The words that the writer counts itself, from zero in each segment, beside the latency buckets. */
-static const size_t own_counters[] = {
-    offsetof(bshm_statistics, published),     offsetof(bshm_statistics, dropped),
-    offsetof(bshm_statistics, leases_broken), offsetof(bshm_statistics, write_ns_total),
-    offsetof(bshm_statistics, bytes_written),
-};
-
-static void add_word(bshm_statistics *sums, const bshm_statistics *statistics, size_t offset)
-{
-    ((bshm_shared64 *)sums)[offset / 8].shared += ((const bshm_shared64 *)statistics)[offset / 8].shared;
 }
 
 /* Adds the counters of `segment`; its sizes and the reported words replace earlier ones. */
 static void add_counters(const bshm_segment *segment, bshm_writer_counters *counters)
 {
-    bshm_statistics earlier = counters->statistics;
-    bshm_statistics_copy(&counters->statistics, &segment->header->statistics);
-    for (size_t i = 0; i < sizeof own_counters / sizeof own_counters[0]; i++)
-        add_word(&counters->statistics, &earlier, own_counters[i]);
-    for (size_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
-        add_word(&counters->statistics, &earlier, offsetof(bshm_statistics, write_ns_log2) + 8 * i);
+    bshm_statistics_add(&counters->statistics, &segment->header->statistics);
     counters->backed_bytes = bshm_backed_bytes(&segment->identity, segment->backed);
     counters->total_bytes = segment->identity.total_bytes;
     memcpy(counters->generation, segment->identity.generation, sizeof counters->generation);
 }
 
-/* A segment of `capacity` under the same name, with the count going on. The old one stays mapped for the frames held.
- */
+/* A segment of `capacity` under the same name; the count continues. The old one stays mapped for the frames held. */
 static int replace_segment(bshm_writer *writer, uint64_t capacity, bshm_error *error)
 {
     bshm_segment *next;
@@ -135,7 +92,7 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
     bshm_os_mutex_init(&writer->mutex);
     writer->lent = NO_SLOT;
     writer->options = *options;
-    bshm_source_report_init(&writer->source);
+    bshm_source_report_init(&writer->source.report);
     int rc = bshm_object_path(name, writer->path, sizeof writer->path, error);
     if (rc == BSHM_OK)
         rc = bshm_trusted_copy(&writer->trusted, &options->trusted, error);
@@ -158,9 +115,9 @@ int bshm_writer_create(bshm_writer **created, const char *name, const bshm_write
 /* ---------------------------------------------------------------- choosing a slot */
 
 /* W1 to W3 over the slots with memory that are not in the window. The one published last before those of the window
- * is the most likely to be in a cache still: while no reader holds a frame, two slots take turns. Beside the opposite
- * order, three in turn, that took 0.95 of the time for a write and a read of every pixel at 1080p, 0.94 at 4K, and no
- * more at any size. Any order will do for the proof that one pass finds a slot. */
+ * is the most likely to be still in a cache: while no reader holds a frame, two slots take turns. Compared with the
+ * opposite order, three in turn, that took 0.95 of the time for a write and a read of every pixel at 1080p, 0.94 at 4K,
+ * and no more at any size. Any order will do for the proof that one pass finds a slot. */
 static uint32_t claim_backed(const bshm_writer *writer)
 {
     const bshm_segment *segment = writer->segment;
@@ -170,7 +127,7 @@ static uint32_t claim_backed(const bshm_writer *writer)
     return NO_SLOT;
 }
 
-/* W1, the slot that is given memory now. It is in its place in `order`: the last, never published. */
+/* W1, the slot that gets memory now. It is already in its place in `order`: the last, never published. */
 static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error)
 {
     bshm_segment *segment = writer->segment;
@@ -184,6 +141,10 @@ static int claim_unbacked(bshm_writer *writer, uint32_t *slot, bshm_error *error
     int rc = bshm_segment_grow(segment, writer->path, &writer->growth_error);
     if (rc < 0) {
         writer->next_growth_ns = now + GROWTH_RETRY_NS;
+        bshm_clear_dead_tokens(segment->lock_file, segment->control, &segment->identity);
+        *slot = claim_backed(writer);
+        if (*slot != NO_SLOT)
+            return BSHM_OK;
         if (error)
             *error = writer->growth_error;
         return rc;
@@ -237,8 +198,8 @@ static void move_to_front(bshm_writer *writer, uint32_t slot)
 
 /* ---------------------------------------------------------------- loan and publish, under the mutex */
 
-/* Locks the writer, if it can be used. In a forked child another thread of the parent may hold the mutex for ever: it
- * is not touched. */
+/* Locks the writer, if it can be used. In a forked child, a thread that does not exist there may hold the mutex
+ * forever: it is not touched. */
 static int enter(bshm_writer *writer, bshm_error *error)
 {
     if (writer->inherited)
@@ -261,7 +222,7 @@ static void leave(bshm_writer *writer)
     bshm_os_mutex_unlock(&writer->mutex);
 }
 
-/* What it counted is kept. */
+/* Its counters are kept. */
 static void end_segment(bshm_writer *writer, uint32_t state)
 {
     bshm_segment *old = writer->segment;
@@ -270,7 +231,7 @@ static void end_segment(bshm_writer *writer, uint32_t state)
     bshm_segment_end(old, state, writer->path);
 }
 
-/* True: what has the name is not this writer's, and will not be: a living writer's segment, or a file that is none. */
+/* True: the name belongs to a living writer's segment, or to a file that is not a segment, and does not come back. */
 static bool is_taken(const bshm_writer *writer, int rc)
 {
     bshm_os_info info;
@@ -278,7 +239,7 @@ static bool is_taken(const bshm_writer *writer, int rc)
            bshm_os_info_at(writer->path, &info) == 0 && !bshm_os_same_object(&info, &writer->segment->info);
 }
 
-/* If another process has the name, this writer has lost it for good, and every call says so from now on. */
+/* If another process has the name, this writer has lost it for good, and every call fails with that from now on. */
 static int replace_or_refuse(bshm_writer *writer, uint64_t capacity, bshm_error *error)
 {
     bshm_error failure = {0};
@@ -292,7 +253,7 @@ static int replace_or_refuse(bshm_writer *writer, uint64_t capacity, bshm_error 
     return rc;
 }
 
-/* Sees to it that the segment can hold `bytes` and has the name. */
+/* Makes sure that the segment can hold `bytes` and has the name. */
 static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm_error *error)
 {
     if (bytes > writer->segment->identity.slot_capacity)
@@ -302,8 +263,8 @@ static int ensure_segment(bshm_writer *writer, uint64_t bytes, int64_t now, bshm
     writer->next_name_check_ns = now + NAME_CHECK_NS;
     if (bshm_segment_has_name(writer->segment, writer->path))
         return BSHM_OK;
-    /* The name was removed. What else fails (no memory, too many open files) costs no frame: attached readers still see
-     * this segment. It is tried again in a second. */
+    /* The name was removed. Other failures (no memory, too many open files) cost no frame: attached readers still see
+     * this segment. The next attempt is in a second. */
     int rc = replace_or_refuse(writer, writer->options.slot_capacity, error);
     return writer->segment ? BSHM_OK : rc;
 }
@@ -345,8 +306,8 @@ static void count_frame(bshm_writer *writer, const bshm_frame_info *info, int64_
     bshm_store_relaxed(&statistics->heartbeat_ns, (uint64_t)now);
     if (info->flags & BSHM_FRAME_PLACEHOLDER)
         return;
-    writer->last_capture_ns = info->capture_ns;
-    bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->capture_ns);
+    writer->last_capture_ns = info->publish_ns; /* not capture_ns, which depends on the source's clock */
+    bshm_store_relaxed(&statistics->last_capture_ns, (uint64_t)info->publish_ns);
 }
 
 /* W6 to W12. `spent_ns`: what the frame took before `started_ns`. */
@@ -357,7 +318,8 @@ static uint64_t finish_frame(bshm_writer *writer, bshm_frame_info *info, uint32_
     uint64_t n = ++writer->sequence;
     info->sequence = n;
     info->publish_ns = bshm_os_now_ns();
-    info->wall_ns = bshm_os_wall_ns();
+    if (info->wall_ns == 0)
+        info->wall_ns = bshm_os_wall_ns();
     bshm_step_store_descriptor(header, slot, info);          /* W6 */
     bshm_step_end_write(header, slot, n);                    /* W7, W8 */
     bshm_step_clear_writing(writer->segment->control, slot); /* W9 */
@@ -390,6 +352,7 @@ int bshm_writer_loan(bshm_writer *writer, const bshm_frame_info *info, bshm_loan
     rc = begin_frame(writer, &loan->info, &loan->slot, error);
     if (rc == BSHM_OK) {
         writer->lent = loan->slot;
+        writer->lent_bytes = loan->info.payload_bytes;
         loan->segment = writer->segment;
         loan->pixels = writer->segment->slots[loan->slot];
         loan->open = 1;
@@ -409,7 +372,6 @@ static bool is_lent(const bshm_writer *writer, const bshm_loan *loan)
 int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence, bshm_error *error)
 {
     int64_t started = bshm_os_now_ns();
-    uint64_t lent_bytes = loan->info.payload_bytes;
     int rc = enter(writer, error);
     if (rc < 0)
         return rc;
@@ -418,9 +380,9 @@ int bshm_writer_publish(bshm_writer *writer, bshm_loan *loan, uint64_t *sequence
                        writer->name);
     if (rc == BSHM_OK)
         rc = bshm_info_plan(&loan->info, error);
-    if (rc == BSHM_OK && loan->info.payload_bytes > lent_bytes)
+    if (rc == BSHM_OK && loan->info.payload_bytes > writer->lent_bytes)
         rc = bshm_fail(error, BSHM_E_SHAPE, "a frame of %llu bytes does not fit a loan of %llu: take a larger loan",
-                       (unsigned long long)loan->info.payload_bytes, (unsigned long long)lent_bytes);
+                       (unsigned long long)loan->info.payload_bytes, (unsigned long long)writer->lent_bytes);
     if (rc == BSHM_OK) {
         *sequence = finish_frame(writer, &loan->info, loan->slot, started, loan->claim_ns);
         writer->lent = NO_SLOT;
@@ -466,44 +428,16 @@ int bshm_writer_write(bshm_writer *writer, const bshm_frame_info *info, const vo
     return rc;
 }
 
-static void copy_text(char *kept, const char *text, size_t bytes)
-{
-    size_t length = bshm_text_fit(text, bytes - 1);
-    memcpy(kept, text, length);
-    kept[length] = '\0';
-}
-
-/* Later segments begin with what was reported last. */
-static void keep_report(bshm_writer *writer, const bshm_source_report *report)
-{
-    report_words(&writer->source.statistics, report);
-    if (report->reason) {
-        copy_text(writer->reason, report->reason, sizeof writer->reason);
-        writer->source.reason = writer->reason;
-    }
-    if (report->backend) {
-        copy_text(writer->backend, report->backend, sizeof writer->backend);
-        writer->source.backend = writer->backend;
-    }
-}
-
-void bshm_source_report_init(bshm_source_report *report)
-{
-    memset(&report->statistics, 0xFF, sizeof report->statistics);
-    report->reason = NULL;
-    report->backend = NULL;
-}
-
 int bshm_writer_report(bshm_writer *writer, const bshm_source_report *report, bshm_error *error)
 {
     int rc = enter(writer, error);
     if (rc < 0)
         return rc;
-    keep_report(writer, report);
-    if (writer->lent == NO_SLOT) /* so that a name is taken back even while the source delivers no frames */
+    bshm_report_keep(&writer->source, report);
+    if (writer->lent == NO_SLOT) /* so that the writer gets its name back even while the source delivers no frames */
         rc = ensure_segment(writer, 0, bshm_os_now_ns(), error);
     if (rc == BSHM_OK) {
-        report_into(&writer->segment->header->statistics, report);
+        bshm_statistics_report(&writer->segment->header->statistics, report);
         bshm_store_relaxed(&writer->segment->header->statistics.heartbeat_ns, (uint64_t)bshm_os_now_ns());
     }
     leave(writer);
@@ -516,7 +450,7 @@ void bshm_writer_get_counters(bshm_writer *writer, bshm_writer_counters *counter
     *counters = writer->totals;
     counters->sequence = writer->sequence;
     if (rc < 0)
-        return; /* closed: they do not change any more */
+        return; /* closed: they no longer change */
     add_counters(writer->segment, counters);
     leave(writer);
 }
@@ -550,7 +484,7 @@ void bshm_writer_free(bshm_writer *writer)
     if (!writer)
         return;
     bshm_writer_close(writer);
-    bshm_segment_unreference(writer->segment); /* the parent's, in a forked child; else there is none */
+    bshm_segment_unreference(writer->segment); /* the parent's, in a forked child; otherwise null */
     bshm_os_leave_fork_list(&writer->fork_member);
     bshm_os_mutex_destroy(&writer->mutex);
     free(writer);

@@ -52,7 +52,7 @@ int main(int argc, char **argv)
     int rc = bshm_reader_create(&reader, argv[1], &options, &error);
     for (unsigned long shown = 0; rc >= 0 && (wanted == 0 || shown < wanted);) {
         bshm_frame frame;
-        rc = bshm_reader_acquire(reader, 0, &frame, &error); /* attaches by itself, also to a successor */
+        rc = bshm_reader_acquire(reader, 0, &frame, &error); /* attaches automatically, also to a successor */
         if (rc == BSHM_FOUND) {
             show(reader, &frame);
             bshm_frame_release(&frame);

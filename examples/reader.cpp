@@ -32,7 +32,7 @@ class Frame
     Frame &operator=(Frame &&) = delete;
     ~Frame()
     {
-        bshm_frame_release(&held_); // of an empty one: nothing
+        bshm_frame_release(&held_); // does nothing for an empty one
     }
 
     const bshm_frame_info &info() const

@@ -142,9 +142,15 @@ class CaptureStatistics:
         self.stale = 0
         self.unreadable = 0
         self.damaged = 0
+        self.lost = 0
         self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._interval_ns = 0
+        self.link_bytes = 0
+        self.link_missed = 0
+        self.link_age_us = 0
+        self.link_trip_us = 0
+        self.link_error_us = 0
         self.on_written: Callable[[int, int], None] | None = None
         """Count a published frame: when that was, and what it took, apart from decoding, in nanoseconds."""
 

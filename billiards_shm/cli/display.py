@@ -192,7 +192,7 @@ def _statistics_lines(info: SegmentInfo) -> Rows:
     """The lines that the table of statistics names, such as "frames", each with all its statistics."""
     lines: dict[str, list[str]] = {}
     for name, row in STATISTICS.items():
-        if row.line and row.line != "warning":
+        if row.line and row.line != "warning" and not (row.of_copies and not info.link_bytes):
             lines.setdefault(row.line, []).append(f"{_format_statistic(info, name, row)} {row.label or name}")
     return [(line, ", ".join(texts)) for line, texts in lines.items()]
 
@@ -207,6 +207,8 @@ def _warnings(info: SegmentInfo) -> Rows:
 
 def _format_statistic(info: SegmentInfo, name: str, row: Statistic) -> str:
     value = getattr(info, name)
+    if row.unit == "us":
+        return format_seconds(value / 1e6)
     return format_bytes(value) if row.unit == "bytes" else str(value)
 
 

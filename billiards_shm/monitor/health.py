@@ -3,7 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -27,10 +27,10 @@ REFRESH_INTERVAL_S: Final = 0.2
 """Segments are inspected at most this often; calls in between get the last result."""
 
 REMEMBERED_S: Final = 600.0
-"""How long a segment is still reported after it is gone, unless it was named."""
+"""How long a segment is still reported after it is gone, unless it was asked for by name."""
 
 REMEMBERED_NAMES: Final = 256
-"""Segments that are reported, unless more of them exist."""
+"""How many segments are reported, unless more of them exist."""
 
 
 class HealthState(StrEnum):
@@ -72,6 +72,10 @@ class SegmentHealth(SegmentStatistics):
     width: int | None = None
     height: int | None = None
     pixel_format: str | None = None
+    clock: str | None = None
+    """What the newest frame's capture time was taken from."""
+    clock_offset_ms: float | None = None
+    """How far that clock is ahead of this host's, if it was compared."""
     fps: float = 0.0
     """Frames published per second, over the last seconds."""
     last_frame_age: float | None = None
@@ -130,7 +134,7 @@ def evaluate_health(info: SegmentInfo | None, max_frame_age: float, error: str =
 
 
 def living_writer(name: str) -> int | None:
-    """Id, in its own container, of the process that writes to a segment; None: there is none, or it is unknown."""
+    """Id, in its own container, of the process that writes to a segment; None if there is none, or it is unknown."""
     try:
         info = inspect_segment(name)
     except BilliardsShmError:
@@ -150,9 +154,11 @@ class HealthMonitor:
     names : sequence of str or None
         Names or paths; None: every segment of this machine, including those that appear later.
     max_frame_age : float
-        Seconds that the newest captured frame may be old.
+        How many seconds old the newest captured frame may be.
     trusted_owners : iterable, optional
         As for a reader.
+    on_refresh : callable, optional
+        Called after each inspection with the names that are reported; others are forgotten. Any thread may call it.
     """
 
     def __init__(
@@ -160,10 +166,12 @@ class HealthMonitor:
         names: Sequence[str] | None,
         max_frame_age: float,
         trusted_owners: Iterable[int | str] | None = None,
+        on_refresh: Callable[[Collection[str]], None] = lambda names: None,
     ) -> None:
         self.names = None if names is None else tuple(dict.fromkeys(names))
         self._max_frame_age = max_frame_age
         self._owners = None if trusted_owners is None else tuple(trusted_owners)
+        self._on_refresh = on_refresh
         self._lock = threading.Lock()
         self._refreshed_at = -math.inf
         self._infos: dict[str, SegmentInfo | None] = {}
@@ -211,6 +219,7 @@ class HealthMonitor:
         self._infos = found
         names = self._last_seen if self.names is None else found
         self._health = {name: self._evaluate(name, found.get(name), errors.get(name, "")) for name in sorted(names)}
+        self._on_refresh(self._health.keys())
 
     def _inspect(self, name: str, errors: dict[str, str]) -> SegmentInfo | None:
         try:
@@ -254,6 +263,8 @@ class HealthMonitor:
             width=size[0],
             height=size[1],
             pixel_format=info.pixel_format,
+            clock=info.clock,
+            clock_offset_ms=info.clock_offset_ms,
             fps=0.0 if info.status is not SegmentStatus.LIVE else info.fps if rate is None else rate,
             last_frame_age=info.last_frame_age,
             write_p50_ms=None if median is None else median * 1e3,

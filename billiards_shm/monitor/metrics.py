@@ -27,14 +27,20 @@ _log = logging.getLogger(__name__)
 
 _LABELS: Final = ("name",)
 _FAMILIES: Final = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-# Metrics that are no statistic of the table: name, help text, value, value without a segment. None: no sample.
+# Metrics that are not in the table of statistics: name, help text, value, value without a segment. None: no sample.
 _DERIVED: Final[tuple[tuple[str, str, Callable[[SegmentInfo], float | None], float | None], ...]] = (
     ("up", "1 if the segment has a living writer", lambda info: info.status is SegmentStatus.LIVE, 0),
     (
         "last_frame_age_seconds",
-        "Since the newest captured frame; absent before the first",
+        "Time since the newest captured frame; absent before the first",
         lambda info: info.last_frame_age,
-        None,  # 0 would be the newest frame of all
+        None,  # 0 would be a brand-new frame
+    ),
+    (
+        "clock_offset_seconds",
+        "How far the clock of the driver or sender is ahead of this host's when its least late frame arrives",
+        lambda info: None if info.clock_offset_ms is None else info.clock_offset_ms / 1e3,
+        None,
     ),
     ("fps", "Frames per second, as the capture process last measured", lambda info: info.fps, 0),
     ("shared_memory_bytes", "Shared memory in use", lambda info: info.backed_bytes, 0),
@@ -57,7 +63,7 @@ class SegmentCollector(Collector):
         self._infos = infos
 
     def describe(self) -> Iterable[Metric]:
-        """Name the metrics without inspecting segments, which registration does not need."""
+        """Name the metrics without inspecting segments: registration does not need that."""
         return _families({})
 
     def collect(self) -> Iterable[Metric]:
@@ -70,12 +76,13 @@ def _families(infos: Mapping[str, SegmentInfo | None]) -> list[Metric]:
     for attribute, row in STATISTICS.items():
         family = _FAMILIES[row.kind](f"billiards_shm_{row.metric}", row.description, labels=_LABELS)
         for name, info in infos.items():
-            family.add_metric([name], getattr(info, attribute, 0))
+            value = getattr(info, attribute, 0)
+            family.add_metric([name], value / 1e6 if row.unit == "us" else value)
         families.append(family)
-    for metric, text, value, absent in _DERIVED:
+    for metric, text, derived, absent in _DERIVED:
         gauge = GaugeMetricFamily(f"billiards_shm_{metric}", text, labels=_LABELS)
         for name, info in infos.items():
-            found = absent if info is None else value(info)
+            found = absent if info is None else derived(info)
             if found is not None:
                 gauge.add_metric([name], float(found))
         families.append(gauge)
@@ -115,16 +122,16 @@ def _description(infos: Mapping[str, SegmentInfo | None]) -> InfoMetricFamily:
 
 @contextmanager
 def metrics_server(name: str, host: str, port: int) -> Iterator[int]:
-    """Serve the metrics of one segment, in a thread of its own, while the block runs.
+    """Serve the metrics of one segment, in their own thread, while the block runs.
 
     Parameters
     ----------
     name : str
-        The segment, which need not exist yet.
+        The segment, which does not have to exist yet.
     host : str
-        Address to listen at.
+        Address to listen on.
     port : int
-        0: any that is free.
+        0: any free port.
 
     Yields
     ------

@@ -41,7 +41,7 @@ class RateMeter:
     def update(self, info: SegmentInfo, now: float | None = None) -> float | None:
         """Add a sample; return the rate, or None while there is only one sample."""
         now = time.monotonic() if now is None else now
-        # After a clean close the numbers start at 1 again: a difference across that is no rate.
+        # After a clean close the numbers start at 1 again: a difference across that is not a rate.
         if info.generation != self._generation and self._samples and info.sequence < self._samples[-1][1]:
             self._samples.clear()
         self._generation = info.generation

@@ -1,8 +1,8 @@
 /* fork.c - what a forked child does before anything else runs there.
  *
  * A lock of an open file description lives while any process has that description, and memory while any process maps
- * it: a forked child would keep its dead parent's writer lock, and every segment that is replaced later. So all that
- * have such files and mappings are in one list, and in the child each of them lets go of its own.
+ * it: a forked child would keep its dead parent's writer lock, and every segment that is replaced later. So everything
+ * that has such files and mappings is in one list, and in the child each member releases its own.
  */
 #include "../platform.h"
 #ifndef _WIN32
@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 /* Held during every change of the list and of the files and mappings in its members, and during every fork: the child
- * finds all of it whole. */
+ * finds everything consistent. */
 static pthread_mutex_t fork_mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 static bshm_os_fork_member *first;
@@ -33,7 +33,7 @@ static void let_go_in_child(void)
         if (!member->in_child(member))
             unlink_member(member);
     }
-    (void)pthread_mutex_unlock(&fork_mutex); /* the parent's thread, which this thread was, locked it */
+    (void)pthread_mutex_unlock(&fork_mutex); /* locked by the parent's thread that this one is a copy of */
 }
 
 static void lock_fork_mutex(void)

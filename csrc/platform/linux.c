@@ -1,4 +1,4 @@
-/* linux.c - Linux 3.15 and later (open file description locks). Newer conveniences fall back. */
+/* linux.c - Linux 3.15 and later (open file description locks). Newer conveniences have fallbacks. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -34,7 +34,7 @@
 #define HUGE_PAGE_BYTES       ((size_t)2 << 20) /* on most systems; on others a few addresses are wasted */
 #define HUGE_PAGES_TIMEOUT_NS (50 * INT64_C(1000000))
 
-/* A call of fallocate delays every signal until it returns: in pieces, a stop request is handled soon. */
+/* A call to fallocate delays every signal until it returns: in pieces, a stop request is handled soon. */
 #define BACK_PIECE_BYTES (UINT64_C(2) << 20)
 
 const char *bshm_os_object_directory(void)
@@ -98,9 +98,9 @@ typedef struct byte_range {
     uint64_t from, to;
 } byte_range;
 
-/* Puts huge pages under the range where the system gives any: copies into it take a seventh less time, and a huge
- * page takes a tenth of the time of its 512 small ones. MADV_COLLAPSE needs at least one page that is there, and
- * fills holes: so one byte is written first, by a call that can say that there is no room. Returns the part that has
+/* Puts huge pages under the range where the system has any: copies into it take a seventh less time, and a huge
+ * page takes a tenth of the time of its 512 small ones. MADV_COLLAPSE needs at least one page that is present, and
+ * fills holes: so one byte is written first, by a call that can report that there is no room. Returns the part that has
  * memory now, counted from `offset`. */
 static byte_range back_with_huge_pages(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
@@ -110,7 +110,7 @@ static byte_range back_with_huge_pages(bshm_os_file file, uint64_t offset, uint6
         return backed;
     if (bshm_os_map(file, offset, (size_t)bytes, BSHM_OS_MAP_WRITE | BSHM_OS_MAP_NOT_IN_CHILD, &address) < 0)
         return backed;
-    int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* fragmented memory has to be moved together first */
+    int64_t until = bshm_os_now_ns() + HUGE_PAGES_TIMEOUT_NS; /* fragmented memory has to be compacted first */
     backed.from = backed.to = -offset & (HUGE_PAGE_BYTES - 1);
     while (backed.to + HUGE_PAGE_BYTES <= bytes && bshm_os_now_ns() < until &&
            bshm_posix_has_room(file, bytes - (backed.to - backed.from)) &&
@@ -124,7 +124,7 @@ static byte_range back_with_huge_pages(bshm_os_file file, uint64_t offset, uint6
     return backed;
 }
 
-/* What the range still needs when its first `done` bytes have memory, and those of `backed`. */
+/* How many bytes of the range still need memory when its first `done` bytes have it, and those of `backed`. */
 static uint64_t missing_bytes(uint64_t done, uint64_t bytes, byte_range backed)
 {
     uint64_t from = done > backed.from ? done : backed.from;
@@ -140,7 +140,7 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
     byte_range backed = back_with_huge_pages(file, offset, bytes);
     while (done < bytes) {
         uint64_t piece = bytes - done < BACK_PIECE_BYTES ? bytes - done : BACK_PIECE_BYTES;
-        /* Again, because others may take memory meanwhile: to go on to the last page would leave them none. */
+        /* Check again, because others may take memory in between: going on to the last page would leave them none. */
         if (!bshm_posix_has_room(file, missing_bytes(done, bytes, backed))) {
             rc = -ENOSPC;
             break;
@@ -204,7 +204,7 @@ int bshm_posix_advise_mapping(void *address, size_t bytes, bool not_in_child)
     return not_in_child && madvise(address, bytes, MADV_DONTFORK) != 0 ? -errno : 0;
 }
 
-/* Whether the page is there or can be made: asked through the kernel, which answers where touching it would be
+/* Whether the page is present or can be made: asks the kernel, which answers where touching it would raise
  * SIGBUS. A kernel that does not let a process read its own memory that way (seccomp) gives no answer; then the page
  * is touched. */
 static bool page_is_there(uint8_t *page)

@@ -1,7 +1,7 @@
 /* macos.c - macOS 10.15 and later (open file description locks, waiting across processes).
  *
- * POSIX shared memory of macOS can neither be read, renamed nor locked. So a name is a file in the user's own
- * temporary directory, and each user has names of their own; to share frames between users, give a path.
+ * POSIX shared memory on macOS cannot be read, renamed or locked. So a name is a file in the user's own
+ * temporary directory, and each user has separate names; to share frames between users, give a path.
  */
 #include "../platform.h"
 #ifdef __APPLE__
@@ -39,7 +39,7 @@ static void init_object_directory(void)
     if (length == 0 || length > sizeof parent)
         (void)snprintf(parent, sizeof parent, "/tmp/%u-", (unsigned)geteuid());
     (void)snprintf(object_directory, sizeof object_directory, "%s" OBJECT_DIRECTORY, parent);
-    (void)mkdir(object_directory, 0700); /* if this fails, the first use of the directory says why */
+    (void)mkdir(object_directory, 0700); /* if this fails, the first use of the directory reports why */
 }
 
 const char *bshm_os_object_directory(void)
@@ -82,7 +82,7 @@ int bshm_os_check_file_system(bshm_os_file file, const char **kind)
 
 int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
-    /* F_PREALLOCATE reserves memory beyond the end of a file only. APFS allocates blocks of zeros at once. */
+    /* F_PREALLOCATE only reserves memory beyond the end of a file. APFS allocates blocks of zeros immediately. */
     if (!bshm_posix_has_room(file, bytes))
         return -ENOSPC;
     int rc = bshm_posix_write_zeros(file, offset, bytes);
@@ -143,7 +143,7 @@ typedef int (*wake_by_address)(void *word, size_t bytes, uint32_t flags);
 #define CLOCK_MACH_ABSOLUTE_TIME 32u /* OS_CLOCK_MACH_ABSOLUTE_TIME */
 
 /* What the functions above are built on: in every libSystem since 10.12, but in no public header (bsd/sys/ulock.h of
- * xnu). It reaches sleepers of other processes since 10.15. */
+ * xnu). Since 10.15 it reaches sleepers in other processes. */
 typedef int (*ulock_wait)(uint32_t operation, void *word, uint64_t value, uint32_t timeout_us);
 typedef int (*ulock_wake)(uint32_t operation, void *word, uint64_t wake_value);
 #define UL_COMPARE_AND_WAIT_SHARED 3u

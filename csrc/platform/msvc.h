@@ -1,8 +1,9 @@
 /* msvc.h - the builtins of GCC and Clang that Microsoft's compiler does not have, on x64 and ARM64.
  *
  * Same names, same meaning, so that ordering.h is the same for every compiler. Plain loads and stores of aligned
- * words are single accesses on both processors. On x64 they are acquire and release too, so only the compiler must
- * not reorder; on ARM64 a barrier is needed. The Interlocked functions are full barriers, which is always enough.
+ * words are single accesses on both processors. On x64 they are acquire and release too, so only the compiler has to be
+ * kept from reordering; on ARM64 a barrier is needed. The Interlocked functions are full barriers, which is always
+ * enough.
  * BSHM_INTERLOCKED selects this file with other compilers, for tests.
  */
 #ifndef BSHM_MSVC_H
@@ -131,7 +132,7 @@ static inline void bshm_thread_fence_(int order)
 #define __atomic_thread_fence(order) bshm_thread_fence_(order)
 
 #ifdef _MSC_VER
-static inline int __builtin_clzll(unsigned long long value) /* of 0: undefined, as GCC's */
+static inline int __builtin_clzll(unsigned long long value) /* undefined for 0, as GCC's */
 {
     unsigned long highest;
     (void)_BitScanReverse64(&highest, value);

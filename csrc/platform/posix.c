@@ -126,7 +126,7 @@ int bshm_os_resize(bshm_os_file file, uint64_t bytes)
 {
     int rc;
     struct rlimit limit;
-    /* Asked before: a program in C would die of SIGXFSZ. Within this size no later write exceeds the limit. */
+    /* Checked first: a program in C would die of SIGXFSZ. Within this size no later write exceeds the limit. */
     if (bytes > INT64_MAX || (getrlimit(RLIMIT_FSIZE, &limit) == 0 && bytes > limit.rlim_cur))
         return -EFBIG;
     do
@@ -256,7 +256,7 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
 {
     uint64_t from, to;
-    int rc = bshm_os_lock(file, byte, false); /* an exclusive one needs a file that may be written */
+    int rc = bshm_os_lock(file, byte, false); /* an exclusive lock needs a writable file */
     if (rc == 0 && bshm_os_find_locked(file, byte, byte, false, &from, &to) == 1) {
         bshm_os_unlock(file, byte);
         rc = -EAGAIN;
@@ -281,7 +281,7 @@ int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 int bshm_os_find_locked(bshm_os_file file, uint64_t first, uint64_t last, bool exclusively, uint64_t *from,
                         uint64_t *to)
 {
-    /* The kernel names *a* conflicting lock, not the lowest: ask again for the bytes before it. */
+    /* The kernel returns *a* conflicting lock, not the lowest: ask again for the bytes before it. */
     int found = 0;
     while (first <= last) {
         struct flock lock = {

@@ -2,7 +2,7 @@
  *
  * A segment is a file whose pages the system is asked to keep in memory (FILE_ATTRIBUTE_TEMPORARY). A name is a file
  * in the user's own directory for temporary files. A section without a file would vanish with its last process, and
- * with it the newest frame of a dead writer; and it is visible in one login session only.
+ * with it the newest frame of a dead writer; and it is visible only in one login session.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -29,7 +29,7 @@ static BOOL CALLBACK init_object_directory(PINIT_ONCE once, void *parameter, voi
         (void)wcscat_s(directory, WINDOWS_PATH_UNITS, L"\\Temp\\");
     else if (GetTempPathW(MAX_PATH, directory) == 0)
         (void)wcscpy_s(directory, WINDOWS_PATH_UNITS, L"C:\\Windows\\Temp\\");
-    (void)CreateDirectoryW(directory, NULL); /* if these fail, the first use of the directory says why */
+    (void)CreateDirectoryW(directory, NULL); /* if these fail, the first use of the directory reports why */
     (void)wcscat_s(directory, WINDOWS_PATH_UNITS, OBJECT_DIRECTORY);
     (void)CreateDirectoryW(directory, NULL);
     (void)WideCharToMultiByte(CP_UTF8, 0, directory, -1, object_directory, sizeof object_directory, NULL, NULL);
@@ -127,7 +127,7 @@ int bshm_os_info_of(bshm_os_file file, bshm_os_info *info)
         .size_bytes = (uint64_t)found.nFileSizeHigh << 32 | found.nFileSizeLow,
         .allocated_bytes = (uint64_t)sizes.AllocationSize.QuadPart,
         .modified_wall_ns = wall_ns_of(found.ftLastWriteTime),
-        .owner_uid = UINT32_MAX, /* no user's number, if the file does not say */
+        .owner_uid = UINT32_MAX, /* not a user's number, if the file has no owner */
         .group_gid = UINT32_MAX,
         .symbolic_link = link,
         .regular = !link && !(found.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY) && GetFileType(file) == FILE_TYPE_DISK,
@@ -155,7 +155,7 @@ int bshm_os_resize(bshm_os_file file, uint64_t bytes)
     DWORD ignored;
     if (bytes > INT64_MAX)
         return -EFBIG;
-    /* Otherwise every slot would take its space on the disk at once. Some file systems have no sparse files. */
+    /* Otherwise every slot would immediately take its space on the disk. Some file systems have no sparse files. */
     (void)DeviceIoControl(file, FSCTL_SET_SPARSE, NULL, 0, NULL, 0, &ignored, NULL);
     end.EndOfFile.QuadPart = (LONGLONG)bytes;
     return SetFileInformationByHandle(file, FileEndOfFileInfo, &end, sizeof end) ? 0 : bshm_windows_error();
@@ -199,7 +199,7 @@ int bshm_os_allocate(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     static const uint8_t zeros[ZEROS_BYTES];
     uint64_t done = 0;
-    uint64_t free_bytes = bshm_os_free_bytes(file); /* 0: not known, or none, which the first write says */
+    uint64_t free_bytes = bshm_os_free_bytes(file); /* 0: unknown, or none, which the first write reports */
     if (free_bytes > 0 && bytes > free_bytes)
         return -ENOSPC;
     while (done < bytes) {
@@ -230,7 +230,7 @@ int bshm_os_punch(bshm_os_file file, uint64_t offset, uint64_t bytes)
 bool bshm_os_has_no_hole(bshm_os_file file, uint64_t offset, uint64_t bytes)
 {
     (void)file, (void)offset, (void)bytes;
-    return true; /* reading a hole takes no space of a disk */
+    return true; /* reading a hole takes no disk space */
 }
 
 uint64_t bshm_os_free_bytes(bshm_os_file file)
@@ -269,7 +269,7 @@ int bshm_os_lock(bshm_os_file file, uint64_t byte, bool exclusive)
 
 int bshm_os_lock_alone(bshm_os_file file, uint64_t byte)
 {
-    return lock_range(file, byte, 1, true); /* here a file that may only be read can have one, too */
+    return lock_range(file, byte, 1, true); /* here even a read-only file can have one */
 }
 
 void bshm_os_unlock(bshm_os_file file, uint64_t byte)
@@ -279,7 +279,7 @@ void bshm_os_unlock(bshm_os_file file, uint64_t byte)
 
 int bshm_os_is_locked(bshm_os_file file, uint64_t byte)
 {
-    /* Windows has no query: try a shared lock for a moment. It conflicts with a new owner only. */
+    /* Windows has no query: try a shared lock for a moment. It conflicts only with a new owner. */
     int rc = lock_range(file, byte, 1, false);
     if (rc == 0)
         unlock_range(file, byte, 1);

@@ -1,7 +1,8 @@
 /* windows_names.c - renaming and removing on Windows 10 and later.
  *
  * Windows may refuse to remove or replace a file that is mapped. Such a file is first renamed to a leftover
- * (LEFTOVER), and removed by the process that unmaps it last, or that creates the next segment in that directory.
+ * (LEFTOVER), and removed by the process that unmaps it last, or by one that creates the next segment in that
+ * directory.
  */
 #include "../platform.h"
 #ifdef _WIN32

@@ -1,7 +1,7 @@
 /* windows_security.c - modes as access control lists, owners as numbers.
  *
  * The owner may always read and write. The group's bits of a mode are for all users of the machine, the others' bits
- * for everyone. Administrators and the system have the part of root, with all access. A user's number is a hash of
+ * for everyone. Administrators and the system take the part of root, with all access. A user's number is a hash of
  * the security identifier, which is unique on the machine; 0 is administrators and system.
  */
 #include "../platform.h"
@@ -78,7 +78,7 @@ int bshm_windows_descriptor_of_mode(uint32_t mode, PSECURITY_DESCRIPTOR *descrip
     return descriptor_of_text(text, descriptor);
 }
 
-/* Full access for this user; all others may wait for it, and so learn when a frame comes, but not its content. */
+/* Full access for this user; all others may wait for it, and so learn when a frame arrives, but not its content. */
 int bshm_windows_descriptor_of_event(PSECURITY_DESCRIPTOR *descriptor)
 {
     wchar_t sid[SID_UNITS];

@@ -4,7 +4,7 @@
  * process that has read the value v sleeps on event v & 1. The change from v to v + 1 sets that event, after
  * resetting the other one, on which processes that read v + 1 will sleep. So one change wakes all. A process that is
  * late to sleep can miss only two changes in a row; the next change, or the end of its wait, wakes it. The writer
- * creates the events. Where there are none, processes poll every millisecond.
+ * creates the events. If there are none, processes poll every millisecond.
  */
 #include "../platform.h"
 #ifdef _WIN32
@@ -124,7 +124,7 @@ void bshm_os_unmap(void *address, size_t bytes)
 
 void bshm_os_blank(void *address, size_t bytes, unsigned flags)
 {
-    (void)address, (void)bytes, (void)flags; /* something else could come to lie there in between */
+    (void)address, (void)bytes, (void)flags; /* something else could be mapped there in between */
 }
 
 int bshm_os_prefault(void *address, size_t bytes, bool write)

@@ -26,7 +26,7 @@ static inline void kill_child(child_process child)
 
 typedef pid_t child_process;
 
-/* A program of its own, which shares only the name; most tests just fork. If the kernel cannot start it, because it
+/* A separate program, which shares only the name; most tests just fork. If the kernel cannot start it, because it
  * is for another processor and runs in qemu, the fork plays the role itself. */
 static inline child_process start_child(const char *program, const char *name, const char *role,
                                         void (*play)(const char *role))

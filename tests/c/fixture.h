@@ -1,4 +1,4 @@
-/* fixture.h - for tests of the public functions: a name of their own, small frames, and a window that maps the shared
+/* fixture.h - for tests of the public functions: a unique name, small frames, and a window that maps the shared
  * words of a segment, to read and to change them. */
 #ifndef FIXTURE_H
 #define FIXTURE_H
@@ -111,7 +111,7 @@ static inline bshm_frame newest(bshm_reader *reader)
     return frame;
 }
 
-/* Waits for the next unseen frame: a reader looks for a successor of its segment every few milliseconds only. */
+/* Waits for the next unseen frame: a reader looks for a successor of its segment only every few milliseconds. */
 static inline bshm_frame next_frame(bshm_reader *reader)
 {
     bshm_frame frame = {0};
@@ -142,7 +142,7 @@ static inline bshm_os_file take_all_tokens(uint32_t slots)
     return file;
 }
 
-/* Leaves the segment of a writer that was killed after `frames` frames: it has the name, its lock is free. */
+/* Leaves the segment of a writer that was killed after `frames` frames: it has the name, and its lock is free. */
 #ifdef _WIN32
 static inline void leave_dead_segment(uint32_t slots, unsigned frames)
 {

@@ -23,7 +23,7 @@ static inline stage *new_stage(uint32_t slots)
     return made;
 }
 
-/* ---------------------------------------------------------------- a writer, up to the step that is wanted */
+/* ---------------------------------------------------------------- a writer, up to a given step */
 
 static inline void draw(stage *on, uint32_t slot, uint64_t n)
 {

@@ -12,12 +12,14 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import psutil
 import pytest
 from c_programs import COMPILER, run, run_program, wrapped_by
 from repository import CSRC, TESTS
+from segments_under_test import wait_until
 
 PROGRAMS_DIRECTORY = TESTS / "c"
-# test_platforms.py runs the one for Windows.
+# test_platforms.py runs the program for Windows.
 PROGRAMS = sorted(path.stem for path in PROGRAMS_DIRECTORY.glob("test_*.c") if path.stem != "test_windows")
 # For ThreadSanitizer; the other programs have one thread.
 THREADED = [name for name in PROGRAMS if name in ("test_races", "test_threads")]
@@ -33,7 +35,7 @@ FLAVOURS = {
     # GCC's ThreadSanitizer warns that it does not model fences; test_races.c says why that is sound here.
     "thread": ["-O1", "-fsanitize=thread", "-fno-omit-frame-pointer", "-Wno-tsan"],
 }
-LONG = ("test_interleavings",)
+LONG = ("test_copy", "test_interleavings")
 CASES = [
     pytest.param(
         name,
@@ -52,7 +54,7 @@ CASES = [
 def flags_of(flavour: str) -> tuple[str, ...]:
     """The flavour's own flags."""
     flags = list(FLAVOURS[flavour])
-    for attempt in (flags, [flag for flag in flags if flag != "-Wno-tsan"]):  # Clang does not have it
+    for attempt in (flags, [flag for flag in flags if flag != "-Wno-tsan"]):  # Clang does not support it
         command = [*COMPILER, "-Werror", *attempt, "-x", "c", "-", "-o", "/dev/null"]
         built = subprocess.run(command, input="int main(void){return 0;}", text=True, capture_output=True, check=False)
         if built.returncode == 0:
@@ -77,7 +79,7 @@ class Build:
     def _build_flavour(self, flavour: str, flags: tuple[str, ...]) -> dict[str, subprocess.CompletedProcess[str]]:
         directory = self.directory / flavour
         directory.mkdir()
-        core = sorted(CSRC.rglob("*.c"))  # the files of other systems compile to nothing
+        core = sorted(CSRC.rglob("*.c"))  # files for other systems compile to nothing
         names = THREADED if flavour == "thread" else PROGRAMS
         compile_only = [*COMPILER, *COMMON, *WARNINGS, *flags, "-c", "-o"]
         sources = [*core, *(PROGRAMS_DIRECTORY / f"{name}.c" for name in names)]
@@ -88,7 +90,7 @@ class Build:
         built = dict(zip((source.stem for source in sources), results, strict=True))
         for source in core:
             assert built[source.stem].returncode == 0, built[source.stem].stdout
-        # An archive: test_copy.c includes copy.c, and the linker then leaves the other one out.
+        # An archive: test_copy.c includes copy.c, and the linker then leaves out the other one.
         run(["ar", "rcs", directory / "core.a", *(directory / f"{source.stem}.o" for source in core)])
         return {
             name: self._link(directory, name, flags) if built[name].returncode == 0 else built[name] for name in names
@@ -124,6 +126,7 @@ def test_every_check_of_the_program_holds(name: str, flavour: str, build: Build,
     assert ", 0 failed" in finished.stdout
 
 
+@pytest.mark.slow
 def test_every_global_name_of_the_core_has_the_prefix(build: Build) -> None:
     build.program("test_steps", "plain")
     listed = run(["nm", "--extern-only", "--defined-only", "--format=posix", build.directory / "plain" / "core.a"])
@@ -142,5 +145,22 @@ def test_the_sources_include_one_another_in_one_direction() -> None:
     arrows: dict[str, set[str]] = {}
     for source in CSRC.rglob("*.[ch]"):
         arrows.setdefault(source.stem, set()).update(included_by(source))
-    order = list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the circle
+    order = list(TopologicalSorter(arrows).static_order())  # raises CycleError, which names the cycle
     assert order.index("windows_base") < order.index("windows_names") < order.index("windows_files")
+
+
+def test_a_program_that_is_run_leaves_no_process() -> None:
+    left = int(run(["sh", "-c", "sleep 1000 > /dev/null 2>&1 & echo $!"]).stdout)
+    wait_until(lambda: not is_running(left))
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        run(["sh", "-c", "sleep 1000 & echo $!; wait"], timeout=1.0)
+    left = int(caught.value.stdout or 0)
+    assert left
+    wait_until(lambda: not is_running(left))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

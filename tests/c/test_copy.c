@@ -1,4 +1,4 @@
-/* The copy kernels: all that this processor has, at every alignment and at the edges of mapped memory.
+/* The copy kernels: all that this processor supports, at every alignment and at the edges of mapped memory.
  *
  * copy.c itself is included, because its kernels are static and bshm_copy_rows chooses one by the processor.
  */
@@ -110,10 +110,10 @@ static void large_blocks_arrive_whole_from_and_to_any_alignment(void)
         }
 }
 
-static void small_blocks_stay_in_the_cache_and_large_ones_go_past_it(void)
+static void small_blocks_stay_in_the_cache_and_large_ones_bypass_it(void)
 {
     const char *largest;
-    (void)streaming_kernel(&largest); /* memcpy where there is none */
+    (void)streaming_kernel(&largest); /* memcpy where there is no kernel */
     const char *small = "memcpy";
     const char *large = largest;
     CHECK(strcmp(bshm_copy_kernel(0), "memcpy") == 0);
@@ -151,7 +151,7 @@ static void check_rows(size_t row_bytes, size_t rows, size_t to_stride, ptrdiff_
     }
 }
 
-static void rows_may_be_packed_apart_upside_down_or_all_the_same(void)
+static void rows_may_be_packed_padded_upside_down_or_all_the_same(void)
 {
     static const size_t widths[] = {1, 3, 63, 64, 65, 300, 1921};
     for (size_t i = 0; i < sizeof widths / sizeof widths[0]; i++) {
@@ -167,7 +167,7 @@ static void rows_may_be_packed_apart_upside_down_or_all_the_same(void)
     }
 }
 
-static void large_frames_may_have_rows_apart_and_upside_down_too(void)
+static void large_frames_may_have_padded_and_upside_down_rows_too(void)
 {
     check_rows(1919, 1100, 1919, 1919); /* two MiB and more in all: the streaming kernel copies row by row */
     check_rows(1919, 1100, 1919, 1983);
@@ -177,7 +177,7 @@ static void large_frames_may_have_rows_apart_and_upside_down_too(void)
     check_rows(3, 700000, 5, 4);
 }
 
-static void nothing_is_copied_where_there_is_nothing(void)
+static void empty_blocks_copy_nothing(void)
 {
     memset(destination.begin, GUARD, 64);
     bshm_copy_rows(destination.begin, 0, source.begin, 0, 0, 0);
@@ -195,10 +195,10 @@ int main(void)
     RUN(every_kernel_copies_every_small_size_at_every_alignment);
     RUN(no_kernel_reads_or_writes_beyond_what_it_was_given);
     RUN(large_blocks_arrive_whole_from_and_to_any_alignment);
-    RUN(small_blocks_stay_in_the_cache_and_large_ones_go_past_it);
-    RUN(rows_may_be_packed_apart_upside_down_or_all_the_same);
-    RUN(large_frames_may_have_rows_apart_and_upside_down_too);
-    RUN(nothing_is_copied_where_there_is_nothing);
+    RUN(small_blocks_stay_in_the_cache_and_large_ones_bypass_it);
+    RUN(rows_may_be_packed_padded_upside_down_or_all_the_same);
+    RUN(large_frames_may_have_padded_and_upside_down_rows_too);
+    RUN(empty_blocks_copy_nothing);
     free_fenced(&source);
     free_fenced(&destination);
     return check_summary();

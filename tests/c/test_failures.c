@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -129,7 +130,7 @@ int __wrap_fstatvfs64(int file, struct statvfs64 *status)
 
 /* ---------------------------------------------------------------- what must not be left behind */
 
-static char directory[200]; /* of this program's own: temporaries that are left behind are seen here */
+static char directory[200]; /* private to this program, so that temporaries left behind are noticed */
 
 typedef struct belongings {
     unsigned files, mappings, names, allocations;
@@ -207,6 +208,21 @@ static void a_writer(participants *all)
     (void)put(all->writer);
 }
 
+static window looked_at;
+
+/* Its reader has read frame 1 of 4, and only that frame's slot is mapped. */
+static void a_history(participants *all)
+{
+    all->writer = new_writer_with_history(5, 3);
+    looked_at = open_window();
+    (void)put(all->writer);
+    all->reader = new_reader(2);
+    bshm_frame frame = newest(all->reader);
+    bshm_frame_release(&frame);
+    for (int i = 0; i < 3; i++)
+        (void)put(all->writer);
+}
+
 /* The next frame needs a fourth slot. */
 static void every_backed_slot_held(participants *all)
 {
@@ -251,6 +267,35 @@ static int reads(participants *all, bshm_error *error)
     bshm_frame_release(&frame);
     bshm_reader_wait(all->reader, 1); /* maps the other slots */
     return 0;
+}
+
+/* Frames 2 and 3 in turn, 4 by its number, 1 by its time: each in its own slot, which is mapped now. */
+static int reads_the_window(participants *all, bshm_error *error)
+{
+    int rc = BSHM_FOUND;
+    for (unsigned i = 0; i < 4 && rc == BSHM_FOUND; i++) {
+        bshm_frame frame = {0};
+        if (i < 2)
+            rc = bshm_reader_acquire_next(all->reader, 0, &frame, error);
+        else if (i == 2)
+            rc = bshm_reader_acquire_number(all->reader, 4, 0, &frame, error);
+        else
+            rc = bshm_reader_acquire_nearest(all->reader, 1, BSHM_ACQUIRE_COPY, &frame, error);
+        CHECK(rc < 0 || rc == BSHM_FOUND);
+        if (rc == BSHM_FOUND)
+            CHECK_EQUAL(frame.info.sequence, i < 3 ? i + 2 : 1);
+        bshm_frame_release(&frame);
+        CHECK_EQUAL(pinned_slots(&looked_at, 8), 0);
+    }
+    close_window(&looked_at);
+    if (rc < 0 && failing > 0) { /* as before: the same call returns the frame */
+        bshm_error ignored;
+        bshm_frame frame = {0};
+        failing = 0;
+        CHECK_EQUAL(bshm_reader_acquire_number(all->reader, 4, 0, &frame, &ignored), BSHM_FOUND);
+        bshm_frame_release(&frame);
+    }
+    return rc < 0 ? rc : 0;
 }
 
 static int cleans(participants *all, bshm_error *error)
@@ -300,7 +345,8 @@ static bool fail_one(const char *what, unsigned which, preparation prepare, oper
         CHECK(strlen(error.message) > 0);
     }
     bool failed = rc < 0 || (rc == BSHM_DROPPED && operate == writes);
-    if (failed && operate != reads) { /* a reader that failed still exists and can try again */
+    if (failed && operate != reads &&
+        operate != reads_the_window) { /* a reader that failed still exists and can try again */
         belongings after = take_stock();
         CHECK_EQUAL(after.files, before.files);
         CHECK_EQUAL(after.mappings, before.mappings);
@@ -364,6 +410,11 @@ static void attaching_and_reading_may_fail_anywhere(void)
     fail_each("reading", a_writer, reads);
 }
 
+static void reading_the_window_may_fail_anywhere(void)
+{
+    fail_each("reading the window", a_history, reads_the_window);
+}
+
 static void cleaning_may_fail_anywhere(void)
 {
     fail_each("cleaning", a_dead_writer, cleans);
@@ -376,7 +427,7 @@ static void inspecting_may_fail_anywhere(void)
 
 /* ---------------------------------------------------------------- what a failure means */
 
-/* Sets up again for each call, until it is this function's call that fails. */
+/* Sets up again for each call, until the failing call is this function's. */
 static int fail_at(const char *call, int how, preparation prepare, operation operate, participants *all,
                    bshm_error *error)
 {
@@ -406,7 +457,7 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
     CHECK_EQUAL(counters_of(all.writer).sequence, 3);
     bshm_loan loan;
     bshm_frame_info info = picture(HEIGHT);
-    CHECK_EQUAL(bshm_writer_loan(all.writer, &info, &loan, &error), 1); /* not tried again so soon: the same answer */
+    CHECK_EQUAL(bshm_writer_loan(all.writer, &info, &loan, &error), 1); /* not tried again so soon: the same result */
     CHECK_EQUAL(error.code, BSHM_E_FULL);
     CHECK_CONTAINS(error.message, "65536");
     CHECK_EQUAL(counters_of(all.writer).statistics.dropped.shared, 2);
@@ -414,6 +465,32 @@ static void a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes(voi
     bshm_frame_release(&all.held[--all.held_count]);
     CHECK_EQUAL(put(all.writer), 4); /* a slot is free again, and no number was used up */
     CHECK_EQUAL(counters_of(all.writer).statistics.backed_slots.shared, 3);
+    end(&all);
+}
+
+/* Two readers had the two older frames; one of them was killed. */
+static void two_slots_pinned_one_by_the_dead(participants *all)
+{
+    all->writer = new_writer(5);
+    all->reader = new_reader(1);
+    (void)put(all->writer);
+    all->held[all->held_count++] = newest(all->reader);
+    (void)put(all->writer);
+    window shared = open_window();
+    CHECK(bshm_step_pin(shared.control, latest_slot(&shared), 1));
+    close_window(&shared);
+    (void)put(all->writer);
+}
+
+static void a_slot_that_cannot_be_backed_is_taken_from_the_dead(void)
+{
+    participants all = {0};
+    bshm_error error = {0};
+    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, two_slots_pinned_one_by_the_dead, writes, &all, &error), BSHM_OK);
+    CHECK_EQUAL(counters_of(all.writer).sequence, 4);
+    CHECK_EQUAL(counters_of(all.writer).statistics.dropped.shared, 0);
+    CHECK_EQUAL(counters_of(all.writer).statistics.leases_broken.shared, 0);
+    CHECK(is_whole(&all.held[0]) && bshm_frame_intact(&all.held[0]));
     end(&all);
 }
 
@@ -436,8 +513,8 @@ static void a_segment_without_memory_behind_it_is_refused_before_it_is_touched(v
     end(&all);
 }
 
-/* It would take every page there is, and give them back; a neighbour that touches its own meanwhile would die of SIGBUS. */
-static void what_cannot_fit_is_refused_without_taking_a_page(void)
+/* It would take every page and release them again; a neighbour that touches its own in between would die of SIGBUS. */
+static void a_segment_that_cannot_fit_is_refused_without_taking_a_page(void)
 {
     bshm_os_file file;
     REQUIRE(bshm_os_create(fixture_path(), &file) == 0);
@@ -470,8 +547,8 @@ static void an_allocation_that_fails_in_its_middle_keeps_nothing(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
-/* Going on to the last page would leave the other process none. */
-static void an_allocation_that_another_process_comes_into_stops_at_once_and_keeps_nothing(void)
+/* Going on to the last page would leave none to the other process. */
+static void an_allocation_interrupted_by_another_stops_immediately_and_keeps_nothing(void)
 {
     bshm_os_file file;
     bshm_os_info info;
@@ -489,7 +566,7 @@ static void an_allocation_that_another_process_comes_into_stops_at_once_and_keep
     (void)bshm_os_unlink(fixture_path());
 }
 
-static void memory_that_is_not_there_is_noticed_before_it_is_touched(void)
+static void missing_memory_is_noticed_before_it_is_touched(void)
 {
     bshm_os_file file;
     void *address;
@@ -505,7 +582,9 @@ static void memory_that_is_not_there_is_noticed_before_it_is_touched(void)
 static window dead;
 static bshm_os_file dead_file = BSHM_OS_NO_FILE;
 
-/* Frames 2, 3 and 4 in three slots; a reader that was killed had the slot of 2. */
+static bool pinning_reader_lives;
+
+/* Frames 2, 3 and 4 in three slots; a reader, killed or not, has the slot of 2. */
 static void a_dead_writer_with_a_frame_that_is_pinned(participants *all)
 {
     int status;
@@ -529,38 +608,131 @@ static void a_dead_writer_with_a_frame_that_is_pinned(participants *all)
     }
     REQUIRE(waitpid(child, &status, 0) == child && status == 0);
     dead = open_window();
-    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ, &dead_file) == 0);
+    REQUIRE(bshm_os_open(fixture_path(), BSHM_OS_READ_WRITE, &dead_file) == 0);
+    if (pinning_reader_lives)
+        REQUIRE(bshm_os_lock(dead_file, BSHM_TOKEN_BYTE + 1, true) == 0);
 }
 
-/* PUNCHING: the newest frame stays, and what is pinned; what goes is no frame any more. */
+/* PUNCHING: the newest frame stays, and those that a living reader has pinned; punched ones are not frames any more. */
 static void a_take_over_without_memory_takes_it_from_the_dead(void)
+{
+    for (int living = 0; living < 2; living++) {
+        participants all = {0};
+        bshm_error error = {0};
+        bshm_os_info after;
+        unsigned seen = 0; /* a bit for each frame */
+        uint64_t first_kept = living ? 2 : 4;
+        pinning_reader_lives = living;
+        CHECK_EQUAL(
+            fail_at("bshm_os_allocate", ENOSPC, a_dead_writer_with_a_frame_that_is_pinned, creates, &all, &error), 0);
+        REQUIRE(all.writer != NULL);
+        CHECK_EQUAL(bshm_os_info_of(dead_file, &after), 0);
+        /* header, control region, and one or two slots of three */
+        CHECK_EQUAL(after.allocated_bytes, (living ? 4 : 3) * BSHM_REGION_BYTES);
+        for (uint32_t slot = 0; slot < 3; slot++) {
+            uint8_t pixel;
+            uint64_t at = 2 * BSHM_REGION_BYTES + slot * (uint64_t)BSHM_REGION_BYTES;
+            uint64_t frame = (seq_of(&dead, slot) + 1) / 2;
+            bool kept = frame == 4 || frame == first_kept;
+            CHECK_EQUAL(bshm_os_read(dead_file, &pixel, 1, at), 0);
+            CHECK_EQUAL(pixel, kept ? frame : 0);
+            CHECK_EQUAL(seq_of(&dead, slot) & 1, !kept);
+            seen |= 1u << frame;
+        }
+        CHECK_EQUAL(seen, 1u << 2 | 1u << 3 | 1u << 4);
+        CHECK_EQUAL(put(all.writer), 5);
+        bshm_os_close(dead_file);
+        close_window(&dead);
+        end(&all);
+    }
+    dead_file = BSHM_OS_NO_FILE;
+    dead.header = NULL;
+}
+
+/* Another process removes the temporary after the dead writer's lock was taken; then there is no room. */
+static void a_take_over_that_begins_again_without_memory_ends(void)
 {
     participants all = {0};
     bshm_error error = {0};
-    bshm_os_info after;
-    unsigned seen = 0; /* a bit for each frame */
-    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, a_dead_writer_with_a_frame_that_is_pinned, creates, &all, &error),
-                0);
-    REQUIRE(all.writer != NULL);
-    CHECK_EQUAL(bshm_os_info_of(dead_file, &after), 0);
-    CHECK_EQUAL(after.allocated_bytes, 4 * BSHM_REGION_BYTES); /* header, control region, and two slots of three */
-    for (uint32_t slot = 0; slot < 3; slot++) {
-        uint8_t pixel;
-        uint64_t at = 2 * BSHM_REGION_BYTES + slot * (uint64_t)BSHM_REGION_BYTES;
-        uint64_t frame = (seq_of(&dead, slot) + 1) / 2;
-        CHECK_EQUAL(bshm_os_read(dead_file, &pixel, 1, at), 0);
-        CHECK_EQUAL(pixel, frame == 3 ? 0 : frame);
-        CHECK_EQUAL(seq_of(&dead, slot) & 1, frame == 3);
-        seen |= 1u << frame;
+    unsigned renames = 0;
+    a_dead_writer(&all);
+    questions_of_room = 0;
+    CHECK_EQUAL(creates(&all, &error), 0);
+    unsigned of_one_attempt = questions_of_room;
+    end(&all);
+    failure = ENOENT;
+    failed_call = "";
+    for (unsigned which = 1; failed_call; which++) {
+        a_dead_writer(&all);
+        calls = questions_of_room = 0;
+        full_from = of_one_attempt + 1;
+        failed_call = NULL;
+        failing = which;
+        int rc = creates(&all, &error);
+        failing = full_from = 0;
+        if (failed_call && strcmp(failed_call, "bshm_os_rename") == 0) {
+            CHECK_EQUAL(rc, BSHM_E_FULL);
+            renames++;
+        }
+        end(&all);
+        bshm_writer *next = create(&error); /* the name is free, and so is its lock */
+        CHECK(next != NULL);
+        bshm_writer_free(next);
     }
-    CHECK_EQUAL(seen, 1u << 2 | 1u << 3 | 1u << 4);
-    CHECK_EQUAL(put(all.writer), 5);
-    bshm_os_close(dead_file);
-    close_window(&dead);
+    CHECK_EQUAL(renames, 2); /* over nothing, over the dead writer's */
+}
+
+/* Its reader has read frame 3 of 6, and holds frame 4. */
+static void a_dead_history_that_is_read(participants *all)
+{
+    int status;
+    (void)bshm_os_unlink(fixture_path());
+    (void)fflush(stdout);
+    pid_t child = fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+        bshm_writer *writer = new_writer_with_history(5, 3);
+        for (int i = 0; i < 6; i++) {
+            (void)put(writer);
+            if (i == 2)
+                (void)raise(SIGSTOP);
+        }
+        _exit(check_failures_so_far() != 0);
+    }
+    REQUIRE(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status));
+    all->reader = new_reader(2);
+    bshm_frame frame = newest(all->reader);
+    CHECK_EQUAL(frame.info.sequence, 3);
+    bshm_frame_release(&frame);
+    REQUIRE(kill(child, SIGCONT) == 0 && waitpid(child, &status, 0) == child && status == 0);
+    REQUIRE(bshm_reader_acquire_number(all->reader, 4, 0, &all->held[0], &fixture_error) == BSHM_FOUND);
+    all->held_count = 1;
+}
+
+static void frames_that_a_take_over_takes_from_the_history_count_as_skipped(void)
+{
+    static const struct expected {
+        uint64_t number, skipped;
+    } expected[] = {{4, 0}, {6, 1}, {7, 0}}; /* 4 is held, 6 is the newest, 5 is gone; 7 is the successor's */
+    participants all = {0};
+    bshm_error error = {0};
+    CHECK_EQUAL(fail_at("bshm_os_allocate", ENOSPC, a_dead_history_that_is_read, creates, &all, &error), 0);
+    REQUIRE(all.writer != NULL);
+    CHECK_EQUAL(put(all.writer), 7);
+    for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++) {
+        bshm_frame frame = {0};
+        int64_t until = bshm_now_ns() + INT64_C(5000000000);
+        while (bshm_reader_acquire_next(all.reader, 0, &frame, &error) != BSHM_FOUND && bshm_now_ns() < until)
+            bshm_reader_wait(all.reader, 10000000);
+        CHECK_EQUAL(frame.info.sequence, expected[i].number);
+        CHECK_EQUAL(frame.skipped, expected[i].skipped);
+        CHECK(frame.pinned && is_whole(&frame) && is_whole(&all.held[0]) && bshm_frame_intact(&all.held[0]));
+        bshm_frame_release(&frame);
+    }
     end(&all);
 }
 
-static void a_limit_of_file_sizes_is_an_error_and_no_signal(void)
+static void a_limit_on_file_sizes_is_an_error_and_not_a_signal(void)
 {
     pid_t child = fork();
     REQUIRE(child >= 0);
@@ -577,7 +749,7 @@ static void a_limit_of_file_sizes_is_an_error_and_no_signal(void)
 }
 
 /* Each locks the byte, and then finds that the other has it. */
-static void observers_that_come_at_once_have_a_byte_each(void)
+static void observers_that_arrive_together_have_a_byte_each(void)
 {
     bshm_os_file one, other;
     bshm_writer *writer = new_writer(3);
@@ -588,7 +760,7 @@ static void observers_that_come_at_once_have_a_byte_each(void)
     CHECK_EQUAL(bshm_os_lock_alone(one, byte), 0);
     CHECK_EQUAL(bshm_os_lock_alone(other, byte), -EAGAIN);
     CHECK_EQUAL(bshm_os_find_locked(other, byte, byte, false, &from, &to), 1); /* it kept what it had */
-    CHECK_EQUAL(bshm_os_find_locked(one, byte, byte, false, &from, &to), 0);   /* and the other nothing */
+    CHECK_EQUAL(bshm_os_find_locked(one, byte, byte, false, &from, &to), 0);   /* and the other got nothing */
     CHECK_EQUAL(bshm_os_lock_alone(other, byte + 1), 0);
     bshm_os_close(one);
     bshm_os_close(other);
@@ -613,22 +785,26 @@ int main(int argc, char **argv)
     (void)snprintf(directory, sizeof directory, "%s/%s-files", bshm_object_directory(), argv[1]);
     REQUIRE(mkdir(directory, 0700) == 0);
     (void)snprintf(fixture_name, sizeof fixture_name, "%.100s/segment", directory);
-    RUN(what_cannot_fit_is_refused_without_taking_a_page);
+    RUN(a_segment_that_cannot_fit_is_refused_without_taking_a_page);
     RUN(an_allocation_that_fails_in_its_middle_keeps_nothing);
-    RUN(an_allocation_that_another_process_comes_into_stops_at_once_and_keeps_nothing);
-    RUN(memory_that_is_not_there_is_noticed_before_it_is_touched);
+    RUN(an_allocation_interrupted_by_another_stops_immediately_and_keeps_nothing);
+    RUN(missing_memory_is_noticed_before_it_is_touched);
     RUN(a_take_over_without_memory_takes_it_from_the_dead);
-    RUN(a_limit_of_file_sizes_is_an_error_and_no_signal);
-    RUN(observers_that_come_at_once_have_a_byte_each);
+    RUN(a_take_over_that_begins_again_without_memory_ends);
+    RUN(frames_that_a_take_over_takes_from_the_history_count_as_skipped);
+    RUN(a_limit_on_file_sizes_is_an_error_and_not_a_signal);
+    RUN(observers_that_arrive_together_have_a_byte_each);
     RUN(a_temporary_from_the_beginning_of_time_is_old);
     RUN(creating_may_fail_anywhere);
     RUN(taking_over_may_fail_anywhere);
     RUN(backing_a_slot_may_fail_anywhere);
     RUN(replacing_may_fail_anywhere);
     RUN(attaching_and_reading_may_fail_anywhere);
+    RUN(reading_the_window_may_fail_anywhere);
     RUN(cleaning_may_fail_anywhere);
     RUN(inspecting_may_fail_anywhere);
     RUN(a_slot_that_cannot_be_backed_drops_the_frame_and_names_the_bytes);
+    RUN(a_slot_that_cannot_be_backed_is_taken_from_the_dead);
     RUN(no_memory_for_a_segment_is_an_error_that_names_the_bytes);
     RUN(a_segment_without_memory_behind_it_is_refused_before_it_is_touched);
     CHECK_EQUAL(rmdir(directory), 0); /* nothing is left in it */

@@ -11,6 +11,58 @@
 
 #define CHILDREN 25u /* where several threads have to meet */
 
+/* AddressSanitizer's allocator, unlike the C library's, stays locked in a child if another thread was in it during the
+ * fork (GCC 12). So no thread is: its fork handlers are the first that are registered, and so the innermost. */
+#ifdef __SANITIZE_ADDRESS__
+static pthread_mutex_t allocating = PTHREAD_MUTEX_INITIALIZER;
+
+static void begin_to_allocate(void)
+{
+    (void)pthread_mutex_lock(&allocating);
+}
+
+static void end_to_allocate(void)
+{
+    (void)pthread_mutex_unlock(&allocating);
+}
+#else
+static void begin_to_allocate(void)
+{
+}
+static void end_to_allocate(void)
+{
+}
+#endif
+
+extern __typeof__(malloc) __real_malloc;
+extern __typeof__(malloc) __wrap_malloc;
+void *__wrap_malloc(size_t bytes)
+{
+    begin_to_allocate();
+    void *found = __real_malloc(bytes);
+    end_to_allocate();
+    return found;
+}
+
+extern __typeof__(calloc) __real_calloc;
+extern __typeof__(calloc) __wrap_calloc;
+void *__wrap_calloc(size_t count, size_t bytes)
+{
+    begin_to_allocate();
+    void *found = __real_calloc(count, bytes);
+    end_to_allocate();
+    return found;
+}
+
+extern __typeof__(free) __real_free;
+extern __typeof__(free) __wrap_free;
+void __wrap_free(void *allocated)
+{
+    begin_to_allocate();
+    __real_free(allocated);
+    end_to_allocate();
+}
+
 /* In a child: the test's verdict is its exit status. */
 static void leave_child(void)
 {
@@ -39,7 +91,7 @@ typedef struct belongings {
     unsigned files, mappings;
 } belongings;
 
-/* What this process has of objects with the fixture's name, also of those that lost it. */
+/* What this process has of objects with the fixture's name, including those that lost it. */
 static belongings take_stock(void)
 {
     char line[2 * BSHM_OS_PATH_BYTES], target[BSHM_OS_PATH_BYTES];
@@ -125,7 +177,20 @@ static void several_threads_of_a_child_may_be_the_first_to_use_a_reader(void)
     bshm_writer_free(writer);
 }
 
-static uint32_t stop;
+static uint32_t stop, begun;
+
+/* A thread that starts allocates, too. */
+static void wait_until_begun(uint32_t threads)
+{
+    while (__atomic_load_n(&begun, __ATOMIC_RELAXED) < threads)
+        (void)sched_yield();
+    __atomic_store_n(&begun, 0, __ATOMIC_RELAXED);
+}
+
+static void note_begun(void)
+{
+    (void)__atomic_add_fetch(&begun, 1, __ATOMIC_RELAXED);
+}
 
 static bool stopped(void)
 {
@@ -136,6 +201,7 @@ static void *use_until_stopped(void *unused)
 {
     bshm_error error;
     bshm_frame frame;
+    note_begun();
     while (!stopped()) {
         if (bshm_reader_acquire(common, BSHM_ACQUIRE_SEEN | BSHM_ACQUIRE_COPY, &frame, &error) == BSHM_FOUND)
             bshm_frame_release(&frame);
@@ -148,6 +214,7 @@ static void *attach_and_inspect_until_stopped(void *unused)
 {
     static bshm_inspection inspection;
     bshm_error error;
+    note_begun();
     while (!stopped()) {
         (void)bshm_inspect(fixture_name, NULL, &inspection, &error);
         (void)bshm_remove_stale(fixture_name, NULL, &error);
@@ -163,9 +230,9 @@ static void *do_nothing(void *unused)
     return unused;
 }
 
-/* Whatever the other threads were at: they hold mutexes, and files that only their stacks know of. New threads of the
- * child get those stacks, and then it forks, too. */
-static void a_child_is_well_whatever_the_other_threads_were_doing(void)
+/* Whatever the other threads were at: they hold mutexes, and files that only their stacks refer to. New threads of the
+ * child get those stacks, and then it forks too. */
+static void a_child_works_whatever_the_other_threads_were_doing(void)
 {
     pthread_t threads[2];
     bshm_writer *writer = new_writer(8);
@@ -174,6 +241,7 @@ static void a_child_is_well_whatever_the_other_threads_were_doing(void)
     __atomic_store_n(&stop, 0, __ATOMIC_RELAXED);
     REQUIRE(pthread_create(&threads[0], NULL, use_until_stopped, NULL) == 0);
     REQUIRE(pthread_create(&threads[1], NULL, attach_and_inspect_until_stopped, NULL) == 0);
+    wait_until_begun(2);
     for (unsigned i = 0; i < 2 * CHILDREN; i++) {
         (void)sched_yield();
         pid_t child = begin_child();
@@ -209,6 +277,7 @@ static void a_child_is_well_whatever_the_other_threads_were_doing(void)
 
 static void *wait_until_stopped(void *unused)
 {
+    note_begun();
     while (!stopped())
         bshm_reader_wait(common, 20000000);
     return unused;
@@ -227,7 +296,8 @@ static void a_child_that_uses_nothing_keeps_nothing(void)
     bshm_frame_release(&seen);
     __atomic_store_n(&stop, 0, __ATOMIC_RELAXED);
     REQUIRE(pthread_create(&waiting, NULL, wait_until_stopped, NULL) == 0);
-    bshm_os_sleep(5000000); /* it waits, most likely */
+    wait_until_begun(1);
+    bshm_os_sleep(5000000); /* most likely it waits */
     pid_t child = begin_child();
     if (child == 0) {
         expect_nothing_of_the_segment();
@@ -255,7 +325,7 @@ static void a_view_stays_in_the_child_until_it_is_released_there(void)
         CHECK(is_whole(&held) && bshm_frame_intact(&held));
         CHECK_EQUAL(bshm_frame_copy(&held, pixels, sizeof pixels), BSHM_OK);
         CHECK_EQUAL(take_stock().files, 0);
-        bshm_frame again = newest(reader); /* the reader has an attachment of its own now */
+        bshm_frame again = newest(reader); /* the reader has its own attachment now */
         CHECK(is_whole(&again));
         bshm_frame_release(&again);
         bshm_reader_free(reader);
@@ -263,14 +333,14 @@ static void a_view_stays_in_the_child_until_it_is_released_there(void)
         CHECK(is_whole(&twice));
         bshm_frame_release(&twice);
         expect_nothing_of_the_segment();
-        CHECK_EQUAL(bshm_frame_copy(&copied, pixels, sizeof pixels), BSHM_E_TORN); /* given back, but no fault */
+        CHECK_EQUAL(bshm_frame_copy(&copied, pixels, sizeof pixels), BSHM_E_TORN); /* released, but no fault */
         bshm_frame_release(&copied);
         leave_child();
     }
     expect_child_well(child);
     CHECK(is_whole(&held) && is_whole(&twice));
     window shared = open_window();
-    CHECK_EQUAL(pinned_slots(&shared, 5), 1); /* the child let go of nothing of its parent's */
+    CHECK_EQUAL(pinned_slots(&shared, 5), 1); /* the child released nothing of its parent's */
     close_window(&shared);
     bshm_frame_release(&held);
     bshm_frame_release(&twice);
@@ -283,7 +353,7 @@ static void a_copy_that_was_being_made_keeps_no_memory_in_the_child(void)
 {
     bshm_writer *writer = new_writer(5);
     (void)put(writer);
-    for (uint32_t max_leases = 0; max_leases <= 1; max_leases++) { /* on a passing token; on one that is kept */
+    for (uint32_t max_leases = 0; max_leases <= 1; max_leases++) { /* on a transient token; on a kept one */
         bshm_reader *reader = new_reader(max_leases);
         if (max_leases > 0) {
             bshm_frame kept = newest(reader);
@@ -308,7 +378,7 @@ static void a_copy_that_was_being_made_keeps_no_memory_in_the_child(void)
     bshm_writer_free(writer);
 }
 
-static void what_a_child_draws_into_a_loan_is_seen_by_nobody(void)
+static void pixels_that_a_child_draws_into_a_loan_are_seen_by_nobody(void)
 {
     bshm_writer *writer = new_writer(5);
     bshm_loan loan;
@@ -364,7 +434,7 @@ static void addresses_that_are_held_show_zeros_and_keep_no_memory(void)
 
 /* ---------------------------------------------------------------- files and locks */
 
-/* What was looked for on the stack is not there any more, and must not be found by the fork handler. */
+/* The thing on the stack is no longer there, and the fork handler must not find it. */
 static __attribute__((noinline)) void write_over_the_stack(void)
 {
     volatile uint8_t bytes[65536];
@@ -392,7 +462,7 @@ static bool note_that_it_is_handled_again(bshm_os_fork_member *member)
     return handled_again = true;
 }
 
-/* It lies on the stack of a thread, which the child has used for something else when it forks. */
+/* It is on the stack of a thread, which the child has used for something else by the time it forks. */
 static void a_file_that_is_open_for_a_moment_is_closed_and_forgotten_in_a_child(void)
 {
     bshm_writer *writer = new_writer(3);
@@ -449,6 +519,74 @@ static void files_that_are_closed_are_not_closed_again_in_a_child(void)
     bshm_writer_free(writer);
 }
 
+/* A thread is about to unmap something: the test forks now, and if that is delayed until it is done, the delay is
+ * long enough to show. */
+#define HELD_UP_NS INT64_C(30000000)
+static unsigned unmapping; /* 1: one is waited for; 2: it is there; 3: the fork is done */
+static unsigned passing;   /* how many come before it */
+
+extern __typeof__(munmap) __real_munmap;
+extern __typeof__(munmap) __wrap_munmap;
+int __wrap_munmap(void *address, size_t bytes)
+{
+    unsigned expected = 1;
+    int64_t until = bshm_now_ns() + HELD_UP_NS;
+    if (__atomic_load_n(&unmapping, __ATOMIC_SEQ_CST) == 1 && passing > 0)
+        passing--;
+    else if (__atomic_compare_exchange_n(&unmapping, &expected, 2, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        while (__atomic_load_n(&unmapping, __ATOMIC_SEQ_CST) == 2 && bshm_now_ns() < until)
+            (void)sched_yield();
+    return __real_munmap(address, bytes);
+}
+
+static bshm_loan outliving;
+
+static void *let_frame_go(void *frame)
+{
+    bshm_frame_release(frame);
+    return NULL;
+}
+
+static void *let_loan_go(void *unused)
+{
+    bshm_loan_release(&outliving);
+    return unused;
+}
+
+static void fork_while_it_unmaps(void *(*let_go)(void *), void *what, unsigned after)
+{
+    pthread_t thread;
+    passing = after;
+    __atomic_store_n(&unmapping, 1, __ATOMIC_SEQ_CST);
+    REQUIRE(pthread_create(&thread, NULL, let_go, what) == 0);
+    while (__atomic_load_n(&unmapping, __ATOMIC_SEQ_CST) == 1)
+        (void)sched_yield();
+    pid_t child = begin_child();
+    if (child == 0) {
+        expect_nothing_of_the_segment();
+        leave_child();
+    }
+    __atomic_store_n(&unmapping, 3, __ATOMIC_SEQ_CST);
+    (void)pthread_join(thread, NULL);
+    __atomic_store_n(&unmapping, 0, __ATOMIC_SEQ_CST);
+    expect_child_well(child);
+}
+
+static void memory_that_is_being_unmapped_is_in_no_child(void)
+{
+    bshm_writer *writer = new_writer(3);
+    (void)put(writer);
+    bshm_reader *reader = new_reader(1);
+    bshm_frame frame = newest(reader);
+    bshm_reader_free(reader);
+    bshm_frame_info info = picture(HEIGHT);
+    REQUIRE(bshm_writer_loan(writer, &info, &outliving, &fixture_error) == BSHM_OK);
+    bshm_writer_free(writer);
+    fork_while_it_unmaps(let_frame_go, &frame, 1); /* the control region, which no child has */
+    fork_while_it_unmaps(let_loan_go, NULL, 0);
+    expect_nothing_of_the_segment();
+}
+
 static unsigned observers_present(void)
 {
     static bshm_inspection inspection;
@@ -459,7 +597,7 @@ static unsigned observers_present(void)
     return count;
 }
 
-/* Through the platform layer, which does not ask who one is: root may write everything. */
+/* Through the platform layer, which does not check the user: root may write everything. */
 static void an_observers_presence_ends_with_it_though_a_child_lives_on(void)
 {
     int ready[2];
@@ -498,24 +636,26 @@ static void an_observers_presence_ends_with_it_though_a_child_lives_on(void)
     CHECK_EQUAL(observers_present(), 0);
     (void)close(ready[1]);
     (void)kill(survivor, SIGKILL);
-    CHECK_EQUAL(read(ready[0], &byte, 1), 0); /* its end is closed: it is gone */
+    CHECK_EQUAL(read(ready[0], &byte, 1), 0); /* its end is closed: it no longer exists */
     (void)close(ready[0]);
     bshm_writer_free(writer);
 }
 
 int main(int argc, char **argv)
 {
+    REQUIRE(pthread_atfork(begin_to_allocate, end_to_allocate, end_to_allocate) == 0);
     fixture_begin(argc, argv);
     RUN(several_threads_of_a_child_may_be_the_first_to_use_a_reader);
-    RUN(a_child_is_well_whatever_the_other_threads_were_doing);
+    RUN(a_child_works_whatever_the_other_threads_were_doing);
     RUN(a_child_that_uses_nothing_keeps_nothing);
     RUN(a_view_stays_in_the_child_until_it_is_released_there);
     RUN(a_copy_that_was_being_made_keeps_no_memory_in_the_child);
-    RUN(what_a_child_draws_into_a_loan_is_seen_by_nobody);
+    RUN(pixels_that_a_child_draws_into_a_loan_are_seen_by_nobody);
     RUN(addresses_that_are_held_show_zeros_and_keep_no_memory);
     RUN(a_file_that_could_not_be_opened_is_forgotten);
     RUN(a_file_that_is_open_for_a_moment_is_closed_and_forgotten_in_a_child);
     RUN(files_that_are_closed_are_not_closed_again_in_a_child);
+    RUN(memory_that_is_being_unmapped_is_in_no_child);
     RUN(an_observers_presence_ends_with_it_though_a_child_lives_on);
     return check_summary();
 }

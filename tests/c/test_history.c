@@ -1,4 +1,4 @@
-/* The window: which slots the writer leaves alone, and how readers get the frames in it, one after the other, by number
+/* The window: which slots the writer leaves alone, and how readers get the frames in it, one after another, by number
  * and by time. */
 #include "fixture.h"
 
@@ -46,7 +46,7 @@ static int nearest(int64_t capture_ns)
     return bshm_reader_acquire_nearest(reader, capture_ns, 0, &frame, &fixture_error);
 }
 
-/* The frame is this one, whole, pinned. Gives it back. */
+/* The frame is this one, whole, pinned. Releases it. */
 static void is_frame(uint64_t sequence, uint64_t skipped)
 {
     CHECK_EQUAL(frame.info.sequence, sequence);
@@ -61,7 +61,7 @@ static void next_is(uint64_t sequence, uint64_t skipped)
         is_frame(sequence, skipped);
 }
 
-/* Waits: a reader looks for a successor of its segment every few milliseconds only. */
+/* Waits: a reader looks for a successor of its segment only every few milliseconds. */
 static void next_will_be(uint64_t sequence, uint64_t skipped)
 {
     int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
@@ -150,9 +150,9 @@ static void all_tokens_in_use_leave_the_writer_a_slot(void)
     end();
 }
 
-/* ---------------------------------------------------------------- one after the other */
+/* ---------------------------------------------------------------- one after another */
 
-static void frames_come_in_turn_and_what_fell_out_is_counted(void)
+static void frames_are_read_in_turn_and_those_that_fell_out_are_counted(void)
 {
     begin();
     CHECK_EQUAL(next(0), BSHM_NOTHING);
@@ -242,7 +242,7 @@ static void without_a_token_frames_of_the_window_are_copied(void)
     end();
 }
 
-static void what_was_claimed_or_cancelled_meanwhile_is_not_taken_for_it(void)
+static void a_slot_claimed_or_cancelled_in_between_is_not_taken_for_a_frame(void)
 {
     begin();
     window shared = open_window();
@@ -322,20 +322,20 @@ static void the_old_window_is_finished_before_the_reader_moves_on(void)
     put_some(1);
     next_is(1, 0);
     put_some(3);
-    put_taller(4 * HEIGHT); /* frame 5, in another segment, which keeps as much */
+    put_taller(4 * HEIGHT); /* frame 5, in another segment, with the same history */
     CHECK_EQUAL(counters_of(writer).replacements, 1);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_LIVE);
     CHECK_EQUAL(counters_of(writer).statistics.backed_slots.shared, 3 + HISTORY);
     put_some(2);
     next_is(2, 0);
-    for (unsigned i = 0; i < 4; i++) { /* looking a frame up meanwhile does not lead away */
+    for (unsigned i = 0; i < 4; i++) { /* looking up a frame in between does not move the reader */
         CHECK_EQUAL(number(5, 0), BSHM_NOTHING);
         bshm_os_sleep(6000000);
     }
     next_is(3, 0);
     next_is(4, 0);
     bshm_os_sleep(6000000);
-    if (CHECK_EQUAL(number(3, 0), BSHM_FOUND)) /* nor does it after the last one: read_next is what moves on */
+    if (CHECK_EQUAL(number(3, 0), BSHM_FOUND)) /* nor does it after the last one: only read_next moves on */
         is_frame(3, 0);
     for (uint64_t n = 5; n <= 7; n++)
         next_will_be(n, 0);
@@ -343,7 +343,7 @@ static void the_old_window_is_finished_before_the_reader_moves_on(void)
     end();
 }
 
-static void who_only_looks_frames_up_moves_on_at_once(void)
+static void a_reader_that_only_looks_up_frames_moves_on_immediately(void)
 {
     begin();
     put_some(4);
@@ -364,7 +364,19 @@ static bool is_of_this_writer(void)
     return is;
 }
 
-static void what_an_ended_segment_kept_does_not_hide_its_successor(void)
+/* Whether look-ups move to this writer's segment: by this number, or, if it is 0, by the latest time. */
+static bool look_ups_move(uint64_t wanted)
+{
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    bool moved = false;
+    while (!moved && bshm_now_ns() < deadline) {
+        bshm_os_sleep(1000000);
+        moved = (wanted ? number(wanted, 0) : nearest(INT64_MAX)) == BSHM_FOUND && is_of_this_writer();
+    }
+    return moved;
+}
+
+static void frames_kept_by_an_ended_segment_do_not_hide_its_successor(void)
 {
     begin();
     bshm_reader *other = new_reader(2);
@@ -375,36 +387,37 @@ static void what_an_ended_segment_kept_does_not_hide_its_successor(void)
         bshm_frame_release(&frame);
     writer = new_writer_with_history(SLOTS, HISTORY);
     put_some(4); /* the same numbers */
-    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
-    bool moved = false;
-    while (!moved && bshm_now_ns() < deadline) {
-        bshm_os_sleep(1000000);
-        moved = nearest(INT64_MAX) == BSHM_FOUND && is_of_this_writer();
-    }
-    CHECK(moved);
+    CHECK(look_ups_move(0));
     bshm_reader_free(reader);
     reader = other;
     REQUIRE(number(3, 0) == BSHM_FOUND && is_of_this_writer());
     bshm_writer_free(writer);
     writer = new_writer_with_history(SLOTS, HISTORY);
     put_some(4);
-    deadline = bshm_now_ns() + INT64_C(5000000000);
-    moved = false;
-    while (!moved && bshm_now_ns() < deadline) {
-        bshm_os_sleep(1000000);
-        moved = number(3, 0) == BSHM_FOUND && is_of_this_writer();
-    }
-    CHECK(moved);
+    CHECK(look_ups_move(3));
     end();
 }
 
-static void frames_that_cannot_be_had_do_not_keep_a_waiting_reader_busy(void)
+static void a_reader_in_turn_looks_up_later_times_in_the_successor(void)
+{
+    begin();
+    put_some(4);
+    next_is(4, 0);
+    bshm_writer_free(writer);
+    writer = new_writer_with_history(SLOTS, HISTORY);
+    put_some(4);
+    CHECK(number(3, 0) == BSHM_FOUND && !is_of_this_writer()); /* what came before its frame */
+    CHECK(look_ups_move(0));
+    end();
+}
+
+static void unobtainable_frames_do_not_keep_a_waiting_reader_busy(void)
 {
     begin();
     window shared = open_window();
     put_some(1);
     next_is(1, 0);
-    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 1)); /* none was published since */
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 1)); /* no frame was published since */
     int64_t deadline = bshm_now_ns() + 100000000;
     unsigned tries = 0;
     while (bshm_now_ns() < deadline) {
@@ -418,7 +431,7 @@ static void frames_that_cannot_be_had_do_not_keep_a_waiting_reader_busy(void)
     end();
 }
 
-static void without_history_it_is_the_newest_frame(void)
+static void without_history_the_next_frame_is_the_newest(void)
 {
     writer = new_writer(SLOTS);
     reader = new_reader(2);
@@ -440,17 +453,18 @@ int main(int argc, char **argv)
     RUN(the_frames_of_the_window_stay_where_they_are);
     RUN(a_cancelled_loan_touches_no_frame_of_the_window_and_leaves_no_hole);
     RUN(all_tokens_in_use_leave_the_writer_a_slot);
-    RUN(frames_come_in_turn_and_what_fell_out_is_counted);
+    RUN(frames_are_read_in_turn_and_those_that_fell_out_are_counted);
     RUN(the_newest_frame_may_be_read_in_between);
     RUN(held_frames_of_the_window_never_change);
     RUN(without_a_token_frames_of_the_window_are_copied);
-    RUN(what_was_claimed_or_cancelled_meanwhile_is_not_taken_for_it);
+    RUN(a_slot_claimed_or_cancelled_in_between_is_not_taken_for_a_frame);
     RUN(a_frame_is_found_by_its_number_as_long_as_it_is_in_the_window);
     RUN(a_frame_is_found_by_the_time_it_was_captured);
     RUN(the_old_window_is_finished_before_the_reader_moves_on);
-    RUN(who_only_looks_frames_up_moves_on_at_once);
-    RUN(what_an_ended_segment_kept_does_not_hide_its_successor);
-    RUN(frames_that_cannot_be_had_do_not_keep_a_waiting_reader_busy);
-    RUN(without_history_it_is_the_newest_frame);
+    RUN(a_reader_that_only_looks_up_frames_moves_on_immediately);
+    RUN(frames_kept_by_an_ended_segment_do_not_hide_its_successor);
+    RUN(a_reader_in_turn_looks_up_later_times_in_the_successor);
+    RUN(unobtainable_frames_do_not_keep_a_waiting_reader_busy);
+    RUN(without_history_the_next_frame_is_the_newest);
     return check_summary();
 }

@@ -11,10 +11,15 @@ static void something_happens(void);
 #include "fixture.h"
 
 static window happening_in;
+static bshm_writer *happening_to; /* it publishes; NULL: a slot is begun and not finished */
 
 static void something_happens(void)
 {
-    bshm_step_begin_write(happening_in.header, 0, 4);
+    if (!happening_to)
+        bshm_step_begin_write(happening_in.header, 0, 4);
+    else
+        for (int frame = 0; frame < 4; frame++)
+            (void)put(happening_to);
 }
 
 static bshm_inspection found;
@@ -27,7 +32,7 @@ static const bshm_inspection *look(void)
     return &found;
 }
 
-static void what_the_writer_made_is_what_is_found(void)
+static void inspection_finds_what_the_writer_made(void)
 {
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, &fixture_error), BSHM_E_NOT_FOUND);
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, &found, NULL), BSHM_E_NOT_FOUND);
@@ -52,7 +57,7 @@ static void what_the_writer_made_is_what_is_found(void)
     CHECK_EQUAL(found.has_frame, 1);
     CHECK(found.frame.width == WIDTH && found.frame.height == HEIGHT);
     CHECK_EQUAL(found.source.statistics.published.shared, 4);
-    CHECK_EQUAL(found.source.statistics.last_capture_ns.shared, 1);
+    CHECK_EQUAL((int64_t)found.source.statistics.last_capture_ns.shared, found.frame.publish_ns);
     uint64_t written = 0;
     for (uint32_t i = 0; i < BSHM_LATENCY_BUCKETS; i++)
         written += found.source.statistics.write_ns_log2[i].shared;
@@ -129,7 +134,9 @@ static void a_frame_that_is_being_written_or_makes_no_sense_is_left_out(void)
     bshm_store_relaxed(payload, UINT64_MAX);
     CHECK_EQUAL(look()->has_frame, 0);
     bshm_store_relaxed(payload, bytes);
+    bshm_store_relaxed(&shared.header->descriptors[0].info[0], 77);
     CHECK_EQUAL(look()->has_frame, 1);
+    CHECK_EQUAL(found.frame.sequence, 1); /* the descriptor's claim is not believed */
     bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(9, 63));
     CHECK_EQUAL(look()->has_frame, 0);
     CHECK_EQUAL(found.latest_sequence, 9);
@@ -139,7 +146,7 @@ static void a_frame_that_is_being_written_or_makes_no_sense_is_left_out(void)
     bshm_step_store_descriptor(shared.header, 3, &info);
     bshm_step_end_write(shared.header, 3, 9);
     bshm_store_relaxed(&shared.header->publication.latest,
-                       BSHM_LATEST(9, 3)); /* a good frame, in a slot that is none */
+                       BSHM_LATEST(9, 3)); /* a good frame, in a slot that does not exist */
     CHECK_EQUAL(look()->has_frame, 0);
     bshm_store_relaxed(&shared.header->publication.latest, UINT64_MAX);
     CHECK_EQUAL(look()->has_frame, 0);
@@ -160,7 +167,19 @@ static void a_frame_that_is_written_over_while_it_is_looked_at_is_left_out(void)
     bshm_writer_free(writer);
 }
 
-static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(void)
+static void a_writer_that_laps_the_inspector_hides_no_frame(void)
+{
+    happening_to = new_writer(3);
+    (void)put(happening_to);
+    reads_before = 2;
+    CHECK_EQUAL(look()->has_frame, 1);
+    CHECK_EQUAL(reads_before, 0);
+    CHECK_EQUAL(found.latest_sequence, 5);
+    bshm_writer_free(happening_to);
+    happening_to = NULL;
+}
+
+static void rubbish_in_the_statistics_and_the_table_does_no_harm(void)
 {
     bshm_writer *writer = new_writer(3);
     bshm_reader *reader = new_reader(1);
@@ -173,7 +192,7 @@ static void rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more(vo
     CHECK_EQUAL(found.reader_count, 1);
     CHECK_EQUAL(found.readers[0].leases, 0); /* claiming to own tokens does not pin anything */
     bshm_store_relaxed(&shared.control->pins[1].word, ~BSHM_TOKEN_MASK(1));
-    CHECK_EQUAL(look()->readers[0].leases, 0); /* nor do bits that are no token */
+    CHECK_EQUAL(look()->readers[0].leases, 0); /* nor do bits that are not tokens */
     bshm_store_relaxed(&shared.control->pins[1].word, BSHM_TOKEN_MASK(1));
     CHECK_EQUAL(look()->readers[0].leases, 1);
     bshm_store_relaxed(&shared.control->pins[1].word, 0);
@@ -205,12 +224,13 @@ static void the_dead_are_told_from_the_living_and_from_the_closed(void)
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
-    RUN(what_the_writer_made_is_what_is_found);
+    RUN(inspection_finds_what_the_writer_made);
     RUN(readers_are_counted_with_what_they_do_and_only_while_they_live);
     RUN(looking_leaves_no_trace);
     RUN(a_frame_that_is_being_written_or_makes_no_sense_is_left_out);
     RUN(a_frame_that_is_written_over_while_it_is_looked_at_is_left_out);
-    RUN(rubbish_in_the_statistics_and_the_table_stays_rubbish_and_no_more);
+    RUN(a_writer_that_laps_the_inspector_hides_no_frame);
+    RUN(rubbish_in_the_statistics_and_the_table_does_no_harm);
     RUN(the_dead_are_told_from_the_living_and_from_the_closed);
     return check_summary();
 }

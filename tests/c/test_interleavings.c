@@ -645,7 +645,7 @@ static void search(const scenario *searched)
 
 /* slots, readers, frames, reads, copies, cancels, reader deaths, writer deaths, fine */
 
-static void a_lease_holds_against_all_that_the_writer_does_and_the_writer_always_finds_a_slot(void)
+static void a_lease_holds_whatever_the_writer_does_and_the_writer_always_finds_a_slot(void)
 {
     search(&(scenario){"one token, three slots", 3, 1, 8, 6, 0, 0, 0, 0, false, 0});
     search(&(scenario){"one token, three slots, steps in their parts", 3, 1, 8, 6, 0, 0, 0, 0, true, 0});
@@ -663,7 +663,7 @@ static void a_cancelled_loan_is_never_taken_for_a_frame(void)
 static void a_copy_that_is_taken_for_whole_is_whole(void)
 {
     search(&(scenario){"a copier", 3, 0, 9, 0, 6, 1, 0, 0, true, 0});
-    search(&(scenario){"a copier beside a token", 3, 1, 4, 2, 2, 1, 0, 0, true, 0});
+    search(&(scenario){"a copier next to a token", 3, 1, 4, 2, 2, 1, 0, 0, true, 0});
 }
 
 static void readers_may_die_between_any_two_steps(void)
@@ -691,7 +691,7 @@ static void the_window_is_left_alone_and_any_frame_of_it_can_be_read(void)
 
 int main(void)
 {
-    RUN(a_lease_holds_against_all_that_the_writer_does_and_the_writer_always_finds_a_slot);
+    RUN(a_lease_holds_whatever_the_writer_does_and_the_writer_always_finds_a_slot);
     RUN(a_cancelled_loan_is_never_taken_for_a_frame);
     RUN(a_copy_that_is_taken_for_whole_is_whole);
     RUN(readers_may_die_between_any_two_steps);

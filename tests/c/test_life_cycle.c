@@ -18,7 +18,7 @@ static void about_to(const char *call)
     if (!race.awaited || strcmp(call, race.awaited) != 0 || (race.number > 1 && race.number--))
         return;
     const char *kept = race.awaited;
-    race.awaited = NULL; /* what happens makes such calls too */
+    race.awaited = NULL; /* the event makes such calls too */
     race.happened++;
     race.what();
     race.awaited = race.every_time ? kept : NULL;
@@ -129,7 +129,7 @@ static int try_to_create(bshm_writer **writer)
     return bshm_writer_create(writer, fixture_name, &options, &fixture_error);
 }
 
-/* The other writer has the name, and works as if there had been no attempt. */
+/* The other writer has the name, and works as if nothing had been attempted. */
 static void check_the_other_one_won(int rc, bshm_writer *writer)
 {
     bshm_os_info found;
@@ -154,7 +154,7 @@ static void of_two_writers_that_find_the_name_free_one_wins(void)
     check_the_other_one_won(rc, writer);
 }
 
-static void of_two_that_find_a_dead_segment_one_wins(void)
+static void of_two_writers_that_find_a_dead_segment_one_wins(void)
 {
     for (unsigned number = 1; number <= 3; number++) { /* of the dead segment, the temporary, the dead segment */
         bshm_writer *writer;
@@ -165,7 +165,7 @@ static void of_two_that_find_a_dead_segment_one_wins(void)
     }
 }
 
-static void a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance(void)
+static void a_dead_segment_that_is_cleaned_away_in_between_does_no_harm(void)
 {
     for (unsigned number = 1; number <= 3; number++) {
         bshm_writer *writer;
@@ -341,7 +341,7 @@ static void a_writer_that_was_refused_its_name_is_refused_for_good(void)
     check_refused(writer, BSHM_E_EXISTS);
     CHECK_EQUAL(put(other), 2);
     the_other_writer_ends();
-    check_refused(writer, BSHM_E_EXISTS); /* also now that the name is free */
+    check_refused(writer, BSHM_E_EXISTS); /* even now that the name is free */
     bshm_os_info found;
     CHECK(bshm_os_info_at(fixture_path(), &found) == -ENOENT);
     CHECK(is_whole(&view));
@@ -446,7 +446,7 @@ static void a_last_frame_that_comes_before_the_name_is_looked_at_is_read_first(v
     the_other_writer_ends();
 }
 
-static void a_reader_that_comes_too_late_finds_nothing(void)
+static void a_reader_that_is_too_late_finds_nothing(void)
 {
     leave_dead_segment(3, 5);
     bshm_reader *reader = new_reader(1);
@@ -460,8 +460,8 @@ int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(of_two_writers_that_find_the_name_free_one_wins);
-    RUN(of_two_that_find_a_dead_segment_one_wins);
-    RUN(a_dead_segment_that_is_cleaned_away_meanwhile_is_no_hindrance);
+    RUN(of_two_writers_that_find_a_dead_segment_one_wins);
+    RUN(a_dead_segment_that_is_cleaned_away_in_between_does_no_harm);
     RUN(a_count_goes_on_after_the_segment_that_is_replaced_in_the_end);
     RUN(a_temporary_that_is_cleaned_away_is_made_again);
     RUN(a_temporary_that_is_cleaned_away_before_it_is_locked_is_made_again);
@@ -476,6 +476,6 @@ int main(int argc, char **argv)
     RUN(a_reader_attaches_to_one_segment_or_to_another_and_never_to_half_of_each);
     RUN(a_reader_whose_segment_is_removed_while_it_attaches_still_reads_it);
     RUN(a_last_frame_that_comes_before_the_name_is_looked_at_is_read_first);
-    RUN(a_reader_that_comes_too_late_finds_nothing);
+    RUN(a_reader_that_is_too_late_finds_nothing);
     return check_summary();
 }

@@ -1,4 +1,4 @@
-/* Names, what they lead to, and when one may be taken over. */
+/* Names, what they refer to, and when one may be taken over. */
 #include "fixture.h"
 
 #include "names.h"
@@ -57,7 +57,7 @@ static void names_are_letters_digits_dots_underscores_and_dashes(void)
     CHECK_EQUAL(bshm_object_path("a-name", path, 5, &fixture_error), BSHM_E_NAME); /* the buffer is too small */
 }
 
-static void what_has_a_slash_is_a_path_to_a_file(void)
+static void a_name_with_a_slash_is_a_path_to_a_file(void)
 {
     char path[BSHM_OS_PATH_BYTES];
     char name[BSHM_OS_PATH_BYTES + 10];
@@ -67,7 +67,7 @@ static void what_has_a_slash_is_a_path_to_a_file(void)
     CHECK(strcmp(bshm_os_last_separator(path) + 1, "where") == 0);
     CHECK_EQUAL(path_of("/mnt/some where/\xC3\xBC", path), BSHM_OK);
     CHECK_EQUAL(path_of("/billiards_video", path), BSHM_E_NAME);
-    CHECK_CONTAINS(fixture_error.message, "'billiards_video'"); /* says which part to leave out */
+    CHECK_CONTAINS(fixture_error.message, "'billiards_video'"); /* the message says which part to leave out */
     CHECK_EQUAL(path_of("/mnt/directory/", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of("/mnt/.", path), BSHM_E_NAME);
     CHECK_EQUAL(path_of("/mnt/..", path), BSHM_E_NAME);
@@ -82,10 +82,10 @@ static void what_has_a_slash_is_a_path_to_a_file(void)
     name[longest + 1] = '\0';
     CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
     char roomy[2 * BSHM_OS_PATH_BYTES];
-    CHECK_EQUAL(bshm_object_path(name, roomy, sizeof roomy, NULL), BSHM_E_NAME); /* as any other function says */
+    CHECK_EQUAL(bshm_object_path(name, roomy, sizeof roomy, NULL), BSHM_E_NAME); /* like any other function */
     for (size_t i = 5; i + 3 < sizeof name; i += 2)
         memcpy(name + i, "./", 3);
-    memcpy(name + strlen(name), "n", 2); /* on Windows it leads to a short path, but the name is kept too */
+    memcpy(name + strlen(name), "n", 2); /* on Windows it maps to a short path, but the name is kept too */
     CHECK(strlen(name) >= BSHM_OS_PATH_BYTES);
     CHECK_EQUAL(path_of(name, path), BSHM_E_NAME);
 }
@@ -118,7 +118,7 @@ static void a_relative_path_leads_to_the_same_file_after_a_change_of_directory(v
 }
 #endif
 
-static void temporaries_lie_beside_their_object_and_are_no_names(void)
+static void temporaries_are_next_to_their_object_and_are_not_names(void)
 {
     char temporary[BSHM_OS_PATH_BYTES];
     char other[BSHM_OS_PATH_BYTES];
@@ -196,7 +196,7 @@ static void foreign_files_are_refused_and_left_alone(void)
     free(zeros);
 }
 
-static void what_is_no_regular_file_is_refused_and_left_alone(void)
+static void anything_but_a_regular_file_is_refused_and_left_alone(void)
 {
     REQUIRE(mkdir(fixture_path(), 0700) == 0);
     check_left_alone(BSHM_E_FORMAT);
@@ -214,7 +214,7 @@ static void what_is_no_regular_file_is_refused_and_left_alone(void)
 #endif
 }
 
-static void a_byte_that_is_locked_alone_has_one_owner_and_who_comes_too_late_none(void)
+static void an_exclusively_locked_byte_has_one_owner_and_latecomers_get_nothing(void)
 {
     bshm_os_file first, second;
     uint64_t from, to;
@@ -261,7 +261,7 @@ static void a_rename_by_link_replaces_nothing_and_leaves_one_name(void)
     bshm_os_file file;
     bshm_os_info info;
     REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
-    for (int rc = 0; rc >= -EEXIST; rc -= EEXIST) { /* the name is free; it is not */
+    for (int rc = 0; rc >= -EEXIST; rc -= EEXIST) { /* the name is free; the name is taken */
         REQUIRE(bshm_os_create(temporary, &file) == 0);
         bshm_os_close(file);
         CHECK_EQUAL(bshm_posix_rename_by_link(temporary, fixture_path()), rc);
@@ -273,7 +273,7 @@ static void a_rename_by_link_replaces_nothing_and_leaves_one_name(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
-/* Only root can make a segment that is another user's; .ci/run is root. */
+/* Only root can make a segment that belongs to another user; .ci/run is root. */
 static void a_segment_of_another_user_is_refused_unless_that_user_is_trusted(void)
 {
     static bshm_inspection inspection;
@@ -294,12 +294,14 @@ static void a_segment_of_another_user_is_refused_unless_that_user_is_trusted(voi
 }
 #endif
 
-/* Puts a copy of a dead segment under the name, with one change. */
-static void make_changed_segment(size_t offset, uint8_t value, size_t bytes)
+/* Puts a dead segment under the name, with some bits of one byte flipped, and so long. */
+static void make_changed_segment(size_t offset, int flipped, size_t bytes)
 {
     leave_dead_segment(3, 2);
     FILE *file = fopen(fixture_path(), "r+b");
-    REQUIRE(file != NULL && fseek(file, (long)offset, SEEK_SET) == 0 && fwrite(&value, 1, 1, file) == 1);
+    REQUIRE(file != NULL && fseek(file, (long)offset, SEEK_SET) == 0);
+    int found = fgetc(file);
+    REQUIRE(found != EOF && fseek(file, (long)offset, SEEK_SET) == 0 && fputc(found ^ flipped, file) != EOF);
     REQUIRE(fclose(file) == 0);
     if (bytes) {
         bshm_os_file opened;
@@ -318,7 +320,7 @@ static void check_replaceable(void)
     CHECK_CONTAINS(fixture_error.message, fixture_name);
     CHECK_EQUAL(bshm_inspect(fixture_name, NULL, inspection, &fixture_error), BSHM_E_FORMAT);
     bshm_writer *writer = new_writer(3);
-    CHECK_EQUAL(put(writer), 1); /* nothing in it was believed, not even its count */
+    CHECK_EQUAL(put(writer), 1); /* nothing in it was believed, not even the number */
     bshm_frame frame = next_frame(reader);
     CHECK(is_whole(&frame));
     bshm_frame_release(&frame);
@@ -329,20 +331,20 @@ static void check_replaceable(void)
 
 static void damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers(void)
 {
-    make_changed_segment(offsetof(bshm_identity, abi_major), 99, 0); /* a later version */
+    make_changed_segment(offsetof(bshm_identity, abi_major), 64, 0); /* a later version */
     check_replaceable();
     make_changed_segment(offsetof(bshm_identity, checksum), 1, 0);
     check_replaceable();
-    make_changed_segment(offsetof(bshm_identity, slot_count), 60, 0);
+    make_changed_segment(offsetof(bshm_identity, slot_count), 32, 0);
     check_replaceable();
-    make_changed_segment(0, 'B', 100000); /* truncated */
+    make_changed_segment(0, 0, 100000); /* truncated */
     check_replaceable();
-    make_changed_segment(0, 'B', 40);                          /* less than a header */
+    make_changed_segment(0, 0, 40);                            /* less than a header */
     CHECK_EQUAL(try_to_create(&fixture_error), BSHM_E_FORMAT); /* too short to have the magic */
     (void)bshm_os_unlink(fixture_path());
 }
 
-static void a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang(void)
+static void a_path_through_a_file_or_a_missing_directory_is_an_error_and_not_a_hang(void)
 {
     char name[200];
     bshm_reader *reader = NULL;
@@ -565,7 +567,7 @@ static void a_name_that_went_to_another_writer_is_not_removed_on_close(void)
 static void the_object_has_the_mode_that_was_asked_for_under_any_umask(void)
 {
 #ifdef _WIN32
-    static const uint32_t modes[] = {0600, 0604, 0606}; /* any group: wine does not tell one from another */
+    static const uint32_t modes[] = {0600, 0604, 0606}; /* any group: wine does not distinguish them */
 #else
     static const uint32_t modes[] = {0600, 0640, 0660, 0666};
 #endif
@@ -594,7 +596,7 @@ static void temporaries_of_the_dead_are_removed_once_they_are_old(void)
     REQUIRE(bshm_temporary_path(fixture_path(), temporary, &fixture_error) == BSHM_OK);
     CHECK_EQUAL(bshm_remove_stale_temporary(fixture_path(), &fixture_error), BSHM_E_NAME);
     CHECK_EQUAL(bshm_remove_stale_temporary("no-temporary", NULL), BSHM_E_NAME);
-    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* there is none */
+    CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* there is no temporary */
     bshm_os_file file;
     REQUIRE(bshm_os_create(temporary, &file) == 0);
     CHECK_EQUAL(bshm_remove_stale_temporary(temporary, &fixture_error), BSHM_NOTHING); /* its creator may be at work */
@@ -608,7 +610,7 @@ static void temporaries_of_the_dead_are_removed_once_they_are_old(void)
     CHECK_EQUAL(bshm_os_info_at(temporary, &found), -ENOENT);
 }
 
-static void a_file_from_the_far_future_is_no_trouble(void)
+static void a_file_from_the_far_future_does_no_harm(void)
 {
     bshm_writer *writer = new_writer(3);
     struct utimbuf future = {.actime = INT64_C(32503680000), .modtime = INT64_C(32503680000)};
@@ -621,21 +623,21 @@ int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(names_are_letters_digits_dots_underscores_and_dashes);
-    RUN(what_has_a_slash_is_a_path_to_a_file);
+    RUN(a_name_with_a_slash_is_a_path_to_a_file);
 #ifndef _WIN32
     RUN(a_relative_path_leads_to_the_same_file_after_a_change_of_directory);
 #endif
-    RUN(temporaries_lie_beside_their_object_and_are_no_names);
+    RUN(temporaries_are_next_to_their_object_and_are_not_names);
     RUN(foreign_files_are_refused_and_left_alone);
-    RUN(what_is_no_regular_file_is_refused_and_left_alone);
-    RUN(a_byte_that_is_locked_alone_has_one_owner_and_who_comes_too_late_none);
+    RUN(anything_but_a_regular_file_is_refused_and_left_alone);
+    RUN(an_exclusively_locked_byte_has_one_owner_and_latecomers_get_nothing);
 #ifndef _WIN32
     RUN(files_are_opened_without_following_waiting_or_leaving_them_to_programs);
     RUN(a_rename_by_link_replaces_nothing_and_leaves_one_name);
     RUN(a_segment_of_another_user_is_refused_unless_that_user_is_trusted);
 #endif
     RUN(damaged_foreign_and_short_segments_are_refused_by_readers_and_replaced_by_writers);
-    RUN(a_path_through_a_file_or_into_no_directory_is_an_error_and_not_a_hang);
+    RUN(a_path_through_a_file_or_a_missing_directory_is_an_error_and_not_a_hang);
     RUN(a_living_writer_keeps_its_name);
     RUN(a_process_that_only_holds_a_read_lock_is_reported_as_such);
     RUN(a_dead_writers_segment_is_taken_over_and_its_count_goes_on);
@@ -647,6 +649,6 @@ int main(int argc, char **argv)
     RUN(a_name_that_went_to_another_writer_is_not_removed_on_close);
     RUN(the_object_has_the_mode_that_was_asked_for_under_any_umask);
     RUN(temporaries_of_the_dead_are_removed_once_they_are_old);
-    RUN(a_file_from_the_far_future_is_no_trouble);
+    RUN(a_file_from_the_far_future_does_no_harm);
     return check_summary();
 }

@@ -1,5 +1,5 @@
 /* Old versions of Linux: system calls that came later fail as they did there. Each test installs a seccomp filter in
- * a child of its own. */
+ * its own child process. */
 #include "fixture.h"
 #include "names.h"
 
@@ -113,7 +113,7 @@ static void look_beyond_the_end(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
-static void before_5_14_memory_that_is_not_there_is_an_error_and_no_crash(void)
+static void before_5_14_missing_memory_is_an_error_and_not_a_crash(void)
 {
     in_child(look_beyond_the_end);
 }
@@ -132,7 +132,7 @@ static void write_and_read(void)
     bshm_writer_free(writer);
 }
 
-/* ---------------------------------------------------------------- 3.15, on a file system that knows nothing newer */
+/* ---------------------------------------------------------------- 3.15, on a file system without anything newer */
 
 static void barely(void)
 {
@@ -158,7 +158,7 @@ static void barely(void)
     bshm_writer_free(writer);
 }
 
-static void a_kernel_of_3_15_will_do(void)
+static void a_kernel_of_3_15_is_enough(void)
 {
     in_child(barely);
 }
@@ -186,8 +186,8 @@ int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(before_5_14_pages_are_touched_before_they_are_used);
-    RUN(before_5_14_memory_that_is_not_there_is_an_error_and_no_crash);
-    RUN(a_kernel_of_3_15_will_do);
+    RUN(before_5_14_missing_memory_is_an_error_and_not_a_crash);
+    RUN(a_kernel_of_3_15_is_enough);
     RUN(before_3_15_a_writer_says_what_it_needs_and_leaves_nothing);
     return check_summary();
 }

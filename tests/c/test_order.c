@@ -95,7 +95,7 @@ static void a_frame_is_written_in_the_order_of_the_specification(void)
     bshm_writer_free(writer);
 }
 
-static void a_loan_is_begun_when_lent_and_told_of_when_published(void)
+static void a_loan_is_begun_when_lent_and_announced_when_published(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_frame_info info = picture(HEIGHT);
@@ -156,7 +156,7 @@ static void a_new_segment_is_locked_before_others_may_open_it_and_complete_befor
     bshm_writer_free(writer);
 }
 
-static void closing_tells_removes_the_name_and_only_then_lets_the_lock_go(void)
+static void closing_wakes_readers_removes_the_name_and_only_then_releases_the_lock(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_frame_info info = picture(HEIGHT);
@@ -184,7 +184,7 @@ static void a_replaced_segment_is_retired_after_its_successor_has_the_name(void)
     bshm_writer_free(writer);
 }
 
-static void a_dead_writers_segment_is_locked_replaced_retired_and_let_go(void)
+static void a_dead_writers_segment_is_locked_replaced_retired_and_released(void)
 {
     leave_dead_segment(4, 2);
     (void)since();
@@ -228,7 +228,7 @@ static void a_lease_is_taken_in_the_order_of_the_specification(void)
     bshm_writer_free(writer);
 }
 
-static void a_copy_takes_a_token_in_passing_and_gives_it_up_after_the_pin(void)
+static void a_copy_takes_a_transient_token_and_releases_it_after_the_pin(void)
 {
     bshm_writer *writer = new_writer(5);
     bshm_reader *reader = new_reader(0);
@@ -266,7 +266,7 @@ static void without_a_token_a_copy_looks_at_seq_before_and_after(void)
     bshm_writer_free(writer);
 }
 
-static void a_pin_that_came_too_late_is_taken_back_before_the_next_look(void)
+static void a_pin_that_was_too_late_is_withdrawn_before_the_next_look(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(0); /* so that its token is a transient one */
@@ -295,16 +295,16 @@ int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(a_frame_is_written_in_the_order_of_the_specification);
-    RUN(a_loan_is_begun_when_lent_and_told_of_when_published);
+    RUN(a_loan_is_begun_when_lent_and_announced_when_published);
     RUN(a_slot_is_backed_before_it_is_claimed_and_only_after_every_other_was_tried);
     RUN(only_after_as_many_passes_as_there_are_slots_is_one_seized);
     RUN(a_new_segment_is_locked_before_others_may_open_it_and_complete_before_it_has_a_name);
-    RUN(closing_tells_removes_the_name_and_only_then_lets_the_lock_go);
+    RUN(closing_wakes_readers_removes_the_name_and_only_then_releases_the_lock);
     RUN(a_replaced_segment_is_retired_after_its_successor_has_the_name);
-    RUN(a_dead_writers_segment_is_locked_replaced_retired_and_let_go);
+    RUN(a_dead_writers_segment_is_locked_replaced_retired_and_released);
     RUN(a_lease_is_taken_in_the_order_of_the_specification);
-    RUN(a_copy_takes_a_token_in_passing_and_gives_it_up_after_the_pin);
+    RUN(a_copy_takes_a_transient_token_and_releases_it_after_the_pin);
     RUN(without_a_token_a_copy_looks_at_seq_before_and_after);
-    RUN(a_pin_that_came_too_late_is_taken_back_before_the_next_look);
+    RUN(a_pin_that_was_too_late_is_withdrawn_before_the_next_look);
     return check_summary();
 }

@@ -1,12 +1,12 @@
 /* The pairs of operations that order the pixels, each alone, for ThreadSanitizer.
  *
  * Threads take turns by a relaxed counter. Relaxed operations order nothing, so ThreadSanitizer treats the turns as
- * chance, while the schedule is the same every time: if the pair under test did not order the plain accesses on both
+ * chance, although the schedule is the same every time: if the pair under test did not order the plain accesses on both
  * sides of it, every run would report a race. (Without the sanitizer this program shows little.)
  *
  * GCC's ThreadSanitizer does not model atomic_thread_fence, and says so (-Wtsan, turned off by the build). That is
  * sound here, because nothing in this program needs a fence: a lease is ordered by read-modify-write pairs on the pin
- * word (R2 with W9, R6 with W3), by seq (R4 with W8) and by latest (R1 with W10). What does rest on fences (W5 with
+ * word (R2 with W9, R6 with W3), by seq (R4 with W8) and by latest (R1 with W10). What does depend on fences (W5 with
  * R5's, W11 with R0) is for the models. There are no unpinned copies here: they race by design.
  */
 #include "stage.h"
@@ -227,12 +227,12 @@ static void *writer_tries_twice(void *unused)
     return unused;
 }
 
-static void a_claim_that_failed_first_is_ordered_all_the_same(void)
+static void a_claim_that_failed_first_is_still_ordered(void)
 {
     play(reader_holds_on, writer_tries_twice);
 }
 
-/* Two owners, one after the other, in one thread: in reality the kernel orders them, by handing over the lock. */
+/* Two owners, one after another, in one thread: in reality the kernel orders them, by handing over the lock. */
 static void *owner_dies_and_the_next_clears(void *unused)
 {
     await_turn(0);
@@ -329,7 +329,7 @@ static void *read_frames(void *given)
         bshm_step_fence_token();
         uint64_t latest = bshm_step_load_latest(&theatre->header);
         uint32_t slot = BSHM_LATEST_SLOT(latest);
-        if (!CHECK(BSHM_LATEST_SEQUENCE(latest) >= notify)) /* a number more each: `latest` goes before `notify` */
+        if (!CHECK(BSHM_LATEST_SEQUENCE(latest) >= notify)) /* one number more each: `latest` goes before `notify` */
             break;
         if (BSHM_LATEST_SEQUENCE(latest) <= seen) {
             (void)sched_yield();
@@ -381,7 +381,7 @@ int main(void)
     RUN(a_waiter_that_sees_notify_changed_sees_what_was_stored_before);
     RUN(a_reader_that_sees_the_segment_closed_sees_its_last_frame);
     RUN(the_writer_draws_only_after_the_last_read_of_a_reader_that_unpinned);
-    RUN(a_claim_that_failed_first_is_ordered_all_the_same);
+    RUN(a_claim_that_failed_first_is_still_ordered);
     RUN(the_writer_draws_only_after_the_last_look_of_a_dead_owner_whose_pin_the_next_cleared);
     RUN(the_thread_that_drops_the_last_reference_sees_what_the_others_did);
     RUN(leases_by_chance_are_free_of_races);

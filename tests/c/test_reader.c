@@ -35,7 +35,7 @@ static void a_reader_gets_the_newest_frame_once_and_counts_what_it_missed(void)
     bshm_writer *writer = new_writer(8);
     bshm_reader *reader = new_reader(2);
     bshm_frame frame;
-    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* attached, and nothing there yet */
+    CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_NOTHING); /* attached, and no frame yet */
     for (int i = 0; i < 3; i++)
         (void)put(writer);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
@@ -58,7 +58,7 @@ static void a_reader_gets_the_newest_frame_once_and_counts_what_it_missed(void)
     bshm_writer_free(writer);
 }
 
-static void before_there_is_a_segment_reads_are_empty_and_attaching_fails(void)
+static void without_a_segment_reads_are_empty_and_attaching_fails(void)
 {
     bshm_reader *reader = new_reader(2);
     bshm_frame frame;
@@ -125,7 +125,7 @@ static void frames_outlive_reader_writer_and_name(void)
 
 /* ---------------------------------------------------------------- leases */
 
-static void each_frame_held_pins_its_slot_and_the_last_release_lets_it_go(void)
+static void each_held_frame_pins_its_slot_and_the_last_release_unpins_it(void)
 {
     bshm_writer *writer = new_writer(8);
     bshm_reader *reader = new_reader(2);
@@ -291,7 +291,7 @@ static void a_copy_with_a_token_cannot_be_torn(void)
     bshm_writer_free(writer);
 }
 
-static void a_new_owner_clears_what_a_dead_one_left_in_every_slot(void)
+static void a_new_owner_clears_a_dead_ones_pins_in_every_slot(void)
 {
     bshm_writer *writer = new_writer(5);
     bshm_reader *reader = new_reader(1);
@@ -302,7 +302,7 @@ static void a_new_owner_clears_what_a_dead_one_left_in_every_slot(void)
     bshm_frame frame = newest(reader);
     CHECK(frame.pinned);
     for (uint32_t slot = 0; slot < 5; slot++)
-        CHECK_EQUAL(pin_of(&shared, slot), slot == 0 ? BIT(0) | BIT(1) : BIT(1)); /* token 1 is not its own */
+        CHECK_EQUAL(pin_of(&shared, slot), slot == 0 ? BIT(0) | BIT(1) : BIT(1)); /* token 1 does not belong to it */
     bshm_frame_release(&frame);
     CHECK_EQUAL(pin_of(&shared, 0), BIT(1));
     close_window(&shared);
@@ -310,7 +310,7 @@ static void a_new_owner_clears_what_a_dead_one_left_in_every_slot(void)
     bshm_writer_free(writer);
 }
 
-static void closing_the_last_frame_gives_the_tokens_back(void)
+static void closing_the_last_frame_returns_the_tokens(void)
 {
     bshm_writer *writer = new_writer(3);
     bshm_reader *reader = new_reader(1);
@@ -339,6 +339,8 @@ static void a_pin_that_was_broken_is_not_shared_with_a_newer_frame(void)
     window shared = open_window();
     (void)put(writer);
     bshm_frame held = newest(reader);
+    bshm_reader_give_back(reader, &held); /* it was no copy */
+    CHECK_EQUAL(reader_counters(reader).copies, 0);
     bshm_step_end_write(shared.header, 0, 4); /* by force: the slot has another frame, and `latest` is what it was */
     bshm_frame newer = newest(reader);
     CHECK_EQUAL(newer.info.sequence, 4);
@@ -441,7 +443,7 @@ static void a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_
     bshm_frame_release(&frame);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND);
     CHECK_EQUAL(frame.info.sequence, 4);
-    CHECK_EQUAL(frame.skipped, 2); /* 2, which it gave back, and 3 */
+    CHECK_EQUAL(frame.skipped, 2); /* 2, which it released, and 3 */
     CHECK_EQUAL(bshm_frame_copy(&frame, copy, sizeof copy), BSHM_OK);
     bshm_frame_release(&frame);
     CHECK_EQUAL(reader_counters(reader).frames, 2);
@@ -502,7 +504,7 @@ static void a_copy_needs_room(void)
 }
 
 /* As another implementation may write them: a row of 64 bytes in which 32 belong to the frame. */
-static void rows_that_lie_apart_are_copied_without_what_is_between_them(void)
+static void padded_rows_are_copied_without_their_padding(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(0);
@@ -558,7 +560,7 @@ static void a_newest_frame_in_a_slot_that_does_not_exist_is_an_error(void)
     bshm_writer_free(writer);
 }
 
-static void a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin(void)
+static void an_impossible_descriptor_is_an_error_and_leaves_no_pin(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *leasing = new_reader(2);
@@ -596,7 +598,7 @@ static void a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin(void)
     bshm_writer_free(writer);
 }
 
-static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void)
+static void an_unobtainable_latest_does_not_keep_a_waiting_reader_busy(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(2);
@@ -618,6 +620,97 @@ static void a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy(void
     bshm_writer_free(writer);
 }
 
+/* The frame of a reader, not kept alive by the state of its segment. */
+static bool comes_to_the_successor(bshm_reader *reader, bool in_turn, uint32_t flags, const uint8_t *generation)
+{
+    bshm_frame frame = {0};
+    int64_t deadline = bshm_now_ns() + INT64_C(5000000000);
+    bool there = false;
+    while (!there && bshm_now_ns() < deadline) {
+        int rc =
+            in_turn ? bshm_reader_acquire_next(reader, flags, &frame, &fixture_error) : acquire(reader, flags, &frame);
+        CHECK(rc == BSHM_FOUND || rc == BSHM_NOTHING || rc == BSHM_E_FORMAT);
+        if (rc == BSHM_FOUND) {
+            there = memcmp(frame.generation, generation, sizeof frame.generation) == 0;
+            bshm_frame_release(&frame);
+        } else {
+            bshm_reader_wait(reader, 5000000);
+        }
+    }
+    return there;
+}
+
+enum corruption { NO_SUCH_SLOT, NO_SUCH_FRAME, NO_SUCH_PICTURE, A_NUMBER_TOO_HIGH };
+
+static void corrupt(const window *shared, enum corruption how)
+{
+    bshm_descriptor *descriptor = &shared->header->descriptors[latest_slot(shared)];
+    if (how == NO_SUCH_PICTURE)
+        bshm_store_relaxed(&descriptor->info[7], 0); /* width and height */
+    else if (how == A_NUMBER_TOO_HIGH)
+        bshm_store_relaxed(&descriptor->seq, 2 * BSHM_MAX_SEQUENCE);
+    if (how != NO_SUCH_PICTURE)
+        bshm_store_relaxed(&shared->header->publication.latest,
+                           BSHM_LATEST(BSHM_MAX_SEQUENCE, how == NO_SUCH_SLOT ? 63 : latest_slot(shared)));
+}
+
+static void a_corrupt_segment_keeps_no_reader_from_its_successor(void)
+{
+    for (unsigned variant = 0; variant < 4 * 4 * 2; variant++) {
+        bool in_turn = variant & 1;
+        uint32_t flags = variant & 2 ? BSHM_ACQUIRE_SEEN : 0;
+        uint32_t history = variant & 4 ? 3 : 0;
+        bshm_writer *writer = new_writer_with_history(4, history);
+        bshm_reader *reader = new_reader(2);
+        bshm_reader *ending = new_reader(2);
+        bshm_frame frame;
+        (void)put(writer);
+        frame = newest(reader);
+        bshm_frame_release(&frame);
+        frame = newest(ending);
+        bshm_frame_release(&frame);
+        (void)put(writer);
+        window shared = open_window();
+        corrupt(&shared, (enum corruption)(variant >> 3));
+        bshm_writer_free(writer);
+        int rc = acquire(ending, BSHM_ACQUIRE_STAY, &frame);
+        if (rc == BSHM_FOUND)
+            bshm_frame_release(&frame);
+        CHECK_EQUAL(bshm_reader_ended(ending), 1); /* nothing more can be read */
+        writer = new_writer_with_history(4, history);
+        (void)put(writer);
+        if (!CHECK(comes_to_the_successor(reader, in_turn, flags, counters_of(writer).generation)))
+            printf("    variant %u\n", variant);
+        close_window(&shared);
+        bshm_reader_free(reader);
+        bshm_reader_free(ending);
+        bshm_writer_free(writer);
+    }
+}
+
+/* A writer that continues from the number of a dead writer, whose readers had an impossible number. */
+static void an_impossible_number_does_not_make_the_next_ones_count_as_skipped(void)
+{
+    leave_dead_segment(4, 2);
+    bshm_reader *reader = new_reader(2);
+    window shared = open_window();
+    uint32_t slot = latest_slot(&shared);
+    bshm_store_relaxed(&shared.header->publication.latest, BSHM_LATEST(BSHM_MAX_SEQUENCE + 9, slot));
+    bshm_step_end_write(shared.header, slot, BSHM_MAX_SEQUENCE + 9);
+    bshm_frame frame = newest(reader);
+    CHECK_EQUAL(frame.info.sequence, BSHM_MAX_SEQUENCE + 9);
+    bshm_frame_release(&frame);
+    bshm_writer *writer = new_writer(4);
+    CHECK_EQUAL(put(writer), 2); /* the number of the overwritten slot is lost */
+    frame = next_frame(reader);
+    CHECK_EQUAL(frame.info.sequence, 2);
+    CHECK_EQUAL(frame.skipped, 0);
+    bshm_frame_release(&frame);
+    close_window(&shared);
+    bshm_reader_free(reader);
+    bshm_writer_free(writer);
+}
+
 static void put_a_whole_slot(bshm_writer *writer)
 {
     static uint8_t pixels[BSHM_REGION_BYTES];
@@ -627,7 +720,7 @@ static void put_a_whole_slot(bshm_writer *writer)
     CHECK_EQUAL(bshm_writer_write(writer, &info, pixels, WIDTH, &sequence, &fixture_error), BSHM_OK);
 }
 
-static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
+static void slots_with_memory_are_mapped_ahead_where_their_frames_will_be(void)
 {
     bshm_writer *writer = NULL;
     bshm_writer_options options = {.slot_capacity = BSHM_REGION_BYTES, .slots = 4, .mode = 0600};
@@ -644,7 +737,7 @@ static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
     bshm_reader *other = new_reader(1);
     bshm_frame held = newest(other);
     bshm_frame_release(&frame);
-    put_a_whole_slot(writer); /* that this reader has not seen; in an emulator only frames give a slot memory */
+    put_a_whole_slot(writer); /* which this reader has not seen; in an emulator only frames give a slot memory */
     put_a_whole_slot(writer);
     frame = newest(reader);
     bshm_frame_release(&held);
@@ -665,9 +758,9 @@ static void slots_with_memory_are_mapped_ahead_where_their_frames_will_lie(void)
     bshm_writer_free(writer);
 }
 
-#ifndef _WIN32 /* there it takes no space of a disk */
-/* Reading a hole would give it memory, or be SIGBUS where there is none. */
-static void what_has_no_memory_is_not_mapped_ahead_whatever_is_said_of_it(void)
+#ifndef _WIN32 /* there it takes no disk space */
+/* Reading a hole would give it memory, or raise SIGBUS if there is none. */
+static void slots_without_memory_are_not_mapped_ahead_whatever_the_segment_claims(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(2);
@@ -725,7 +818,7 @@ static void a_reader_that_asks_for_the_newest_frame_only_follows_too(void)
     leave_dead_segment(4, 3);
     bshm_reader *reader = new_reader(2);
     bshm_frame frame = newest(reader);
-    CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: a late reader gets it at once */
+    CHECK_EQUAL(frame.info.sequence, 3); /* of a dead writer: a late reader gets it immediately */
     bshm_frame_release(&frame);
     CHECK_EQUAL(bshm_reader_status(reader), BSHM_STATUS_DEAD);
     CHECK_EQUAL(bshm_remove_stale(fixture_name, NULL, &fixture_error),
@@ -757,11 +850,12 @@ static void a_reader_that_stays_sees_the_end_of_a_closed_segment(void)
     CHECK_EQUAL(bshm_reader_ended(reader), 1);
     writer = new_writer(4);
     (void)put(writer);
+    (void)put(writer);
     bshm_os_sleep(10000000);
     CHECK_EQUAL(acquire(reader, BSHM_ACQUIRE_STAY, &frame), BSHM_NOTHING);
     CHECK_EQUAL(acquire(reader, 0, &frame), BSHM_FOUND); /* without that flag it moves on */
-    CHECK_EQUAL(frame.info.sequence, 1);
-    CHECK_EQUAL(frame.skipped, 0); /* another count */
+    CHECK_EQUAL(frame.info.sequence, 2);
+    CHECK_EQUAL(frame.skipped, 1); /* a new count, which begins at 1 */
     bshm_frame_release(&frame);
     bshm_reader_free(reader);
     bshm_writer_free(writer);
@@ -782,7 +876,7 @@ static int64_t shortest_wait(bshm_reader *reader, int64_t timeout_ns)
     return shortest;
 }
 
-static void waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there_is_none(void)
+static void waiting_returns_immediately_with_a_frame_and_in_time_without_one(void)
 {
     bshm_writer *writer = new_writer(4);
     bshm_reader *reader = new_reader(2);
@@ -806,35 +900,37 @@ int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
     RUN(a_reader_gets_the_newest_frame_once_and_counts_what_it_missed);
-    RUN(before_there_is_a_segment_reads_are_empty_and_attaching_fails);
+    RUN(without_a_segment_reads_are_empty_and_attaching_fails);
     RUN(a_closed_reader_says_so);
     RUN(frames_outlive_reader_writer_and_name);
-    RUN(each_frame_held_pins_its_slot_and_the_last_release_lets_it_go);
+    RUN(each_held_frame_pins_its_slot_and_the_last_release_unpins_it);
     RUN(a_frame_asked_for_again_takes_no_second_token);
     RUN(with_all_its_leases_in_use_a_reader_copies);
     RUN(with_all_tokens_taken_by_others_a_reader_copies_and_searches_again_later);
     RUN(a_reader_that_only_copies_keeps_no_token);
     RUN(a_copy_with_a_token_cannot_be_torn);
     RUN(a_pin_that_was_broken_is_not_shared_with_a_newer_frame);
-    RUN(a_new_owner_clears_what_a_dead_one_left_in_every_slot);
-    RUN(closing_the_last_frame_gives_the_tokens_back);
+    RUN(a_new_owner_clears_a_dead_ones_pins_in_every_slot);
+    RUN(closing_the_last_frame_returns_the_tokens);
     RUN(a_reader_that_always_finds_writing_copies_and_leaves_no_pin);
     RUN(a_reader_that_finds_seq_odd_has_nothing_and_leaves_no_pin);
     RUN(a_frame_completed_but_not_shown_is_found_through_a_stale_latest);
     RUN(a_copy_without_a_token_that_met_a_newer_frame_is_torn_and_counts_as_skipped);
     RUN(a_copy_without_a_token_that_met_a_loan_is_torn_even_if_the_loan_is_cancelled);
     RUN(a_copy_needs_room);
-    RUN(rows_that_lie_apart_are_copied_without_what_is_between_them);
+    RUN(padded_rows_are_copied_without_their_padding);
     RUN(a_newest_frame_in_a_slot_that_does_not_exist_is_an_error);
-    RUN(a_descriptor_that_cannot_be_is_an_error_and_leaves_no_pin);
-    RUN(a_latest_that_cannot_be_had_does_not_keep_a_waiting_reader_busy);
+    RUN(an_impossible_descriptor_is_an_error_and_leaves_no_pin);
+    RUN(an_unobtainable_latest_does_not_keep_a_waiting_reader_busy);
+    RUN(a_corrupt_segment_keeps_no_reader_from_its_successor);
+    RUN(an_impossible_number_does_not_make_the_next_ones_count_as_skipped);
 #ifndef _WIN32
-    RUN(what_has_no_memory_is_not_mapped_ahead_whatever_is_said_of_it);
+    RUN(slots_without_memory_are_not_mapped_ahead_whatever_the_segment_claims);
 #endif
-    RUN(slots_with_memory_are_mapped_ahead_where_their_frames_will_lie);
+    RUN(slots_with_memory_are_mapped_ahead_where_their_frames_will_be);
     RUN(a_reader_follows_a_replaced_segment_and_misses_no_last_frame);
     RUN(a_reader_that_asks_for_the_newest_frame_only_follows_too);
     RUN(a_reader_that_stays_sees_the_end_of_a_closed_segment);
-    RUN(waiting_returns_at_once_when_there_is_a_frame_and_in_time_when_there_is_none);
+    RUN(waiting_returns_immediately_with_a_frame_and_in_time_without_one);
     return check_summary();
 }

@@ -7,7 +7,7 @@
 
 /* ---------------------------------------------------------------- R2, R3 against W2, W3 */
 
-static void a_reader_that_finds_writing_takes_its_pin_back(void)
+static void a_reader_that_finds_writing_withdraws_its_pin(void)
 {
     stage *on = new_stage(3);
     publish(on, 0, 1);
@@ -111,12 +111,12 @@ static void a_cancelled_loan_is_refused_although_it_can_be_pinned(void)
     write_up_to_complete(on, 0, 3);
     bshm_step_clear_writing(&on->control, 0); /* cancelled */
     check_stage(on, BIT(0));
-    CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0)); /* the pin word shows nothing of it */
+    CHECK(bshm_step_pin(&on->control, BSHM_LATEST_SLOT(latest), TOKEN_0)); /* the pin word does not show it */
     CHECK(!bshm_step_load_descriptor(&on->header, BSHM_LATEST_SLOT(latest), BSHM_LATEST_SEQUENCE(latest), &seq, &info));
     free(on);
 }
 
-static void a_stale_look_at_a_slot_rewritten_since_brings_the_newer_frame(void)
+static void a_stale_look_at_a_slot_rewritten_since_returns_the_newer_frame(void)
 {
     stage *on = new_stage(3);
     uint64_t seq = 0;
@@ -134,7 +134,7 @@ static void a_stale_look_at_a_slot_rewritten_since_brings_the_newer_frame(void)
     free(on);
 }
 
-static void a_stale_look_at_a_slot_completed_but_not_shown_yet_brings_that_frame(void)
+static void a_stale_look_at_a_slot_completed_but_not_shown_yet_returns_that_frame(void)
 {
     stage *on = new_stage(3);
     uint64_t seq = 0;
@@ -153,7 +153,7 @@ static void a_stale_look_at_a_slot_completed_but_not_shown_yet_brings_that_frame
     free(on);
 }
 
-static void an_older_frame_than_the_one_looked_for_is_refused(void)
+static void a_frame_older_than_the_requested_one_is_refused(void)
 {
     stage *on = new_stage(3);
     uint64_t seq = 0;
@@ -172,7 +172,7 @@ static void between_w8_and_w9_the_frame_is_complete_but_cannot_be_pinned(void)
     write_up_to_complete(on, 0, 1);
     bshm_step_end_write(&on->header, 0, 1);
     CHECK(!bshm_step_pin(&on->control, 0, TOKEN_0));
-    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info)); /* a copy may be taken */
+    CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info)); /* a copy may be made */
     CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
     free(on);
 }
@@ -226,7 +226,7 @@ static void a_view_whose_pin_was_overridden_is_not_intact(void)
     CHECK(bshm_step_load_descriptor(&on->header, 0, 1, &seq, &info));
     CHECK(bshm_step_seq_unchanged(&on->header, 0, seq));
     publish(on, 1, 2);
-    bshm_seize_acquire(&on->control.pins[0].word, BSHM_PIN_WRITING); /* what the writer does last */
+    bshm_seize_acquire(&on->control.pins[0].word, BSHM_PIN_WRITING); /* the writer's last step */
     bshm_step_begin_write(&on->header, 0, 3);
     CHECK(!bshm_step_seq_unchanged(&on->header, 0, seq));
     bshm_step_unpin(&on->control, 0, TOKEN_0); /* the holder releases a pin that it lost: no harm is done */
@@ -278,7 +278,7 @@ static void clearing_a_token_clears_it_in_every_slot_and_nothing_else(void)
     free(on);
 }
 
-static void letting_go_leaves_the_pins_and_unpinning_leaves_writing_and_other_pins(void)
+static void releasing_leaves_the_pins_and_unpinning_leaves_writing_and_other_pins(void)
 {
     stage *on = new_stage(4);
     bshm_store_relaxed(&on->control.pins[0].word, BSHM_PIN_WRITING | BIT(0) | BIT(1));
@@ -310,7 +310,7 @@ static void with_every_token_in_use_one_pass_still_finds_a_slot(void)
     }
 }
 
-/* ---------------------------------------------------------------- telling the readers */
+/* ---------------------------------------------------------------- waking the readers */
 
 static void a_reader_that_has_a_frame_from_latest_does_not_find_writing_there(void)
 {
@@ -327,7 +327,7 @@ static void a_reader_that_has_a_frame_from_latest_does_not_find_writing_there(vo
 
 static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_frame(void)
 {
-    /* The waiter's two loads happen anywhere around W10 and W12: whatever it saw, it does not sleep when they are
+    /* The waiter's two loads happen anywhere around W10 and W12: whatever it saw, it does not sleep once they are
      * done. */
     for (int first = 0; first <= 2; first++)
         for (int second = first; second <= 2; second++) {
@@ -344,7 +344,7 @@ static void a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_fram
                 if (step == 1)
                     bshm_step_bump_notify(&on->header);
             }
-            /* It saw the frame; or FUTEX_WAIT finds another number and returns at once. */
+            /* It saw the frame; or FUTEX_WAIT finds another number and returns immediately. */
             CHECK(latest != 0 || notify != bshm_load_acquire32(&on->header.publication.notify));
             free(on);
         }
@@ -374,7 +374,7 @@ static void every_change_of_state_changes_notify_too(void)
     free(on);
 }
 
-static void notify_goes_round(void)
+static void notify_wraps_around(void)
 {
     stage *on = new_stage(3);
     bshm_store_release32(&on->header.publication.notify, UINT32_MAX);
@@ -419,7 +419,7 @@ static void the_largest_number_survives_every_word_it_goes_through(void)
     free(on);
 }
 
-static void a_frame_is_found_by_its_even_number_only(void)
+static void a_frame_is_found_only_by_its_even_number(void)
 {
     stage *on = new_stage(5);
     CHECK_EQUAL(bshm_step_find_frame(&on->header, 1, on->slots), 5);
@@ -430,13 +430,13 @@ static void a_frame_is_found_by_its_even_number_only(void)
     CHECK_EQUAL(bshm_step_find_frame(&on->header, 1, on->slots), 0);
     CHECK_EQUAL(bshm_step_find_frame(&on->header, 2, on->slots), 3);
     CHECK_EQUAL(bshm_step_find_frame(&on->header, 3, on->slots), 5); /* being written */
-    CHECK_EQUAL(bshm_step_find_frame(&on->header, 2, 3), 3);         /* slots beyond are not looked at */
+    CHECK_EQUAL(bshm_step_find_frame(&on->header, 2, 3), 3);         /* slots beyond those are not checked */
     free(on);
 }
 
 int main(void)
 {
-    RUN(a_reader_that_finds_writing_takes_its_pin_back);
+    RUN(a_reader_that_finds_writing_withdraws_its_pin);
     RUN(a_reader_that_meets_writing_costs_the_writer_nothing);
     RUN(a_pin_before_the_claim_makes_the_claim_fail);
     RUN(a_pin_between_the_look_and_the_claim_makes_the_claim_fail);
@@ -444,9 +444,9 @@ int main(void)
     RUN(every_token_keeps_the_writer_away_and_no_other_bit_does);
     RUN(a_slot_that_a_dead_writer_was_writing_can_be_claimed);
     RUN(a_cancelled_loan_is_refused_although_it_can_be_pinned);
-    RUN(a_stale_look_at_a_slot_rewritten_since_brings_the_newer_frame);
-    RUN(a_stale_look_at_a_slot_completed_but_not_shown_yet_brings_that_frame);
-    RUN(an_older_frame_than_the_one_looked_for_is_refused);
+    RUN(a_stale_look_at_a_slot_rewritten_since_returns_the_newer_frame);
+    RUN(a_stale_look_at_a_slot_completed_but_not_shown_yet_returns_that_frame);
+    RUN(a_frame_older_than_the_requested_one_is_refused);
     RUN(between_w8_and_w9_the_frame_is_complete_but_cannot_be_pinned);
     RUN(a_copy_is_torn_from_the_moment_its_slot_is_begun_again);
     RUN(a_copy_is_torn_by_a_loan_that_was_cancelled_again);
@@ -454,14 +454,14 @@ int main(void)
     RUN(a_dead_owners_bit_keeps_its_slot_until_the_next_owner_clears_it);
     RUN(without_the_clearing_a_token_would_hold_two_slots_and_the_writer_find_none);
     RUN(clearing_a_token_clears_it_in_every_slot_and_nothing_else);
-    RUN(letting_go_leaves_the_pins_and_unpinning_leaves_writing_and_other_pins);
+    RUN(releasing_leaves_the_pins_and_unpinning_leaves_writing_and_other_pins);
     RUN(with_every_token_in_use_one_pass_still_finds_a_slot);
     RUN(a_reader_that_has_a_frame_from_latest_does_not_find_writing_there);
     RUN(a_waiter_that_looks_at_notify_before_latest_never_sleeps_over_a_frame);
-    RUN(a_frame_is_found_by_its_even_number_only);
+    RUN(a_frame_is_found_only_by_its_even_number);
     RUN(a_waiter_that_looks_at_latest_first_can_sleep_over_a_frame);
     RUN(every_change_of_state_changes_notify_too);
-    RUN(notify_goes_round);
+    RUN(notify_wraps_around);
     RUN(a_descriptor_is_read_as_it_was_written_word_for_word);
     RUN(the_largest_number_survives_every_word_it_goes_through);
     return check_summary();

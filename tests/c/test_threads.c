@@ -5,7 +5,7 @@
  * not see the segment, which each participant maps at another address; test_races.c plays the protocol on one mapping
  * for that. GCC's ThreadSanitizer does not model atomic_thread_fence (-Wtsan, turned off by the build): what is
  * compared here by address is ordered by mutexes and read-modify-writes, not by fences. Unpinned copies, which race
- * by design, are made by pread, which is no access of a thread.
+ * by design, are made by pread, which does not count as an access by a thread.
  */
 #include "fixture.h"
 
@@ -15,13 +15,13 @@
 #define LINE_WORDS  (LINE_BYTES / 8)
 #define SMALL_LINES 512u
 #define LARGE_LINES 34000u /* above two MiB: non-temporal stores, where the processor has them */
-#define SLOTS       5u     /* three tokens, which the two lease readers keep: some copies are unpinned */
+#define SLOTS       5u     /* three tokens, which the two lease readers keep, so some copies are unpinned */
 #define ROUND_NS    INT64_C(1000000000)
 
 static uint32_t stop;
 static uint32_t lines;
 
-/* Counters that threads are waited for by; relaxed, they order nothing. */
+/* Counters for waiting on threads; relaxed, they order nothing. */
 static void count(uint64_t *counter)
 {
     (void)__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
@@ -196,7 +196,7 @@ static void *read_until_stopped(void *given)
             bshm_frame_release(&frame);
             continue;
         }
-        if (held.attachment) /* the frame before is unchanged, however many came since */
+        if (held.attachment) /* the previous frame is unchanged, however many have arrived since */
             CHECK(shows(held.pixels, held.info.sequence) && bshm_frame_intact(&held));
         bshm_frame_release(&held);
         held = frame;
@@ -254,12 +254,12 @@ static void run_for_a_round(uint32_t line_count)
     bshm_writer_free(writer);
 }
 
-static void small_frames_are_whole_for_everybody(void)
+static void small_frames_are_whole_for_everyone(void)
 {
     run_for_a_round(SMALL_LINES);
 }
 
-static void large_frames_are_whole_for_everybody(void)
+static void large_frames_are_whole_for_everyone(void)
 {
     run_for_a_round(LARGE_LINES);
 }
@@ -342,7 +342,7 @@ static void every_waiter_is_woken_by_one_wake(void)
     bshm_os_wake_all(&word->shared);
     for (size_t i = 0; i < 4; i++)
         (void)pthread_join(waiting[i], NULL);
-    CHECK(bshm_now_ns() - began < PATIENCE_NS); /* none slept its time out */
+    CHECK(bshm_now_ns() - began < PATIENCE_NS); /* none slept until its timeout */
     close_window(&shared);
     bshm_writer_free(writer);
 }
@@ -350,8 +350,8 @@ static void every_waiter_is_woken_by_one_wake(void)
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
-    RUN(small_frames_are_whole_for_everybody);
-    RUN(large_frames_are_whole_for_everybody);
+    RUN(small_frames_are_whole_for_everyone);
+    RUN(large_frames_are_whole_for_everyone);
     RUN(every_waiter_is_woken_by_one_wake);
     RUN(a_reader_may_be_shared_and_closed_under_its_users);
     return check_summary();

@@ -3,7 +3,7 @@
 
 #define PERIOD_NS INT64_C(5000000) /* between a child's frames */
 #define PATIENCE  INT64_C(30000000000)
-#define SLICE_NS  INT64_C(100000000) /* how often a sleeper that is not woken looks */
+#define SLICE_NS  INT64_C(100000000) /* how often a sleeper looks when it is not woken */
 
 static const char *program;
 
@@ -96,7 +96,7 @@ static void a_killed_writers_name_is_free_and_its_count_goes_on(void)
     CHECK(is_whole(&frame));
     bshm_writer *writer = new_writer(3);
     CHECK(put(writer) > last);
-    CHECK(is_whole(&frame)); /* in what was its segment */
+    CHECK(is_whole(&frame)); /* in its former segment */
     bshm_frame_release(&frame);
     frame = next_frame(reader);
     CHECK(frame.info.sequence > last);

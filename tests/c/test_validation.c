@@ -1,6 +1,7 @@
 /* Validation: every field of an identity and of a descriptor, with the values that overflow. */
 #include "check.h"
 #include "layout.h"
+#include "statistics.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -74,7 +75,7 @@ static void an_identity_is_believed_for_its_object_and_larger_ones_only(void)
     CHECK_EQUAL(bshm_identity_check(&identity, identity.total_bytes, "name", &error), BSHM_OK);
 }
 
-static void any_byte_of_it_that_changes_is_noticed(void)
+static void any_changed_byte_of_an_identity_is_noticed(void)
 {
     bshm_identity identity = good();
     uint8_t *bytes = (uint8_t *)&identity;
@@ -152,7 +153,7 @@ static void no_field_is_believed_because_the_checksum_is_right(void)
     }
 }
 
-/* Refused for itself, not because total_bytes does not fit it. */
+/* Refused for its own value, not because total_bytes does not match. */
 #define FORGED_WITH_ITS_SUM(field, value)                                                                              \
     do {                                                                                                               \
         bshm_identity forged = good();                                                                                 \
@@ -177,9 +178,9 @@ static void no_field_is_believed_because_the_sum_is_right(void)
     FORGED_WITH_ITS_SUM(slot_stride, (UINT64_C(1) << 41) + BSHM_REGION_BYTES);
 }
 
-static void slots_are_those_of_tokens_and_history_and_two_more(void)
+static void there_are_slots_for_tokens_and_history_and_two_more(void)
 {
-    static const uint32_t pairs[][2] = {{0, 6}, {7, UINT32_MAX}, {UINT32_MAX, 7}}; /* whose sum would be right */
+    static const uint32_t pairs[][2] = {{0, 6}, {7, UINT32_MAX}, {UINT32_MAX, 7}}; /* with a sum that would be right */
     for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
         bshm_identity forged = good();
         forged.token_count = pairs[i][0];
@@ -191,7 +192,7 @@ static void slots_are_those_of_tokens_and_history_and_two_more(void)
 
 static void sizes_whose_product_overflows_are_refused(void)
 {
-    /* slot_count * slot_stride wraps to what total_bytes says. */
+    /* slot_count * slot_stride wraps to the value of total_bytes. */
     for (uint32_t slots = BSHM_MIN_SLOTS; slots <= BSHM_MAX_SLOTS; slots++)
         for (unsigned shift = 16; shift < 64; shift++) {
             bshm_identity forged = good();
@@ -218,7 +219,7 @@ static bshm_frame_info frame_of(uint32_t height, uint32_t width, uint32_t channe
     return info;
 }
 
-static void items_are_the_fixed_sizes_there_are(void)
+static void items_have_one_of_the_fixed_sizes(void)
 {
     static const char kinds[] = "biufc";
     static const uint64_t sizes[] = {UINT64_C(1) << 1, /* a bit for each size that exists */
@@ -260,7 +261,7 @@ static void a_frame_has_two_or_three_dimensions_and_none_is_zero(void)
     }
 }
 
-static void a_frame_beyond_a_tebibyte_is_refused_also_where_its_size_overflows(void)
+static void a_frame_beyond_a_tebibyte_is_refused_even_if_its_size_overflows(void)
 {
     static const uint32_t many[] = {1, 2, 3, 65535, 65536, 1 << 20, UINT32_C(1) << 31, UINT32_MAX - 1, UINT32_MAX};
     static const uint32_t sizes[] = {1, 8};
@@ -349,7 +350,7 @@ static void rows_may_be_padded(void)
 
 /* ---------------------------------------------------------------- owners, texts */
 
-static void owners_beyond_what_is_kept_are_refused(void)
+static void owners_beyond_the_limit_are_refused(void)
 {
     uint32_t uids[17] = {0};
     bshm_trusted trusted;
@@ -367,7 +368,7 @@ static void owners_beyond_what_is_kept_are_refused(void)
     CHECK_EQUAL(bshm_trusted_copy(&trusted, &(bshm_owners){uids, SIZE_MAX}, NULL), BSHM_E_ARGUMENT);
 }
 
-static void texts_are_cut_between_characters_and_always_end(void)
+static void texts_are_cut_between_characters_and_always_terminated(void)
 {
     bshm_shared64 words[2];
     char back[17];
@@ -386,7 +387,7 @@ static void texts_are_cut_between_characters_and_always_end(void)
     bshm_text_store(words, 2, "0123456789abcde\xC3\xBC");
     bshm_text_load(words, 2, back);
     CHECK(strcmp(back, "0123456789abcde") == 0);
-    memset(words, 'x', sizeof words); /* written without an end */
+    memset(words, 'x', sizeof words); /* not terminated */
     bshm_text_load(words, 2, back);
     CHECK_EQUAL(strlen(back), 16);
 }
@@ -418,7 +419,7 @@ static void every_code_has_a_name_and_nothing_else_has(void)
         CHECK(strcmp(bshm_code_name(none[i]), unknown) == 0);
 }
 
-static void what_the_system_says_becomes_a_code_and_keeps_its_number(void)
+static void the_systems_error_becomes_a_code_and_keeps_its_number(void)
 {
     static const struct {
         int system, code;
@@ -435,7 +436,7 @@ static void what_the_system_says_becomes_a_code_and_keeps_its_number(void)
     }
 }
 
-static void messages_are_cut_and_always_end(void)
+static void messages_are_cut_and_always_terminated(void)
 {
     char path[2000];
     bshm_error error;
@@ -454,22 +455,22 @@ int main(void)
     RUN(two_plans_have_two_generations);
     RUN(an_impossible_plan_is_refused);
     RUN(an_identity_is_believed_for_its_object_and_larger_ones_only);
-    RUN(any_byte_of_it_that_changes_is_noticed);
+    RUN(any_changed_byte_of_an_identity_is_noticed);
     RUN(no_field_is_believed_because_the_checksum_is_right);
     RUN(no_field_is_believed_because_the_sum_is_right);
-    RUN(slots_are_those_of_tokens_and_history_and_two_more);
+    RUN(there_are_slots_for_tokens_and_history_and_two_more);
     RUN(sizes_whose_product_overflows_are_refused);
-    RUN(items_are_the_fixed_sizes_there_are);
+    RUN(items_have_one_of_the_fixed_sizes);
     RUN(a_frame_has_two_or_three_dimensions_and_none_is_zero);
-    RUN(a_frame_beyond_a_tebibyte_is_refused_also_where_its_size_overflows);
+    RUN(a_frame_beyond_a_tebibyte_is_refused_even_if_its_size_overflows);
     RUN(a_descriptor_is_believed_only_if_all_of_it_lies_in_its_slot);
     RUN(rows_whose_distance_times_their_number_overflows_are_refused);
     RUN(rows_may_be_padded);
-    RUN(owners_beyond_what_is_kept_are_refused);
-    RUN(texts_are_cut_between_characters_and_always_end);
+    RUN(owners_beyond_the_limit_are_refused);
+    RUN(texts_are_cut_between_characters_and_always_terminated);
     RUN(a_text_that_is_being_written_is_not_read);
     RUN(every_code_has_a_name_and_nothing_else_has);
-    RUN(what_the_system_says_becomes_a_code_and_keeps_its_number);
-    RUN(messages_are_cut_and_always_end);
+    RUN(the_systems_error_becomes_a_code_and_keeps_its_number);
+    RUN(messages_are_cut_and_always_terminated);
     return check_summary();
 }

@@ -39,7 +39,7 @@ static bool is_all(const void *address, uint8_t value)
     return true;
 }
 
-static void a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mapping(void)
+static void a_mapped_file_loses_its_name_immediately_and_goes_with_its_last_mapping(void)
 {
     void *address;
     bshm_os_info found;
@@ -49,7 +49,7 @@ static void a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mappi
     CHECK_EQUAL(bshm_os_info_at(fixture_path(), &found), -ENOENT);
     CHECK(is_all(address, 7));
     bshm_os_close(file);
-    CHECK(is_all(address, 7)); /* no handle is open any more, but it is mapped */
+    CHECK(is_all(address, 7)); /* no handle is open any longer, but it is mapped */
     bshm_os_unmap(address, BSHM_REGION_BYTES);
     CHECK_EQUAL(files_out_of_the_way(), before);
 }
@@ -140,7 +140,7 @@ static void paths_may_have_either_separator_and_any_length(void)
     }
     CHECK_EQUAL(bshm_writer_create(&writer, same, &options, &error), BSHM_E_EXISTS);
     bshm_writer_free(writer);
-    bshm_os_file next; /* creating it removes the leftovers; wine cannot tell for so long a path */
+    bshm_os_file next; /* creating it removes the leftovers; wine cannot check that for such a long path */
     REQUIRE(bshm_os_create(same, &next) == 0);
     bshm_os_close(next);
     CHECK_EQUAL(bshm_os_unlink(name), 0);
@@ -153,7 +153,14 @@ static void paths_may_have_either_separator_and_any_length(void)
     }
 }
 
-static void what_a_user_makes_is_that_users_own(void)
+static void a_path_that_is_not_utf_8_is_refused_for_that(void)
+{
+    char path[BSHM_OS_PATH_BYTES];
+    CHECK_EQUAL(bshm_object_path("C:/\xff/segment", path, sizeof path, &fixture_error), BSHM_E_NAME);
+    CHECK_CONTAINS(fixture_error.message, "UTF-8");
+}
+
+static void a_users_files_belong_to_that_user(void)
 {
     bshm_os_file file;
     bshm_os_info info;
@@ -165,7 +172,7 @@ static void what_a_user_makes_is_that_users_own(void)
     (void)bshm_os_unlink(fixture_path());
 }
 
-static void a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_does_not_sleep(void)
+static void a_sleeper_that_is_not_woken_sleeps_until_its_timeout_and_a_late_one_does_not_sleep(void)
 {
     void *address;
     bshm_os_file file = make_mapped(fixture_path(), &address);
@@ -188,12 +195,13 @@ static void a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_
 int main(int argc, char **argv)
 {
     fixture_begin(argc, argv);
-    RUN(a_mapped_file_gives_up_its_name_at_once_and_goes_with_its_last_mapping);
+    RUN(a_mapped_file_loses_its_name_immediately_and_goes_with_its_last_mapping);
     RUN(a_mapped_file_is_replaced_under_its_name);
     RUN(a_frame_outlives_name_and_writer_and_leaves_nothing);
     RUN(locks_are_found_by_their_kind);
     RUN(paths_may_have_either_separator_and_any_length);
-    RUN(what_a_user_makes_is_that_users_own);
-    RUN(a_sleeper_that_is_not_woken_sleeps_its_time_and_one_that_comes_late_does_not_sleep);
+    RUN(a_path_that_is_not_utf_8_is_refused_for_that);
+    RUN(a_users_files_belong_to_that_user);
+    RUN(a_sleeper_that_is_not_woken_sleeps_until_its_timeout_and_a_late_one_does_not_sleep);
     return check_summary();
 }

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from command_line import SCRIPT, Terminal, call, end_started, environment, run, run_python, start
-from segment_layout import opened
+from segment_layout import opened, set_frame_age
 from segments_under_test import path_of, wait_until
 
 from billiards_shm import (
@@ -74,8 +74,8 @@ def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def writer(name: str) -> Iterator[SharedMemoryFrameWriter]:
     with SharedMemoryFrameWriter(name, SHAPE) as opened:
-        # A frame of the next hour is never too old, however slow the machine is.
-        opened.write_frame(np.full(SHAPE, 7, np.uint8), capture_time_ns=time.monotonic_ns() + 3_600_000_000_000)
+        opened.write_frame(np.full(SHAPE, 7, np.uint8))
+        set_frame_age(path_of(name), -3600)  # an hour ahead, so never too old, however slow the machine is
         yield opened
 
 
@@ -262,7 +262,8 @@ def test_list_refuses_what_is_no_path(name: str) -> None:
 def test_all_commands_call_a_segment_stalled_as_the_page_does(
     writer: SharedMemoryFrameWriter, name: str, source: str
 ) -> None:
-    writer.write_frame(np.zeros(SHAPE, np.uint8), capture_time_ns=time.monotonic_ns() - 10_000_000_000)
+    writer.write_frame(np.zeros(SHAPE, np.uint8))
+    set_frame_age(path_of(name), 10)
     if source != "unknown":
         writer.update_source(state=source, reason="no signal" if source == "reconnecting" else "")
     monitor = HealthMonitor([name], MAX_FRAME_AGE_SEC)
@@ -317,7 +318,8 @@ def test_inspect_and_watch_show_a_statistic_where_the_table_says(writer: SharedM
     shown = dict(re.split("  +", line.strip(), maxsplit=1) for line in run("inspect", name).stdout.splitlines()[1:])
     watched = run("watch", name, "--count", "1").stdout
     for statistic, row in STATISTICS.items():
-        text = str(values[statistic]) if row.unit != "bytes" else f"{values[statistic] / 1e6:.1f} MB"
+        millions = f"{values[statistic] / 1e6:.1f}"
+        text = {"": str(values[statistic]), "bytes": f"{millions} MB", "us": f"{millions} s"}[row.unit]
         label = row.label or statistic
         assert not row.line or f"{text} {label}" in shown[row.line], statistic
         assert (f" {label}={text}" in watched) == row.prominent, statistic

@@ -1,4 +1,4 @@
-"""What every platform keeps, asked through the public names alone: the test of wheels where there is no /dev/shm."""
+"""Promises kept on every platform, through public names only: this tests wheels where there is no /dev/shm."""
 
 import time
 
@@ -84,7 +84,7 @@ def test_a_name_has_one_writer(segment_name: str, writer: SharedMemoryFrameWrite
     assert segment_name in {segment.name for segment in list_segments()}
 
 
-def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str) -> None:
+def test_a_killed_writer_is_seen_as_dead_and_its_name_is_taken_over(name: str) -> None:
     with Child(WRITES, name) as killed, SharedMemoryFrameReader(name) as reader:
         assert killed.says() == "written"
         view, _ = new_frame(reader)
@@ -97,7 +97,7 @@ def test_a_killed_writer_is_seen_to_be_dead_and_its_name_taken_over(name: str) -
             assert sees(view, 1)
 
 
-def test_what_a_killed_reader_held_is_free_again(name: str) -> None:
+def test_slots_held_by_a_killed_reader_are_free_again(name: str) -> None:
     with (
         SharedMemoryFrameWriter(name, SHAPE, slots=3) as writer,
         SharedMemoryFrameReader(name) as reader,
@@ -119,7 +119,7 @@ def test_what_a_killed_reader_held_is_free_again(name: str) -> None:
         wait_until(lent, "a lease")
 
 
-def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
+def test_a_killed_writers_segment_is_listed_and_removed(name: str) -> None:
     with Child(WRITES, name) as killed:
         assert killed.says() == "written"
         assert remove_stale_segments([name]) == [], "its writer lives"
@@ -130,7 +130,7 @@ def test_what_a_killed_writer_left_is_listed_and_removed(name: str) -> None:
         inspect_segment(name)
 
 
-def test_a_wait_lasts_as_long_as_it_was_told_to(reader: SharedMemoryFrameReader) -> None:
+def test_a_wait_lasts_as_long_as_requested(reader: SharedMemoryFrameReader) -> None:
     begun = time.perf_counter()  # on Windows monotonic() moves in steps of 16 ms
     assert reader.read_frame(timeout=0.3) == (None, None)
     assert time.perf_counter() - begun >= 0.3

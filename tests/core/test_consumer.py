@@ -16,7 +16,7 @@ from segments_under_test import wait_until
 
 from billiards_shm import SharedMemoryFrameWriter, VideoConsumer, inspect_segment
 
-# OpenCV's numbers, written down again: the module's own constants are what is tested.
+# OpenCV's numbers, repeated here, because the module's own constants are under test.
 POS_MSEC, POS_FRAMES, WIDTH, HEIGHT, FPS, FOURCC, FRAME_COUNT = 0, 1, 3, 4, 5, 6, 7
 CONVERT_RGB, BUFFERSIZE, OPEN_TIMEOUT_MSEC, READ_TIMEOUT_MSEC = 16, 38, 53, 54
 
@@ -24,7 +24,7 @@ SHAPE = (48, 64, 3)
 
 
 def picture(number: int, shape: tuple[int, ...] = SHAPE) -> npt.NDArray[Any]:
-    """A frame that tells its number by every pixel."""
+    """A frame whose every pixel shows its number."""
     return np.full(shape, number % 256, np.uint8)
 
 
@@ -40,7 +40,7 @@ def consumer(name: str, writer: SharedMemoryFrameWriter) -> Iterator[VideoConsum
         yield opened
 
 
-def test_read_gives_the_frame_that_was_written(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:
+def test_read_returns_the_frame_that_was_written(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:
     writer.write_frame(picture(7))
     ok, frame = consumer.read()
     assert ok is True
@@ -61,7 +61,7 @@ def test_frames_are_the_callers_own_to_draw_into(writer: SharedMemoryFrameWriter
     assert first[0, 0, 0] == 99
 
 
-def test_without_copying_frames_are_read_only_views_that_stay_as_they_were(
+def test_without_copying_frames_are_read_only_views_that_never_change(
     name: str, writer: SharedMemoryFrameWriter
 ) -> None:
     with VideoConsumer(name, copy=False) as consumer:
@@ -76,7 +76,7 @@ def test_without_copying_frames_are_read_only_views_that_stay_as_they_were(
     np.testing.assert_array_equal(first, picture(1))
 
 
-def test_a_frame_is_given_once(name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_a_frame_is_returned_once(name: str, writer: SharedMemoryFrameWriter) -> None:
     with VideoConsumer(name, timeout=0.05) as consumer:
         writer.write_frame(picture(1))
         assert consumer.read()[0]
@@ -102,6 +102,18 @@ def test_read_waits_for_the_next_frame(writer: SharedMemoryFrameWriter, consumer
     np.testing.assert_array_equal(frame, picture(2))
 
 
+def test_the_size_waits_for_the_first_frame_and_leaves_it_to_be_read(
+    writer: SharedMemoryFrameWriter, consumer: VideoConsumer
+) -> None:
+    later = threading.Timer(0.1, writer.write_frame, [picture(1)])
+    later.start()
+    assert (consumer.get(WIDTH), consumer.get(HEIGHT)) == (64, 48)
+    later.join()
+    ok, frame = consumer.read()
+    assert ok
+    np.testing.assert_array_equal(frame, picture(1))
+
+
 def test_read_gives_up_after_the_timeout(name: str, writer: SharedMemoryFrameWriter) -> None:
     with VideoConsumer(name, timeout=0.2) as consumer:
         begin = time.monotonic()
@@ -119,7 +131,7 @@ def test_a_segment_that_does_not_exist_is_not_opened(name: str) -> None:
     assert consumer.open(name) is False
 
 
-def test_opening_waits_for_a_segment_to_come(name: str) -> None:
+def test_opening_waits_for_a_segment_to_appear(name: str) -> None:
     writers: list[SharedMemoryFrameWriter] = []
 
     def start() -> None:
@@ -140,7 +152,7 @@ def test_opening_waits_for_a_segment_to_come(name: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["no spaces", "/leading_slash", "", "x" * 100])
-def test_a_name_that_cannot_be_is_not_opened_and_logged(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_invalid_name_is_not_opened_and_logged(wrong: str, caplog: pytest.LogCaptureFixture) -> None:
     assert not VideoConsumer(wrong, timeout=0.1).isOpened()
     assert len(caplog.records) == 1
     assert caplog.records[0].name == "billiards_shm.consumer"
@@ -213,7 +225,7 @@ def test_grab_then_retrieve_is_read(writer: SharedMemoryFrameWriter, consumer: V
     np.testing.assert_array_equal(frame, picture(4))
 
 
-def test_retrieve_gives_the_grabbed_frame_though_newer_ones_came(
+def test_retrieve_returns_the_grabbed_frame_although_newer_ones_arrived(
     writer: SharedMemoryFrameWriter, consumer: VideoConsumer
 ) -> None:
     writer.write_frame(picture(1))
@@ -224,7 +236,7 @@ def test_retrieve_gives_the_grabbed_frame_though_newer_ones_came(
     np.testing.assert_array_equal(frame, picture(1))
 
 
-def test_retrieve_gives_the_same_frame_again_in_another_array(
+def test_retrieve_returns_the_same_frame_again_in_another_array(
     writer: SharedMemoryFrameWriter, consumer: VideoConsumer
 ) -> None:
     writer.write_frame(picture(5))
@@ -276,7 +288,7 @@ def test_a_destination_that_does_not_fit_is_left_alone(
     np.testing.assert_array_equal(result, picture(6))
 
 
-def test_a_destination_that_cannot_be_one_is_the_callers_mistake(
+def test_an_invalid_destination_is_the_callers_mistake(
     writer: SharedMemoryFrameWriter, consumer: VideoConsumer
 ) -> None:
     writer.write_frame(picture(1))
@@ -286,17 +298,19 @@ def test_a_destination_that_cannot_be_one_is_the_callers_mistake(
         consumer.read(read_only)
     with pytest.raises(TypeError, match="str"):
         consumer.read("image")  # type: ignore[arg-type]
-    assert consumer.read()[0]  # the mistakes cost no frame
+    assert consumer.read()[0]  # the mistakes lose no frame
 
 
 def test_size_is_known_before_a_frame_is_read_and_does_not_use_it_up(
-    writer: SharedMemoryFrameWriter, consumer: VideoConsumer
+    name: str, writer: SharedMemoryFrameWriter
 ) -> None:
-    assert (consumer.get(WIDTH), consumer.get(POS_FRAMES), consumer.get(POS_MSEC)) == (0.0, 0.0, 0.0)
-    writer.write_frame(picture(1))
-    assert (consumer.get(WIDTH), consumer.get(HEIGHT)) == (64.0, 48.0)
-    assert consumer.read()[0]
-    assert consumer.get(POS_FRAMES) == 1.0
+    with VideoConsumer(name, timeout=0.05) as consumer:
+        assert (consumer.get(WIDTH), consumer.get(POS_FRAMES), consumer.get(POS_MSEC)) == (0.0, 0.0, 0.0)
+    with VideoConsumer(name, timeout=5.0) as consumer:
+        writer.write_frame(picture(1))
+        assert (consumer.get(WIDTH), consumer.get(HEIGHT)) == (64.0, 48.0)
+        assert consumer.read()[0]
+        assert consumer.get(POS_FRAMES) == 1.0
 
 
 def test_size_follows_the_frames(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:
@@ -307,7 +321,7 @@ def test_size_follows_the_frames(writer: SharedMemoryFrameWriter, consumer: Vide
     assert (consumer.get(WIDTH), consumer.get(HEIGHT)) == (30.0, 20.0)
 
 
-def test_position_is_that_in_the_source_or_else_the_time_of_capture(
+def test_position_is_the_one_in_the_source_or_else_the_time_of_capture(
     writer: SharedMemoryFrameWriter, consumer: VideoConsumer
 ) -> None:
     writer.write_frame(picture(1), position_ms=1234.5)
@@ -344,7 +358,7 @@ def test_fourcc_names_the_pixel_format(name: str, pixel_format: str, shape: tupl
         assert consumer.get(CONVERT_RGB) == float(pixel_format != "RAW")
 
 
-def test_what_is_not_known_is_zero(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:
+def test_unknown_properties_are_zero(writer: SharedMemoryFrameWriter, consumer: VideoConsumer) -> None:
     writer.write_frame(picture(1))
     consumer.read()
     assert consumer.get(FRAME_COUNT) == 0.0
@@ -353,7 +367,7 @@ def test_what_is_not_known_is_zero(writer: SharedMemoryFrameWriter, consumer: Vi
 
 
 @pytest.mark.parametrize("prop", [WIDTH, HEIGHT, FPS, FOURCC, POS_FRAMES, BUFFERSIZE, 9999])
-def test_what_belongs_to_the_camera_cannot_be_set(consumer: VideoConsumer, prop: int) -> None:
+def test_camera_properties_cannot_be_set(consumer: VideoConsumer, prop: int) -> None:
     assert consumer.set(prop, 1) is False
 
 
@@ -365,7 +379,7 @@ def test_the_timeouts_can_be_set(writer: SharedMemoryFrameWriter, consumer: Vide
     assert not consumer.grab()
 
 
-def test_iteration_ends_when_no_frame_comes(name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_iteration_ends_when_no_frame_arrives(name: str, writer: SharedMemoryFrameWriter) -> None:
     with VideoConsumer(name, timeout=0.1) as consumer:
         seen = []
         writer.write_frame(picture(0))
@@ -377,7 +391,7 @@ def test_iteration_ends_when_no_frame_comes(name: str, writer: SharedMemoryFrame
         assert consumer.isOpened()
 
 
-def test_read_fails_at_once_when_a_recording_has_ended(name: str) -> None:
+def test_read_fails_immediately_when_a_recording_has_ended(name: str) -> None:
     with SharedMemoryFrameWriter(name, SHAPE) as writer, VideoConsumer(name, timeout=None) as consumer:
         writer.write_frame(picture(1))
         writer.update_source(state="ended")
@@ -385,7 +399,7 @@ def test_read_fails_at_once_when_a_recording_has_ended(name: str) -> None:
         ok, frame = consumer.read()
         assert ok
         np.testing.assert_array_equal(frame, picture(1))
-        for _ in range(10):  # were one of them waited for, it would be for ever
+        for _ in range(10):  # waiting for any of them would last forever
             assert consumer.read() == (False, None)
             assert not consumer.grab()
         assert consumer.isOpened()
@@ -394,7 +408,7 @@ def test_read_fails_at_once_when_a_recording_has_ended(name: str) -> None:
             assert consumer.read()[0]
 
 
-def test_a_read_that_waits_learns_of_the_end(name: str) -> None:
+def test_a_waiting_read_notices_the_end(name: str) -> None:
     with SharedMemoryFrameWriter(name, SHAPE) as writer, VideoConsumer(name, timeout=None) as consumer:
         writer.write_frame(picture(1))
         assert consumer.read()[0]
@@ -402,7 +416,7 @@ def test_a_read_that_waits_learns_of_the_end(name: str) -> None:
         waiting = threading.Thread(target=lambda: results.append(consumer.read()), daemon=True)
         waiting.start()
         writer.update_source(state="ended")
-        # Whether it is closed is what counts: until then a recording may begin again.
+        # Only closing counts: until then a recording may start over.
         waiting.join(0.3)
         assert waiting.is_alive()
         writer.close()
@@ -503,7 +517,7 @@ def test_opencv_is_not_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_surface_is_that_of_opencv() -> None:
+def test_the_surface_is_the_same_as_opencvs() -> None:
     import cv2
 
     theirs = {method for method in dir(cv2.VideoCapture) if not method.startswith("_")}
@@ -511,7 +525,7 @@ def test_the_surface_is_that_of_opencv() -> None:
     assert theirs - set(dir(VideoConsumer)) == {"getExceptionMode", "setExceptionMode", "waitAny"}
 
 
-def test_the_property_numbers_are_those_of_opencv() -> None:
+def test_the_property_numbers_are_the_same_as_opencvs() -> None:
     import cv2
 
     from billiards_shm import consumer

@@ -1,4 +1,4 @@
-"""Every error of the core becomes one exception, which a caller who never heard of this package would also catch."""
+"""Every core error becomes one exception, which also code that does not know this package can catch."""
 
 import errno
 import os
@@ -70,7 +70,7 @@ def codes() -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"BSHM_E_(\w+) = (-\d+)", HEADER.read_text())}
 
 
-def test_the_header_declares_the_codes_that_are_walked_here() -> None:
+def test_the_header_declares_the_codes_that_are_tested_here() -> None:
     assert codes().keys() == EXCEPTIONS.keys() | {"TORN"}, "a copy that met a newer frame is never shown to anybody"
     assert sorted(codes().values()) == list(range(-len(codes()), 0))
     assert f"#define BSHM_CODE_COUNT {len(codes()) + 1}" in HEADER.read_text()
@@ -84,14 +84,14 @@ def test_every_code_becomes_its_exception_with_the_message_untouched(name: str) 
 
 
 @pytest.mark.parametrize("name", EXCEPTIONS)
-def test_the_reason_of_the_system_is_kept_where_there_is_a_place_for_it(name: str) -> None:
+def test_the_systems_reason_is_kept_where_the_exception_has_a_place_for_it(name: str) -> None:
     error = _core._error_of(codes()[name], "what was found", errno.ENOSPC)
     assert str(error) == "what was found"
     if isinstance(error, OSError):
         assert error.errno == errno.ENOSPC
 
 
-def test_a_code_that_nobody_knows_is_an_error_of_this_package() -> None:
+def test_an_unknown_code_is_an_error_of_this_package() -> None:
     assert type(_core._error_of(-99, "?", 0)) is BilliardsShmError
 
 
@@ -108,7 +108,7 @@ def test_no_error_is_missing_from_the_table() -> None:
 
 
 @pytest.mark.parametrize("error", BUILTINS)
-def test_errors_survive_the_way_to_another_process(error: type[Exception]) -> None:
+def test_errors_survive_being_sent_to_another_process(error: type[Exception]) -> None:
     again = pickle.loads(pickle.dumps(error("a message")))
     assert type(again) is error
     assert str(again) == "a message"

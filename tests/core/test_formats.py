@@ -1,4 +1,4 @@
-"""Frames of every format in another one: as OpenCV converts them, and as planes without a copy."""
+"""Frames of every format converted to another: as OpenCV does it, and as planes without a copy."""
 
 import sys
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from billiards_shm.pixel_formats import PIXEL_FORMATS, format_named, size_text
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(3)
 HEIGHT, WIDTH = 54, 70
-"""Even, and neither divides by four: U of I420 ends in the middle of a row of the array."""
+"""Even, but not multiples of four: U of I420 ends in the middle of a row of the array."""
 ODD = (53, 71)
 
 
@@ -51,7 +51,7 @@ def luma(frame: Array) -> Array:
     return frame[: frame.shape[0] * 2 // 3]
 
 
-# A frame of each format, and how OpenCV makes BGR, RGB and gray of it. Written down again, not taken from the table.
+# A frame of each format, and how OpenCV converts it to BGR, RGB and gray. Repeated here, not taken from the table.
 CASES: dict[str, tuple[Array, Conversion, Conversion, Conversion]] = {
     "BGR24": (noise(*ODD, 3), np.copy, by(cv2.COLOR_BGR2RGB), by(cv2.COLOR_BGR2GRAY)),
     "RGB24": (noise(*ODD, 3), by(cv2.COLOR_RGB2BGR), np.copy, by(cv2.COLOR_RGB2GRAY)),
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[Array, Conversion, Conversion, Conversion]] = {
         lambda frame: cv2.cvtColor(high(frame), cv2.COLOR_YUV2RGB_NV12),
         lambda frame: luma(high(frame)),
     ),
-    # OpenCV named the orders by the second row and column; the names that say what they mean are younger.
+    # OpenCV named the orders after the second row and column; the self-explanatory names are newer.
     "BAYER_RGGB8": (noise(*ODD), *map(by, (cv2.COLOR_BayerBG2BGR, cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerBG2GRAY))),
     "BAYER_BGGR8": (noise(*ODD), *map(by, (cv2.COLOR_BayerRG2BGR, cv2.COLOR_BayerRG2RGB, cv2.COLOR_BayerRG2GRAY))),
     "BAYER_GRBG8": (noise(*ODD), *map(by, (cv2.COLOR_BayerGB2BGR, cv2.COLOR_BayerGB2RGB, cv2.COLOR_BayerGB2GRAY))),
@@ -170,7 +170,7 @@ def test_gray_of_a_planar_format_is_its_luma_plane_without_a_copy(name: str, pix
         np.testing.assert_array_equal(gray, frame[:HEIGHT])
 
 
-def test_a_frame_that_has_the_format_is_given_as_it_is(name: str) -> None:
+def test_a_frame_that_has_the_format_is_returned_unchanged(name: str) -> None:
     with written(name, "BGR24", picture()), SharedMemoryFrameReader(name) as reader:
         frame, metadata = reader.read_frame(format="BGR24")
         assert metadata is not None
@@ -210,7 +210,7 @@ def test_raw_frames_cannot_be_converted(name: str) -> None:
         ("MJPG", jpeg(picture())[:, :200]),
     ],
 )
-def test_a_frame_that_is_none_of_its_format_says_so(name: str, pixel_format: str, frame: Array) -> None:
+def test_a_frame_that_does_not_fit_its_format_is_a_clear_error(name: str, pixel_format: str, frame: Array) -> None:
     words = rf"{pixel_format}.*\({frame.shape[0]}, {frame.shape[1]}"
     with (
         written(name, pixel_format, frame),
@@ -238,7 +238,7 @@ def test_a_format_that_the_array_cannot_have_is_not_believed(name: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["NV12", "bgr24", "", 3])
-def test_what_nothing_is_converted_to_is_refused_before_a_frame_is_used_up(name: str, wanted: Any) -> None:
+def test_an_unsupported_target_format_is_refused_before_a_frame_is_used_up(name: str, wanted: Any) -> None:
     with written(name, "BGR24", picture()), SharedMemoryFrameReader(name) as reader:
         for read in (reader.read_frame, reader.latest_frame):
             with pytest.raises(ValueError, match="BGR24, RGB24, GRAY8"):
@@ -274,7 +274,7 @@ def test_without_opencv_an_error_names_what_to_install_and_what_needs_no_opencv_
 
 
 @pytest.mark.parametrize("pixel_format", PLANAR)
-def test_planes_are_views_of_what_lies_in_them(name: str, pixel_format: str) -> None:
+def test_planes_are_views_of_their_part_of_the_frame(name: str, pixel_format: str) -> None:
     frame = CASES[pixel_format][0]
     flat, luma_size = frame.reshape(-1), HEIGHT * WIDTH
     quarter = luma_size // 4
@@ -322,11 +322,11 @@ def test_planes_hold_the_frame(name: str) -> None:
     [
         ("BGR24", noise(8, 8, 3), "a BGR24 frame has no planes.*NV12.*I420"),
         ("MJPG", jpeg(picture()), "a MJPG frame has no planes"),
-        ("NV12", noise(50, 64), r"\(50, 64\) is no NV12 frame"),
-        ("I420", noise(54, 63), r"\(54, 63\) is no I420 frame"),
+        ("NV12", noise(50, 64), r"\(50, 64\) does not fit NV12"),
+        ("I420", noise(54, 63), r"\(54, 63\) does not fit I420"),
     ],
 )
-def test_what_has_no_planes_says_so(name: str, pixel_format: str, frame: Array, words: str) -> None:
+def test_a_frame_without_planes_is_a_clear_error(name: str, pixel_format: str, frame: Array, words: str) -> None:
     with written(name, pixel_format, frame), SharedMemoryFrameReader(name) as reader:
         read, metadata = reader.read_frame()
         assert read is not None
@@ -363,7 +363,7 @@ def test_a_consumer_gets_bgr_of_whatever_is_published(name: str, pixel_format: s
         assert consumer.read(mine)[1] is mine
 
 
-def test_a_consumer_that_wants_no_copies_gets_one_conversion_of_each_frame(name: str) -> None:
+def test_a_consumer_without_copies_gets_one_conversion_of_each_frame(name: str) -> None:
     with written(name, "NV12", CASES["NV12"][0]) as writer, VideoConsumer(name, copy=False) as consumer:
         _, first = consumer.read()
         assert first is not None
@@ -386,7 +386,7 @@ def test_a_consumer_says_that_a_frame_cannot_be_converted_and_goes_on(
         assert consumer.read()[0]
 
 
-def test_raw_frames_come_to_a_consumer_as_they_are(name: str) -> None:
+def test_raw_frames_reach_a_consumer_unchanged(name: str) -> None:
     frame = noise(8, 8, 5)
     with written(name, "RAW", frame), VideoConsumer(name) as consumer:
         np.testing.assert_array_equal(consumer.read()[1], frame)
@@ -417,12 +417,12 @@ def test_names_of_v4l2_ffmpeg_and_gstreamer_lead_to_the_format() -> None:
     assert format_named("RAW") is None
 
 
-def test_no_name_is_that_of_two_formats() -> None:
+def test_no_name_belongs_to_two_formats() -> None:
     names = [one for row in PIXEL_FORMATS.values() for one in row.names]
     assert len(names) == len(set(names))
 
 
-def test_ffmpeg_knows_the_names_that_are_said_to_be_its() -> None:
+def test_ffmpeg_knows_the_names_that_the_table_gives_it() -> None:
     av = pytest.importorskip("av")
     for row in PIXEL_FORMATS.values():
         if row.name == "MJPG":
@@ -441,7 +441,7 @@ def test_sizes_of_pictures_and_shapes_of_arrays_belong_together(pixel_format: st
     assert size_text(pixel_format, *frame.shape[:2]) == f"{width}x{height} {pixel_format}"
 
 
-def test_what_has_no_size_outside_of_its_bytes_is_named_by_them() -> None:
+def test_a_frame_without_a_size_is_described_by_its_bytes() -> None:
     assert size_text("MJPG", 1, 1234) == "MJPG of 1234 bytes"
     assert PIXEL_FORMATS["NV12"].array_shape(71, 54) is None
     assert PIXEL_FORMATS["YUYV"].array_shape(71, 54) is None

@@ -1,6 +1,6 @@
-"""Inputs by the ten thousand for the checks of identity and descriptor, and for all that is done with such an object.
+"""Tens of thousands of inputs for the checks of identity and descriptor, and for everything done with such an object.
 
-libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer; tests/core/fuzz/*.c say what must hold of each result.
+libFuzzer with AddressSanitizer and UndefinedBehaviorSanitizer; tests/core/fuzz/*.c state what each result must satisfy.
 """
 
 import itertools
@@ -30,14 +30,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 
 HARNESS = Path(__file__).parent / "fuzz"
 TARGETS = ("fuzz_header", "fuzz_descriptor")
-SLOTS = 5  # as tests/core/fuzz/object.h has it
+SLOTS = 5  # as in tests/core/fuzz/object.h
 OBJECT_BYTES = layout.PIXELS + layout.MAX_SLOTS * layout.REGION
 
 
 class Outcome(NamedTuple):
     inputs: int
     found: str
-    """What the fuzzer says of the input that broke something; empty: none did."""
+    """The fuzzer's report on an input that broke something; empty if none did."""
 
 
 def build(target: str, sources: Path, into: Path) -> Path:
@@ -147,7 +147,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         return dict(zip(TARGETS, workers.map(lambda target: build(target, CSRC, into), TARGETS), strict=True))
 
 
-def test_no_identity_and_no_descriptor_breaks_anything(
+def test_no_identity_or_descriptor_breaks_anything(
     programs: dict[str, Path], segment_name: str, tmp_path: Path
 ) -> None:
     fuzz_all(programs, segment_name, tmp_path, seconds=45, seed=random.SystemRandom().randrange(1, 2**31))
@@ -190,6 +190,6 @@ def plant(old: str, new: str, where: Path) -> Path:
 def test_the_fuzzer_finds_a_planted_bug(bug: str, segment_name: str, tmp_path: Path) -> None:
     target, old, new = BUGS[bug]
     program = build(target, plant(old, new, tmp_path), tmp_path)
-    write_seeds(target, segment_name, tmp_path / "corpus", most=1)  # a sound one: the rest it has to find itself
+    write_seeds(target, segment_name, tmp_path / "corpus", most=1)  # a valid one: it has to find the rest itself
     outcome = fuzz(program, tmp_path / "corpus", seconds=30)
     assert re.search(r"not so|ERROR: AddressSanitizer|runtime error", outcome.found), outcome

@@ -1,4 +1,4 @@
-"""Frames before the newest: kept by the writer, read one after the other, by number, and by time."""
+"""Frames before the newest: kept by the writer, read one after another, by number, and by time."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ def write(writer: SharedMemoryFrameWriter, numbers: range) -> None:
 
 
 def rest(reader: SharedMemoryFrameReader, **options: Any) -> list[tuple[int, int]]:
-    """Number and `skipped` of each frame that can be read in turn now."""
+    """Number and `skipped` of each frame that can now be read in turn."""
     found = []
     while True:
         frame, metadata = reader.read_next(**options)
@@ -67,7 +67,7 @@ def test_history_has_slots_of_its_own_with_memory_from_the_start(
     ("slots", "history", "allowed"), [(8, 55, 54), (8, -1, 54), (62, 1, 0), (3, 60, 59), (8, 1.5, 54)]
 )
 def test_slots_and_history_are_62_at_most(segment_name: str, slots: int, history: Any, allowed: int) -> None:
-    with pytest.raises(ValueError, match=rf"history={history}: expected an integer from 0 to {allowed} beside slots="):
+    with pytest.raises(ValueError, match=rf"history={history}: expected an integer from 0 to {allowed} with slots="):
         SharedMemoryFrameWriter(segment_name, SHAPE, slots=slots, history=history)
     with SharedMemoryFrameWriter(segment_name, SHAPE, slots=slots, history=allowed) as writer:
         write(writer, range(1, 70))
@@ -80,11 +80,11 @@ def test_a_history_that_memory_cannot_hold_is_an_error_with_the_bytes(segment_na
         SharedMemoryFrameWriter(segment_name, (100_000, 1_000_000), slots=3, history=59)
 
 
-# ---------------------------------------------------------------- one after the other
+# ---------------------------------------------------------------- one after another
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_every_frame_of_the_window_comes_in_turn_and_the_others_are_counted(
+def test_every_frame_of_the_window_is_read_in_turn_and_the_others_are_counted(
     segment_name: str, writer: SharedMemoryFrameWriter, copy: bool
 ) -> None:
     with SharedMemoryFrameReader(segment_name) as reader:
@@ -116,7 +116,7 @@ def test_frames_in_turn_are_pinned_like_any_others(segment_name: str, writer: Sh
             assert sees(frame, number)
 
 
-def test_waiting_for_the_next_frame_ends_with_it_or_with_the_time(
+def test_waiting_for_the_next_frame_ends_with_it_or_with_the_timeout(
     segment_name: str, writer: SharedMemoryFrameWriter
 ) -> None:
     with SharedMemoryFrameReader(segment_name) as reader:
@@ -157,7 +157,7 @@ def test_asynchronous_iteration_gives_every_frame_too(segment_name: str) -> None
     assert asyncio.run(read()) == [1, 2, 3, 4, 5]
 
 
-def test_without_history_every_frame_is_what_there_is_and_one_warning(segment_name: str) -> None:
+def test_without_history_every_frame_means_the_newest_and_one_warning(segment_name: str) -> None:
     with (
         SharedMemoryFrameWriter(segment_name, SHAPE) as writer,
         SharedMemoryFrameReader(segment_name) as reader,
@@ -178,10 +178,45 @@ def test_without_history_every_frame_is_what_there_is_and_one_warning(segment_na
         assert warned[0].filename == __file__
 
 
+def test_the_warning_waits_until_there_is_a_segment(segment_name: str) -> None:
+    with SharedMemoryFrameReader(segment_name) as reader:
+        assert reader.read_next() == (None, None)
+        with SharedMemoryFrameWriter(segment_name, SHAPE):
+            reader.attach()
+            with pytest.warns(RuntimeWarning, match="keeps no history"):
+                reader.read_next()
+
+
+def test_the_next_frame_is_waited_for_in_any_format(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+    with SharedMemoryFrameReader(segment_name) as reader:
+        began = time.monotonic()
+        assert reader.read_next(timeout=0.05, format="BGR24") == (None, None)
+        assert time.monotonic() - began >= 0.05
+        write(writer, range(1, 4))
+        assert rest(reader, timeout=0.01, format="BGR24") == [(3, 0)]
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_a_frame_of_the_window_is_a_copy_if_one_is_asked_for(
+    segment_name: str, writer: SharedMemoryFrameWriter, copy: bool
+) -> None:
+    write(writer, range(1, 4))
+    for name in (None, "BGR24"):
+        with SharedMemoryFrameReader(segment_name) as reader:
+            for frame, metadata in (
+                reader.frame_at(2000, copy=copy, format=name),
+                reader.read_frame(sequence=2, copy=copy, format=name),
+                reader.read_next(copy=copy, format=name),
+            ):
+                assert frame is not None
+                assert metadata.zero_copy is not copy
+                assert frame.flags.writeable is copy
+
+
 # ---------------------------------------------------------------- by number and by time
 
 
-def test_a_frame_is_had_by_its_number_while_it_is_in_the_window(
+def test_a_frame_can_be_read_by_its_number_while_it_is_in_the_window(
     segment_name: str, writer: SharedMemoryFrameWriter
 ) -> None:
     with SharedMemoryFrameReader(segment_name) as reader:
@@ -196,13 +231,13 @@ def test_a_frame_is_had_by_its_number_while_it_is_in_the_window(
             assert sees(frame, number)
             assert frame is not reader.read_frame(sequence=number, copy=True)[0]
         assert rest(reader) == [(11, 0)], "none of them counts as seen"
-        with pytest.raises(ValueError, match=r"timeout=1\.0: a frame asked for by its number is not waited for"):
+        with pytest.raises(ValueError, match=r"timeout=1\.0: a frame requested by its number is not waited for"):
             reader.read_frame(timeout=1.0, sequence=3)
         with pytest.raises(TypeError):
             reader.read_frame(sequence="3")  # type: ignore[arg-type]
 
 
-def test_a_frame_is_had_by_its_time(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_a_frame_can_be_read_by_its_time(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     with SharedMemoryFrameReader(segment_name) as reader:
         assert reader.frame_at(time.monotonic_ns()) == (None, None)
         write(writer, range(1, 12))
@@ -214,6 +249,19 @@ def test_a_frame_is_had_by_its_time(segment_name: str, writer: SharedMemoryFrame
         for outside in (6999, 0, -(10**30)):
             assert reader.frame_at(outside) == (None, None)
         assert rest(reader) == [(11, 0)]
+
+
+def test_a_time_after_all_frames_of_an_ended_segment_is_looked_up_in_the_next_one(segment_name: str) -> None:
+    with SharedMemoryFrameReader(segment_name) as reader:
+        with SharedMemoryFrameWriter(segment_name, SHAPE, history=4) as writer:
+            for number in range(1, 4):
+                writer.write_frame(picture(number), capture_time_ns=1000 * number)
+            assert reader.read_next(timeout=30)[1] is not None
+        with SharedMemoryFrameWriter(segment_name, SHAPE, history=4) as writer:
+            writer.write_frame(picture(7), capture_time_ns=9000)
+            # What came before its last frame is still found where that one was.
+            assert reader.frame_at(2000)[1].generation != writer.generation
+            wait_until(lambda: reader.frame_at(9500)[1].generation == writer.generation, "the next segment")
 
 
 def test_a_closed_reader_says_so(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
@@ -270,7 +318,7 @@ with SharedMemoryFrameWriter(sys.argv[1], SHAPE, history=int(sys.argv[2])) as wr
 
 
 @pytest.mark.slow
-def test_writers_that_are_killed_anywhere_leave_nothing_that_a_reader_waits_for(name: str) -> None:
+def test_writers_that_are_killed_anywhere_leave_readers_nothing_to_wait_for(name: str) -> None:
     chance = random.Random(17)
     last, seen, missed = 0, 0, 0
     reader = SharedMemoryFrameReader(name, max_leases=3)
@@ -281,7 +329,7 @@ def test_writers_that_are_killed_anywhere_leave_nothing_that_a_reader_waits_for(
             begun = seen
             while time.monotonic() < end or seen == begun:
                 frame, metadata = reader.read_next(timeout=40.0)
-                assert frame is not None, "no frame came"
+                assert frame is not None, "no frame arrived"
                 assert np.all(frame == metadata.sequence % 251)
                 if last:
                     assert metadata.skipped == metadata.sequence - last - 1
@@ -331,4 +379,4 @@ def test_readers_of_the_history_that_are_killed_anywhere_cost_the_writer_nothing
                 frame, _ = reader.read_frame(sequence=number)
                 assert frame is not None
                 assert np.all(frame == number % 251)
-        print(f"{writer.sequence} frames beside 20 readers, 10 of them killed in a loop")
+        print(f"{writer.sequence} frames with 20 readers, 10 of them killed in a loop")

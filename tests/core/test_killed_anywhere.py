@@ -1,7 +1,7 @@
-"""SIGKILL at every instruction of the core, and at every boundary of a system call: promise 4, tried.
+"""SIGKILL at every instruction of the core, and at every boundary of a system call: promise 4, tested.
 
-kill/driver.c is the process that dies, kill/killer.c the one that traces and kills it and then looks whether
-everybody else goes on. Both run on a library built here from csrc, or from a copy with a planted bug.
+kill/driver.c is the process that dies, kill/killer.c the one that traces and kills it and then checks that
+everyone else goes on. Both run on a library built here from csrc, or from a copy with a planted bug.
 """
 
 import os
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.xdist_grou
 HARNESS = Path(__file__).parent / "kill"
 LIBRARY = "libbshm-to-be-killed.so"
 
-# The longest first, so that workers end together.
+# Longest first, so that workers finish together.
 PHASES = (
     "take-over-full",
     "take-over",
@@ -31,7 +31,10 @@ PHASES = (
     "clean",
     "attach",
     "grow",
+    "next",
+    "publish-history",
     "publish",
+    "loan-history",
     "loan",
     "close",
     "detach",
@@ -40,12 +43,12 @@ PHASES = (
     "report",
 )
 
-# Those that give, take or remove a name.
+# Phases that assign, take or remove a name.
 NAMING_PHASES = ("take-over", "create", "clean", "close")
 
 CALLS_MATTER = ("create", "take-over", "take-over-full", "replace", "close", "clean")
 
-# Kills wait more than they work: for readers that look again after a few milliseconds.
+# Kills spend more time waiting than working: for readers that look again after a few milliseconds.
 WORKERS = 2 * len(os.sched_getaffinity(0))
 
 
@@ -60,7 +63,7 @@ def compile_with(*arguments: object) -> None:
 
 
 def build_library(sources: Path, into: Path) -> Path:
-    # Bound at once: the dynamic linker is no part of what is killed.
+    # Bound at load time: the dynamic linker is not under test.
     linked = ("-fPIC", "-shared", "-Wl,-z,now", f"-Wl,-soname,{LIBRARY}")
     compile_with("-g", *linked, *sorted(sources.rglob("*.c")), "-o", into / LIBRARY)
     return into
@@ -74,7 +77,7 @@ def build_program(program: str, into: Path) -> None:
 
 def run_killer(programs: Path, library: Path, *arguments: object) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="test-killed-", dir="/dev/shm") as directory:
-        Path(directory).chmod(0o755)  # for an observer, who is another user
+        Path(directory).chmod(0o755)  # for an observer, which is another user
         command = [programs / "killer", programs / "driver", LIBRARY, directory, *arguments]
         environment = os.environ | {"LD_LIBRARY_PATH": str(library)}
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment)
@@ -85,7 +88,7 @@ def run_killer(programs: Path, library: Path, *arguments: object) -> Outcome:
 
 
 def run_phases(built: Path, jobs: Iterable[tuple[object, ...]], workers: int = WORKERS) -> list[Outcome]:
-    """Each job in a killer of its own. Prints the counts; no failure is expected."""
+    """Run each job in its own killer. Prints the counts; no failure is expected."""
     with ThreadPoolExecutor(workers) as pool:
         outcomes = list(pool.map(lambda job: run_killer(built, built, *job), jobs))
     for outcome in outcomes:
@@ -166,6 +169,18 @@ BUGS = {
         "if (word & BSHM_TOKEN_MASK(token_count))",
         "if (token_count == 0)",
         "torn: a view",
+    ),
+    "the writer forgets that it keeps a history": Bug(
+        "publish-history",
+        "writer->window += writer->window <= writer->options.history;",
+        "writer->window = 1;",
+        "of the window of",
+    ),
+    "a reader in turn leaves a frame out": Bug(
+        "next",
+        "uint64_t next = reader->seen + 1;",
+        "uint64_t next = reader->seen + 1 + (reader->seen % 7 == 3);",
+        "came in turn after",
     ),
     "a frame is shown before it is complete": Bug(
         "publish",

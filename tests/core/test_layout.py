@@ -1,7 +1,7 @@
-"""The bytes of a segment are those that the specification says; derived here without the C.
+"""The bytes of a segment are as specified; derived here without the C code.
 
 The tables of segment_layout.py are compared with real objects on one side and with the header's declarations on the
-other, so a field that moves, changes its type or is added unseen fails here.
+other, so a field that is moved, added, or changes its type unnoticed fails here.
 """
 
 import math
@@ -28,7 +28,7 @@ MIRROR = ROOT / "billiards_shm" / "_abi.pxd"
 # ---------------------------------------------------------------- a fresh segment
 
 
-def test_the_identity_says_what_the_writer_was_asked_for(segment_name: str) -> None:
+def test_the_identity_records_what_the_writer_was_asked_for(segment_name: str) -> None:
     before = time.time_ns(), time.monotonic_ns()
     with SharedMemoryFrameWriter(segment_name, (100, 200, 3), dtype="uint16", slots=5) as writer:
         with opened(path_of(segment_name)) as segment:
@@ -65,7 +65,7 @@ def test_the_checksum_is_fnv1a_of_the_identity_before_it(segment_name: str) -> N
         assert segment.identity["checksum"] == fnv1a(os.pread(segment.file, 128, 0))
 
 
-def test_fnv1a_of_these_tests_is_the_published_one() -> None:
+def test_the_fnv1a_of_these_tests_is_the_published_one() -> None:
     assert fnv1a(b"") == 0xCBF29CE484222325
     assert fnv1a(b"foobar") == 0x85944171F73967E8
 
@@ -79,7 +79,7 @@ def test_two_segments_never_have_the_same_generation(segment_name: str) -> None:
     assert len(seen) == 20
 
 
-def test_one_count_is_one_series_over_replacement_and_takeover_and_a_clean_restart_is_another(
+def test_a_series_spans_replacement_and_takeover_and_a_clean_restart_begins_another(
     segment_name: str,
 ) -> None:
     def series() -> int:
@@ -100,7 +100,7 @@ def test_one_count_is_one_series_over_replacement_and_takeover_and_a_clean_resta
 
 @pytest.mark.parametrize("slots", [3, 8, 62])
 @pytest.mark.parametrize("shape", [(1, 1), (256, 256), (257, 255), (256, 257), (1080, 1920, 3)])
-def test_regions_and_slots_begin_on_64_kib_and_the_object_is_exactly_as_large(
+def test_regions_and_slots_begin_on_64_kib_and_the_object_has_exactly_their_size(
     segment_name: str, shape: tuple[int, ...], slots: int
 ) -> None:
     with SharedMemoryFrameWriter(segment_name, shape, slots=slots) as writer, opened(path_of(segment_name)) as segment:
@@ -122,7 +122,7 @@ def test_three_slots_are_backed_and_the_rest_is_a_hole(segment_name: str) -> Non
         assert segment.statistics["backed_slots"] == 3 == writer.statistics.backed_slots
 
 
-def test_what_no_field_has_is_zero(segment_name: str) -> None:
+def test_bytes_outside_all_fields_are_zero(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         for number in range(1, 10):
             writer.write_frame(picture(number))
@@ -187,7 +187,7 @@ def test_a_descriptor_holds_every_field_of_its_frame(segment_name: str) -> None:
     }
 
 
-def test_a_position_that_is_not_known_is_nan_and_an_online_frame_has_no_flag(segment_name: str) -> None:
+def test_an_unknown_position_is_nan_and_an_online_frame_has_no_flag(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, opened(path_of(segment_name)) as segment:
         writer.write_frame(picture(1))
         assert math.isnan(newest(segment)["position_ms"])
@@ -211,7 +211,7 @@ def test_a_position_that_is_not_known_is_nan_and_an_online_frame_has_no_flag(seg
         ("RAW", (4, 6, 3), "uint8", b"RAW "),
     ],
 )
-def test_pixel_formats_are_the_four_characters_that_v4l2_gives_them(
+def test_pixel_formats_are_the_four_characters_of_v4l2(
     segment_name: str, pixel_format: str, shape: tuple[int, ...], dtype: str, fourcc: bytes
 ) -> None:
     with SharedMemoryFrameWriter(segment_name, shape, dtype=dtype, pixel_format=pixel_format) as writer:
@@ -229,7 +229,7 @@ def test_the_pixels_lie_row_by_row_at_the_beginning_of_their_slot(segment_name: 
             assert segment.pixels(slot, picture(number).nbytes) == picture(number).tobytes()
 
 
-def test_the_slot_published_last_but_the_newest_is_filled_next(segment_name: str) -> None:
+def test_the_slot_published_before_the_newest_is_filled_next(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, opened(path_of(segment_name)) as segment:
         slots = []
         for number in range(1, 10):
@@ -328,7 +328,7 @@ def test_a_held_frame_is_one_bit_in_the_pin_word_of_its_slot(segment_name: str) 
         assert not any(segment.pins)
 
 
-def test_the_readers_table_tells_who_reads_what(segment_name: str) -> None:
+def test_the_readers_table_shows_who_reads_what(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, opened(path_of(segment_name)) as segment:
         before = time.time_ns()
         with SharedMemoryFrameReader(segment_name) as reader:
@@ -356,7 +356,9 @@ def test_the_readers_table_tells_who_reads_what(segment_name: str) -> None:
 def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, opened(path_of(segment_name)) as segment:
         for number in (1, 2, 3):
+            before = time.monotonic_ns()
             writer.write_frame(picture(number), capture_time_ns=1000 + number)
+        placeholder_after = time.monotonic_ns()
         writer.write_frame(picture(4), capture_time_ns=9999, online=False)
         writer.update_source(
             state="stalled",
@@ -368,9 +370,12 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
             stalls=6,
             loops=7,
             unreadable=8,
+            lost=9,
+            clock_offset_ms=-40.5,
         )
         found = {field: segment.statistics[field] for field in segment.statistics}
     assert 0 < found.pop("heartbeat_ns") <= time.monotonic_ns()
+    assert before < found.pop("last_capture_ns") < placeholder_after, "when it was published, whatever its clock says"
     latencies = found.pop("write_ns_log2")
     assert sum(latencies) == 4
     total = found.pop("write_ns_total")
@@ -382,7 +387,6 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
         "dropped": 0,
         "leases_broken": 0,
         "backed_slots": 3,
-        "last_capture_ns": 1003,
         "captured": 11,
         "reconnects": 5,
         "stalls": 6,
@@ -393,7 +397,14 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
         "backend": b"V4L2".ljust(32, b"\0"),
         "bytes_written": 4 * math.prod(SHAPE),
         "unreadable": 8,
-        "reserved": bytes(64),
+        "lost": 9,
+        "clock_offset_ns": 2**64 - 40_500_000,
+        "link_bytes": 0,
+        "link_missed": 0,
+        "link_age_us": 0,
+        "link_trip_us": 0,
+        "link_error_us": 0,
+        "reserved": bytes(8),
     }
 
 
@@ -401,7 +412,7 @@ def test_statistics_count_what_the_writer_did(segment_name: str) -> None:
 
 
 def locks_of(path: Path) -> dict[int, str]:
-    """Byte locks on an object, by their first byte: what /proc/locks says."""
+    """Byte locks on an object, by their first byte: from /proc/locks."""
     status = path.stat()
     inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     found = {}
@@ -433,7 +444,7 @@ def test_writer_tokens_and_readers_are_locks_on_their_bytes_far_beyond_the_objec
         assert locks_of(path_of(segment_name)) == {layout.WRITER_BYTE: "WRITE"}
 
 
-def test_a_copy_takes_a_token_for_its_length_only(segment_name: str) -> None:
+def test_a_copy_takes_a_token_only_while_it_lasts(segment_name: str) -> None:
     with (
         SharedMemoryFrameWriter(segment_name, SHAPE) as writer,
         SharedMemoryFrameReader(segment_name, max_leases=0) as reader,
@@ -478,13 +489,13 @@ def constants() -> dict[str, int]:
 
 
 def structure(name: str) -> tuple[list[tuple[str, int, str]], int]:
-    """Fields of a C structure by the rules every ABI of Linux has for fixed-width types, and its size."""
+    """Fields of a C structure by the rules that every Linux ABI has for fixed-width types, and its size."""
     match = re.search(rf"typedef struct {name} \{{(.*?)\}} {name};", header_text(), re.DOTALL)
     assert match, f"{name} is not in the header"
     fields, at, widest = [], 0, 1
     for declaration in filter(None, (part.strip() for part in match[1].split(";"))):
         parts = re.fullmatch(r"(\w+)\s+(\w+)(?:\[(\w+)\])?", declaration)
-        assert parts, f"{name}: {declaration!r} is no plain field of fixed width"
+        assert parts, f"{name}: {declaration!r} is not a plain field of fixed width"
         kind, field, times = parts.groups()
         width, letter = SIZES[kind]
         count = 1 if times is None else int(times) if times.isdecimal() else constants()[times]
@@ -512,19 +523,20 @@ def structure(name: str) -> tuple[list[tuple[str, int, str]], int]:
         ("bshm_reader_entry", layout.READER, layout.READER_BYTES),
     ],
 )
-def test_the_header_declares_these_very_fields_in_this_order(name: str, table: layout.Table, size: int) -> None:
+def test_the_header_declares_exactly_these_fields_in_this_order(name: str, table: layout.Table, size: int) -> None:
     fields, found_size = structure(name)
     assert fields == list(table)
     assert found_size == size
     assert all(struct.calcsize("=" + form) + at <= size for _, at, form in table)
 
 
-def test_every_word_of_the_statistics_is_in_the_table_that_shows_them_or_more_than_a_number() -> None:
+def test_every_statistics_word_is_in_the_table_that_shows_them_or_is_more_than_a_number() -> None:
     words = {field: at // 8 for field, at, _ in structure("bshm_statistics")[0]}
     assert {name: row.word for name, row in STATISTICS.items()} == {name: words.get(name) for name in STATISTICS}
     assert words.keys() - STATISTICS.keys() == {
         "heartbeat_ns",
         "last_capture_ns",
+        "clock_offset_ns",
         "fps_millihertz",
         "source_state",
         "write_ns_total",
@@ -536,7 +548,7 @@ def test_every_word_of_the_statistics_is_in_the_table_that_shows_them_or_more_th
     }
 
 
-def test_the_table_of_pixel_formats_is_the_headers() -> None:
+def test_the_table_of_pixel_formats_matches_the_header() -> None:
     section = HEADER.read_text().partition(" *     name          fourcc   array of")[2].partition(" *\n")[0]
     declared = dict(re.findall(r"\b([A-Z0-9_]+) +'(.{4})'", section))
     assert declared == {name: row.fourcc for name, row in PIXEL_FORMATS.items()}
@@ -545,7 +557,7 @@ def test_the_table_of_pixel_formats_is_the_headers() -> None:
             assert re.search(rf"\b{name} +'....' +{re.escape(row.shape)}", section), name
 
 
-def test_the_numbers_of_the_header_are_those_of_these_tests() -> None:
+def test_the_numbers_in_the_header_are_the_ones_in_these_tests() -> None:
     found = constants()
     expected = {
         "BSHM_ABI_MAJOR": 2,
@@ -640,7 +652,7 @@ def test_the_fields_of_the_mirror_have_the_types_and_the_order_of_the_header() -
             at = declared.index(field)
 
 
-def test_the_constants_of_the_mirror_are_those_of_the_header() -> None:
+def test_the_constants_of_the_mirror_are_the_ones_in_the_header() -> None:
     known = constants()
     mirrored = set(re.findall(r"\bBSHM_\w+", mirror_text()))
     assert mirrored <= known.keys()

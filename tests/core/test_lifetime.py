@@ -3,6 +3,8 @@
 import copy
 import ctypes
 import gc
+import itertools
+import math
 import pickle
 import threading
 import time
@@ -106,7 +108,7 @@ def test_a_view_outlives_the_writer_and_the_name(
     assert sees(view, 1)
 
 
-def test_a_view_outlives_an_unlink_by_somebody_else(
+def test_a_view_outlives_an_unlink_by_another_process(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -183,7 +185,7 @@ def content(thing: Any) -> bytes:
         pytest.param(lambda view: iter(view), id="iterator over rows"),
     ],
 )
-def test_whatever_looks_into_the_frame_holds_the_pin(
+def test_anything_that_looks_into_the_frame_holds_the_pin(
     segment_name: str,
     writer: SharedMemoryFrameWriter,
     reader: SharedMemoryFrameReader,
@@ -232,7 +234,7 @@ def test_a_copy_holds_no_pin(
     assert sees(reader.latest_frame()[0], 1)
 
 
-def test_views_in_a_reference_cycle_are_let_go_by_the_garbage_collector(
+def test_views_in_a_reference_cycle_are_released_by_the_garbage_collector(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -297,7 +299,7 @@ def test_a_failed_attachment_leaves_no_file_or_mapping(segment_name: str) -> Non
     path_of(segment_name).unlink()
 
 
-# A reader that waits makes what it will return before it sleeps, for a frame like the last one in each slot.
+# A waiting reader prepares its result before it sleeps, for a frame like the last one in each slot.
 ANY_GEOMETRY = [
     ((24, 32, 3), "uint8"),
     ((24, 32, 3), "int8"),
@@ -313,7 +315,7 @@ ANY_GEOMETRY = [
 
 
 @pytest.mark.parametrize("held", [0, 1])
-def test_after_a_wait_each_frame_comes_in_its_own_geometry_from_its_own_slot(
+def test_after_a_wait_each_frame_has_its_own_geometry_from_its_own_slot(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader, held: int
 ) -> None:
     views: list[tuple[npt.NDArray[Any], int, tuple[int, ...], str]] = []
@@ -331,7 +333,44 @@ def test_after_a_wait_each_frame_comes_in_its_own_geometry_from_its_own_slot(
         assert all(np.array_equal(view, picture(*which)) for view, *which in views)
 
 
-def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"row_stride": 128},
+        {"width": 16},
+        {"height": 12},
+        {"channels": 2},
+        {"item_size": 2},
+        {"kind": ord("i")},
+        {"ndim": 2},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_after_a_wait_frames_of_a_writer_that_pads_have_their_own_geometry(
+    segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader, other: dict[str, int]
+) -> None:
+    usual = {"row_stride": 96, "width": 24, "height": 10, "channels": 1, "item_size": 1, "kind": ord("u"), "ndim": 3}
+    content = np.arange(math.prod(SHAPE)).astype(np.uint8)
+    with opened(path_of(segment_name)) as segment:
+        for number in range(1, 13):
+            writer.write_frame(content.reshape(SHAPE))
+            geometry = usual | (other if number % 4 > 1 else {})  # each slot has both, one after another
+            descriptor = segment.descriptor(segment.latest[1])
+            for field, value in geometry.items():
+                descriptor[field] = value
+            frame, metadata = new_frame(reader)
+            shape = (geometry["height"], geometry["width"], geometry["channels"])[: geometry["ndim"]]
+            dtype = np.dtype(f"{chr(geometry['kind'])}{geometry['item_size']}")
+            assert (frame.shape, frame.dtype, frame.strides[0]) == (shape, dtype, geometry["row_stride"])
+            assert (metadata.channels, metadata.dtype) == (geometry["channels"], dtype)
+            at = (frame.shape[0] - 1) * geometry["row_stride"]
+            row = content[at : at + frame[-1].nbytes].view(dtype)
+            assert np.array_equal(frame[-1].reshape(-1), row)
+            del frame
+            assert reader.read_frame(timeout=0.0001) == (None, None)
+
+
+def test_a_prepared_result_pins_nothing_and_goes_with_the_reader(
     segment_name: str, writer: SharedMemoryFrameWriter
 ) -> None:
     def frames() -> int:
@@ -352,8 +391,8 @@ def test_what_is_made_for_the_next_frame_pins_nothing_and_goes_with_the_reader(
     assert frames() == before
 
 
-def test_what_is_made_for_the_next_frame_may_be_looked_at_after_its_segment_is_gone(segment_name: str) -> None:
-    """gc.DEBUG_LEAK and gc.get_objects() find it: its memory is gone, its addresses are used for nothing else."""
+def test_a_prepared_result_may_be_looked_at_after_its_segment_is_gone(segment_name: str) -> None:
+    """gc.DEBUG_LEAK and gc.get_objects() find it: its memory is gone, but its addresses are not reused."""
     code = """
     class Camera:  # an object with a cycle in it
         def __init__(self):
@@ -401,7 +440,7 @@ def test_threads_that_wait_with_one_reader_never_share_an_array(
 ) -> None:
     def slow_asarray(frame: Frame) -> npt.NDArray[Any]:
         array = np.asarray(frame)
-        time.sleep(0.0005)  # the others come here meanwhile
+        time.sleep(0.0005)  # the others get here in the meantime
         return array
 
     monkeypatch.setattr(_core, "np", SimpleNamespace(**vars(np) | {"asarray": slow_asarray}))
@@ -423,16 +462,17 @@ def test_threads_that_wait_with_one_reader_never_share_an_array(
         threads = [threading.Thread(target=take) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for number in range(1, 1010):
+        # The last frame may be taken by `latest_frame` alone, so there are more until each thread has enough.
+        for number in itertools.count(1):
+            if not any(thread.is_alive() for thread in threads):
+                break
             writer.write_frame(picture(number))
             time.sleep(0.0002)
-        for thread in threads:
-            thread.join()
     assert len(taken) == len(set(taken))
     assert max(taken) >= 1000
 
 
-def test_a_frame_for_which_there_is_no_memory_is_let_go_and_the_next_one_comes(
+def test_a_frame_without_memory_for_its_result_is_released_and_the_next_one_arrives(
     segment_name: str,
     writer: SharedMemoryFrameWriter,
     reader: SharedMemoryFrameReader,
@@ -493,7 +533,7 @@ def test_a_view_cannot_be_made_writable(
             array.setflags(write=True)
 
 
-def test_whoever_asks_for_a_writable_buffer_is_refused_and_told_to_copy(
+def test_a_request_for_a_writable_buffer_is_refused_with_advice_to_copy(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -504,7 +544,7 @@ def test_whoever_asks_for_a_writable_buffer_is_refused_and_told_to_copy(
         request_buffer(frame, BUFFER_WRITABLE)
 
 
-# The C API of buffers, which numpy's own arrays go through; memoryview asks for less than a consumer in C may.
+# The C API of buffers, which numpy's own arrays use; memoryview requests less than a C consumer may.
 BUFFER_SIMPLE, BUFFER_WRITABLE, BUFFER_FORMAT, BUFFER_ND, BUFFER_STRIDES = 0x0, 0x1, 0x4, 0x8, 0x18
 BUFFER_C_CONTIGUOUS, BUFFER_F_CONTIGUOUS, BUFFER_ANY_CONTIGUOUS = 0x38, 0x58, 0x98
 BUFFER_FULL_READ_ONLY = 0x11C
@@ -527,7 +567,7 @@ class PyBuffer(ctypes.Structure):
 
 
 def request_buffer(exporter: object, flags: int) -> tuple[Any, ...]:
-    """What a consumer in C is given."""
+    """What a C consumer gets."""
     view = PyBuffer()
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(exporter), ctypes.byref(view), ctypes.c_int(flags))
     shape = tuple(view.shape[: view.ndim]) if view.shape else None
@@ -571,7 +611,7 @@ def test_a_frame_refuses_a_request_for_fortran_order_as_numpy_does(
 
 
 @pytest.mark.parametrize(("options", "zero_copy"), [({}, True), ({"max_leases": 0}, False), ({"copy": True}, False)])
-def test_rows_that_another_writer_padded_are_read_without_their_padding(
+def test_rows_padded_by_another_writer_are_read_without_their_padding(
     segment_name: str, writer: SharedMemoryFrameWriter, options: dict[str, Any], zero_copy: bool
 ) -> None:
     padded = publish_padded(segment_name, writer)
@@ -593,7 +633,7 @@ def test_padded_rows_are_not_passed_off_as_contiguous(
 
 
 def publish_padded(name: str, writer: SharedMemoryFrameWriter) -> npt.NDArray[Any]:
-    """A frame whose rows lie further apart than they are long; this library's writer makes none."""
+    """Publish a frame with padded rows; this library's writer makes none."""
     writer.write_frame(picture(1, (24, 32, 3)))
     with opened(path_of(name)) as segment:
         segment.descriptor(segment.latest[1])["width"] = 30
@@ -655,9 +695,17 @@ def test_neither_frame_nor_reader_nor_writer_can_be_pickled(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
-    for thing in (new_frame(reader)[0].base.obj, reader, writer):
-        with pytest.raises(TypeError):
-            pickle.dumps(thing)
+    advice = {
+        new_frame(reader)[0].base.obj: "pickle the array",
+        reader: "create one with the same name where you need it",
+        writer: "a name has one writer",
+    }
+    with writer.loan() as slot:
+        advice[slot] = "pickle the array"
+        for thing, words in advice.items():
+            for use in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match=words):
+                    use(thing)
 
 
 # ---------------------------------------------------------------- leases used up
@@ -800,7 +848,7 @@ def test_closing_in_any_order_raises_nothing_and_leaks_nothing(segment_name: str
     assert (descriptors(), mappings(segment_name)) == (files, 0)
 
 
-def test_an_interpreter_that_ends_with_everything_open_says_nothing(segment_name: str) -> None:
+def test_an_interpreter_that_ends_with_everything_open_prints_nothing(segment_name: str) -> None:
     printed = run(
         """
         name = sys.argv[1]

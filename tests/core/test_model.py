@@ -1,7 +1,7 @@
 """The models of tests/core/model, checked exhaustively by Spin: each size verifies, and each mutation is refuted.
 
-A mutation takes one step of the protocol out or puts it elsewhere; a model that does not notice says nothing. Every
-mutation starts from a size that verifies as it stands, so it is the mutation that is caught and nothing else. Spin
+A mutation removes or moves one step of the protocol; a model that does not notice proves nothing. Every
+mutation starts from a size that verifies without it, so only the mutation can be the cause. Spin
 checks sequential consistency, and availability.pml adds store buffers; what weaker memory could break is listed below.
 
 The number of states of each run is printed: ``pytest -rP tests/core/test_model.py``; larger sizes: ``pytest -m large``.
@@ -44,7 +44,7 @@ FAST_SIZES = {
         "OLDEST_FIRST",
         "OLDEST_FIRST RMW_IS_NO_FENCE",
         "HISTORY=1",
-        "HISTORY=1 OLDEST_FIRST",  # where a mutation shows with one token already
+        "HISTORY=1 OLDEST_FIRST",  # where a mutation already shows with one token
         "HISTORY=1 OLDEST_FIRST RMW_IS_NO_FENCE",
         "HISTORY=2 OLDEST_FIRST",
         "NO_R0",  # on x86, where the locked instructions of R0 and R6 are fences themselves
@@ -76,7 +76,7 @@ SLOW_SIZES = {
     "sequence": ["FRAMES=3 ANY_SLOT", "FRAMES=5"],
     "wakeup": ["WAITERS=3", "FRAMES=5"],
 }
-# Model and size, then the mutations of it.
+# Model and size, then its mutations.
 MUTATIONS = {
     ("lease", "READERS=1"): [
         "PINS_IGNORED",
@@ -165,6 +165,8 @@ MUTATIONS = {
         "MAPPED_IN_THE_CHILD",
         "CHILD_UNLOCKS",
         "NUMBER_NOT_FORGOTTEN",
+        "UNMAPS_WHENEVER",
+        "FORGETS_FIRST",
         "LETS_GO_WITH_THE_LAST_REFERENCE",
         "LETS_GO_OF_VIEWS",
     ],
@@ -205,7 +207,7 @@ MUTANTS = [Run(model, size, mutation) for (model, size), names in MUTATIONS.item
 
 
 def search(run: Run) -> str:
-    """What the verifier says that Spin makes of the model."""
+    """The output of the verifier that Spin generates from the model."""
     with tempfile.TemporaryDirectory(prefix="spin-") as directory:
 
         def execute(*command: str | Path) -> str:
@@ -216,7 +218,7 @@ def search(run: Run) -> str:
             return done.stdout
 
         execute("spin", *(f"-D{macro}" for macro in run.macros), "-a", run.source)
-        # A mutation is found soon: there the compiler costs more than the search.
+        # A mutation is found quickly: compiling takes longer than the search.
         optimize = "-O0" if run.mutation else "-O1"
         execute(*COMPILER, "-w", optimize, *VERIFIER, "-o", "pan", "pan.c")
         # More slots make longer paths. A run that needs more fails, like one that needs more memory.
@@ -235,7 +237,7 @@ Results = dict[Run, Future[str]]
 
 @pytest.fixture(scope="module")
 def results(request: pytest.FixtureRequest) -> Iterator[Results]:
-    """The searches of all tests that were asked for, on all processors at once."""
+    """The searches of all selected tests, on all processors at once."""
     needs("spin", COMPILER[0])
     wanted: set[Run] = set()
     for item in request.session.items:
@@ -283,7 +285,7 @@ def test_the_model_notices_that_a_step_is_wrong(run: Run, results: Results) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("model", FAST_SIZES)
 def test_no_statement_of_the_model_is_out_of_reach(model: str, results: Results) -> None:
-    """Of all the sizes together: what one leaves out, another runs into."""
+    """Over all sizes together: what one does not reach, another does."""
     unreached = [
         set(re.findall(r'^\t\S+:(\d+), state \d+, "(.*)"$', results[run].result(), re.MULTILINE))
         for run in FAST

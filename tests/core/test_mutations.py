@@ -1,4 +1,4 @@
-"""What changes one line of the core makes a test fail: `tests/support/mutations.py` has the lines."""
+"""Changing any one of these lines of the core makes a test fail: `tests/support/mutations.py` runs them."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from tools import needs
 DOZEN = 12
 
 
-def test_every_mutation_still_applies_and_says_what_notices_it_or_why_nothing_does() -> None:
+def test_every_mutation_still_applies_and_names_what_notices_it_or_why_nothing_does() -> None:
     texts = {path.relative_to(CSRC).as_posix(): path.read_text() for path in CSRC.rglob("*.[ch]")}
     assert [str(each) for each in MUTATIONS if texts[each.file].count(each.old) != 1] == []
     assert [str(each) for each in MUTATIONS if bool(each.by) == bool(each.survives_because)] == []
@@ -27,7 +27,7 @@ def test_every_mutation_still_applies_and_says_what_notices_it_or_why_nothing_do
 @pytest.mark.timeout(600)
 @pytest.mark.xdist_group("c mutants")
 def test_a_dozen_mutants_do_not_survive(tmp_path: Path) -> None:
-    """Another dozen each time. `MUTATIONS_SEED` in the environment takes the same again."""
+    """Another dozen each time. `MUTATIONS_SEED` in the environment repeats a choice."""
     needs("unshare", "ar")
     seed = int(os.environ.get("MUTATIONS_SEED", random.randrange(2**32)))
     print(f"MUTATIONS_SEED={seed}")

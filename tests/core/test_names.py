@@ -1,4 +1,4 @@
-"""Names, and what may lie under them: whatever is not ours gets a named error and stays as it was."""
+"""Names, and what they may refer to: anything foreign raises a named error and stays untouched."""
 
 import contextlib
 import gzip
@@ -86,7 +86,7 @@ def test_other_characters_are_refused_and_the_allowed_are_named(use: Callable[[s
 
 @every_use
 @pytest.mark.parametrize("name", [".", "..", "dir/.", "dir/..", "dir/", "/tmp/", "./", "../", "//"])
-def test_what_can_only_be_a_directory_is_refused(use: Callable[[str], Any], name: str) -> None:
+def test_a_name_that_can_only_be_a_directory_is_refused(use: Callable[[str], Any], name: str) -> None:
     with pytest.raises(SegmentNameError, match=r"directory|slash"):
         use(name)
 
@@ -105,8 +105,8 @@ def test_a_path_that_is_too_long_is_refused(use: Callable[[str], Any], tmp_path:
 
 @every_use
 @pytest.mark.parametrize("name", [None, 5, 1.5, [], object()])
-def test_a_name_that_is_no_text_is_a_type_error(use: Callable[[Any], Any], name: Any) -> None:
-    with pytest.raises(TypeError):
+def test_a_name_that_is_not_text_is_a_type_error(use: Callable[[Any], Any], name: Any) -> None:
+    with pytest.raises(TypeError, match="expected the name of a segment, or the path of its file"):
         use(name)
 
 
@@ -134,7 +134,7 @@ def test_any_text_is_a_name_or_a_segment_name_error(name: str) -> None:
 
 @pytest.fixture(params=["shared memory", "ordinary directory"])
 def directory(request: pytest.FixtureRequest, tmp_path: Path, segment_name: str) -> Iterator[Path]:
-    """A directory to put files into: on a tmpfs, and wherever tests put theirs."""
+    """A directory for files: on a tmpfs, and wherever pytest puts its own."""
     if request.param == "ordinary directory":
         yield tmp_path
         return
@@ -268,7 +268,7 @@ def remove(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", FOREIGN.values(), ids=FOREIGN)
-def test_a_foreign_object_is_a_named_error_and_stays_as_it_was(
+def test_a_foreign_object_is_a_named_error_and_stays_untouched(
     segment_name: str, tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     for name, path in ((segment_name, path_of(segment_name)), (str(tmp_path / "video"), tmp_path / "video")):
@@ -283,7 +283,7 @@ def test_a_foreign_object_is_a_named_error_and_stays_as_it_was(
         assert segment_name not in {found.name for found in list_segments()}
         assert state_of(path) == before
         remove(path)
-    assert list(tmp_path.iterdir()) == [], "nothing is left beside it"
+    assert list(tmp_path.iterdir()) == [], "nothing is left next to it"
 
 
 def test_a_symbolic_link_to_a_living_segment_is_not_followed(segment_name: str, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_trusted_owner_that_does_not_exist_is_a_value_error(segment_name: str,
 
 @pytest.fixture
 def dead(segment_name: str) -> Path:
-    """The object that a killed writer left, three frames in it."""
+    """The object that a killed writer left, with three frames in it."""
     code = """
     writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
     for number in (1, 2, 3):
@@ -366,7 +366,7 @@ def test_a_file_that_is_too_short_is_refused(segment_name: str, dead: Path) -> N
     dead.unlink()
 
 
-def test_a_file_that_is_longer_than_it_must_be_is_read(segment_name: str, dead: Path) -> None:
+def test_a_file_that_is_longer_than_necessary_is_read(segment_name: str, dead: Path) -> None:
     os.truncate(dead, dead.stat().st_size + 5)
     with SharedMemoryFrameReader(segment_name) as reader:
         assert sees(new_frame(reader)[0], 3)
@@ -426,7 +426,7 @@ def test_an_identity_that_was_forged_with_a_fitting_checksum_is_refused_field_by
 
 
 def test_a_segment_of_abi_1_0_is_refused_by_name_and_a_new_writer_replaces_it(segment_name: str) -> None:
-    """A file that a writer of 1.0 left; its readers look at the same three fields first."""
+    """A file left by a writer of 1.0; readers of 1.0 check the same three fields first."""
     path = path_of(segment_name)
     path.write_bytes(gzip.decompress((Path(__file__).parent / "segment-1.0.gz").read_bytes()))
     path.chmod(0o600)
@@ -469,7 +469,7 @@ def test_a_flipped_bit_anywhere_in_the_identity_is_found(segment_name: str, dead
 
 @given(at=st.integers(0, layout.IDENTITY_BYTES - 1), content=st.binary(min_size=1, max_size=128), seal=st.booleans())
 @settings(deadline=None, max_examples=200)
-def test_whatever_stands_in_the_identity_is_read_or_refused(at: int, content: bytes, seal: bool) -> None:
+def test_any_identity_is_read_or_refused(at: int, content: bytes, seal: bool) -> None:
     name = f"test-{os.getpid()}-identity"
     with SharedMemoryFrameWriter(name, SHAPE) as writer:
         writer.write_frame(picture(1))
@@ -491,6 +491,7 @@ def test_whatever_stands_in_the_identity_is_read_or_refused(at: int, content: by
 frame_fields = [name for name, _, form in layout.DESCRIPTOR if form in "QqIi" and name != "seq"]
 
 
+@pytest.mark.slow
 @given(
     values=st.dictionaries(
         st.sampled_from(frame_fields),
@@ -503,9 +504,7 @@ frame_fields = [name for name, _, form in layout.DESCRIPTOR if form in "QqIi" an
     leases=st.sampled_from([0, 2]),
 )
 @settings(deadline=None, max_examples=300)
-def test_whatever_stands_in_a_descriptor_is_a_frame_inside_its_slot_or_refused(
-    values: dict[str, int], leases: int
-) -> None:
+def test_any_descriptor_is_a_frame_inside_its_slot_or_is_refused(values: dict[str, int], leases: int) -> None:
     name = f"test-{os.getpid()}-descriptor"
     with SharedMemoryFrameWriter(name, SHAPE) as writer, SharedMemoryFrameReader(name, max_leases=leases) as reader:
         writer.write_frame(picture(1))
@@ -591,7 +590,7 @@ def test_a_newest_frame_in_a_slot_that_does_not_exist_is_refused(segment_name: s
 
 
 @pytest.mark.parametrize("leases", [0, 2])
-def test_a_newest_frame_that_is_never_complete_is_no_frame_and_ends_with_the_timeout(
+def test_a_newest_frame_that_is_never_complete_is_not_read_and_the_wait_times_out(
     segment_name: str, leases: int
 ) -> None:
     with (

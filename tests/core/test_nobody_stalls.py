@@ -1,6 +1,6 @@
-"""Promise 2: no reader can stall the writer, by being slow, stopped, many, or mad.
+"""Promise 2: no reader can stall the writer, by being slow, stopped, numerous, or mad.
 
-Time says little on a machine that others use. So two things are checked that do not depend on it: a fixed number of
+Times mean little on a shared machine. So two things are checked that do not depend on time: a fixed number of
 writes publishes that many frames, and publishing takes the same number of instructions whichever readers are attached
 (callgrind counts them, in a C program built from the same sources).
 """
@@ -73,7 +73,7 @@ while True:
 
 @contextmanager
 def hold_leases(name: str, writer: SharedMemoryFrameWriter, *, stop: bool = False) -> Iterator[Child]:
-    """Three readers with two leases each, which is all that eight slots have, and which they never give back."""
+    """Three readers with two leases each, which is all that eight slots have; they never return them."""
     with Child(HOLD_ALL_THEY_CAN, name, 3) as child:
         assert child.says() == "held"
         writer.write_frame(picture(writer.sequence + 1))
@@ -124,7 +124,7 @@ COMPANY: list[Callable[..., object]] = [stopped_readers, readers_that_never_rele
 
 
 @pytest.mark.parametrize("company", COMPANY)
-def test_every_write_publishes_and_other_readers_go_on_whoever_else_reads(
+def test_every_write_publishes_and_other_readers_go_on_whoever_reads_too(
     segment_name: str, company: Callable[..., object]
 ) -> None:
     with (
@@ -142,7 +142,7 @@ def test_every_write_publishes_and_other_readers_go_on_whoever_else_reads(
             if number % 10 == 0:
                 frame, metadata = new_frame(witness)
                 assert metadata.sequence == number
-                # A forger can spoil a view that is held; what is looked at at once, and not written since, it cannot.
+                # A forger can spoil a held view, but not one that is checked immediately, before anything is written.
                 assert sees(frame, number)
                 seen += 1
                 del frame
@@ -234,9 +234,9 @@ def instructions(
     slots: int = 8,
     forge: bool = False,
 ) -> int:
-    """What publishing one frame takes, once all slots that are needed have memory.
+    """Instructions to publish one frame, once all needed slots have memory.
 
-    The least of the last few frames, for once a second a writer also sees whether its name is still its own.
+    The least of the last few frames, because once a second a writer also checks that it still has its name.
     """
     needs("valgrind")
     out = directory / f"{readers}-{manner}-{slots}-{forge}-{program.parent.name}"
@@ -251,7 +251,7 @@ def instructions(
     ):
         assert process.stdin is not None
         assert process.stdout is not None
-        while (said := child.says()) == "next":  # it holds that frame, and the next reader is to hold another
+        while (said := child.says()) == "next":  # it holds that frame, and the next reader should hold another
             process.stdin.write("next\n")
             process.stdin.flush()
             assert process.stdout.readline() == "next\n"
@@ -302,7 +302,7 @@ def test_pins_that_are_held_or_forged_cost_a_bounded_number_of_instructions(
 LOOK = 20  # instructions to look at the pins of one slot, generously
 
 
-# A writer that looks after its readers, and one that waits for mad ones: the bugs that these tests are for.
+# A writer that looks after its readers, and one that waits for mad ones: the bugs these tests exist for.
 VISITS_READERS = (
     "    move_to_front(writer, slot);\n",
     """    move_to_front(writer, slot);

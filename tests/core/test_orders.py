@@ -1,4 +1,4 @@
-"""The steps in the code have the operations and the orders that the header gives them."""
+"""The steps in the code have the operations and memory orders that the header specifies."""
 
 from orders import flaws
 from repository import CSRC

@@ -1,4 +1,4 @@
-"""Who may read, lease and write, checked as real users of the machine: an owner, a member of its group, a stranger."""
+"""Who may read, lease and write, checked with real users: an owner, a member of its group, a stranger."""
 
 import hashlib
 import os
@@ -50,7 +50,7 @@ def error_of(function, *arguments, **options):
     return "nothing"
 
 def refused(kind, *texts, trusted=None):
-    # Everybody who comes by this name is refused in the same way.
+    # Everyone who opens this name is refused in the same way.
     uses = {
         "reader": lambda: SharedMemoryFrameReader(name, trusted_owners=trusted).attach(timeout=0),
         "read": lambda: SharedMemoryFrameReader(name, trusted_owners=trusted).read_frame(),
@@ -87,20 +87,20 @@ writer.close()
 
 
 def child_of(user: int, group: int, *parts: str, name: object, argument: object = "") -> Child:
-    """A process of that user's, which runs the parts of its code one after the other."""
+    """A process of that user, which runs the parts of its code one after another."""
     code = "\n".join(map(textwrap.dedent, parts))
     return Child(code, user, group, name, argument, prelude=AS_USER)
 
 
 def run_as(user: int, group: int, *parts: str, name: object = "") -> None:
-    """Run the parts of a program as that user; it is expected to end well."""
+    """Run the parts of a program as that user; it has to succeed."""
     with child_of(user, group, *parts, name=name) as child:
         child.ends_well()
 
 
 @contextmanager
 def writer_of(name: str, mode: int) -> Iterator[Child]:
-    """A writer of the owner's; it writes a thousand frames when it is told to, and ends well."""
+    """A writer of the owner; it writes a thousand frames when told to, and succeeds."""
     with child_of(OWNER, GROUP, WRITE, name=name, argument=f"{mode:o}") as child:
         assert child.says() == "written"
         found = path_of(name).stat()
@@ -148,7 +148,7 @@ for trusted in (None, [owner]):
 # ---------------------------------------------------------------- modes
 
 
-def test_0640_lets_a_member_of_the_group_observe_once_it_trusts_the_owner_and_write_nothing(segment_name: str) -> None:
+def test_0640_lets_a_group_member_observe_once_it_trusts_the_owner_and_write_nothing(segment_name: str) -> None:
     with writer_of(segment_name, 0o640):
         code = f"""
         owner = {OWNER}
@@ -220,12 +220,12 @@ sys.exit(run(["list"]))
 """
 
 
-def test_list_counts_what_it_may_not_look_into(segment_name: str) -> None:
+def test_list_counts_the_files_that_it_may_not_read(segment_name: str) -> None:
     with writer_of(segment_name, 0o600), writer_of(f"{segment_name}-b", 0o644):
         done = subprocess.run([sys.executable, "-c", LIST], capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     assert segment_name not in done.stdout
-    # Other tests have segments, too.
+    # Other tests have segments too.
     assert int(re.findall(r"not shown: (\d+) files", done.stderr)[0]) >= 2
     assert "'billiards-shm inspect NAME' shows why" in done.stderr
 
@@ -237,7 +237,7 @@ def test_0600_keeps_everybody_else_out(segment_name: str) -> None:
             run_as(user, group, refusal, CANNOT_WRITE, name=segment_name)
 
 
-def test_0660_lets_a_member_of_the_group_lease_and_nobody_else_in(segment_name: str) -> None:
+def test_0660_lets_a_group_member_lease_and_nobody_else_in(segment_name: str) -> None:
     code = f"""
     with SharedMemoryFrameReader(name, trusted_owners=[{OWNER}]) as reader:
         view, metadata = new_frame(reader)
@@ -265,8 +265,8 @@ def test_0660_lets_a_member_of_the_group_lease_and_nobody_else_in(segment_name: 
         writer.ends_well()
 
 
-def test_a_readers_mode_and_not_its_wish_decides_whether_it_leases(segment_name: str) -> None:
-    """Shown able to fail: the same reader, by the same code, with the mode that lets it."""
+def test_the_mode_and_not_the_readers_wish_decides_whether_it_leases(segment_name: str) -> None:
+    """Proof that it can fail: the same reader, with the same code, and a mode that allows it."""
     code = f"""
     with SharedMemoryFrameReader(name, trusted_owners=[{OWNER}]) as reader:
         print(new_frame(reader)[1].zero_copy)
@@ -368,8 +368,8 @@ def test_a_file_that_a_stranger_put_under_the_name_is_refused_by_everyone_and_le
     path.unlink()
 
 
-def test_a_dead_segment_of_a_trusted_user_is_read_and_its_name_is_never_taken_in_silence(segment_name: str) -> None:
-    """Shared memory is a sticky directory: what belongs to another user, only root can replace or remove."""
+def test_a_dead_segment_of_a_trusted_user_is_read_and_its_name_is_never_silently_taken(segment_name: str) -> None:
+    """Shared memory is a sticky directory: only root can replace or remove another user's files."""
     with child_of(MEMBER, GROUP, WRITE, name=segment_name, argument="666") as former:
         assert former.says() == "written"
         former.kill()
@@ -394,7 +394,7 @@ def test_a_dead_segment_of_a_trusted_user_is_read_and_its_name_is_never_taken_in
 
 @pytest.fixture
 def commons(segment_name: str) -> Iterator[Path]:
-    """A directory in which everybody may create, as in shared memory itself."""
+    """A directory in which everyone may create files, like shared memory itself."""
     path = path_of(segment_name + "-commons")
     path.mkdir()
     path.chmod(0o1777)
@@ -405,7 +405,7 @@ def commons(segment_name: str) -> Iterator[Path]:
 @pytest.mark.parametrize("to", ["living", "dead", "file", "nothing"])
 @pytest.mark.parametrize("kind", ["name", "path"])
 def test_a_link_under_the_name_is_followed_by_nobody(segment_name: str, commons: Path, to: str, kind: str) -> None:
-    """A stranger's link, to what the owner could read and write himself."""
+    """A stranger's link to a file that the owner could read and write."""
     target = commons / "target"
     link = path_of(segment_name) if kind == "name" else commons / "link"
     with child_of(OWNER, GROUP, WRITE, name=target, argument="600") as child:
@@ -427,7 +427,7 @@ def test_a_link_under_the_name_is_followed_by_nobody(segment_name: str, commons:
     link.unlink()
 
 
-# The names of temporaries are random; with this they are not, so that somebody can be there first.
+# The names of temporaries are random; with this they are not, so someone else can get there first.
 NO_RANDOMNESS = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -449,7 +449,7 @@ OPEN(open64)
 """
 
 
-# The moment an object may be read by others, one of them puts a read lock on its writer's byte.
+# As soon as others may read an object, one of them puts a read lock on its writer's byte.
 QUICK_OBSERVER = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -474,7 +474,7 @@ int fchmod(int file, mode_t mode)
 
 
 def preload(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:
-    """Processes that are started from now on have `code` between themselves and the C library."""
+    """Put `code` between the C library and all processes started from now on."""
     source, library = directory / "preload.c", directory / "preload.so"
     source.write_text(code)
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", "-Wall", "-Werror", "-o", str(library), str(source)]
@@ -535,7 +535,7 @@ def test_a_temporary_whose_name_was_guessed_is_neither_followed_nor_used(
 
 
 def test_a_name_that_is_a_link_at_one_moment_and_a_file_at_the_next_is_never_followed(commons: Path) -> None:
-    """Looked at, found to be a file, exchanged for a link, opened: the opening has to refuse it."""
+    """It is checked, found to be a file, replaced by a link, then opened: opening has to refuse it."""
     target = commons / "target"
     name = commons / "segment"
     exchange = f"""
@@ -553,7 +553,7 @@ def test_a_name_that_is_a_link_at_one_moment_and_a_file_at_the_next_is_never_fol
     until = time.monotonic() + 10
     while (refusals < 3000 or not naive) and time.monotonic() < until:
         with contextlib.suppress(OSError):
-            # What would happen without care: shown able to fail.
+            # What would happen without care: proof that it can fail.
             if not os.path.islink(name):
                 file = os.open(name, os.O_RDONLY)
                 naive += os.pread(file, 8, 0) == b"BILLISHM"

@@ -74,7 +74,7 @@ def test_readers_in_many_processes_see_the_same_pictures(segment_name: str) -> N
             child.ends_well()
 
 
-def test_a_reader_that_is_killed_gives_its_tokens_to_the_next(segment_name: str) -> None:
+def test_a_killed_readers_tokens_go_to_the_next_reader(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer:
         writer.write_frame(picture(1))
         with Child(HOLD_TWO, segment_name) as child:
@@ -126,7 +126,7 @@ def test_a_reader_that_was_starved_of_tokens_gets_one_when_their_owner_is_killed
         wait_until(leases)
 
 
-def test_stopped_readers_do_not_hold_the_writer_up(segment_name: str) -> None:
+def test_stopped_readers_do_not_delay_the_writer(segment_name: str) -> None:
     with (
         SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer,
         Child(HOLD_TWO, segment_name) as child,
@@ -147,7 +147,7 @@ def test_stopped_readers_do_not_hold_the_writer_up(segment_name: str) -> None:
         child.ends_well()
 
 
-def test_forged_pins_do_not_stop_the_writer_and_their_victims_are_told(segment_name: str) -> None:
+def test_forged_pins_do_not_stop_the_writer_and_their_victims_are_warned(segment_name: str) -> None:
     with (
         SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer,
         SharedMemoryFrameReader(segment_name) as reader,
@@ -164,7 +164,7 @@ def test_forged_pins_do_not_stop_the_writer_and_their_victims_are_told(segment_n
         assert not view.base.obj.intact
 
 
-def test_bits_that_are_no_token_are_nobodys(segment_name: str) -> None:
+def test_bits_that_are_not_tokens_belong_to_nobody(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE, slots=4) as writer:
         writer.write_frame(picture(1))
         with opened(path_of(segment_name)) as segment:
@@ -179,7 +179,7 @@ def test_bits_that_are_no_token_are_nobodys(segment_name: str) -> None:
 # ---------------------------------------------------------------- the writer dies
 
 
-def test_a_killed_writer_is_dead_at_once_and_a_new_one_takes_over_at_once(segment_name: str) -> None:
+def test_a_killed_writer_is_dead_immediately_and_a_new_one_takes_over_immediately(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
         child.says()
         frame, metadata = new_frame(reader)
@@ -225,7 +225,7 @@ def test_a_waiting_reader_goes_on_through_kill_after_kill_with_rising_numbers(se
     remove_stale_segments([segment_name])
 
 
-def test_a_writer_killed_with_an_open_loan_uses_no_number_up_twice(segment_name: str) -> None:
+def test_a_writer_killed_with_an_open_loan_uses_up_no_number_twice(segment_name: str) -> None:
     code = """
     writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
     writer.write_frame(picture(1))
@@ -314,14 +314,14 @@ def test_a_stopped_writer_is_alive(segment_name: str) -> None:
 
 
 def read_lock(path: Path, byte: int, count: int = 1) -> int:
-    """What anybody can have who may read the object. The lock goes with the file returned. Count 0: to the end."""
+    """A lock open to anyone who can read the object. It lasts as long as the returned file. Count 0: to the end."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, byte, count, 0)
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
     return file
 
 
-def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_who_is_in_the_way(
+def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_names_the_holder(
     segment_name: str,
 ) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
@@ -338,7 +338,7 @@ def test_a_read_lock_does_not_make_a_dead_writer_look_alive_and_the_error_tells_
             assert writer.write_frame(picture(2)) == 2
 
 
-def test_read_locks_turn_leases_into_copies_but_hide_no_reader_with_an_entry_and_pass_for_an_observer_each(
+def test_read_locks_turn_leases_into_copies_but_hide_no_listed_reader_and_each_counts_as_an_observer(
     segment_name: str,
 ) -> None:
     with (
@@ -359,10 +359,10 @@ def test_read_locks_turn_leases_into_copies_but_hide_no_reader_with_an_entry_and
             assert shown == [("lease", os.getpid()), ("observer", None)]
             for file in files:
                 os.close(file)
-            wait_until(lambda: late.latest_frame()[1].zero_copy, what="a lease")
+            wait_until(lambda: late.latest_frame()[1].zero_copy, "a lease")
 
 
-def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(segment_name: str) -> None:
+def test_a_briefly_held_lock_is_waited_for(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child:
         child.says()
         child.kill()
@@ -377,7 +377,7 @@ def test_a_lock_that_is_held_for_a_moment_only_is_waited_for(segment_name: str) 
 # ---------------------------------------------------------------- who gets the name
 
 
-def test_a_second_writer_of_a_living_name_is_refused_and_told_whose_it_is(segment_name: str) -> None:
+def test_a_second_writer_of_a_living_name_is_refused_and_told_who_has_it(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child, SharedMemoryFrameReader(segment_name) as reader:
         child.says()
         for _ in range(2):
@@ -399,7 +399,7 @@ def test_a_second_writer_in_the_same_process_is_refused_too(segment_name: str) -
 
 
 def race(rounds: int, contenders: int, name: str, before: Callable[[], None]) -> None:
-    """Writers that start at the same instant: exactly one wins, and its segment has the name."""
+    """Start writers at the same instant: exactly one wins, and its segment has the name."""
     barrier = threading.Barrier(contenders)
 
     def start() -> SharedMemoryFrameWriter | None:
@@ -419,11 +419,12 @@ def race(rounds: int, contenders: int, name: str, before: Callable[[], None]) ->
             winners[0].close()
 
 
-def test_of_writers_that_start_at_once_exactly_one_wins(segment_name: str) -> None:
+@pytest.mark.slow
+def test_of_writers_that_start_together_exactly_one_wins(segment_name: str) -> None:
     race(15, 4, segment_name, lambda: None)
 
 
-def test_of_writers_that_take_over_at_once_exactly_one_wins(segment_name: str) -> None:
+def test_of_writers_that_take_over_together_exactly_one_wins(segment_name: str) -> None:
     def leave_a_dead_one() -> None:
         with Child("write_and_wait(sys.argv[1])", segment_name) as child:
             child.says()
@@ -432,7 +433,8 @@ def test_of_writers_that_take_over_at_once_exactly_one_wins(segment_name: str) -
     race(5, 4, segment_name, leave_a_dead_one)
 
 
-def test_of_processes_that_start_at_once_exactly_one_wins(segment_name: str) -> None:
+@pytest.mark.slow
+def test_of_processes_that_start_together_exactly_one_wins(segment_name: str) -> None:
     code = """
     say("ready")
     while told():
@@ -503,7 +505,7 @@ def test_readers_never_meet_half_a_segment_while_writers_come_and_go(segment_nam
                 break
             with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
                 writer.write_frame(picture(1))
-                if generation % 2:  # the others go at once
+                if generation % 2:  # the others leave immediately
                     before = sum(attached)
                     wait_until(lambda before=before: over() or sum(attached) > before)
         assert [job.result() for job in attaching] == [None, None]
@@ -512,8 +514,8 @@ def test_readers_never_meet_half_a_segment_while_writers_come_and_go(segment_nam
 
 # ---------------------------------------------------------------- coming and going, very often
 
-# More than the 4096 files that a process can have registered as not for its children: a place that is not given back
-# is an error before the end.
+# More than the 4096 files that a process can register as closed to its children: an entry that is not released
+# fails before the end.
 MANY = 5000
 
 
@@ -580,7 +582,7 @@ FORKED = """
 reading, writing = os.pipe()
 
 def in_child(body):
-    # What `body` returns or raises there, as text.
+    # Returns what `body` returns or raises there, as text.
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
@@ -655,7 +657,7 @@ def test_a_forked_child_does_not_keep_a_killed_readers_tokens(segment_name: str)
                 os.kill(forked, signal.SIGKILL)
 
 
-def test_a_forked_child_that_drops_everything_frees_nothing_of_its_parents(segment_name: str) -> None:
+def test_a_forked_child_that_drops_everything_frees_nothing_of_the_parent(segment_name: str) -> None:
     run(
         FORKED
         + """
@@ -691,7 +693,7 @@ assert sees(new_frame(reader)[0], 499)
     assert not path_of(segment_name).exists()
 
 
-def test_a_child_that_ends_in_order_does_not_close_its_parents_writer(segment_name: str) -> None:
+def test_a_child_that_exits_normally_does_not_close_its_parents_writer(segment_name: str) -> None:
     run(
         """
         writer = SharedMemoryFrameWriter(sys.argv[1], SHAPE)
@@ -752,7 +754,7 @@ assert writer.write_frame(picture(1)) == 1
     )
 
 
-def test_a_forked_reader_attaches_anew_and_both_go_on(segment_name: str) -> None:
+def test_a_forked_reader_attaches_again_and_both_go_on(segment_name: str) -> None:
     run(
         FORKED
         + """
@@ -852,7 +854,7 @@ for _ in range(40):
 
 
 @pytest.mark.parametrize("what", ["idle", "waiting", "copying"])
-def test_a_forked_child_keeps_nothing_of_a_segment_but_what_a_view_needs(segment_name: str, what: str) -> None:
+def test_a_forked_child_keeps_only_what_a_view_needs_of_a_segment(segment_name: str, what: str) -> None:
     run(
         FORKED
         + """
@@ -946,7 +948,7 @@ def test_no_fork_at_any_moment_keeps_a_killed_process_alive(segment_name: str) -
             for pid in forked:
                 os.kill(pid, signal.SIGKILL)
     for temporary in path_of("").glob(".bshm-*~"):
-        os.utime(temporary, (0, 0))  # the kill may have come in the middle of a creation
+        os.utime(temporary, (0, 0))  # the kill may have hit in the middle of a creation
         remove_stale_segments([segment_name])
 
 

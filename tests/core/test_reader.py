@@ -1,4 +1,4 @@
-"""Reading: the newest frame at once, every missed one counted, and every wait ends when it should."""
+"""Reading: the newest frame immediately, every missed one counted, and every wait ends when it should."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ def reader(segment_name: str) -> Iterator[SharedMemoryFrameReader]:
 
 
 class Seconds:
-    """How long a block took, and what the thread worked meanwhile."""
+    """How long a block took, and the thread's CPU time in it."""
 
     def __enter__(self) -> "Seconds":
         self._begun, self._worked = time.monotonic(), time.thread_time()
@@ -73,13 +73,13 @@ def test_the_with_statement_attaches_if_it_can(segment_name: str, writer: Shared
         assert reader.status is SegmentStatus.LIVE
 
 
-def test_the_with_statement_does_not_mind_that_there_is_no_segment(segment_name: str) -> None:
+def test_the_with_statement_accepts_that_there_is_no_segment(segment_name: str) -> None:
     with SharedMemoryFrameReader(segment_name) as reader:
         assert reader.status is SegmentStatus.DETACHED
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.1])
-def test_attach_raises_when_the_time_is_up_and_not_before(
+def test_attach_raises_at_the_timeout_and_not_before(
     segment_name: str, reader: SharedMemoryFrameReader, timeout: float
 ) -> None:
     with Seconds() as seconds, pytest.raises(SegmentNotFoundError, match=segment_name):
@@ -155,7 +155,7 @@ def test_a_negative_timeout_is_a_value_error_whether_or_not_there_is_a_frame(
 
 
 @pytest.mark.parametrize("timeout", ["1", [], {}])
-def test_a_timeout_that_is_no_number_is_a_type_error(reader: SharedMemoryFrameReader, timeout: Any) -> None:
+def test_a_timeout_that_is_not_a_number_is_a_type_error(reader: SharedMemoryFrameReader, timeout: Any) -> None:
     for use in (reader.attach, reader.read_frame, lambda timeout: reader.frames(timeout=timeout)):
         with pytest.raises(TypeError):
             use(timeout=timeout)
@@ -165,7 +165,7 @@ def test_a_timeout_that_is_no_number_is_a_type_error(reader: SharedMemoryFrameRe
 # ---------------------------------------------------------------- reading
 
 
-def test_without_a_segment_reads_give_nothing_and_the_status_is_detached(reader: SharedMemoryFrameReader) -> None:
+def test_without_a_segment_reads_return_nothing_and_the_status_is_detached(reader: SharedMemoryFrameReader) -> None:
     assert reader.read_frame() == (None, None)
     assert reader.latest_frame() == (None, None)
     assert reader.read_frame(timeout=0.02) == (None, None)
@@ -176,7 +176,7 @@ def test_without_a_segment_reads_give_nothing_and_the_status_is_detached(reader:
     assert reader.statistics.as_dict() == {"frames": 0, "skipped": 0, "copies": 0, "retries": 0}
 
 
-def test_before_the_first_frame_reads_give_nothing(
+def test_before_the_first_frame_reads_return_nothing(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     reader.attach()
@@ -185,7 +185,7 @@ def test_before_the_first_frame_reads_give_nothing(
     assert reader.status is SegmentStatus.LIVE
 
 
-def test_a_frame_is_read_once_and_the_latest_as_often_as_one_likes(
+def test_a_frame_is_read_once_and_the_latest_any_number_of_times(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -227,7 +227,7 @@ def test_a_slow_reader_gets_the_newest_and_is_told_what_it_missed(
     assert reader.statistics.skipped == sum(expected)
 
 
-def test_what_was_published_before_a_reader_came_is_not_missed_by_it(
+def test_frames_published_before_a_reader_attached_do_not_count_as_missed(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     for number in range(1, 11):
@@ -236,7 +236,7 @@ def test_what_was_published_before_a_reader_came_is_not_missed_by_it(
     assert (metadata.sequence, metadata.skipped) == (10, 0)
 
 
-def test_a_reader_that_joins_late_gets_the_newest_frame_at_once_from_an_idle_writer(
+def test_a_reader_that_joins_late_immediately_gets_the_newest_frame_from_an_idle_writer(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -248,7 +248,7 @@ def test_a_reader_that_joins_late_gets_the_newest_frame_at_once_from_an_idle_wri
 
 
 @pytest.mark.parametrize("copy", [False, True])
-def test_a_reader_that_joins_late_gets_the_newest_frame_at_once_from_a_dead_writer(
+def test_a_reader_that_joins_late_immediately_gets_the_newest_frame_from_a_dead_writer(
     segment_name: str, reader: SharedMemoryFrameReader, copy: bool
 ) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child:
@@ -262,7 +262,7 @@ def test_a_reader_that_joins_late_gets_the_newest_frame_at_once_from_a_dead_writ
     remove_stale_segments([segment_name])
 
 
-def test_a_read_with_a_timeout_sleeps_so_long(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader) -> None:
+def test_a_read_sleeps_until_its_timeout(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader) -> None:
     assert reader.read_frame(timeout=0) == reader.read_frame(timeout=0.0) == (None, None)
     for timeout in (0.15, 0.3):
         with Seconds() as seconds:
@@ -286,7 +286,7 @@ def test_a_waiting_read_is_woken_by_the_frame(
         assert metadata.sequence == 1
 
 
-def test_a_frame_wakes_a_waiting_reader_sooner_than_it_would_have_looked_by_itself(
+def test_a_frame_wakes_a_waiting_reader_before_its_own_next_look(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     reader.attach()
@@ -299,12 +299,10 @@ def test_a_frame_wakes_a_waiting_reader_sooner_than_it_would_have_looked_by_itse
             writer.write_frame(picture(number))
             delays.append(reading.result(40)[1] - begun)
     print(f"from the beginning of the wait: median {sorted(delays)[10]:.4f} s, longest {max(delays):.4f} s")
-    assert min(delays) < 0.1, "every 0.1 s it looks by itself"
+    assert min(delays) < 0.1, "every 0.1 s it looks on its own"
 
 
-def test_read_frame_without_a_timeout_limit_waits_for_a_segment_too(
-    segment_name: str, reader: SharedMemoryFrameReader
-) -> None:
+def test_read_frame_without_a_limit_waits_for_a_segment_too(segment_name: str, reader: SharedMemoryFrameReader) -> None:
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(reader.read_frame, timeout=None)
         time.sleep(0.03)
@@ -392,10 +390,42 @@ def test_an_observer_may_read_but_not_lock_and_always_copies(segment_name: str) 
         wait_until(lambda: inspect_segment(segment_name).readers == ())
 
 
+def test_a_copy_that_newer_frames_overtake_is_made_of_the_newest_and_the_others_are_skipped(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = [picture(number) for number in range(3, 7)]
+    with (
+        SharedMemoryFrameWriter(segment_name, SHAPE, slots=3) as writer,
+        SharedMemoryFrameReader(segment_name) as holder,
+        SharedMemoryFrameReader(segment_name) as reader,
+    ):
+        writer.write_frame(picture(1))
+        held, _ = holder.read_frame()  # with the only token
+        assert new_frame(reader)[1].sequence == 1
+        writer.write_frame(picture(2))
+        empty = np.empty
+
+        def overtaken(*arguments: Any, **options: Any) -> Any:
+            while coming:
+                writer.write_frame(coming.pop(0))
+            return empty(*arguments, **options)
+
+        monkeypatch.setattr(np, "empty", overtaken)  # the reader has chosen frame 2, and is making room for it
+        frame, metadata = reader.read_frame()
+        monkeypatch.undo()
+        assert frame is not None
+        assert (metadata.sequence, metadata.skipped, metadata.zero_copy) == (6, 4, False)
+        assert sees(frame, 6)
+        assert held is not None
+        assert sees(held, 1)
+        found = reader.statistics
+        assert (found.frames, found.skipped, found.copies, found.retries) == (2, 4, 2, 1)
+
+
 # ---------------------------------------------------------------- metadata and statistics
 
 
-def test_metadata_tells_everything_about_the_frame(
+def test_metadata_has_everything_about_the_frame(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1, (5, 7, 4)), capture_time_ns=17, position_ms=2.5, clock="sender", source_sequence=0)
@@ -456,7 +486,7 @@ def test_statistics_count_frames_skips_and_copies(
     assert (found.frames, reader.statistics.frames) == (4, 5), "a snapshot"
 
 
-def test_inspect_tells_the_readers_own_numbers(
+def test_inspect_shows_the_readers_own_numbers(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     for number in (1, 2, 3, 4):
@@ -468,17 +498,20 @@ def test_inspect_tells_the_readers_own_numbers(
     assert (found.frames, found.skipped, found.copies, found.last_sequence, found.leases) == (3, 1, 1, 4, 0)
 
 
-def test_the_age_is_that_of_the_last_captured_frame(
-    writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
-) -> None:
+def test_the_age_is_the_last_captured_frames(writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader) -> None:
     reader.attach()
     assert reader.last_frame_age is None
     writer.write_frame(picture(1), online=False)
     assert reader.last_frame_age is None
-    writer.write_frame(picture(2), capture_time_ns=time.monotonic_ns() - 3_000_000_000)
+    before = time.monotonic_ns()
+    writer.write_frame(picture(2), capture_time_ns=before - 3_000_000_000)
+    after = time.monotonic_ns()
     for _ in range(3):
         writer.write_frame(picture(3), online=False)
-    assert 3 <= (reader.last_frame_age or 0) < 5
+    asked = time.monotonic_ns()
+    age = reader.last_frame_age
+    assert age is not None
+    assert (asked - after) / 1e9 <= age <= (time.monotonic_ns() - before) / 1e9, "whatever the source's clock says"
     writer.write_frame(picture(4))
     assert 0 <= (reader.last_frame_age or 9) < 2
     assert reader.read_frame()[1] is not None, "asking reads nothing"
@@ -487,7 +520,7 @@ def test_the_age_is_that_of_the_last_captured_frame(
 # ---------------------------------------------------------------- restarts
 
 
-def test_after_a_clean_close_numbers_begin_anew_and_the_missed_are_counted_anew(
+def test_after_a_clean_close_numbers_and_the_count_of_missed_frames_start_again(
     segment_name: str, reader: SharedMemoryFrameReader
 ) -> None:
     generations = set()
@@ -509,7 +542,7 @@ def test_after_a_clean_close_numbers_begin_anew_and_the_missed_are_counted_anew(
     assert len(generations) == 3
 
 
-def test_the_missed_are_counted_anew_also_when_the_new_segment_was_replaced_meanwhile(
+def test_the_count_of_missed_frames_starts_again_even_if_the_new_segment_was_replaced(
     segment_name: str, reader: SharedMemoryFrameReader
 ) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
@@ -525,7 +558,7 @@ def test_the_missed_are_counted_anew_also_when_the_new_segment_was_replaced_mean
         assert metadata.skipped == 3, "1, 2 and 3 of the new count"
 
 
-def test_the_missed_are_counted_on_over_a_replaced_segment(
+def test_the_count_of_missed_frames_goes_on_over_a_replaced_segment(
     segment_name: str, writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     writer.write_frame(picture(1))
@@ -537,7 +570,7 @@ def test_the_missed_are_counted_on_over_a_replaced_segment(
     assert writer.statistics.replacements == 8
 
 
-def test_a_killed_writers_numbers_go_on_and_the_missed_are_counted_on(
+def test_a_killed_writers_numbers_and_the_count_of_missed_frames_go_on(
     segment_name: str, reader: SharedMemoryFrameReader
 ) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child:
@@ -551,7 +584,7 @@ def test_a_killed_writers_numbers_go_on_and_the_missed_are_counted_on(
         assert (metadata.sequence, metadata.skipped) == (4, 2)
 
 
-def test_between_a_takeover_and_its_first_frame_a_late_reader_finds_none(segment_name: str) -> None:
+def test_between_a_takeover_and_its_first_frame_a_late_reader_finds_no_frame(segment_name: str) -> None:
     with Child("write_and_wait(sys.argv[1])", segment_name) as child:
         child.says()
         child.kill()
@@ -573,11 +606,11 @@ def test_the_latest_frame_follows_to_the_successor_of_a_dead_segment_that_was_cl
     assert remove_stale_segments([segment_name]) == [segment_name]
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         writer.write_frame(picture(77))
-        wait_until(lambda: sees(reader.latest_frame()[0], 77), what="the new picture")
+        wait_until(lambda: sees(reader.latest_frame()[0], 77), "the new picture")
 
 
 def assert_polling_brings(reader: SharedMemoryFrameReader, read: str, number: int) -> None:
-    """A hundred looks, 2 ms apart: 200 ms, or more on a busy machine, where each of them comes late."""
+    """A hundred looks, 2 ms apart: 200 ms, or more on a busy machine, where each of them is late."""
     for _ in range(100):
         frame = getattr(reader, read)()[0]
         if frame is not None and sees(frame, number):
@@ -727,6 +760,46 @@ def test_plain_iteration_ends_at_a_clean_close_with_the_last_frame_delivered(
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda reader: reader.status,
+        lambda reader: reader.last_frame_age,
+        lambda reader: reader.latest_frame(),
+        lambda reader: reader.read_frame(sequence=2),
+    ],
+    ids=["status", "age", "latest", "look-up"],
+)
+def test_plain_iteration_ends_at_a_clean_close_whatever_else_is_called(
+    segment_name: str, reader: SharedMemoryFrameReader, call: Callable[[SharedMemoryFrameReader], object]
+) -> None:
+    frames = reader.frames(timeout=30)
+    with SharedMemoryFrameWriter(segment_name, SHAPE, history=3) as writer:
+        for number in range(1, 4):
+            writer.write_frame(picture(number))
+        assert next(frames)[1].sequence == 3
+    with SharedMemoryFrameWriter(segment_name, SHAPE, history=3) as writer:
+        writer.write_frame(picture(9))
+        # It moves to the new writer now, or at its next look.
+        wait_until(lambda: call(reader) is not None and reader.status is SegmentStatus.LIVE)
+        assert list(frames) == []
+        assert list(frames) == []
+
+
+def test_a_reader_that_only_watches_follows_the_name(segment_name: str, reader: SharedMemoryFrameReader) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        writer.write_frame(picture(1))
+        reader.attach()
+        writer.update_source(state="streaming", reason="old")
+        assert reader.source_reason == "old"
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        writer.write_frame(picture(1))
+        writer.update_source(state="reconnecting", reason="unplugged")
+        wait_until(lambda: reader.source_reason == "unplugged", "the new writer's report")
+        assert reader.status is SegmentStatus.LIVE
+        assert reader.last_frame_age < 30
+
+
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_frame_published_and_closed_over_between_two_looks_is_delivered(
     segment_name: str, writer: SharedMemoryFrameWriter, asynchronous: bool
@@ -739,7 +812,7 @@ def test_a_frame_published_and_closed_over_between_two_looks_is_delivered(
             if found is None and between:
                 between.pop()()
                 if len(between) == 1:
-                    between.pop()()  # the last frame and the end at once
+                    between.pop()()  # the last frame and the end together
             return found
 
     async def collect() -> list[int]:
@@ -782,7 +855,7 @@ def test_iteration_follows_a_replaced_segment(
         assert (metadata.sequence, frame.shape) == (number, shape)
 
 
-def test_a_writer_that_grows_and_closes_at_once_ends_the_iteration(
+def test_a_writer_that_grows_and_immediately_closes_ends_the_iteration(
     writer: SharedMemoryFrameWriter, reader: SharedMemoryFrameReader
 ) -> None:
     iterator = reader.frames(timeout=1)
@@ -790,7 +863,7 @@ def test_a_writer_that_grows_and_closes_at_once_ends_the_iteration(
     next(iterator)
     writer.write_frame(picture(2, LARGER))
     writer.close()
-    with pytest.raises(StopIteration):  # not TimeoutError: it was closed, nothing will come
+    with pytest.raises(StopIteration):  # not TimeoutError: it was closed, so nothing more will arrive
         next(iterator)
 
 
@@ -981,7 +1054,7 @@ def test_async_iteration_leaves_no_thread_behind(segment_name: str, writer: Shar
 
     asyncio.run(everything())
     gc.collect()
-    wait_until(lambda: threading.active_count() <= before, what="the end of the waiting threads")
+    wait_until(lambda: threading.active_count() <= before, "the end of the waiting threads")
 
 
 # ---------------------------------------------------------------- Ctrl+C
@@ -1019,7 +1092,7 @@ def test_ctrl_c_ends_every_wait(segment_name: str, writer: SharedMemoryFrameWrit
     )
     with Child(code, segment_name) as child:
         assert child.says() == "waits"
-        for _ in range(5):  # in the wait itself, not on the way to it
+        for _ in range(5):  # in the wait itself, not before it
             wait_until(lambda: child.sleeps)
             time.sleep(0.01)
         child.interrupt()
@@ -1114,10 +1187,10 @@ MAX_LEASES = 2
 
 
 class Segment:
-    """What the model knows of one generation."""
+    """What the model knows about one generation."""
 
     def __init__(self, count: int) -> None:
-        self.count = count  # which run of numbers; a clean restart begins another
+        self.count = count  # which series of numbers; a clean restart begins another
         self.newest = 0
         self.content: np.ndarray[Any, Any] | None = None
 
@@ -1127,7 +1200,7 @@ class ModelReader:
         self.reader = reader
         self.segment = segment  # attached to
         self.seen = 0  # in that segment
-        self.last: tuple[int, int] | None = None  # run of numbers, and number, of the last frame delivered
+        self.last: tuple[int, int] | None = None  # series, and number, of the last frame delivered
         self.frames = self.skipped = self.copies = 0
 
 
@@ -1138,7 +1211,7 @@ class Held:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Writers, readers and views in any order, against a model that only knows the promises."""
+    """Writers, readers and views in any order, against a model that knows only the promises."""
 
     names = iter(range(10**9))
 
@@ -1175,7 +1248,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @staticmethod
     def one_of(things: list[Any], data: st.DataObject) -> int:
-        """A place: what is drawn is kept for the report, and would keep a view alive."""
+        """An index, because what is drawn is kept for the report, and would keep a view alive."""
         return data.draw(st.integers(0, len(things) - 1))
 
     @initialize()
@@ -1232,7 +1305,7 @@ class AnyOrder(RuleBasedStateMachine):
         model.reader.close()
 
     def deliverable(self, model: ModelReader, seen: int) -> Segment | None:
-        """Where the next frame comes from: what is unseen in the reader's segment goes before its successor."""
+        """Where the next frame comes from: unseen frames in the reader's segment come before its successor's."""
         if model.segment is not None and model.segment.newest > model.seen:
             return model.segment
         if self.segment is not None and self.segment is not model.segment:
@@ -1271,7 +1344,7 @@ class AnyOrder(RuleBasedStateMachine):
             return new_frame(model.reader, copy=copy)
         moves = source is not model.segment
         deadline = time.monotonic() + 40
-        while True:  # a successor is looked for every few milliseconds
+        while True:  # readers look for a successor every few milliseconds
             model.frames += 1
             frame, metadata = model.reader.latest_frame(copy=copy)
             if metadata is not None and (not moves or metadata.generation == self.writer.generation):
@@ -1323,6 +1396,6 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_any_order_of_operations_keeps_the_promises = AnyOrder.TestCase

@@ -1,6 +1,6 @@
-"""The Python suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer: it halts at the first report.
+"""The Python suite on a build with AddressSanitizer and UndefinedBehaviorSanitizer: it stops at the first report.
 
-(The C tests have builds of their own, with ThreadSanitizer too. Eight threads that share one reader are in
+(The C tests have their own builds, with ThreadSanitizer too. Eight threads that share one reader are in
 test_reader.py, which runs here as well.)
 """
 
@@ -19,22 +19,22 @@ from tools import needs
 
 FLAGS = ("-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-g")
 
-# What touches memory in every way that there is: geometry, views, corrupt segments, dying processes, forks, stress.
+# Tests that touch memory in every way: geometry, views, corrupt segments, dying processes, forks, stress.
 SUITE = (
     "test_reader.py", "test_writer.py", "test_lifetime.py", "test_layout.py", "test_names.py", "test_segments.py",
     "test_errors.py", "test_consumer.py", "test_processes.py", "test_torn_frames.py",
 )  # fmt: skip
 
-# detect_leaks=0: an interpreter ends without freeing what it has interned and imported, which is not ours to mend; that
-# nothing of ours leaks is counted by tests of descriptors, mappings and memory. Nothing else is left out, and there is
-# no list of suppressions.
+# detect_leaks=0: an interpreter ends without freeing what it has interned and imported, which is not ours to fix; that
+# the package leaks nothing is checked by tests of descriptors, mappings and memory. Nothing else is left out, and there
+# is no list of suppressions.
 OPTIONS = "detect_leaks=0:halt_on_error=1:abort_on_error=1:print_stacktrace=1:detect_stack_use_after_return=1"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("sanitizers")]
 
 
 def library(name: str) -> str:
-    """Where the compiler has a library."""
+    """Path of a library of the compiler."""
     needs("gcc")
     found = subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
     assert "/" in found, f"gcc with {name} is missing: apt-get install gcc libasan8 libubsan1"
@@ -42,10 +42,10 @@ def library(name: str) -> str:
 
 
 class Build:
-    """An interpreter that imports a sanitized build, and nothing else of it is special."""
+    """An interpreter that imports a sanitized build, and is otherwise ordinary."""
 
     def __init__(self, directory: Path, packages: Path) -> None:
-        """Take the package from `packages`, and everything else from where this interpreter has it."""
+        """Take the package from `packages`, and everything else from this interpreter."""
         self._directory = directory
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(directory / "venv")], check=True)
         (site_packages,) = (directory / "venv").glob("lib/python*/site-packages")
@@ -54,7 +54,7 @@ class Build:
         self._reports = directory / "reports"
         self._reports.mkdir(mode=0o777)
         self._reports.chmod(0o1777)  # tests become other users
-        for each in (directory, *directory.parents):  # so they have to come by there
+        for each in (directory, *directory.parents):  # so they need access to it
             if tempfile.gettempdir() in map(str, each.parents) and each.stat().st_uid == os.geteuid():
                 each.chmod(each.stat().st_mode | 0o011)
 
@@ -63,8 +63,8 @@ class Build:
             "LD_PRELOAD": f"{library('libasan.so')} {library('libstdc++.so')}",  # the latter: numpy throws exceptions
             "ASAN_OPTIONS": f"{OPTIONS}:log_path={self._reports}/asan",
             "UBSAN_OPTIONS": OPTIONS,
-            "PYTHONSAFEPATH": "1",  # not the package beside the tests
-            "PYTHONMALLOC": "malloc",  # or small overruns stay inside the interpreter's own pools
+            "PYTHONSAFEPATH": "1",  # not the package next to the tests
+            "PYTHONMALLOC": "malloc",  # otherwise small overruns stay inside the interpreter's own pools
         }
         python = str(self._directory / "venv" / "bin" / "python")
         return subprocess.run(
@@ -72,13 +72,13 @@ class Build:
         )
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # Nothing is captured: UBSan knows of no log file, and what it says must not die with the process.
+        # Nothing is captured: UBSan has no log file, and its output must not die with the process.
         ended = self.python("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-n0", "--timeout=300", *arguments)
         print(ended.stdout[-6000:], ended.stderr[-3000:], sep="\n")
         return ended
 
     def reports(self, ended: subprocess.CompletedProcess[str]) -> str:
-        """What the sanitizers said, in whichever process."""
+        """The sanitizers' reports, from any process."""
         said = [path.read_text(errors="replace") for path in sorted(self._reports.iterdir())]
         lines = (ended.stdout + ended.stderr).splitlines()
         return "\n".join(said + [line for line in lines if "runtime error:" in line])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import Child
-from segment_layout import opened
+from segment_layout import opened, set_frame_age
 from segments_under_test import LARGER, SHAPE, descriptors, new_frame, path_of, picture, sees
 
 from billiards_shm import (
@@ -54,8 +54,11 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
             reconnects=4,
             stalls=5,
             loops=6,
+            lost=8,
+            clock_offset_ms=-40.5,
         )
-        writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() - 1_000_000_000)
+        writer.write_frame(picture(1), clock="sender")
+        set_frame_age(path_of(segment_name), 1)
         with SharedMemoryFrameReader(segment_name) as reader:
             view = new_frame(reader)[0]
             found = inspect_segment(segment_name)
@@ -107,7 +110,10 @@ def test_inspection_tells_everything_about_a_segment(segment_name: str) -> None:
         "stalls": 5,
         "loops": 6,
         "unreadable": 0,
+        "lost": 8,
         "fps": 25.0,
+        "clock": "sender",
+        "clock_offset_ms": -40.5,
         "source_state": "streaming",
         "source_reason": "all is well",
         "backend": "FFMPEG",
@@ -128,7 +134,7 @@ def test_inspection_before_the_first_frame_has_no_geometry(segment_name: str) ->
     assert found.status is SegmentStatus.LIVE
 
 
-def test_an_inspection_can_be_told_in_json(segment_name: str) -> None:
+def test_an_inspection_can_be_written_as_json(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, SharedMemoryFrameReader(segment_name) as reader:
         for shape in (None, SHAPE, LARGER):
             if shape is not None:
@@ -138,13 +144,34 @@ def test_an_inspection_can_be_told_in_json(segment_name: str) -> None:
             assert found["name"] == segment_name
 
 
-def test_a_rate_measured_before_the_frames_stopped_is_not_told(segment_name: str) -> None:
+def test_a_rate_measured_before_the_frames_stopped_is_not_reported(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         writer.update_source(fps=30)
-        writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() + 100_000_000_000)
+        writer.write_frame(picture(1))
+        set_frame_age(path_of(segment_name), -100)
         assert inspect_segment(segment_name).fps == 30
-        writer.write_frame(picture(2), capture_time_ns=time.monotonic_ns() - 3_000_000_000)
+        set_frame_age(path_of(segment_name), 3)
         assert inspect_segment(segment_name).fps == 0
+
+
+@pytest.mark.parametrize(("clock", "shown"), [("driver", 0.001), ("sender", 0.001), ("arrival", None)])
+def test_the_offset_of_a_clock_is_shown_while_frames_have_their_time_from_it(
+    segment_name: str, clock: str, shown: float | None
+) -> None:
+    with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
+        assert inspect_segment(segment_name).clock is None
+        writer.write_frame(picture(1), clock=clock)
+        assert inspect_segment(segment_name).clock == clock
+        assert inspect_segment(segment_name).clock_offset_ms is None, "it is not known"
+        writer.update_source(clock_offset_ms=0.001)
+        writer.update_source(fps=25)
+        assert inspect_segment(segment_name).clock_offset_ms == shown
+        writer.write_frame(picture(2), online=False)
+        assert inspect_segment(segment_name).clock_offset_ms is None
+        writer.write_frame(picture(3), clock=clock)
+        for offset_ms in (0, -1e-6):
+            writer.update_source(clock_offset_ms=offset_ms)
+            assert inspect_segment(segment_name).clock_offset_ms == (None if shown is None else 1e-6)
 
 
 def test_inspecting_attaches_nothing_and_leaves_no_file_open(segment_name: str) -> None:
@@ -164,7 +191,7 @@ def test_inspecting_does_not_take_memory_for_slots_that_have_none(segment_name: 
         assert segment.allocated == allocated
 
 
-def test_many_readers_are_all_shown_and_gone_when_they_are_gone(segment_name: str) -> None:
+def test_many_readers_are_all_shown_until_they_leave(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         writer.write_frame(picture(1))
         readers = [SharedMemoryFrameReader(segment_name) for _ in range(70)]
@@ -182,7 +209,7 @@ def test_many_readers_are_all_shown_and_gone_when_they_are_gone(segment_name: st
         assert inspect_segment(segment_name).readers == ()
 
 
-def test_more_readers_than_the_table_has_places_for_still_read(segment_name: str) -> None:
+def test_readers_beyond_the_places_in_the_table_still_read(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         writer.write_frame(picture(1))
         readers = [SharedMemoryFrameReader(segment_name) for _ in range(260)]
@@ -193,7 +220,7 @@ def test_more_readers_than_the_table_has_places_for_still_read(segment_name: str
             reader.close()
 
 
-def test_a_dead_segment_is_told_to_be_dead(dead: str) -> None:
+def test_a_dead_segment_is_reported_as_dead(dead: str) -> None:
     found = inspect_segment(dead)
     assert found.status is SegmentStatus.DEAD
     assert (found.sequence, found.fps) == (1, 0)
@@ -201,7 +228,7 @@ def test_a_dead_segment_is_told_to_be_dead(dead: str) -> None:
 
 
 @pytest.mark.parametrize("path", [False, True])
-def test_inspecting_what_is_not_there_is_segment_not_found(segment_name: str, tmp_path: Path, path: bool) -> None:
+def test_inspecting_a_missing_segment_is_segment_not_found(segment_name: str, tmp_path: Path, path: bool) -> None:
     name = str(tmp_path / "video") if path else segment_name
     with pytest.raises(SegmentNotFoundError, match=name) as caught:
         inspect_segment(name)
@@ -227,7 +254,7 @@ def test_living_and_dead_segments_are_listed_by_name_and_paths_after_them(segmen
         remove_stale_segments([segment_name + "-c"])
 
 
-def test_paths_that_are_no_segments_are_left_out(tmp_path: Path) -> None:
+def test_paths_that_are_not_segments_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     names = {found.name for found in list_segments([str(tmp_path / "text"), str(tmp_path / "none"), str(tmp_path)])}
     assert not any(str(tmp_path) in name for name in names)
@@ -260,7 +287,7 @@ def test_a_dead_segment_is_removed_and_named(dead: str) -> None:
 
 @pytest.fixture
 def only_ours(segment_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What other programs on this machine left is none of a test's business."""
+    """What other programs on this machine left does not concern a test."""
     every = segments.object_names
     monkeypatch.setattr(segments, "object_names", lambda: [n for n in every() if n.startswith(segment_name)])
 
@@ -280,7 +307,7 @@ def test_without_names_every_dead_segment_is_removed_and_nothing_else(dead: str)
     foreign.unlink()
 
 
-def test_the_living_are_spared_also_by_name(segment_name: str) -> None:
+def test_living_segments_are_spared_even_when_named(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, SharedMemoryFrameReader(segment_name) as reader:
         for number in range(1, 4):
             assert remove_stale_segments([segment_name]) == []
@@ -303,7 +330,7 @@ def test_a_segment_that_was_closed_and_not_unlinked_is_removed(dead: str) -> Non
     assert remove_stale_segments([dead]) == [dead]
 
 
-def test_removing_by_path_works_and_cleans_up_beside_it(tmp_path: Path) -> None:
+def test_removing_by_path_works_and_cleans_up_next_to_it(tmp_path: Path) -> None:
     path = tmp_path / "video"
     with Child("write_and_wait(sys.argv[1])", path) as child:
         child.says()
@@ -312,7 +339,7 @@ def test_removing_by_path_works_and_cleans_up_beside_it(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_lead_to_something_else_are_errors(segment_name: str, tmp_path: Path) -> None:
+def test_names_of_other_objects_are_errors(segment_name: str, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("hello")
     with pytest.raises(SegmentFormatError):
@@ -322,7 +349,7 @@ def test_names_that_lead_to_something_else_are_errors(segment_name: str, tmp_pat
     assert text.read_text() == "hello"
 
 
-def test_a_name_given_as_mere_text_is_not_taken_for_many_names_of_one_letter(dead: str) -> None:
+def test_a_name_given_as_a_string_is_not_taken_for_many_names_of_one_letter(dead: str) -> None:
     for use in (remove_stale_segments, list_segments):
         with pytest.raises(TypeError):
             use(dead)
@@ -355,7 +382,7 @@ def test_a_young_temporary_is_spared(tmp_path: Path) -> None:
 
 
 def test_an_old_temporary_whose_creator_lives_is_spared(tmp_path: Path) -> None:
-    # What a living creator holds: a segment under that very name.
+    # What a living creator holds: a segment with that name.
     path = tmp_path / TEMPORARY
     with SharedMemoryFrameWriter(str(path), SHAPE):
         os.utime(path, (time.time() - 1000,) * 2)
@@ -366,7 +393,7 @@ def test_an_old_temporary_whose_creator_lives_is_spared(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", [".bshm-0123456789abcde~", ".bshm-0123456789abcdef", ".bshm-0123456789ABCDEF~", "bshm-0123456789abcdef~"]
 )
-def test_what_only_looks_like_a_temporary_is_spared(tmp_path: Path, name: str) -> None:
+def test_a_file_that_only_looks_like_a_temporary_is_spared(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"")
     os.utime(path, (0, 0))

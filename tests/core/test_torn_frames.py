@@ -25,7 +25,7 @@ SECONDS = float(os.environ.get("BILLIARDS_SHM_STRESS_SECONDS", "60"))
 
 @pytest.fixture
 def directory(segment_name: str) -> Iterator[Path]:
-    """A place in shared memory for the segment, and for what creators that are killed leave beside it."""
+    """A place in shared memory for the segment, and for what killed creators leave next to it."""
     path = path_of(segment_name)
     path.mkdir()
     path.chmod(0o755)  # observers are other users
@@ -34,7 +34,7 @@ def directory(segment_name: str) -> Iterator[Path]:
 
 
 def stress(directory: Path, seconds: float, plant: str | None = None) -> dict[str, Any]:
-    """What the run counted; it is expected to go through."""
+    """The counts of a run, which has to succeed."""
     command = [sys.executable, str(SUPPORT / "stress.py"), str(directory / "segment")]
     command += [f"--seconds={seconds}", *([f"--plant={plant}"] if plant else [])]
     environment = os.environ | {"PYTHONPATH": str(SUPPORT)}
@@ -77,7 +77,7 @@ def test_no_frame_is_torn_in_a_minute_of_stops_kills_takeovers_and_replacements(
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-def test_torn_frames_are_found_when_somebody_reads_without_a_pin_or_clears_those_of_others(
+def test_torn_frames_are_found_when_a_reader_uses_no_pin_or_clears_the_pins_of_others(
     directory: Path, plant: str
 ) -> None:
     result = stress(directory, 20, plant)

@@ -96,18 +96,20 @@ OTHERS: dict[str, set[str]] = {
 
 
 def sources() -> list[Path]:
-    return sorted([*PACKAGE.rglob("*.py"), PACKAGE / "_core.pyx"])
+    return sorted([*PACKAGE.rglob("*.py"), PACKAGE / "_core.pyx", *PACKAGE.rglob("*.pxi")])
 
 
 def room_of(path: Path) -> str:
     """The row of the tables that a file belongs to."""
+    if path.suffix == ".pxi":
+        return "_core"  # which includes it
     relative = path.relative_to(PACKAGE)
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
 def imports(path: Path) -> set[str]:
     """Dotted names of the modules that a file imports, wherever in it."""
-    if path.suffix == ".pyx":
+    if path.suffix in (".pyx", ".pxi"):
         text = path.read_text()
         found = set(re.findall(r"^\s*(?:from|import|cimport) ([\w.]+)", text, re.MULTILINE))
         below = set(re.findall(r"^from billiards_shm c?import (\w+)", text, re.MULTILINE))

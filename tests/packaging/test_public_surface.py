@@ -113,7 +113,7 @@ def spelled(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
             "write_frame",
             (
                 "self, frame, *, capture_time_ns=None, position_ms=None, online=True, "
-                "pixel_format=None, clock=None, source_sequence=None"
+                "pixel_format=None, clock=None, source_sequence=None, wall_time_ns=None"
             ),
         ),
         (

@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +14,8 @@ from typing import Any, Self
 import command_line
 import documentation
 import pytest
-from segments_under_test import picture, wait_until
+from segment_layout import set_frame_age
+from segments_under_test import path_of, picture, wait_until
 from serving import Filming, ServeProcess
 
 from billiards_shm import SharedMemoryFrameWriter
@@ -125,12 +125,15 @@ def test_a_receiver_learns_of_segments_that_stall_are_lost_and_are_back(segment_
             known = lambda: {one["name"]: one["state"] for one in running.address.get("/api/segments").json}  # noqa: E731
             wait_until(lambda: known() == {first: "gone", second: "waiting"})
             with SharedMemoryFrameWriter(first, SHAPE) as writer:
-                writer.write_frame(picture(1), capture_time_ns=time.monotonic_ns() + 2_000_000_000)
+                writer.write_frame(picture(1))
+                set_frame_age(path_of(first), -2)
                 wait_until(lambda: (first, "gone", "live") in receiver.changes())
                 wait_until(lambda: (first, "live", "stalled") in receiver.changes())
-                writer.write_frame(picture(2), capture_time_ns=time.monotonic_ns() + 600_000_000_000)
+                writer.write_frame(picture(2))
+                set_frame_age(path_of(first), -600)
                 wait_until(lambda: (first, "stalled", "live") in receiver.changes())
-            other.write_frame(picture(1), capture_time_ns=time.monotonic_ns() + 600_000_000_000)
+            other.write_frame(picture(1))
+            set_frame_age(path_of(second), -600)
             wait_until(lambda: (second, "waiting", "live") in receiver.changes())
             wait_until(lambda: len([one for one in receiver.taken if one["name"] == first]) >= 4)
             assert running.signal(signal.SIGTERM) == 0

@@ -28,9 +28,9 @@ class Block:
 
     page: str
     line: int
-    """Of its first line of code."""
+    """Line number of its first line of code."""
     label: str
-    """The comment right above it, as in ``<!-- needs: torch -->``; empty: there is none."""
+    """The comment right above it, as in ``<!-- needs: torch -->``; empty if there is none."""
     language: str
     code: str
 
@@ -43,8 +43,10 @@ class Block:
         return self.label.removeprefix("needs: ") if self.label.startswith("needs: ") else ""
 
     def under(self, name: str) -> "Block":
-        """The same with a segment name of a test's own, so that it disturbs no other test and no capture process."""
+        """The same with the test's own segment name, so that it disturbs no other test and no capture process."""
         code = self.code.replace("billiards_video", name).replace("my_frames", f"{name}-mine")
+        # Two cameras become two paths to one segment.
+        code = code.replace('"left"', repr(name)).replace('"right"', repr(f"/dev/shm/{name}"))
         return Block(self.page, self.line, self.label, self.language, code)
 
 
@@ -61,17 +63,17 @@ BLOCKS = tuple(block for page in PAGES for block in blocks_of(page))
 
 
 def in_language(language: str) -> list[Block]:
-    """The blocks of one language."""
+    """The blocks in one language."""
     return [block for block in BLOCKS if block.language == language]
 
 
 def labelled(label: str) -> list[Block]:
-    """The blocks below a comment of these words."""
+    """The blocks below a comment with this text."""
     return [block for block in BLOCKS if block.label == label]
 
 
 def run_python(block: Block, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Run a block here; give what it has defined. A line with ``# ERROR  ValueError`` has to raise that."""
+    """Run a block here; return what it defines. A line with ``# ERROR  ValueError`` has to raise that."""
     tree = _ErrorLines(block.code).visit(ast.parse(block.code))
     namespace: dict[str, Any] = {"__name__": "__main__", **(given or {})}
     exec("from billiards_shm import *", namespace)  # the names of errors
@@ -96,7 +98,7 @@ def capturing(folder: Path) -> Iterator[str]:
 
 
 class _ErrorLines(ast.NodeTransformer):
-    """Wraps every statement that is marked as an error, so that it fails if the error does not come."""
+    """Wraps every statement marked as an error, so that it fails if the error is not raised."""
 
     def __init__(self, code: str) -> None:
         self._lines = code.splitlines()

@@ -1,11 +1,11 @@
-"""Applies the mutations of tests/core/mutations.txt to copies of the core, and runs what has to notice them.
+"""Applies the mutations of tests/core/mutations.txt to copies of the core, and runs programs that have to notice.
 
-`tests/core/test_mutations.py` runs a random dozen. All of them, by hand, as root, since each program gets a /dev/shm of
-its own:
+`tests/core/test_mutations.py` runs a random dozen. To run all of them, as root, because each program gets its
+own /dev/shm:
 
     python tests/support/mutations.py                  every mutation
-    python tests/support/mutations.py segment.c        those whose description has this text in it
-    python tests/support/mutations.py --search LOCK    with every program of tests/c: which of them notice it?
+    python tests/support/mutations.py segment.c        those with this text in their description
+    python tests/support/mutations.py --search LOCK    with every program of tests/c: which of them notice?
 """
 
 import argparse
@@ -25,16 +25,18 @@ from repository import CSRC, TESTS
 
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-pthread", "-w", "-O0"]
 THREAD = ["-O1", "-fsanitize=thread"]
+HANGS_SEC = 60.0
+"""A program that has not ended by then hangs: normally it takes a few seconds."""
 ALONE = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o mode=1777,size=512m tmpfs /dev/shm && exec "$@"', "sh"]
 
-HEADER = "orders.py"  # builds nothing: the code does what the header says of each step
-STEPS_ALONE = ("test_steps", "test_interleavings", "test_races")  # these take protocol.h, and no more of the core
+HEADER = "orders.py"  # builds nothing: checks that the code does what the header says about each step
+STEPS_ALONE = ("test_steps", "test_interleavings", "test_races")  # these use protocol.h, and nothing else of the core
 SURVIVES = "survives, because "
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One change, and the program that notices it; or why none does."""
+    """One change, and the program that notices it; or why no program does."""
 
     file: str
     old: str
@@ -78,7 +80,7 @@ def compile_with(flags: Iterable[str | Path]) -> None:
 
 
 class Workshop:
-    """Builds mutants and runs what has to notice them. Of the core it compiles only what a mutation touches."""
+    """Builds mutants and runs the programs that have to notice them. Compiles only what a mutation touches."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -93,7 +95,7 @@ class Workshop:
         return objects
 
     def notices(self, program: str, mutation: Mutation | None) -> bool:
-        """Whether the program fails with this mutation; None: with the core as it is."""
+        """Whether the program fails with this mutation; None: with the unchanged core."""
         with tempfile.TemporaryDirectory(dir=self.directory) as name:
             directory = Path(name)
             csrc = directory / "csrc"
@@ -111,7 +113,7 @@ class Workshop:
             changed = [csrc / mutation.file] if mutation else []
             if mutation and mutation.file.endswith(".h"):
                 changed = sorted(csrc.rglob("*.c"))
-            # An archive: some programs include sources of the core, and the linker then leaves the others out.
+            # An archive: some programs include core sources, and the linker then leaves out the archive's.
             core = [directory / "core.a"]
             run(["ar", "rcs", *core, *self._compile(changed, csrc, directory).values()])
         flags = [*(THREAD if program == "test_races" else []), f"-I{csrc}", f"-I{source.parent}", *wrapped_by(source)]
@@ -121,7 +123,7 @@ class Workshop:
     @staticmethod
     def _fails(program: Path) -> bool:
         try:
-            finished = run_program(program, "mutant", wrapper=ALONE)
+            finished = run_program(program, "mutant", wrapper=ALONE, timeout=HANGS_SEC)
         except subprocess.TimeoutExpired:
             return True  # it hangs
         return finished.returncode != 0 or ", 0 failed" not in finished.stdout
@@ -129,14 +131,14 @@ class Workshop:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant."""
+    """The result of a mutant."""
 
     mutation: Mutation
     noticed_by: tuple[str, ...]
 
     @property
     def is_wrong(self) -> bool:
-        """It survived without a reason, or was noticed although the table says why it cannot be."""
+        """It survived without a reason, or was noticed although the table says that it cannot be."""
         return bool(self.noticed_by) == bool(self.mutation.survives_because)
 
     def __str__(self) -> str:
@@ -155,7 +157,7 @@ def examine(mutations: Iterable[Mutation], directory: Path, *, search: bool = Fa
     mutations = list(mutations)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         needed = sorted({mutation.by for mutation in mutations if mutation.by})
-        assert not any(pool.map(lambda program: workshop.notices(program, None), needed)), "the core as it is fails"
+        assert not any(pool.map(lambda program: workshop.notices(program, None), needed)), "the unchanged core fails"
         yield from pool.map(judge, mutations)
 
 
@@ -163,7 +165,7 @@ def main() -> int:
     """Print a line for each mutant; return how many verdicts are wrong."""
     parser = argparse.ArgumentParser(description="Runs mutants of the core.")
     parser.add_argument("--search", action="store_true", help="with every program")
-    parser.add_argument("text", nargs="?", default="", help="those whose description has this in it")
+    parser.add_argument("text", nargs="?", default="", help="those with this in their description")
     options = parser.parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:

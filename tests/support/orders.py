@@ -1,6 +1,6 @@
-"""Whether the steps in csrc/protocol.h have the operations and orders that csrc/billiards_shm.h gives them.
+"""Whether the steps in csrc/protocol.h have the operations and orders that csrc/billiards_shm.h specifies.
 
-No processor of this kind shows that a fence is missing. What the header says was checked by models; this compares the
+This kind of processor never shows that a fence is missing. The header was checked by models; this compares the
 code with the header, operation by operation.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 WRITER, LEASE = "WRITER, one thread at a time", "READER WITH A LEASE, one thread at a time"
 OPERATION = re.compile(r"\b(load|store|fetch_and|fetch_or|strong CAS|fence)\(((?:[^()]|\([^()]*\))*)\)")
 ORDERS = "relaxed", "acquire", "release", "acq_rel", "seq_cst"
-# What the functions of ordering.h are called, and what they do.
+# The names of ordering.h's functions, and what they do.
 FUNCTIONS = {
     "load_relaxed": ["load relaxed"],
     "load_acquire": ["load acquire"],
@@ -34,7 +34,7 @@ BUILTINS = {
     "strong_compare_exchange_n": "strong CAS",
     "thread_fence": "fence",
 }
-# Of ordering.h too, for words that no step names.
+# Also in ordering.h, for words that no step names.
 OTHERS = {
     "seize_acquire": ["exchange acquire"],
     "word_load": ["load acquire"],
@@ -69,7 +69,7 @@ def _functions(text: str, prefix: str) -> dict[str, tuple[str, str]]:
 
 
 def _operations(body: str) -> list[str]:
-    """What a step of protocol.h does. Descriptors, and the writer's own words, are relaxed and in no order."""
+    """What a step of protocol.h does. Accesses to descriptors and the writer's own words are relaxed, in any order."""
     body = re.sub(r"bshm_load_relaxed(32)?\(&[^;]*?(info\[i\]|notify)\)", "", body)
     body = re.sub(r"bshm_store_relaxed\(&[^;]*?info\[i\], [^;]*\);", "", body)
     calls = re.findall(r"\bbshm_((?:load|store|claim|pin|clear|fence)_[a-z_]+)(?:32)?\(", body)
@@ -86,7 +86,7 @@ def _built_in_operations(body: str) -> list[str]:
 
 
 def flaws(csrc: Path) -> list[str]:
-    """Where the code does something else than the header says."""
+    """Where the code differs from the header."""
     header = _steps_of_the_header((csrc / "billiards_shm.h").read_text())
     found: list[str] = []
     code: dict[tuple[str, ...], list[str]] = {}
@@ -101,8 +101,12 @@ def flaws(csrc: Path) -> list[str]:
     missing = {step for step in header if header[step]} - {step for steps in code for step in steps}
     found += [f"protocol.h: no function is said to be {step}" for step in sorted(missing)]
     wait = re.search(r"\nvoid bshm_reader_wait\(.*?\n\}\n", (csrc / "reader.c").read_text(), re.DOTALL)
-    looks = re.findall(r"\b(bshm_load_\w+\(&publication->\w+|is_newer)\b", wait[0]) if wait else []
-    if looks != ["bshm_load_acquire32(&publication->notify", "is_newer", "bshm_load_acquire32(&publication->state"]:
+    looks = re.findall(r"\b(bshm_load_\w+\(&publication->\w+|bshm_attachment_is_newer)\b", wait[0]) if wait else []
+    if looks != [
+        "bshm_load_acquire32(&publication->notify",
+        "bshm_attachment_is_newer",
+        "bshm_load_acquire32(&publication->state",
+    ]:
         found.append(f"reader.c: a waiter loads notify, then latest, then state, by acquire; not {looks}")
     functions = _functions((csrc / "ordering.h").read_text(), "bshm_")
     for name, (_, body) in functions.items():

@@ -1,5 +1,6 @@
 """Real servers and a real capture process, for tests that kill, stop and restart them."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ _numbers = itertools.count(1)
 
 
 def settled(condition: Callable[[], bool], seconds: float = 60.0) -> float:
-    """Wait until something is so, and say how long that took."""
+    """Wait until a condition holds, and return how long that took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, f"not within {seconds} s"
@@ -48,7 +49,7 @@ def ffmpeg(*arguments: object) -> None:
 
 
 class Clip:
-    """Numbered frames in H.264, what plain OpenCV makes of them, and the same for a minute."""
+    """Numbered frames in H.264, what plain OpenCV decodes them to, and the same for a minute."""
 
     def __init__(self, folder: Path, size: tuple[int, int], frames: int = 50, fps: float = 25.0) -> None:
         self.size = size
@@ -115,7 +116,7 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
     def serve(self, clip: Clip) -> None:
-        """Serve another clip from the next start on."""
+        """Serve another clip after the next start."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -142,8 +143,82 @@ class RtspServer(Server):
         return [SYSTEM_PYTHON, str(Path(__file__).with_name("rtsp_server.py")), str(self.port), str(clip.long)]
 
 
+class RtspClock(Server):
+    """GStreamer's RTSP server, with its own time drawn into each picture.
+
+    Parameters
+    ----------
+    ahead_sec : int
+        How far its wall clock is ahead.
+    """
+
+    def __init__(self, ahead_sec: int = 0) -> None:
+        port = free_port()
+        self._clock = WrongClock(port, ahead_sec)
+        self.url = self._clock.url
+        command = [SYSTEM_PYTHON, str(Path(__file__).with_name("rtsp_server.py")), str(port), "clock"]
+        super().__init__(command, "serving")
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(exc_type, exc, traceback)
+        self._clock.close()
+
+    @staticmethod
+    def taken_ns(frame: np.ndarray) -> int:
+        """When a frame was taken, by CLOCK_MONOTONIC, as shown in its picture."""
+        bits = frame[15::30, 20::40, 1] > 127
+        return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+class WrongClock:
+    """An RTSP server's host with a wrong wall clock: forwards TCP, changing only the time in sender reports."""
+
+    def __init__(self, port: int, ahead_sec: int) -> None:
+        self._port = port
+        self._ahead_sec = ahead_sec
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"rtsp://127.0.0.1:{self._listening.getsockname()[1]}/table"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                for pump, source, target in ((self._ask, client, server), (self._answer, server, client)):
+                    threading.Thread(target=pump, args=(source, target), daemon=True).start()
+
+    def _ask(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError), client, server:
+            while data := client.recv(65536):
+                server.sendall(data)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), server.makefile("rb") as stream, client:
+            while first := stream.read(1):
+                if first == b"$":  # a packet between answers: channel and length; RTCP uses the odd channels
+                    head = stream.read(3)
+                    packet = bytearray(stream.read(int.from_bytes(head[1:], "big")))
+                    if head[0] % 2 and packet[1] == 200:  # seconds since 1900, after the header and the sender's number
+                        seconds = int.from_bytes(packet[8:12], "big") + self._ahead_sec
+                        packet[8:12] = seconds.to_bytes(4, "big")
+                    client.sendall(first + head + packet)
+                    continue
+                lines = [first + stream.readline()]
+                while lines[-1].strip():
+                    lines.append(stream.readline())
+                lengths = [int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")]
+                client.sendall(b"".join(lines) + stream.read(sum(lengths)))
+
+
 class HttpServer(Server):
-    """FFmpeg's HTTP server, which serves one client and ends with it; `muxer` is ``mpegts`` or ``mpjpeg``."""
+    """FFmpeg's HTTP server, which serves one client and ends when it leaves; `muxer` is ``mpegts`` or ``mpjpeg``."""
 
     def __init__(self, clip: Clip, muxer: str) -> None:
         self.port = free_port()
@@ -164,7 +239,7 @@ class HttpServer(Server):
 
 
 class CaptureProcess:
-    """`billiards-shm capture`, its segment and its log; has to leave nothing behind."""
+    """`billiards-shm capture`, its segment and its log; it has to leave nothing behind."""
 
     def __init__(self, folder: Path, source: str, **camera: Any) -> None:
         self.name = f"test-{os.getpid()}-real-{next(_numbers)}-{uuid.uuid4().hex[:6]}"
@@ -220,7 +295,7 @@ class CaptureProcess:
         return frame, metadata
 
     def until(self, state: str, reason: str = "", seconds: float = 60.0) -> float:
-        """Wait until readers are told so; give the seconds it took."""
+        """Wait until readers see this; return the seconds it took."""
 
         def is_so() -> bool:
             info = self.info
@@ -229,7 +304,7 @@ class CaptureProcess:
         return settled(is_so, seconds)
 
     def recovers(self, seconds: float = 60.0) -> float:
-        """Wait for a frame that was captured from now on; give the seconds it took."""
+        """Wait for a frame that was captured from now on; return the seconds it took."""
         began = time.monotonic_ns()
         while True:
             _, metadata = self.frame(seconds)
@@ -244,7 +319,7 @@ class CaptureProcess:
 
 
 class HlsServer(Server):
-    """FFmpeg writes segments of a second as they come, and Python's HTTP server serves them."""
+    """FFmpeg writes one-second segments as they are produced, and Python's HTTP server serves them."""
 
     def __init__(self, clip: Clip, folder: Path) -> None:
         self._folder = folder
@@ -264,7 +339,7 @@ class HlsServer(Server):
         settled(lambda: len(list(self._folder.glob("live*.ts"))) > 2)
 
     def end(self) -> None:
-        """End the playlist, as FFmpeg does when it is asked to stop."""
+        """End the playlist, as FFmpeg does when asked to stop."""
         assert self.process is not None
         self.process.terminate()
         self.process.wait()
@@ -285,7 +360,7 @@ class QuietFileHandler(SimpleHTTPRequestHandler):
 
 
 class UdpSender(Server):
-    """FFmpeg sends MPEG-TS over UDP, whether or not anybody receives it."""
+    """FFmpeg sends MPEG-TS over UDP, whether or not anyone receives it."""
 
     def __init__(self, clip: Clip) -> None:
         self.url = f"udp://127.0.0.1:{free_port()}"

@@ -1,10 +1,11 @@
-"""The layout of a segment, written down by hand from DESIGN.md and the header's comments: no C is asked.
+"""The layout of a segment, written down by hand from DESIGN.md and the header's comments: no C code is used.
 
-Each table says (name, offset in its record, format of `struct`); a record reads and writes the fields of a real object.
+Each table lists (name, offset in its record, format of `struct`); a record reads and writes fields of a real object.
 """
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,7 +73,14 @@ STATISTICS: Table = (
     ("backend", 240, "32s"),
     ("bytes_written", 272, "Q"),
     ("unreadable", 280, "Q"),
-    ("reserved", 288, "64s"),
+    ("lost", 288, "Q"),
+    ("clock_offset_ns", 296, "Q"),
+    ("link_bytes", 304, "Q"),
+    ("link_missed", 312, "Q"),
+    ("link_age_us", 320, "Q"),
+    ("link_trip_us", 328, "Q"),
+    ("link_error_us", 336, "Q"),
+    ("reserved", 344, "8s"),
     ("write_ns_log2", 352, "40Q"),
 )
 STATISTICS_BYTES = 672
@@ -143,7 +151,7 @@ class Record:
 
 
 class SegmentObject:
-    """A segment's object, held open by its file, so that it can be looked at after its name is gone."""
+    """A segment's object, held open, so that it can be examined after its name is gone."""
 
     def __init__(self, path: Path | str) -> None:
         self.file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -184,7 +192,7 @@ class SegmentObject:
         return os.fstat(self.file).st_blocks * 512
 
     def seal(self) -> None:
-        """Make the checksum fit again what was changed in the identity."""
+        """Update the checksum after a change in the identity."""
         self.identity["checksum"] = fnv1a(os.pread(self.file, IDENTITY_BYTES - 8, 0))
 
 
@@ -206,5 +214,12 @@ def fnv1a(content: bytes) -> int:
 
 
 def stride_of(capacity: int) -> int:
-    """A slot takes whole regions."""
+    """A slot occupies whole regions."""
     return -(-capacity // REGION) * REGION
+
+
+def set_frame_age(path: Path | str, seconds: float) -> None:
+    """Set the age of a segment's last captured frame; below 0 it is in the future, and stays new."""
+    with opened(path) as segment:
+        # Signed, because the host may have been started later than that.
+        segment.statistics["last_capture_ns"] = (time.monotonic_ns() - round(seconds * 1e9)) % 2**64

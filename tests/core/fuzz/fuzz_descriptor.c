@@ -6,7 +6,7 @@
 #include "copy.h"
 #include "object.h"
 
-#define CAPACITY_MOST      (UINT64_C(1) << 41) /* that an identity can have */
+#define CAPACITY_MOST      (UINT64_C(1) << 41) /* limits of an identity */
 #define CAPACITY_ALLOCATED 65536u
 
 enum choice { TAKES_OVER = 1, CONSISTENT = 2 };
@@ -67,7 +67,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     memcpy(parts.descriptors, input.descriptors, sizeof parts.descriptors);
     memcpy(parts.pins, input.pins, sizeof parts.pins);
     uint32_t slot = BSHM_LATEST_SLOT(parts.publication.latest.shared);
-    if ((input.choices & CONSISTENT) && slot < OBJECT_SLOTS) /* otherwise few inputs get as far as the descriptor */
+    if ((input.choices & CONSISTENT) && slot < OBJECT_SLOTS) /* otherwise few inputs would reach the descriptor */
         parts.descriptors[slot].seq.shared = 2 * BSHM_LATEST_SEQUENCE(parts.publication.latest.shared);
     memcpy(&info, parts.descriptors[slot % OBJECT_SLOTS].info, sizeof info);
     check_as_it_is(&info, input.capacity % (CAPACITY_MOST + 1));

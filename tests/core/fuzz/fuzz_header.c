@@ -1,4 +1,4 @@
-/* fuzz_header.c - any identity, in a file of any size: it must be refused with a message, or all that it says must
+/* fuzz_header.c - any identity, in a file of any size: it must be refused with a message, or everything in it must
  * hold.
  *
  * Input: object bytes (8), choices (1), an identity. Environment: FUZZ_DIRECTORY, the directory of the object.

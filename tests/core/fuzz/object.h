@@ -1,4 +1,4 @@
-/* object.h - a segment's file of which a fuzzer replaces parts, and all that is done with such a file: attaching,
+/* object.h - a segment's file, parts of which a fuzzer replaces, and everything done with such a file: attaching,
  * reading, inspecting, taking over. Results are checked by assertions, memory by the sanitizers. */
 #ifndef OBJECT_H
 #define OBJECT_H
@@ -164,7 +164,7 @@ static inline void object_check_frame(const bshm_frame *frame)
         for (uint64_t y = 0; y < frame->info.height; y++)
             (void)(pixels[y * frame->info.row_stride] + pixels[y * frame->info.row_stride + row - 1]);
     }
-    uint8_t *copy = malloc((size_t)bytes); /* exactly, so that reading a byte too many is seen */
+    uint8_t *copy = malloc((size_t)bytes); /* exactly, so that reading one byte too many is noticed */
     if (copy) {
         int rc = bshm_frame_copy(frame, copy, bytes);
         MUST(rc == BSHM_OK || rc == BSHM_E_TORN);
@@ -202,7 +202,7 @@ static inline void object_inspect(void)
         object_check_info(&inspection.frame, inspection.identity.slot_capacity);
 }
 
-/* A successor's numbers are above any that was published, and valid. */
+/* A successor's numbers are valid, and above any published one. */
 static inline void object_take_over(void)
 {
     bshm_error error = {0};
@@ -215,7 +215,7 @@ static inline void object_take_over(void)
     bshm_writer_free(writer);
 }
 
-/* For what is slow: decides by the input alone, so that the same input has the same result. */
+/* For slow checks: decides by the input alone, so that the same input gives the same result. */
 static inline bool object_is_one_in_16(const uint8_t *data, size_t bytes)
 {
     unsigned sum = 0;

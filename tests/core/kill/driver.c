@@ -1,5 +1,5 @@
-/* driver.c - the process that is killed. It gets ready, lets its tracer look (SIGSTOP), announces the phase
- * (SIGUSR2), does it, and reports the end (SIGUSR1).
+/* driver.c - the process that is killed. It prepares, lets its tracer look (SIGSTOP), announces the phase
+ * (SIGUSR2), runs it, and reports the end (SIGUSR1).
  *
  *     driver PHASE NAME [TEMPORARY]
  */
@@ -34,9 +34,9 @@ static void let_look(void)
     (void)raise(SIGSTOP);
 }
 
-static void new_writer(uint32_t slots)
+static void new_writer(uint32_t slots, uint32_t history)
 {
-    bshm_writer_options options = {.slot_capacity = PICTURE_BYTES, .slots = slots, .mode = MODE};
+    bshm_writer_options options = {.slot_capacity = PICTURE_BYTES, .slots = slots, .history = history, .mode = MODE};
     need(bshm_writer_create(&writer, name, &options, &error) == BSHM_OK, "create");
 }
 
@@ -63,18 +63,28 @@ static void nothing(void)
 {
 }
 
-static void a_writer(void)
+static void a_writer_that_keeps(uint32_t history)
 {
-    new_writer(4);
+    new_writer(4, history);
     for (int i = 0; i < 5; i++)
         put(PICTURE_SIDE);
     let_look();
 }
 
+static void a_writer(void)
+{
+    a_writer_that_keeps(0);
+}
+
+static void a_writer_with_history(void)
+{
+    a_writer_that_keeps(HISTORY);
+}
+
 /* The tracer takes a view each time, until every slot with memory is held. */
 static void a_writer_short_of_slots(void)
 {
-    new_writer(6);
+    new_writer(6, 0);
     for (int i = 0; i < 3; i++) {
         put(PICTURE_SIDE);
         let_look();
@@ -85,7 +95,7 @@ static void a_reader(void)
 {
     new_reader();
     acquire(0, &frames[0]);
-    let_look(); /* its writer publishes another frame */
+    let_look(); /* the writer publishes another frame */
 }
 
 /* ---------------------------------------------------------------- phases */
@@ -148,7 +158,7 @@ static void close_writer(void)
 
 static void create(void)
 {
-    new_writer(4);
+    new_writer(4, 0);
 }
 
 static void acquire_and_release(void)
@@ -159,6 +169,21 @@ static void acquire_and_release(void)
         bshm_frame_release(&frames[i]);
     acquire(BSHM_ACQUIRE_SEEN, &frames[1]);
     bshm_frame_release(&frames[1]);
+}
+
+static void next(void)
+{
+    bshm_frame *frame = frames;
+    need(bshm_reader_acquire_next(reader, 0, ++frame, &error) == BSHM_FOUND, "next");
+    uint64_t number = frame->info.sequence;
+    int64_t captured_ns = frame->info.capture_ns;
+    need(bshm_reader_acquire_number(reader, number - 1, 0, ++frame, &error) == BSHM_FOUND, "number");
+    need(bshm_reader_acquire_nearest(reader, captured_ns, 0, ++frame, &error) == BSHM_FOUND, "nearest");
+    while (frame >= frames)
+        bshm_frame_release(frame--);
+    need(bshm_reader_acquire_number(reader, number - 1, BSHM_ACQUIRE_COPY, frames, &error) == BSHM_FOUND, "number");
+    need(bshm_frame_copy(frames, copy, sizeof copy) == BSHM_OK, "copy");
+    bshm_frame_release(frames);
 }
 
 static void copy_out(void)
@@ -202,7 +227,9 @@ static const struct phase {
     void (*act)(void);
 } phases[] = {
     {"publish", a_writer, publish},
+    {"publish-history", a_writer_with_history, publish},
     {"loan", a_writer, loan},
+    {"loan-history", a_writer_with_history, loan},
     {"grow", a_writer_short_of_slots, publish},
     {"report", a_writer, report},
     {"replace", a_writer, replace},
@@ -212,6 +239,7 @@ static const struct phase {
     {"take-over-full", nothing, create},
     {"attach", nothing, attach},
     {"acquire-release", a_reader, acquire_and_release},
+    {"next", a_reader, next},
     {"copy", a_reader, copy_out},
     {"detach", a_reader, detach},
     {"clean", nothing, clean},

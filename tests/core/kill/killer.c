@@ -3,7 +3,7 @@
  *     killer DRIVER LIBRARY DIRECTORY [--every K] [--part I/N] [--enough N] [--instructions | --calls | --rivals]
  * [PHASE...]
  *
- * DIRECTORY is an empty one on a tmpfs, for the segments. For root a tmpfs is mounted over it, in a mount namespace,
+ * DIRECTORY is empty, on a tmpfs, for the segments. As root, a tmpfs is mounted over it, in a mount namespace,
  * so that memory can be accounted for to the byte. A phase ends after N failures.
  *
  * A phase is single-stepped once to find the instructions of LIBRARY that it executes. Then, for each (or every Kth)
@@ -41,7 +41,7 @@
 #define HANG_SECONDS   20
 #define FAILURES_TOLD  20
 #define LATER_HIT_MOST 24u
-#define CALLS_DENSER   8u /* a sample of boundaries is denser than one of instructions by this factor */
+#define CALLS_DENSER   8u /* boundaries are sampled more densely than instructions, by this factor */
 #define VIEWS_MOST     3
 #define SLOTS_MOST     8u
 #define SLOT_BYTES     ((uint64_t)BSHM_REGION_BYTES)
@@ -54,7 +54,8 @@ enum traits {
     NEEDS_FULL = 2,   /* and no room for another */
     LEAVES_FRAME = 4, /* late readers always get the newest frame */
     MAY_RESTART = 8,  /* the name may be free afterwards; numbers then begin again */
-    HAS_RIVAL = 16    /* gives, takes or removes a name, which another writer wants */
+    HAS_RIVAL = 16,   /* assigns, takes or removes a name that another writer wants */
+    KEEPS = 32        /* the segment has a history */
 };
 
 static const struct phase {
@@ -63,7 +64,9 @@ static const struct phase {
     unsigned traits;
 } phases[] = {
     {"publish", OF_WRITER, LEAVES_FRAME},
+    {"publish-history", OF_WRITER, LEAVES_FRAME | KEEPS},
     {"loan", OF_WRITER, LEAVES_FRAME},
+    {"loan-history", OF_WRITER, LEAVES_FRAME | KEEPS},
     {"grow", OF_WRITER, LEAVES_FRAME},
     {"report", OF_WRITER, LEAVES_FRAME},
     {"replace", OF_WRITER, 0},
@@ -73,6 +76,7 @@ static const struct phase {
     {"take-over-full", OF_WRITER, NEEDS_DEAD | NEEDS_FULL},
     {"attach", OF_READER, 0},
     {"acquire-release", OF_READER, 0},
+    {"next", OF_READER, KEEPS},
     {"copy", OF_READER, 0},
     {"detach", OF_READER, 0},
     {"clean", OF_CLEANER, NEEDS_DEAD | MAY_RESTART | HAS_RIVAL},
@@ -364,6 +368,7 @@ struct survivor {
     uint64_t seen;
     bool copies;
     bool observes; /* as a user who may only read */
+    uint8_t generation[16];
 };
 
 static struct survivor poller;
@@ -438,15 +443,37 @@ static void let_go(struct survivor *who)
     who->reader = NULL;
 }
 
+static bool keeps(void)
+{
+    return phase->traits & KEEPS;
+}
+
+/* Where there is a history, readers read every frame in turn: none falls out of the window here, and what a killed writer
+ * did not publish is counted. */
+static void check_turn(const struct survivor *who, const bshm_frame *frame)
+{
+    bool same = memcmp(who->generation, frame->generation, sizeof who->generation) == 0;
+    uint64_t missed = who->seen > 0 ? frame->info.sequence - who->seen - 1 : 0;
+    EXPECT(frame->skipped == missed, "frame %llu: %llu were skipped, and it says %llu",
+           (unsigned long long)frame->info.sequence, (unsigned long long)missed, (unsigned long long)frame->skipped);
+    EXPECT(missed == 0 || !same, "frame %llu came in turn after %llu", (unsigned long long)frame->info.sequence,
+           (unsigned long long)who->seen);
+}
+
 /* Acquires once, as a polling reader does. Any result but a frame or nothing is a failure. */
 static void poll(struct survivor *who)
 {
     bshm_frame frame;
+    uint32_t flags = who->copies ? BSHM_ACQUIRE_COPY : 0;
     become(who);
-    int rc = bshm_reader_acquire(who->reader, who->copies ? BSHM_ACQUIRE_COPY : 0, &frame, &error);
+    int rc = keeps() ? bshm_reader_acquire_next(who->reader, flags, &frame, &error)
+                     : bshm_reader_acquire(who->reader, flags, &frame, &error);
     EXPECT(rc >= 0, "a reader that polls was told: %s", error.message);
     if (rc == BSHM_FOUND) {
         uint64_t number = frame.info.sequence;
+        if (keeps())
+            check_turn(who, &frame);
+        memcpy(who->generation, frame.generation, sizeof who->generation);
         EXPECT(number > who->seen || phase->traits & MAY_RESTART, "frame %llu came after %llu",
                (unsigned long long)number, (unsigned long long)who->seen);
         if (!check_frame(&frame))
@@ -504,6 +531,29 @@ static void drop_views(void)
         bshm_frame_release(&views[--view_count]);
 }
 
+/* Nothing is published in between, so the whole window can be read. */
+static void check_window(const char *when)
+{
+    struct survivor late = new_survivor(1, false, false);
+    bshm_frame frame;
+    uint64_t newest = 0;
+    if (bshm_reader_acquire(late.reader, 0, &frame, &error) == BSHM_FOUND) {
+        newest = frame.info.sequence;
+        bshm_frame_release(&frame);
+    }
+    EXPECT(newest > HISTORY, "the newest frame is number %llu %s", (unsigned long long)newest, when);
+    for (uint64_t number = newest; number > 0 && number + HISTORY >= newest; number--) {
+        int rc = bshm_reader_acquire_number(late.reader, number, 0, &frame, &error);
+        EXPECT(rc == BSHM_FOUND, "frame %llu of the window of %llu is gone %s", (unsigned long long)number,
+               (unsigned long long)newest, when);
+        if (rc != BSHM_FOUND)
+            continue;
+        (void)check_frame(&frame);
+        bshm_frame_release(&frame);
+    }
+    let_go(&late);
+}
+
 static void check_late_reader(void)
 {
     struct survivor late = new_survivor(1, false, false);
@@ -524,7 +574,8 @@ static uint64_t put(void)
 
 static int ask_for_name(uint32_t slots)
 {
-    bshm_writer_options options = {.slot_capacity = PICTURE_BYTES, .slots = slots, .mode = MODE};
+    bshm_writer_options options = {
+        .slot_capacity = PICTURE_BYTES, .slots = slots, .history = keeps() ? HISTORY : 0, .mode = MODE};
     return bshm_writer_create(&writer, name, &options, &error);
 }
 
@@ -605,7 +656,7 @@ static void check_tokens(uint32_t slots)
         bshm_frame_release(&held[i]);
     }
     int file = open(name, O_RDONLY | O_CLOEXEC);
-    for (uint32_t slot = 0; slot < slots; slot++) {
+    for (uint32_t slot = 0; slot < slots + (keeps() ? HISTORY : 0); slot++) {
         uint64_t word = 0;
         bool read =
             pread(file, &word, sizeof word, (off_t)(BSHM_REGION_BYTES + slot * sizeof(bshm_pin))) == sizeof word;
@@ -676,6 +727,8 @@ static void close_living_writer(void)
 static void look_at_aftermath(void)
 {
     check_views("after the kill");
+    if (keeps())
+        check_window("after the kill");
     poll_all();
     if (phase->kind != OF_READER)
         check_writer_is_known_dead();
@@ -687,8 +740,10 @@ static void look_at_aftermath(void)
         succeed();
     } else {
         uint64_t number = 0;
-        for (uint32_t i = 0; i < 2 * SLOTS_MOST; i++)
+        for (uint32_t i = 0; i < 2 * SLOTS_MOST; i++) {
             number = put();
+            poll_all();
+        }
         poll_until(&poller, number);
         poll_until(&copier, number);
         check_presence();
@@ -753,7 +808,8 @@ static void set_scene(const char *ballast)
     copier = new_survivor(1, true, observes);
     holder = new_survivor(VIEWS_MOST, false, false).reader;
     if (phase->kind == OF_READER && new_writer(SLOTS_MOST))
-        (void)put();
+        for (uint32_t i = 0; i <= (keeps() ? HISTORY : 0); i++)
+            (void)put();
     if (phase->kind == OF_CLEANER)
         make_temporary();
     if (phase->traits & NEEDS_DEAD)
@@ -778,6 +834,8 @@ static bool try_once(struct stop where)
     pid_t driver = start_driver(phase->name);
     bool reached = get_ready(driver) && run_to_stop(driver);
     check_views("while it is stopped");
+    if (keeps())
+        check_window("while it is stopped");
     poll_all();
     kill_driver(driver);
     if (phase->traits & NEEDS_FULL)
@@ -955,7 +1013,7 @@ int main(int count, char **arguments)
         if (!is_wanted(phase->name, arguments))
             continue;
         if (phase->traits & NEEDS_FULL && !own_tmpfs) {
-            printf("%s: left out, it needs a tmpfs of its own\n", phase->name);
+            printf("%s: left out, it needs its own tmpfs\n", phase->name);
             continue;
         }
         if (plan.rivals) {

@@ -11,6 +11,7 @@
 #define PICTURE_SIDE       64u
 #define PICTURE_BYTES      (PICTURE_SIDE * PICTURE_SIDE)
 #define PICTURE_MOST_BYTES (2 * PICTURE_BYTES) /* of a frame that needs a larger segment */
+#define HISTORY            2u                  /* where there is one */
 
 static inline uint64_t picture_word(uint64_t salt, uint64_t number, uint64_t place)
 {

@@ -4,8 +4,8 @@
  * lock_new_token, bshm_token_take and bshm_token_release of attachment.c; pin_newest of frame.c.
  *
  * Modelled
- *   The writer publishes for ever. Each token in use is one process, which stands for all its owners, one after the
- *   other. An owner pins and unpins for ever, and may be killed before any access (or give up an unpinned token,
+ *   The writer publishes forever. Each token in use is one process, which stands for all its owners, one after
+ *   another. An owner pins and unpins forever, and may be killed before any access (or release an unpinned token,
  *   which looks the same). The next owner clears the token first.
  *   Store buffers as in x86-TSO: the writer's store of `latest` (W10) waits in a buffer that drains at any time, and
  *   is empty after a locked instruction (W3, W9) and after a fence (W11). One entry is enough: W3 empties it before

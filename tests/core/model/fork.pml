@@ -1,25 +1,25 @@
-/* fork.pml - what a forked child has of its parent's files, locks and memory, and that it lets go of them.
+/* fork.pml - what a forked child has of its parent's files, locks and memory, and that it releases them.
  *
  * Follows: platform/fork.c; bshm_os_map of platform/posix.c; bshm_object_open, bshm_object_close of layout.c;
- * open_control, forget_attachment_in_child, bshm_attachment_drop_inherited_view, bshm_attachment_unreference of
- * attachment.c; bshm_reader_wait of reader.c. A writer's segment is the same without views (segment.c).
+ * open_control, forget_attachment_in_child, bshm_attachment_drop_inherited_view, bshm_attachment_unreference,
+ * bshm_addresses_release of attachment.c; bshm_reader_wait of reader.c. A writer's segment is the same without views (segment.c).
  *
  * Modelled
  *   A reader opens one object twice, locks a byte through the first description, maps the control region through it, in no
  *   child, and the pixels through the second. It may hold a view. Its waiting thread takes a reference, and drops it later;
- *   whoever drops the last one unlocks, closes and unmaps. A fork comes at any moment at which the fork mutex is free. The
+ *   whoever drops the last one unlocks, closes and unmaps. A fork may happen whenever the fork mutex is free. The
  *   child has all that the parent had, without the other threads; its handler runs first. It may release a view later, and
  *   lives on. Parent and child may be killed anywhere. A number that was closed may be the application's next.
  *
  * Abstracted
- *   The kernel drops a lock when no process has the description any more, neither open nor mapped. Two children: the
+ *   The kernel drops a lock when no process has the description any longer, neither open nor mapped. Two children: the
  *   second has less than the first.
  *
  * Checked
  *   promise 4   the lock is there as long as the parent has it, whatever the child does; and once the parent is gone, no
  *               child keeps it
  *   promise 5   a child keeps no memory but that of a view that it holds
- *               a child closes no file that is not the object's
+ *               a child closes no file that is not the object's, and blanks no memory but what it had of the object
  *   promise 1   a view that was held at the fork keeps its pixels in the child
  */
 #define PARENT  0
@@ -29,7 +29,7 @@
 #define READING 2
 #define FOREIGN 3
 
-bit locked, holds;            /* the kernel's lock; the parent has taken it and not let it go */
+bit locked, holds;            /* the kernel's lock; the parent has taken it and not released it */
 byte locking[2], reading[2];  /* what the numbers of the two files lead to */
 bit knows_locking[2], knows_reading[2]; /* the member in the list has the number */
 bit control[2], pixels[2], knows_pixels[2];
@@ -84,7 +84,18 @@ inline drop_reference()
         STEP(knows_reading[PARENT] = 0);
         ALLOW_FORK;
         STEP(control[PARENT] = 0);                                 /* never in a child */
-        STEP(knows_pixels[PARENT] = 0; pixels[PARENT] = 0)         /* after it has left the list */
+#ifndef UNMAPS_WHENEVER
+        BLOCK_FORK;                                                /* bshm_addresses_release */
+#endif
+#ifdef FORGETS_FIRST
+        STEP(knows_pixels[PARENT] = 0);
+        ALLOW_FORK;
+        STEP(pixels[PARENT] = 0)
+#else
+        STEP(pixels[PARENT] = 0);
+        STEP(knows_pixels[PARENT] = 0);
+        ALLOW_FORK
+#endif
     :: else
     fi
 }
@@ -157,7 +168,7 @@ inline blank()
 active proctype Child()
 {
     if
-    :: atomic { /* fork: its handlers take the mutex; what the child has is what there is at this moment */
+    :: atomic { /* fork: its handlers take the mutex; the child gets whatever exists at this moment */
            !parent_over && fork_mutex == 0 ->
            forked = 1;
            locking[CHILD] = locking[PARENT]; reading[CHILD] = reading[PARENT];
@@ -182,12 +193,17 @@ active proctype Child()
     :: else
     fi;
 #ifdef LETS_GO_WITH_THE_LAST_REFERENCE
-    if :: reader_has_one -> references[CHILD]-- :: else fi;        /* a frame has one; and a thread that is not here */
+    if :: reader_has_one -> references[CHILD]-- :: else fi;        /* a frame has one; so has a thread not here */
     if :: references[CHILD] == 0 && knows_pixels[CHILD] -> blank() :: else fi;
 #elif defined(LETS_GO_OF_VIEWS)
     blank();
 #else
-    if :: views[CHILD] == 0 && knows_pixels[CHILD] -> blank() :: else fi;
+    if
+    :: views[CHILD] == 0 && knows_pixels[CHILD] ->
+        assert(pixels[CHILD]);                                     /* or it blanks whatever is there now */
+        blank()
+    :: else
+    fi;
 #endif
     assert(views[CHILD] == 0 || pixels[CHILD]);
     if

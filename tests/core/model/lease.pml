@@ -6,7 +6,7 @@
  *
  * Modelled
  *   One writer publishes FRAMES frames and cancels any number of loans. READERS reader processes acquire frames to
- *   hold or to copy, share a pin, release, close and attach again, for ever; each keeps up to LEASES tokens, and
+ *   hold or to copy, share a pin, release, close and attach again, forever; each keeps up to LEASES tokens, and
  *   takes transient ones for copies. COPIERS read without a pin.
  *   `latest` is one word, so one atomic step reads or writes both its halves. A pin word is `pins` (token bits) and
  *   `writing` (bit 63). R2 is two accesses, as in ordering.h: the bit is set, then the word is loaded. Pixels and
@@ -22,7 +22,7 @@
  *   Memory order: every step is sequentially consistent (README.md says where weaker orders were checked). Growth:
  *   all slots have memory (availability.pml grows). `seen`, the plain load before R0, the limit of 8 attempts, the
  *   pause after a search without a free token: a reader here may treat a frame as new or as seen, and try at any time
- *   and for ever, which is more than the code does. At most two frames share a pin. Numbers end at FRAMES, readers do
+ *   and forever, which is more than the code does. At most two frames share a pin. Numbers end at FRAMES, readers do
  *   not end.
  *
  * Checked
@@ -63,7 +63,7 @@ byte seq[SLOTS], top[SLOTS], bottom[SLOTS];
 byte pins[SLOTS];
 bit writing[SLOTS];
 byte owner[TOKENS]; /* 0: none */
-byte held[SLOTS];   /* not in the segment: the number of views that live */
+byte held[SLOTS];   /* not in the segment: the number of live views */
 
 /* One shared access with the private work around it; or the process is killed instead. */
 #define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
@@ -161,7 +161,7 @@ proctype Writer()
 
 /* ---------------------------------------------------------------- a reader with leases */
 
-/* A frame of the window can always be read: only a `latest` that has moved on excuses a failure. */
+/* A frame of the window can always be read: a failure is excused only if `latest` has moved on. */
 #define MOVED_ON assert(latest_n > n + HISTORY)
 
 /* After R1: frame n, or an earlier one of the window, `back` frames before. Its slot is the one whose seq says so. */
@@ -261,7 +261,7 @@ acquire:
     :: t < TOKENS && frames[t] == 2 -> goto between_calls
     :: else
     fi;
-    /* bshm_token_take: a token of its own that pins nothing, or a new one */
+    /* bshm_token_take: one of its own tokens that pins nothing, or a new one */
     atomic {
         FORGET;
         n = 0;

@@ -10,7 +10,7 @@
  *   stays. One run of `clean`; one READER. Each may be killed before any system call or shared store; the kernel then
  *   drops the locks. START_DEAD: the object of a dead writer has the name at first.
  *   RM: an outsider removes the name once, under no lock, but not while another process is between its check and its
- *   action; RM_AT_ANY_TIME: even then. Each living writer's check, once a second, comes once more after all of that.
+ *   action; RM_AT_ANY_TIME: even then. Each living writer's check, once a second, comes once more after all this.
  *
  * Abstracted
  *   An object is its number, its state word and its writer lock. A temporary gets its lock in the step that creates
@@ -28,7 +28,7 @@
  *               CLOSED becomes RETIRED where a writer was killed before it removed the name: readers go on
  *               a reader's pins are in the object that its pixels are in, and in the end in the one that has the name
  *               no lock stays after its purpose; LASTING (no process dies or closes): one gets the name, none waits
- *               for ever
+ *               forever
  */
 #ifndef WRITERS
 #define WRITERS 2
@@ -69,7 +69,7 @@ byte deciding; /* a bit for each process between its check of the name and its a
 #endif
 #define STEP(...) if :: atomic { __VA_ARGS__ } OR_KILLED fi
 
-#ifdef RM /* the outsider leaves a writer without a name: another may take it before the first checks */
+#ifdef RM /* the outsider leaves a writer without a name: another may take it before the first one checks */
 #define NO_OUTSIDER(condition) skip
 #else
 #define NO_OUTSIDER(condition) assert(condition)
@@ -243,7 +243,7 @@ refused_the_name:
 #endif
     :: else
     fi;
-    goto killed;                                                   /* RM: every later call says so */
+    goto killed;                                                   /* RM: every later call reports it */
 
 close:
 #ifdef UNLOCKED_BEFORE_UNLINK

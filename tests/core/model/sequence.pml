@@ -5,7 +5,7 @@
  * frame.c; check_for_successor, use_attachment, count_skipped of reader.c.
  *
  * Modelled
- *   Any number of writers, one after the other (names.pml shows that there is never more than one), each killed
+ *   Any number of writers, one after another (names.pml shows that there is never more than one), each killed
  *   before any shared store. A writer takes over from the dead one, perhaps after punching slots out to make room,
  *   creates a segment (and starts over if its temporary was removed before the rename), publishes, cancels loans,
  *   replaces itself. One reader with a lease follows the name; a new one may take its place at any time.
@@ -40,7 +40,7 @@ bool named;     /* a writer has had the name */
 byte attached;  /* the reader: DETACHED, NEWEST or OLD */
 byte at;        /* ... and the slot it deals with */
 /* Not shared memory. */
-byte watched;   /* a number, and where the frame is that a reader was shown under it; 0: none was */
+byte watched;   /* a number, and where the frame is that a reader got with it; 0: no frame yet */
 byte shown;
 
 #define STEP(...) if :: atomic { __VA_ARGS__ } :: goto killed fi
@@ -230,7 +230,7 @@ poll:
     :: attached != DETACHED -> /* take_newest */
         atomic { n = G.latest_n; at = G.latest_slot };             /* R1 */
         if :: n <= seen -> goto nothing_new :: else fi
-    :: atomic { /* another reader, which begins */
+    :: atomic { /* another reader, which starts here */
            attached != DETACHED && last > 0;
            if :: attached == OLD -> forget(OLD) :: else fi;
            attached = DETACHED;

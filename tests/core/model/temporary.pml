@@ -1,4 +1,4 @@
-/* temporary.pml - a creator and its temporary, beside `clean` and outside cleaners.
+/* temporary.pml - a creator and its temporary, with `clean` and outside cleaners around.
  *
  * Follows: build_temporary, open_again, publish_name, try_create, bshm_segment_create of segment.c;
  * bshm_remove_stale_temporary of names.c; bshm_os_create, bshm_os_rename, bshm_posix_rename_by_link of platform/posix.c
@@ -10,14 +10,14 @@
  *   it, unlinks it. OUTSIDER: a cleaner that takes no lock, once. A creator may be stopped for more than ten seconds
  *   between any two calls, or the clock may jump: so any temporary may be found old enough. BY_LINK: where no rename
  *   refuses to replace, the temporary is linked to the name, and removed then; the object has two names in between.
- *   An attempt is one file: `linked` says that its temporary name leads to it, `lock` which process has its writer
+ *   An attempt is one file: `linked` says that its temporary name refers to it, `lock` which process has its writer
  *   lock.
  *
  * Abstracted
  *   Names and take-over: names.pml. The rename succeeds whenever the temporary is there.
  *
  * Checked
- *   promise 4   a creator that lives gets the name, whatever cleaners do, and then has the lock
+ *   promise 4   a living creator gets the name, whatever cleaners do, and then has the lock
  *               `clean` never removes a temporary whose creator has locked it, unless that has its name already; only
  *               a killed creator leaves one behind
  */

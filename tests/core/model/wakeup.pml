@@ -6,9 +6,10 @@
  * Modelled
  *   A writer publishes up to FRAMES frames, then idles, or ends its segment (CLOSED or RETIRED), or is killed
  *   anywhere, also after CLOSED and before it has removed the name; after its death a successor may set RETIRED. WAITERS
- *   readers wait, each time with or without a look before, until they have seen the end. FUTEX_WAIT compares the word and goes to sleep in one step, FUTEX_WAKE wakes all sleepers.
+ *   readers wait, each time with or without a look first, until they have seen the end. FUTEX_WAIT compares
+ *   the word and goes to sleep in one step, FUTEX_WAKE wakes all sleepers.
  *   The timeout (slices of 100 ms) wakes a sleeper only when no process is left to do it: the writer was killed and
- *   no successor came. In every other run a lost wake-up is a sleeper that sleeps for ever; in the code it would be a
+ *   no successor came. In every other run a lost wake-up is a sleeper that sleeps forever; in the code it would be a
  *   delay of 100 ms.
  *
  * Abstracted
@@ -133,7 +134,7 @@ proctype Waiter(byte me)
             :: !asleep[me]
             :: atomic { writer_done && idle && asleep[me] -> assert(seen == latest && state == LIVE) }; goto end
             :: atomic { writer_done && killed && !succeeded && asleep[me] -> asleep[me] = 0 }; /* the time limit */
-               if :: state == OVER :: else -> goto end fi          /* what remains is told by the writer's lock */
+               if :: state == OVER :: else -> goto end fi          /* the writer's lock shows the rest */
             fi
         fi;
         atomic { word = 0; now = 0; over = 0 }
