@@ -1,4 +1,4 @@
 """Benchmarks: ``python -m bench.report`` measures everything, ``pytest bench`` is what CI runs.
 
-Absolute times are the machine's mood. Whatever is compared was measured in turn, in the same run.
+Absolute times depend on the machine's mood. Compared figures were measured in turn, in the same run.
 """

@@ -1,6 +1,6 @@
-"""What single calls cost where no pixel moves: loan and publish, and reading. No reader waits.
+"""The cost of single calls that move no pixels: loan and publish, and reading. No reader waits.
 
-Half a microsecond is measured here, so the clock itself is measured in turn with it, and taken off.
+Calls take half a microsecond, so the clock itself is measured in turn with them, and subtracted.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +26,7 @@ ICEORYX2_NEW = "iceoryx2, receive an array"
 
 
 def timed_after(prepare: Callable[[], object], work: Callable[[], object]) -> Once:
-    """Time `work` alone, and letting go of what it returned."""
+    """Time `work` alone, including the release of what it returned."""
 
     def once() -> int:
         prepare()
@@ -78,7 +78,7 @@ def iceoryx2_calls(shape: Shape, name: str) -> Iterator[dict[str, Once]]:
 
 
 def measure(shapes: Mapping[str, Shape], rounds: int, calls: int, rivals: bool = True) -> dict[str, Rounds]:
-    """Nanoseconds of each call, the clock's own taken off, by size and round; all calls of all sizes in turn."""
+    """Nanoseconds of each call, less the clock's own, by size and round; all calls of all sizes in turn."""
     subjects = {(CLOCK, ""): timed_after(nothing, nothing)}
     copies = {}
     with ExitStack() as stack:

@@ -46,7 +46,7 @@ print((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / fr
 
 
 def make_clip(directory: Path, width: int, height: int, fps: int, seconds: int) -> Path:
-    """A moving test picture: H.264 by ffmpeg where there is one, else Motion JPEG by OpenCV."""
+    """A moving test picture: H.264 by ffmpeg if installed, else Motion JPEG by OpenCV."""
     path = directory / f"clip_{width}x{height}_{fps}.mp4"
     if ffmpeg := shutil.which("ffmpeg"):
         source = f"testsrc2=size={width}x{height}:rate={fps}:duration={seconds}"
@@ -84,13 +84,13 @@ def cpu_seconds(pid: int) -> float:
 
 
 def private_bytes(pid: int) -> int:
-    """Memory that the process alone uses."""
+    """The process's private memory."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
 def measure_capture(path: Path, name: str, seconds: float, *options: str) -> dict[str, Any]:
-    """Run the capture process on `path` and look at it from here."""
+    """Run the capture process on `path` and measure it from outside."""
     command = [sys.executable, "-m", "billiards_shm", "capture", str(path), "--name", name, "--loop", *options]
     started = time.monotonic_ns()
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tempfile.gettempdir()) as process:
@@ -145,7 +145,7 @@ def bucket_quantile(buckets: tuple[int, ...], quantile: float) -> float:
 
 
 def measure_bare_loop(path: Path, fps: float, seconds: float) -> float:
-    """CPU seconds a frame of the loop that throws its frames away."""
+    """CPU seconds per frame of a loop that discards its frames."""
     command = [sys.executable, "-c", BARE_LOOP, str(path), str(fps), str(seconds)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -165,7 +165,7 @@ def main() -> None:
     """Measure in turn and print the table."""
     parser = argparse.ArgumentParser(description="Measure the capture process from outside.")
     parser.add_argument("video", nargs="?", type=Path, help="video file; default: a 4K clip at 24 fps, made here")
-    parser.add_argument("--fps", type=float, default=24.0, help="pace of the bare loop; that of the video")
+    parser.add_argument("--fps", type=float, default=24.0, help="pace of the bare loop; default: the video's own")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2, help="of capture and bare loop in turn")
     parser.add_argument("--json", type=Path, help="where to store the figures")

@@ -1,4 +1,4 @@
-"""The command line of the report: measure, show how far it is, write files."""
+"""The command line of the report: measure, show progress, write files."""
 
 import argparse
 import json
@@ -15,14 +15,14 @@ from bench import document, plots, suite, table
 
 
 def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
-    """What was asked for."""
+    """The parsed options."""
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Measure everything, write a report.")
     parser.add_argument("--quick", action="store_true", help="under a minute; few samples")
     parser.add_argument(
         "--out", type=Path, default=Path("bench-report"), help="directory for report.md, .json and .png"
     )
     parser.add_argument("--docs", action="store_true", help="also rewrite the figures and plots of docs/ and README")
-    parser.add_argument("--from-json", type=Path, help="do not measure: take these results, of an earlier run")
+    parser.add_argument("--from-json", type=Path, help="do not measure: use these results of an earlier run")
     return parser.parse_args(arguments)
 
 
@@ -47,7 +47,7 @@ def write_files(results: dict[str, Any], directory: Path) -> None:
 
 
 def write_docs(results: dict[str, Any], docs: Path) -> None:
-    """The plots and figures of the documentation, and its tables of them."""
+    """The plots and figures of the documentation, and the tables made from them."""
     (docs / "plots").mkdir(exist_ok=True)
     plots.draw_all(results, docs / "plots")
     (docs / "figures.json").write_text(json.dumps(document.summary(results), indent=1) + "\n")
@@ -55,7 +55,7 @@ def write_docs(results: dict[str, Any], docs: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """All of it."""
+    """Measure and write the report."""
     options, console = options_of(arguments), Console()
     results = json.loads(options.from_json.read_text()) if options.from_json else measure(options.quick, console)
     write_files(results, options.out)

@@ -11,22 +11,22 @@ from bench import machine
 from bench.sizes import SIZES, Picture, noise, own_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 
-# Processes that benchmarks start import `bench`, too. Last in the path, for what is installed is what is measured.
+# Processes that benchmarks start import `bench`, too. Last in the path, because the installed package is measured.
 sys.path.append(str(Path(__file__).parents[1]))
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """None: what is measured has the machine to itself."""
+    """No parallel tests: benchmarks have the machine to themselves."""
     return 0
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    """Say what was measured on: figures mean nothing without it."""
+    """Describe the machine: figures mean nothing without it."""
     machine_info |= machine.describe()
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """How busy the machine was: apart from `machine_info`, which has to be the same where runs are compared."""
+    """How busy the machine was: kept apart from `machine_info`, which has to be equal in runs that are compared."""
     output_json |= machine.describe_moment()
 
 
@@ -38,7 +38,7 @@ def picture(request: pytest.FixtureRequest) -> Picture:
 
 @pytest.fixture
 def writer(picture: Picture) -> Iterator[SharedMemoryFrameWriter]:
-    """A writer that has been once around its slots."""
+    """A writer that has used each slot once."""
     with SharedMemoryFrameWriter(own_name("transport"), picture.shape) as made:
         for _ in range(3):
             made.write_frame(picture)

@@ -19,12 +19,12 @@ FROM_PROCESS_TO_PROCESS = (
 
 
 def place(machine: Results) -> str:
-    """What the cores belong to."""
+    """The kind of machine."""
     return f"{machine['cores']} cores of {'a virtual machine' if machine['virtual'] else 'a machine'}"
 
 
 def caveats(results: Results) -> str:
-    """Before any figure."""
+    """The caveats, which come before any figure."""
     machine = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     what = f"{machine['cpu']}, Linux {machine['kernel']}, Python {machine['python']}, {machine['compiler']}"
@@ -71,7 +71,7 @@ def call_table(results: Results) -> str:
 
 
 def latency_table(found: Results, what: str, title: str, sizes: tuple[str, ...]) -> str:
-    """One kind of latency of all contestants."""
+    """One kind of latency for all contestants."""
     lines = [f"| {title}, p50 / p99 / p99.9 / max in us | " + " | ".join(TITLES[size] for size in sizes) + " |"]
     lines.append("|---" * (len(sizes) + 1) + "|")
     for contestant in CONTESTANTS:
@@ -91,7 +91,7 @@ def percentiles(one: Results) -> str:
 
 
 def report(results: Results) -> str:
-    """All of it."""
+    """The whole report."""
     everywhere = tuple(SIZES)
     pressure = results["pressure"]
     under_pressure = tuple(pressure["writes"])
@@ -125,7 +125,7 @@ def report(results: Results) -> str:
 
 
 def attached_table(results: Results) -> str:
-    """Lend and publish over readers attached."""
+    """Lend and publish, by number of attached readers."""
     found = results["readers"]["attached"]
     counts = list(next(iter(found.values())))
     lines = ["| lend and publish, p50 in us, by readers attached | " + " | ".join(counts) + " |"]
@@ -136,7 +136,7 @@ def attached_table(results: Results) -> str:
 
 
 def summary(results: Results) -> Results:
-    """What `docs/generate.py` makes the tables of the documentation from."""
+    """The input of `docs/generate.py` for the tables of the documentation."""
     machine, sizes = results["machine"], ("1080p", "4k")
     kernel, python = (".".join(machine[name].split(".")[:2]) for name in ("kernel", "python"))
     pixels = {

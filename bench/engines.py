@@ -1,9 +1,9 @@
-"""The capture process with each engine that reads files: CPU a frame at BGR, of the whole process, in turn in one run.
+"""The capture process with each engine that reads files: CPU per BGR frame of the whole process, in turn in one run.
 
     python -m bench.engines                  1080p30 in H.264 and in Motion JPEG, made with ffmpeg
     python -m bench.engines match.mp4
 
-Files are played at their own rate. How many threads decode is left to the engines. Prints a Markdown table.
+Files are played at their own rate. The engines choose the number of decoding threads. Prints a Markdown table.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def make_clips(folder: Path) -> list[Path]:
 
 
 def measure(clip: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """CPU milliseconds a frame of each engine, by rounds."""
+    """CPU milliseconds per frame for each engine, by round."""
     found: dict[str, list[float]] = {engine: [] for engine in ENGINES}
     for number in range(rounds):
         for engine, backend in ENGINES.items():
@@ -43,7 +43,7 @@ def measure(clip: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
 def main() -> None:
     """Measure both engines in turn, and print the table."""
     parser = argparse.ArgumentParser(description="Compare the engines that read files.")
-    parser.add_argument("video", nargs="*", type=Path, help="video files; default: clips that are made here")
+    parser.add_argument("video", nargs="*", type=Path, help="video files; default: clips made here")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of both engines in turn")
     options = parser.parse_args()

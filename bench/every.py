@@ -1,9 +1,9 @@
-"""How many frames a reader of every frame misses beside busy processes.
+"""How many frames a reader of every frame misses while other processes are busy.
 
     python -m bench.every [--history 8] [--frames 3600] [--fps 60] [--busy 4]
 
 A writer process publishes 1080p frames at a fixed rate; this process reads them in turn. The busy loops compete with
-both for the processors. A writer that is late does not catch up, as a camera does not; the last line tells its longest
+both for the processors. Like a camera, a writer that is late does not catch up; the last line shows its longest
 pause.
 """
 
@@ -33,7 +33,7 @@ with SharedMemoryFrameWriter(name, image.shape, history=history) as writer:
 
 
 def main() -> None:
-    """Run once, and print what was missed."""
+    """Run once, and print how many frames were missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option, default in (("--history", 8), ("--frames", 3600), ("--fps", 60), ("--busy", 4)):
         parser.add_argument(option, type=int, default=default)

@@ -1,6 +1,6 @@
 /* floors.c - lower bounds for any transport: a copy with nothing around it, and a wake-up with nothing around it.
  *
- * Built by floors.py when benchmarks run. It shares no code with the package, because the package is measured by it.
+ * Built by floors.py when benchmarks run. It shares no code with the package, because it is the yardstick.
  */
 #include <linux/futex.h>
 #include <stddef.h>
@@ -116,7 +116,7 @@ static const struct kernel {
 #endif
 };
 
-/* Its name; empty if this processor does not have it; null after the last one. */
+/* The kernel's name; empty if this processor does not support it; null after the last one. */
 const char *floor_kernel_name(unsigned kernel)
 {
     if (kernel >= sizeof kernels / sizeof *kernels)
@@ -133,7 +133,7 @@ int64_t floor_copy_ns(unsigned kernel, void *to, const void *from, size_t bytes)
 
 /* ---------------------------------------------------------------- a bare wake-up between processes */
 
-/* The time just before the word is changed. */
+/* Returns the time just before the word is changed. */
 int64_t floor_wake(uint32_t *word)
 {
     int64_t before = floor_now_ns();
@@ -142,7 +142,7 @@ int64_t floor_wake(uint32_t *word)
     return before;
 }
 
-/* The time when the word was seen to differ from `seen`; 0 after the timeout. */
+/* Returns the time when the word was seen to differ from `seen`; 0 after the timeout. */
 int64_t floor_wait(const uint32_t *word, uint32_t seen, int64_t timeout_ns)
 {
     const struct timespec timeout = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};

@@ -23,7 +23,7 @@ def compiler() -> list[str]:
 
 
 def build() -> str:
-    """Compile floors.c into a file that goes with this process; processes that it starts find it by the environment."""
+    """Compile floors.c into a file that is deleted with this process; its children find the file by the environment."""
     directory = tempfile.TemporaryDirectory(prefix="bench-floors-")
     atexit.register(directory.cleanup)
     built = str(Path(directory.name) / "floors.so")
@@ -34,7 +34,7 @@ def build() -> str:
 
 @cache
 def library() -> ctypes.CDLL:
-    """floors.c, loaded; built first if no process before has done it."""
+    """floors.c, loaded; built first if no earlier process has done so."""
     loaded = ctypes.CDLL(os.environ.get(BUILT) or build())
     loaded.floor_kernel_name.restype = ctypes.c_char_p
     loaded.floor_copy_ns.argtypes = [ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL:
 
 @cache
 def kernels() -> dict[str, int]:
-    """The copy kernels that this processor can do, by name."""
+    """The copy kernels that this processor supports, by name."""
     found: dict[str, int] = {}
     number = 0
     while (name := library().floor_kernel_name(number)) is not None:
@@ -59,7 +59,7 @@ def kernels() -> dict[str, int]:
 
 
 def copy_ns(kernel: str, destination: npt.NDArray[Any], source: npt.NDArray[Any]) -> int:
-    """Nanoseconds that copying `source` takes that kernel. Both in one piece, the destination on a line of 64."""
+    """Nanoseconds that kernel takes to copy `source`. Both contiguous, the destination aligned to 64 bytes."""
     if destination.nbytes != source.nbytes or source.nbytes % 64 or destination.ctypes.data % 64:
-        raise ValueError(f"{destination.nbytes} and {source.nbytes} bytes have to be equal and multiples of 64")
+        raise ValueError(f"{destination.nbytes} and {source.nbytes} bytes: they have to be equal, and a multiple of 64")
     return int(library().floor_copy_ns(kernels()[kernel], destination.ctypes.data, source.ctypes.data, source.nbytes))

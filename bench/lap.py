@@ -1,6 +1,6 @@
-"""The first wakes of a reader: each slot's first frame beside later ones.
+"""The first wakes of a reader: each slot's first frame compared with later ones.
 
-The publisher has been at work for a while when the reader comes and falls asleep. Each start has a new segment and a
+The publisher has been running for a while when the reader attaches and falls asleep. Each start has a new segment and a
 new reader; contestants alternate.
 """
 
@@ -15,9 +15,9 @@ from bench import latency
 from bench.latency import Pair
 from bench.sizes import Shape
 
-FIRST = 3  # a slot each: three have memory at the start
+FIRST = 3  # one slot each: three have memory at the start
 FRAMES_BEFORE = 6
-SLEEP_S = 0.01  # before each frame: a wake is slower the longer the sleep was, whatever number it has
+SLEEP_S = 0.01  # before each frame: the longer the sleep, the slower the wake, whatever the frame
 
 
 def publish_before(state: SimpleNamespace) -> None:
@@ -42,39 +42,39 @@ def publish_evenly(state: SimpleNamespace, frames: int) -> list[tuple[int, int]]
 
 
 def read_what_is_there(state: SimpleNamespace) -> None:
-    """The newest frame does not count: no reader sleeps before it."""
+    """Skip the newest frame: no reader slept before it."""
     while state.subscriber.receive(0.01):
         pass
 
 
 @dataclass
 class Wakes:
-    """Of several starts: nanoseconds from visible to in hand, in order."""
+    """Nanoseconds from visible to in hand, in order, of several starts."""
 
     starts: list[list[int]] = field(default_factory=list)
 
     @property
     def first(self) -> list[float]:
-        """Medians over the starts of the first wakes, each."""
+        """The median of each first wake, over the starts."""
         return [float(np.median([one[number] for one in self.starts])) for number in range(FIRST)]
 
     @property
     def later(self) -> float:
-        """Median of all that came after them."""
+        """The median of all later wakes."""
         return float(np.median(np.concatenate([one[FIRST:] for one in self.starts])))
 
     @property
     def ratio(self) -> float:
-        """The slowest of the first wakes beside a later one."""
+        """The slowest of the first wakes, relative to a later one."""
         return max(self.first) / self.later
 
     @property
     def p99(self) -> float:
-        """Median over the starts of each one's 99th percentile."""
+        """The median of the starts' 99th percentiles."""
         return float(np.median([np.quantile(one, 0.99) for one in self.starts]))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As a dict for JSON."""
         return {"first_ns": self.first, "later_ns": self.later, "p99_ns": self.p99}
 
 

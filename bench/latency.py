@@ -1,7 +1,7 @@
-"""From process to process: how long until a reader that sleeps has the picture, and until it has read every pixel.
+"""From process to process: how long until a sleeping reader has the picture, and until it has read every pixel.
 
 One picture at a time: the next one goes out when the reader has finished with the last and had time to fall asleep.
-Rounds of all contestants alternate (A B C A B C), so that noise hits all alike.
+Rounds of all contestants alternate (A B C A B C), so noise hits all of them alike.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from bench.sizes import Picture, Shape, noise, own_name
 from bench.worker import CONTEXT, Worker, WorkerError
 
 Mode = Literal["wake", "write"]
-GAP_S = (0.001, 0.003)  # random, or one would fall into step with who polls
+GAP_S = (0.001, 0.003)  # random, or it would fall into step with a polling reader
 LOOK_S = 0.0003
 LOST_AFTER_S = 2.0
 WARM_UP_FRAMES = 3
@@ -41,7 +41,7 @@ def close_publisher(state: SimpleNamespace) -> None:
 
 
 def publish_round(state: SimpleNamespace, frames: int, mode: Mode) -> list[tuple[int, int, int, int]]:
-    """For each frame that arrived: its number, and when it was begun, about to be seen, and published."""
+    """For each frame that arrived: its number, and when it was started, about to be visible, and published."""
     stamps = []
     state.over.value = False
     for _ in range(frames):
@@ -76,7 +76,7 @@ def arrived(state: SimpleNamespace, seconds: float) -> bool:
 
 
 def connect(state: SimpleNamespace) -> int:
-    """Publish until frames arrive: some need a while to find each other. The number of the last one."""
+    """Publish until frames arrive: some contestants need a while to connect. Returns the last one's number."""
     state.over.value = False
     arrivals, deadline = 0, monotonic() + 20
     while arrivals < WARM_UP_FRAMES:
@@ -116,7 +116,7 @@ def read_round(state: SimpleNamespace, until: int, mode: Mode) -> list[tuple[int
     while state.done.value < until:
         got = state.subscriber.receive(0.2)
         if got is None:
-            if state.over.value:  # the last one was lost
+            if state.over.value:  # the last frame was lost
                 break
             continue
         in_hand, picture = got
@@ -129,13 +129,13 @@ def read_round(state: SimpleNamespace, until: int, mode: Mode) -> list[tuple[int
     return stamps
 
 
-# ---------------------------------------------------------------- in the process that orders it
+# ---------------------------------------------------------------- in the controlling process
 
 
 @dataclass
 class Samples:
-    """Nanoseconds, by round. `write` array to published; `wake` visible to in hand; `handle` array to in hand at the
-    reader; `pixels` array to all pixels read there."""
+    """Nanoseconds, by round. `write`: array to published; `wake`: visible to in hand; `handle`: array to in hand at the
+    reader; `pixels`: array to all pixels read there."""
 
     write: list[list[int]] = field(default_factory=list)
     wake: list[list[int]] = field(default_factory=list)
@@ -147,7 +147,7 @@ class Samples:
     def add(
         self, mode: Mode, sent: int, published: list[tuple[int, int, int, int]], read: list[tuple[int, int, int]]
     ) -> None:
-        """A round: what the publisher noted and what the reader noted, joined by the frames' numbers."""
+        """Add a round: the publisher's notes and the reader's notes, joined by frame number."""
         seen = {number: (in_hand, finished) for number, in_hand, finished in read}
         joined = [(*stamps, *seen[number]) for number, *stamps in published if number in seen]
         self.sent += sent
@@ -160,7 +160,7 @@ class Samples:
         self.pixels.append([finished - begin for begin, _, _, _, finished in joined])
 
     def as_dict(self) -> dict[str, Any]:
-        """Distributions, as JSON has them; those without a sample are left out."""
+        """Distributions, as dicts for JSON; those without samples are left out."""
         found = {name: getattr(self, name) for name in ("write", "wake", "handle", "pixels")}
         return {name: Distribution.of(rounds).as_dict() for name, rounds in found.items() if any(rounds)} | {
             "sent": self.sent,
@@ -169,14 +169,14 @@ class Samples:
 
 
 class Pair:
-    """A publisher and a reader of one contestant, each in a process of its own."""
+    """A publisher and a reader of one contestant, each in its own process."""
 
     def __init__(self, contestant: Contestant) -> None:
         self.contestant = contestant
         self._where = own_name(contestant.key)
         self._sizes = 0
         self._number = 0
-        # Kept, for semaphores go with the last object of the process that made them.
+        # Kept, because semaphores vanish with the last object of the process that made them.
         self._shared = {
             "shared": contestant.share(CONTEXT),
             "done": CONTEXT.RawValue(ctypes.c_uint64, 0),
@@ -186,12 +186,12 @@ class Pair:
         self.reader = Worker(**self._shared)
 
     def next_name(self) -> str:
-        """For a new channel."""
+        """A name for a new channel."""
         self._sizes += 1
         return f"{self._where}_{self._sizes}"
 
     def open(self, shape: Shape) -> None:
-        """Create the channel, and let frames through until they arrive."""
+        """Create the channel, and publish until frames arrive."""
         where = self.next_name()
         self.publisher.call(open_publisher, self.contestant, where, shape)
         self.reader.call(open_subscriber, self.contestant, where, shape)
@@ -200,19 +200,19 @@ class Pair:
         self.reader.result()
 
     def round(self, frames: int, mode: Mode, samples: Samples) -> None:
-        """Some frames, one after the other."""
+        """Send some frames, one after another."""
         self._number += frames
         self.reader.begin(read_round, self._number, mode)
         published = self.publisher.call(publish_round, frames, mode)
         samples.add(mode, frames, published, self.reader.result())
 
     def close_size(self) -> None:
-        """The channel goes, the processes stay."""
+        """Close the channel; keep the processes."""
         self.reader.call(close_subscriber)
         self.publisher.call(close_publisher)
 
     def close(self) -> None:
-        """The processes, too."""
+        """End the processes, too."""
         self.reader.close()
         self.publisher.close()
 
@@ -227,24 +227,24 @@ class Pair:
 
 @dataclass
 class Latencies:
-    """Of one size: a contestant's samples, and why one could not take part or had to give up."""
+    """For one size: each contestant's samples, or why it could not take part or failed."""
 
     samples: dict[str, Samples] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
 
 def modes_of(contestant: Contestant) -> tuple[Mode, ...]:
-    """Where no pixel moves, there is none to read."""
+    """Where no pixels move, there are none to read."""
     return ("wake",) if contestant in WAKES_ONLY else ("wake", "write")
 
 
 def frames_of(contestant: Contestant, frames: int) -> int:
-    """Where a frame takes milliseconds, a fifth of them says enough."""
+    """If a frame takes milliseconds, a fifth of the frames is enough."""
     return frames if contestant in (*WAKES_ONLY, OURS, ICEORYX2) else max(3, frames // 5)
 
 
 def measure(pairs: Iterable[Pair], shape: Shape, rounds: int, frames: int) -> Latencies:
-    """All of them in turn, `rounds` times `frames` frames in each way."""
+    """All contestants in turn, `rounds` times `frames` frames in each mode."""
     found = Latencies()
     taking_part: list[Pair] = []
     with ExitStack() as opened:
@@ -273,6 +273,6 @@ def attempt(pair: Pair, found: Latencies, step: Callable[..., None], *arguments:
 
 
 def close_quietly(pair: Pair) -> None:
-    """A rival that fails at the end has been measured all the same."""
+    """A rival that fails while closing has still been measured."""
     with suppress(WorkerError):
         pair.close_size()

@@ -1,4 +1,4 @@
-"""What was measured on, and how quiet it was: figures mean nothing without it."""
+"""The machine, and how quiet it was: figures mean nothing without that."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ VERSIONS = (
 
 
 def cpu_name() -> str:
-    """The processor, as the kernel calls it."""
+    """The processor, as the kernel names it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
@@ -28,18 +28,18 @@ def cores() -> int:
 
 
 def is_virtual() -> bool:
-    """Whether the kernel knows of a hypervisor under it."""
+    """Whether the kernel runs under a hypervisor."""
     return "hypervisor" in Path("/proc/cpuinfo").read_text()
 
 
 def compiler_version() -> str:
-    """Its first line."""
+    """The first line of its version text."""
     done = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that are installed and take part."""
+    """Versions of the installed packages that take part."""
     found = {}
     for name in VERSIONS:
         try:
@@ -50,7 +50,7 @@ def versions() -> dict[str, str]:
 
 
 def describe() -> dict[str, Any]:
-    """What a figure depends on and that stays as it is."""
+    """What a figure depends on that does not change."""
     return {
         "cpu": cpu_name(),
         "cores": cores(),
@@ -63,7 +63,7 @@ def describe() -> dict[str, Any]:
 
 
 def describe_moment() -> dict[str, Any]:
-    """What it depends on and that changes."""
+    """What a figure depends on that changes."""
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "load_average": os.getloadavg()}
 
 
@@ -76,24 +76,24 @@ def busy_and_total_ticks() -> tuple[int, int]:
 
 @dataclass
 class Quietness:
-    """How much of the machine others used, looked at when nothing of ours ran."""
+    """How much of the machine others used, measured while no benchmark ran."""
 
     shares: list[float] = field(default_factory=list)
     _before: tuple[int, int] = field(default_factory=busy_and_total_ticks)
 
     def begin(self) -> None:
-        """From now on nothing of ours runs."""
+        """From now on no benchmark runs."""
         self._before = busy_and_total_ticks()
 
     def end(self) -> None:
-        """Until now nothing of ours ran."""
+        """Until now no benchmark ran."""
         busy, total = busy_and_total_ticks()
         if total > self._before[1]:
             self.shares.append((busy - self._before[0]) / (total - self._before[1]))
 
     @property
     def worst(self) -> float:
-        """The largest share of all processors that others used in any of the looks, 0 to 1."""
+        """The largest share of all processors that others used in any interval, 0 to 1."""
         return max(self.shares, default=0.0)
 
     @property

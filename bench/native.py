@@ -3,7 +3,7 @@
     python -m bench.native                   1080p Motion JPEG at 30 fps, 4K H.264 at 24 fps; three minutes
 
 The Motion JPEG comes over HTTP, as from a network camera, from a process that is not counted; so are the viewers.
-Frames differ from one another, and their JPEGs take 300 kB. CPU is what the kernel charges the processes, in steps of
+Frames differ from one another, and their JPEGs take 300 kB. CPU is as the kernel accounts it, in steps of
 10 ms: compare within one run. Prints Markdown; --json FILE stores the figures.
 """
 
@@ -34,7 +34,7 @@ FPS = 30
 
 
 def serve_jpegs() -> None:
-    """A network camera: prints its port, and sends 1080p JPEGs at 30 fps to everybody who asks."""
+    """A network camera: prints its port, and sends 1080p JPEGs at 30 fps to every client."""
     import cv2
 
     rng = np.random.default_rng(1)
@@ -78,7 +78,7 @@ def running(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def network_camera() -> Iterator[str]:
-    """The URL of the camera, in a process of its own."""
+    """The URL of the camera, in its own process."""
     with running("-m", "bench.native", "--camera") as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}/video.mjpg"
@@ -86,7 +86,7 @@ def network_camera() -> Iterator[str]:
 
 @contextlib.contextmanager
 def capturing(source: object, name: str, *options: str) -> Iterator[int]:
-    """A capture process, once there is a frame: its number."""
+    """A capture process, once it has published a frame: its process id."""
     with running("-m", "billiards_shm", "capture", source, "--name", name, *options) as process:
         with SharedMemoryFrameReader(name) as reader:
             reader.attach(timeout=60)
@@ -94,8 +94,8 @@ def capturing(source: object, name: str, *options: str) -> Iterator[int]:
 
 
 def cpu_ms_a_frame(name: str, seconds: float, *processes: int) -> float:
-    """What the processes use together, for each frame that is published under the name."""
-    time.sleep(2)  # what the start takes is over
+    """CPU of all the processes, per frame published under the name."""
+    time.sleep(2)  # the start is over
     frames, used = inspect_segment(name).sequence, sum(map(cpu_seconds, processes))
     time.sleep(seconds)
     frames = inspect_segment(name).sequence - frames
@@ -103,20 +103,20 @@ def cpu_ms_a_frame(name: str, seconds: float, *processes: int) -> float:
 
 
 def capture(source: object, seconds: float, *options: str) -> tuple[float, float]:
-    """Milliseconds of CPU a frame, and megabytes of shared memory."""
+    """CPU milliseconds per frame, and megabytes of shared memory."""
     name = f"bench_native_{os.getpid()}"
     with capturing(source, name, *options) as pid:
         return cpu_ms_a_frame(name, seconds, pid), inspect_segment(name).allocated_bytes / 1e6
 
 
 def to_viewers(source: object, seconds: float, *options: str) -> float:
-    """Milliseconds of CPU a frame of capture and server together, with ten viewers of MJPEG at full size."""
+    """CPU milliseconds per frame of capture and server together, with ten viewers of MJPEG at full size."""
     name = f"bench_native_{os.getpid()}"
     with (
         capturing(source, name, *options) as pid,
         running("-m", "billiards_shm", "serve", name, "--port", "0", "--json-logs") as server,
     ):
-        port = _port_of(server.pid)
+        port = port_of(server.pid)
         viewers = [
             subprocess.Popen(
                 ["curl", "-sN", "-o", os.devnull, f"http://127.0.0.1:{port}/stream/{name}.mjpg?quality=90"]
@@ -131,8 +131,8 @@ def to_viewers(source: object, seconds: float, *options: str) -> float:
                 viewer.wait()
 
 
-def _port_of(pid: int) -> int:
-    """The port that a process listens at, once it does."""
+def port_of(pid: int) -> int:
+    """The port that a process listens on, once it does."""
     import psutil
 
     while True:

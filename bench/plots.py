@@ -1,4 +1,4 @@
-"""Three pictures: latencies by contestant, write time over frame size, cost over the number of readers."""
+"""Three pictures: latencies by contestant, write time by frame size, cost by number of readers."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-from matplotlib import pyplot as plt  # after the choice of who draws
+from matplotlib import pyplot as plt  # after the backend is chosen
 from matplotlib.axes import Axes
 
 from bench import writes
@@ -61,7 +61,7 @@ def style(key: str) -> dict[str, Any]:
 
 
 def draw_write(results: Results) -> Any:
-    """Time of a frame over its size, and the same as a ratio to the fastest kernel."""
+    """Time per frame by its size, and the ratio to the fastest kernel."""
     figure, (times, ratios) = plt.subplots(1, 2, figsize=(13, 4.2))
     megabytes = [one["bytes"] / 1e6 for one in results["sweep"]]
     for name in results["sweep"][0]["ns"]:
@@ -75,7 +75,7 @@ def draw_write(results: Results) -> Any:
     ratios.plot(megabytes, ours, **style("billiards_shm"))
     ratios.axhline(1.0, **style("futex"))
     ratios.axhline(1.05, color=FLOOR_COLOUR, linestyle=":", label="target for 1080p and 4K: 1.05")
-    ratios.set(xscale="log", xlabel="MB a frame", ylabel="write_frame beside the fastest kernel", ylim=(0.8, None))
+    ratios.set(xscale="log", xlabel="MB a frame", ylabel="write_frame against the fastest kernel", ylim=(0.8, None))
     ratios.legend(fontsize=7)
     for panel in (times, ratios):
         mark_sizes(panel)
@@ -83,7 +83,7 @@ def draw_write(results: Results) -> Any:
 
 
 def mark_sizes(panel: Axes) -> None:
-    """Where the usual frames are."""
+    """Mark the usual frame sizes."""
     panel.grid(alpha=0.3)
     for size, shape in SIZES.items():
         panel.axvline(shape[0] * shape[1] * shape[2] / 1e6, color="#d4d4d4", linewidth=1, zorder=0)
@@ -92,7 +92,7 @@ def mark_sizes(panel: Axes) -> None:
 
 
 def draw_readers(results: Results) -> Any:
-    """Publish over readers attached."""
+    """Publish, by number of attached readers."""
     figure, panel = plt.subplots(figsize=(6.5, 4.2))
     for contestant, by_count in results["readers"]["attached"].items():
         counts = [int(count) for count in by_count]

@@ -1,4 +1,4 @@
-"""A process that streams through memory on the last processor, as a neighbour would that has no cache manners."""
+"""A process that streams through memory on the last processor, as a neighbour with bad cache manners would."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ def stream(state: SimpleNamespace) -> None:
 
 @contextmanager
 def streaming() -> Iterator[None]:
-    """Pressure for the length of the block. RuntimeError: there was none."""
+    """Memory pressure for the length of the block. RuntimeError: there was none."""
     over, blocks = CONTEXT.RawValue(ctypes.c_bool, False), CONTEXT.RawValue(ctypes.c_uint64, 0)
     with Worker(over=over, blocks=blocks) as worker:
         worker.begin(stream)
@@ -38,9 +38,9 @@ def streaming() -> Iterator[None]:
             over.value = True
             worker.result()
         if blocks.value == before:
-            raise RuntimeError("the process that should have streamed through memory copied nothing meanwhile")
+            raise RuntimeError("the process that should have streamed through memory copied nothing")
 
 
 def use_first_processor(state: SimpleNamespace) -> None:
-    """As a worker's job: the other processor than the one that is busy."""
+    """As a worker's job: run on the processor that is not the busy one."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -1,4 +1,4 @@
-"""What readers cost the writer: attached and not waiting, and ten that wait for every 4K frame at 30 fps."""
+"""What readers cost the writer: attached but not waiting, and ten that wait for every 4K frame at 30 fps."""
 
 import ctypes
 import resource
@@ -74,7 +74,7 @@ def publish_to_them(state: SimpleNamespace, rounds: int, calls: int) -> Rounds:
 
 
 def measure_attached(rounds: int, calls: int, rivals: bool = True) -> dict[str, dict[str, Any]]:
-    """Cost of loan and publish by contestant and number of readers in another process."""
+    """The cost of loan and publish, by contestant and by number of readers in another process."""
     name, rivals = own_name("attached"), rivals and not ICEORYX2.missing
     with Worker() as publisher, Worker() as readers:
         publisher.call(open_writers, name, rivals)
@@ -103,7 +103,7 @@ def close_writers(state: SimpleNamespace) -> None:
 
 
 def write_at_30_fps(state: SimpleNamespace, name: str, seconds: float) -> dict[str, Any]:
-    """CPU of this process, and of this thread for the two halves of every frame, exact."""
+    """CPU of this process, and exact CPU of this thread for the two halves of every frame."""
     writer, filled, published = state.writers[name], [], []
     before = resource.getrusage(resource.RUSAGE_SELF)
     begin = due = monotonic()
@@ -127,7 +127,7 @@ def write_at_30_fps(state: SimpleNamespace, name: str, seconds: float) -> dict[s
 
 
 def read_until_told(state: SimpleNamespace, name: str) -> int:
-    """Hold the newest frame, look at one pixel of it, wait for the next. How many there were."""
+    """Hold the newest frame, look at one pixel of it, wait for the next. Returns how many there were."""
     frames = 0
     with SharedMemoryFrameReader(name) as reader:
         while not state.over.value:
@@ -138,7 +138,7 @@ def read_until_told(state: SimpleNamespace, name: str) -> int:
 
 
 def measure_thirty_fps(rounds: int, seconds: float, shape: Shape = SIZES["4k"]) -> dict[str, Any]:
-    """The writer's CPU a frame with ten readers that wait, and with none, in turn."""
+    """The writer's CPU per frame with ten waiting readers, and with none, in turn."""
     base = own_name("thirty")
     found: dict[str, list[dict[str, Any]]] = {"none": [], "ten": []}
     over = CONTEXT.RawValue(ctypes.c_bool, False)
@@ -163,7 +163,7 @@ def measure_thirty_fps(rounds: int, seconds: float, shape: Shape = SIZES["4k"]) 
 
 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """By frame. `fill` is loan and copy, which never enters the kernel; `publish` is that with its wake."""
+    """Per frame. `fill` is loan and copy, which never enters the kernel; `publish` is that with its wake."""
     frames = sum(len(one["filled"]) for one in rounds)
     return {
         "frames": frames,

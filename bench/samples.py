@@ -1,4 +1,4 @@
-"""What is kept of many measurements: a few percentiles, and the best of the rounds' medians."""
+"""A summary of many measurements: a few percentiles, and the best of the rounds' medians."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ CURVE = tuple(np.round(np.concatenate([np.linspace(0, 0.99, 100), np.linspace(0.
 
 @dataclass(frozen=True)
 class Distribution:
-    """Nanoseconds. `medians` are those of the rounds, `best_median` is the least of them: when nothing disturbed it."""
+    """Nanoseconds. `medians` are the rounds' medians, `best_median` is the least of them: the least disturbed round."""
 
     count: int
     p50: float
@@ -24,7 +24,7 @@ class Distribution:
 
     @classmethod
     def of(cls, rounds: Iterable[Sequence[int | float]]) -> Self:
-        """Of the samples of several rounds. ValueError: not one sample."""
+        """The distribution of several rounds' samples. ValueError: no sample at all."""
         arrays = [np.asarray(one, np.float64) for one in rounds if len(one)]
         if not arrays:
             raise ValueError("no samples: expected one round with at least one")
@@ -43,15 +43,15 @@ class Distribution:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As a dict for JSON."""
         return asdict(self)
 
 
 def paired_ratio(ours: dict[str, Any], floor: dict[str, Any]) -> float:
-    """Of two distributions that were measured in turn, as dicts: the median of the rounds' own ratios.
+    """The median of the rounds' ratios of two distributions that were measured in turn, as dicts.
 
-    Each round of the one is compared with the round of the other that came next to it, so that a machine that is slow
-    for a while is slow for both.
+    Each round of one is compared with the adjacent round of the other, so a machine that is slow
+    for a while slows down both.
     """
-    pairs = zip(ours["medians"], floor["medians"], strict=False)  # a round in which every frame was lost has none
+    pairs = zip(ours["medians"], floor["medians"], strict=False)  # a round that lost every frame has no median
     return float(np.median([our_median / their_median for our_median, their_median in pairs]))

@@ -1,23 +1,20 @@
-"""The server, measured from outside: age of the picture at the client, CPU for one and for many, a stopped client.
+"""The server, measured from outside: the picture's age at the client, CPU for one and many clients, a stopped client.
 
     python bench/serve.py                    1080p at 30 fps; 1, 10 and 50 clients; a minute and a half
-    python bench/serve.py --scrapes 187      one client, without and with so many requests a second for /metrics
-    python bench/serve.py --encoders         what encoding one frame costs, by each library that is installed
+    python bench/serve.py --scrapes 187      one client, without and with that many requests per second for /metrics
+    python bench/serve.py --encoders         what encoding one frame costs, with each installed library
 
-The age is taken when the whole JPEG is there: which frame it is stands in the picture itself (`capture demo` draws its
-number), and when that was captured a reader beside it knows. Clients are processes of their own. On two cores 50 of
+The age is taken when the whole JPEG is there. The frame's number is in the picture itself (`capture demo` draws
+it), and another reader knows when it was captured. Clients are separate processes. On two cores, 50 of
 them leave the server little; compare within one run. Prints Markdown; --json FILE stores the figures.
 """
 
 import argparse
 import contextlib
-import http.client
-import itertools
 import json
 import os
 import platform
 import re
-import selectors
 import signal
 import socket
 import statistics
@@ -36,138 +33,19 @@ from typing import Any, Final
 import numpy as np
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
-from billiards_shm.sources.demo.table import DemoTable, read_counter
+from billiards_shm.sources.demo.table import DemoTable
 
-PART: Final = re.compile(rb"Content-Length: (\d+)\r\nX-Frame-Sequence: (\d+)\r\n[^\r]*\r\n\r\n")
-KEPT_EVERY: Final = 30
 SLOW_LINK: Final = 1_500_000
-
-
-# Clients, run as `bench/serve.py --client ...`, which print one JSON line.
-
-
-def run_mjpeg_clients(port: int, path: str, count: int, seconds: float) -> None:
-    """Read `count` streams; note when each part is whole, and read the number from some of the pictures."""
-    selector = selectors.DefaultSelector()
-    for _ in range(count):
-        connection = socket.create_connection(("127.0.0.1", port))
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        connection.setblocking(False)
-        selector.register(connection, selectors.EVENT_READ, bytearray())
-    seen: list[tuple[int, int]] = []
-    kept: list[tuple[int, bytes]] = []
-    size = 0
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for key, _ in selector.select(0.1):
-            assert isinstance(key.fileobj, socket.socket)
-            data = key.fileobj.recv(1 << 20)
-            size += len(data)
-            key.data.extend(data)
-            while (found := PART.search(key.data)) and len(key.data) >= found.end() + int(found[1]):
-                number, end = int(found[2]), found.end() + int(found[1])
-                seen.append((number, time.monotonic_ns()))
-                if len(seen) % KEPT_EVERY == 0:
-                    kept.append((number, bytes(key.data[found.end() : end])))
-                del key.data[:end]
-    print(json.dumps({"seen": seen, "bytes": size, "verified": verified(kept)}), flush=True)
-
-
-def run_websocket_client(port: int, path: str, seconds: float) -> None:
-    """Read one WebSocket, answering each picture."""
-    from websockets.sync.client import connect
-
-    seen: list[tuple[int, int]] = []
-    kept: list[tuple[int, bytes]] = []
-    size = 0
-    deadline = time.monotonic() + seconds
-    with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None) as connection:
-        while time.monotonic() < deadline:
-            message = connection.recv(10)
-            assert isinstance(message, bytes)
-            number = int(np.frombuffer(message, ">f8", 1)[0])
-            seen.append((number, time.monotonic_ns()))
-            connection.send("1")
-            size += len(message)
-            if len(seen) % KEPT_EVERY == 0:
-                kept.append((number, message[32:]))
-    print(json.dumps({"seen": seen, "bytes": size, "verified": verified(kept)}), flush=True)
-
-
-def scrape(port: int, rate: float, seconds: float) -> None:
-    """Fetch the metrics, `rate` times a second or as often as eight connections can."""
-    count, due = 0, itertools.count()
-    begun = time.monotonic()
-
-    def fetch() -> None:
-        nonlocal count
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        while (at := begun + next(due) / rate) < begun + seconds and time.monotonic() < begun + seconds:
-            time.sleep(max(0.0, at - time.monotonic()))
-            connection.request("GET", "/metrics")
-            if connection.getresponse().read().startswith(b"# HELP"):
-                count += 1
-
-    threads = [threading.Thread(target=fetch) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    print(json.dumps({"rate": count / seconds}), flush=True)
-
-
-def verified(kept: list[tuple[int, bytes]]) -> int:
-    """How many pictures show the number that they came with; a wrong one ends the measurement."""
-    import cv2
-
-    for number, jpeg in kept:
-        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if image is None or read_counter(image) != number:
-            raise RuntimeError(f"the picture that came as {number} is another")
-    return len(kept)
-
-
-def send_bytes(port: int, size: int, count: int, fps: float, seconds: float) -> None:
-    """What the bytes alone cost: send `size` of them to each of `count` connections, `fps` times a second."""
-    part = bytes(size)
-    with socket.create_server(("127.0.0.1", port), backlog=count) as listener:
-        print("listening", flush=True)
-        connections = [listener.accept()[0] for _ in range(count)]
-        begun, due = os.times(), time.monotonic()
-        deadline = due + seconds
-        while due < deadline:
-            for connection in connections:
-                connection.sendall(part)
-            due += 1 / fps
-            time.sleep(max(0.0, due - time.monotonic()))
-        ended = os.times()
-    print(json.dumps({"cpu": (ended.user + ended.system - begun.user - begun.system) / seconds}), flush=True)
-
-
-def drain(port: int, count: int) -> None:
-    """Read from `count` connections until they end."""
-    selector = selectors.DefaultSelector()
-    for _ in range(count):
-        selector.register(socket.create_connection(("127.0.0.1", port)), selectors.EVENT_READ)
-    while selector.get_map():
-        for key, _ in selector.select():
-            assert isinstance(key.fileobj, socket.socket)
-            with contextlib.suppress(ConnectionError):
-                if key.fileobj.recv(1 << 20):
-                    continue
-            selector.unregister(key.fileobj)
-
-
-# The measuring process.
+CLIENTS: Final = Path(__file__).with_name("serve_clients.py")
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """Start a part of this program."""
-    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+    """Start a client."""
+    return subprocess.Popen([sys.executable, CLIENTS, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen[str]) -> Any:
-    """Wait for a part of this program and give what it found."""
+    """Wait for a client and return what it found."""
     out, _ = process.communicate(timeout=300)
     if process.returncode:
         raise RuntimeError(f"{process.args!r} failed")
@@ -175,7 +53,7 @@ def finish(process: subprocess.Popen[str]) -> Any:
 
 
 class Recorder:
-    """Knows when each frame was captured."""
+    """Records when each frame was captured."""
 
     def __init__(self, name: str) -> None:
         self.captured_ns: dict[int, int] = {}
@@ -197,7 +75,7 @@ class Recorder:
         self._thread.join()
 
     def ages_ms(self, seen: list[list[int]]) -> list[float]:
-        """Ages of what a client saw."""
+        """Ages of the frames that a client saw."""
         return [(at - self.captured_ns[number]) / 1e6 for number, at in seen if number in self.captured_ns]
 
 
@@ -247,7 +125,7 @@ class Server:
         return {**self.judge(finish(client), seconds + 2, clients), "cpu": cpu}
 
     def measure_scraped(self, rate: float, seconds: float) -> dict[str, dict[str, Any]]:
-        """One client, without and with requests for the metrics, each half of the time in turn."""
+        """One client, without and with requests for the metrics, alternating, half of the time each."""
         found: dict[str, list[dict[str, Any]]] = {"without": [], "with": []}
         for label in ("without", "with") * 2:
             scraper = start("--scrape", self.port, rate if label == "with" else 0.01, seconds / 2 + 2)
@@ -259,7 +137,7 @@ class Server:
 
     def judge(self, found: dict[str, Any], seconds: float, clients: int) -> dict[str, Any]:
         """Percentiles of the ages, and rates."""
-        settled = found["seen"][len(found["seen"]) // 5 :]  # without the time of connecting
+        settled = found["seen"][len(found["seen"]) // 5 :]  # without the time it takes to connect
         ages = sorted(self.recorder.ages_ms(settled))
         return {
             "clients": clients,
@@ -272,7 +150,7 @@ class Server:
         }
 
     def measure_stopped_client(self, seconds: float) -> dict[str, Any]:
-        """Ten clients; then an eleventh is stopped in the middle of it, and continued."""
+        """Ten clients; then an eleventh is stopped halfway, and continued."""
         path = f"/stream/{self.name}.mjpg"
         others = start("--client", "mjpeg", self.port, path, 10, 3 * seconds + 3)
         victim = start("--client", "mjpeg", self.port, path, 1, 3 * seconds + 3)
@@ -320,7 +198,7 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextmanager
 def slow_link(port: int, bytes_per_s: int) -> Iterator[int]:
-    """A port that leads to `port` and lets so many bytes a second come back."""
+    """A port that forwards to `port` and lets that many bytes per second come back."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def forward(source: socket.socket, target: socket.socket, rate: int | None) -> None:
@@ -352,7 +230,7 @@ def slow_link(port: int, bytes_per_s: int) -> Iterator[int]:
 
 
 def cost_of_bytes(size: int, clients: int, fps: float, seconds: float) -> float:
-    """CPU, in cores, that sending alone takes."""
+    """CPU, in cores, that sending alone costs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -366,7 +244,7 @@ def cost_of_bytes(size: int, clients: int, fps: float, seconds: float) -> float:
 
 
 def cpu_name() -> str:
-    """The processor, as the kernel calls it."""
+    """The processor, as the kernel names it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
@@ -426,7 +304,7 @@ def print_server(figures: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def encoders(width: int, height: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Each way to encode a frame that is installed here."""
+    """Each installed way to encode a frame."""
     import cv2
 
     table = DemoTable(width, height, 30, first=100)
@@ -490,27 +368,6 @@ def print_scrapes(figures: dict[str, Any]) -> None:
         )
 
 
-def run_part(options: argparse.Namespace) -> bool:
-    """Be the client or sender that another process of this program started."""
-    if options.client:
-        kind, port, path, count, seconds = options.client
-        if kind == "mjpeg":
-            run_mjpeg_clients(int(port), path, int(count), float(seconds))
-        else:
-            run_websocket_client(int(port), path, float(seconds))
-    elif options.scrape:
-        port, rate, seconds = options.scrape
-        scrape(int(port), float(rate), float(seconds))
-    elif options.send:
-        port, size, count, fps, seconds = options.send
-        send_bytes(int(port), int(size), int(count), float(fps), float(seconds))
-    elif options.drain:
-        drain(*map(int, options.drain))
-    else:
-        return False
-    return True
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure the server from outside.")
@@ -523,13 +380,7 @@ def main() -> None:
     )
     parser.add_argument("--idle", type=int, default=0, help="further segments, with --scrapes")
     parser.add_argument("--json", type=Path, help="where to store the figures")
-    parser.add_argument("--client", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--scrape", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--send", nargs=5, help=argparse.SUPPRESS)
-    parser.add_argument("--drain", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if run_part(options):
-        return
     if options.scrapes:
         figures = measure_scrapes(options)
         print_scrapes(figures)

@@ -1,4 +1,4 @@
-"""The frames that everything is measured with."""
+"""The frame sizes of all measurements."""
 
 import os
 
@@ -13,7 +13,7 @@ TITLES = {"vga": "640x480", "1080p": "1920x1080", "4k": "3840x2160"}
 
 
 def noise(shape: Shape) -> Picture:
-    """A picture of noise, touched, in private memory that begins on a page."""
+    """A picture of noise, touched, in page-aligned private memory."""
     picture = np.random.default_rng(1).integers(0, 256, int(np.prod(shape)) + 4096, dtype=np.uint8)
     begin = -picture.ctypes.data % 4096
     return picture[begin : begin + int(np.prod(shape))].reshape(shape)

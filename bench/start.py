@@ -28,7 +28,7 @@ def open_writer(state: SimpleNamespace, name: str, shape: Shape) -> None:
 
 
 def write(state: SimpleNamespace) -> tuple[int, int]:
-    """Faults and nanoseconds."""
+    """Page faults and nanoseconds."""
     before, begin = faults(), perf_counter_ns()
     state.writer.write_frame(state.picture)
     took = perf_counter_ns() - begin
@@ -50,7 +50,7 @@ def read(state: SimpleNamespace) -> tuple[int, int]:
 
 
 def measure(shape: Shape) -> dict[str, Any]:
-    """Lists of one entry a frame; `later` is the median time of frames thereafter."""
+    """Lists with one entry per frame; `later` is the median time of the frames after that."""
     name = own_name("start")
     with Worker() as writer, Worker() as reader:
         writer.call(open_writer, name, shape)

@@ -1,10 +1,10 @@
-"""Live streams: from the moment a server sends a frame until its picture is published, with each engine in turn.
+"""Live streams: the time from a server sending a frame to its picture being published, and the error of capture times.
 
     python -m bench.streams                  RTSP by GStreamer's server, MPEG-TS over HTTP, 720p at 25 fps
     python -m bench.streams --rounds 5 --seconds 20
 
-A frame's number is drawn into its picture, and the server notes when it sent which. Encoding is left out. A demuxer
-that learns where a frame ends from the beginning of the next one adds the time between two frames, with any engine. The
+A frame's number is drawn into its picture, and the server notes when it sent each. Encoding is left out. A demuxer
+that learns where a frame ends from the beginning of the next one adds the time between two frames, in every engine. The
 RTSP server needs the system's Python with GStreamer's bindings. Prints a Markdown table; --json FILE stores them.
 """
 
@@ -28,13 +28,13 @@ import av
 
 from bench.machine import cores, cpu_name
 from bench.samples import Distribution
-from billiards_shm import SharedMemoryFrameReader
+from billiards_shm import FrameMetadata, SharedMemoryFrameReader
 from billiards_shm.sources.demo.table import DemoTable, read_counter
 
 FPS: Final = 25
 SIZE: Final = (1280, 720)
 SETTLED_FRAMES: Final = 50
-"""Frames after the first that are not counted: what was buffered while the stream was opened comes late."""
+"""Frames after the first that are not counted: those buffered while the stream was opened arrive late."""
 ENGINES: Final = {
     "PyAV": ("av", {}),
     "OpenCV": ("ffmpeg", {}),
@@ -79,7 +79,7 @@ Sent = dict[int, int]
 
 
 def encode(frames: int, container: str) -> list[bytes]:
-    """Numbered frames in H.264 as cameras send it: what each becomes in a container, without what comes after it."""
+    """Numbered frames in H.264 as cameras send it: for each, its bytes in a container, without any later ones."""
     target = io.BytesIO()
     found = []
     with av.open(target, "w", format=container, options={"flush_packets": "1"}) as output:
@@ -164,11 +164,14 @@ STREAMS: Final[dict[str, tuple[Callable[..., Any], str]]] = {
 }
 
 
-def measure(stream: str, units: list[bytes], engine: str, name: str) -> list[int]:
-    """Nanoseconds from sending to publishing, of every frame that a reader got."""
+def measure(stream: str, units: list[bytes], engine: str, name: str) -> tuple[list[int], list[int]]:
+    """Nanoseconds from sending to publishing, and from sending to the capture time, of every frame that a reader got.
+
+    Errors of capture times are of the frames that carry the sender's time, or of all frames if none does.
+    """
     backend, environment = ENGINES[engine]
     sent: Sent = {}
-    published: dict[int, int] = {}
+    published: dict[int, FrameMetadata] = {}
     with STREAMS[stream][0](units, sent) as url:
         command = [sys.executable, "-m", "billiards_shm", "capture", url, "--name", name, "--backend", backend]
         process = subprocess.Popen(
@@ -181,13 +184,18 @@ def measure(stream: str, units: list[bytes], engine: str, name: str) -> list[int
                     frame, metadata = reader.read_frame(timeout=30)
                     if frame is None or metadata is None:
                         raise RuntimeError(f"{url}: no frame within 30 s")
-                    published.setdefault(read_counter(frame), metadata.publish_time_ns)
+                    published.setdefault(read_counter(frame), metadata)
                     del frame
         finally:
             process.terminate()
             process.wait(30)
     counted = sorted(published)[SETTLED_FRAMES:]
-    return [published[number] - sent[number] for number in counted]
+    clocks = {published[number].clock for number in counted}
+    timed = [number for number in counted if published[number].clock == "sender" or "sender" not in clocks]
+    return (
+        [published[number].publish_time_ns - sent[number] for number in counted],
+        [abs(published[number].capture_time_ns - sent[number]) for number in timed],
+    )
 
 
 def main() -> None:
@@ -200,17 +208,26 @@ def main() -> None:
     figures: dict[str, dict[str, Any]] = {}
     for stream, (_, container) in STREAMS.items():
         units = encode(options.seconds * FPS, container)
-        rounds: dict[str, list[list[int]]] = {engine: [] for engine in ENGINES}
+        latencies: dict[str, list[list[int]]] = {engine: [] for engine in ENGINES}
+        errors: dict[str, list[list[int]]] = {engine: [] for engine in ENGINES}
         for number in range(options.rounds):
-            for engine, samples in rounds.items():
-                samples.append(measure(stream, units, engine, f"bench_streams_{os.getpid()}_{number}"))
-        figures[stream] = {engine: Distribution.of(samples).as_dict() for engine, samples in rounds.items()}
+            for engine in ENGINES:
+                latency, error = measure(stream, units, engine, f"bench_streams_{os.getpid()}_{number}")
+                latencies[engine].append(latency)
+                errors[engine].append(error)
+        figures[stream] = {
+            engine: Distribution.of(latencies[engine]).as_dict()
+            | {"capture_time_error": Distribution.of(errors[engine]).as_dict()}
+            for engine in ENGINES
+        }
     print(f"{cpu_name()}, {cores()} cores, Linux {platform.release()}; load {os.getloadavg()[0]:.1f}; ", end="")
     print(f"H.264, {SIZE[0]}x{SIZE[1]} at {FPS} fps, {options.rounds} rounds of {options.seconds} s\n")
-    print("| sent to published | engine | p50 | p99 | frames |\n|---|---|---|---|---|")
+    print("| sent to published | engine | p50 | p99 | error of capture times p50 | p99 | frames |")
+    print("|---|---|---|---|---|---|---|")
     for stream, engines in figures.items():
         for engine, found in engines.items():
-            times = " | ".join(f"{found[key] / 1e6:.1f} ms" for key in ("p50", "p99"))
+            rows = (found, found["capture_time_error"])
+            times = " | ".join(f"{row[key] / 1e6:.1f} ms" for row in rows for key in ("p50", "p99"))
             print(f"| {stream} | {engine} | {times} | {found['count']} |")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

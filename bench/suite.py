@@ -1,4 +1,4 @@
-"""Everything that the report is made of, in order, and how long each part may take."""
+"""All parts of the report, in order, and how long each of them may take."""
 
 import tempfile
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Length:
-    """How often, or how long, everything is done."""
+    """How often, or for how long, each part is measured."""
 
     write_rounds: int
     write_frames: int
@@ -90,7 +90,7 @@ QUICK = Length(
 
 
 def distributions(found: Rounds) -> dict[str, Any]:
-    """Of each subject."""
+    """The distribution of each subject."""
     return {name: Distribution.of(rounds).as_dict() for name, rounds in found.items()}
 
 
@@ -106,7 +106,7 @@ def measure_writes(length: Length, tick: Tick) -> Results:
 
 
 def measure_sweep(length: Length, tick: Tick) -> list[dict[str, Any]]:
-    """Best medians over the size of frames."""
+    """Best medians by frame size."""
     found = []
     with Worker() as worker:
         for rows in SWEEP_ROWS:
@@ -138,7 +138,7 @@ def measure_latency(length: Length, tick: Tick) -> Results:
 
 
 def as_results(measured: latency.Latencies) -> Results:
-    """Distributions by contestant, and who failed."""
+    """Distributions by contestant, and the failures."""
     return {
         "contestants": {key: samples.as_dict() for key, samples in measured.samples.items()},
         "failed": measured.failed,
@@ -176,7 +176,7 @@ def measure_readers(length: Length, tick: Tick) -> Results:
 
 
 def count_instructions() -> dict[str, int] | str:
-    """To publish, by readers attached; or why it cannot be said."""
+    """Instructions to publish, by number of attached readers; or why they are unknown."""
     try:
         with tempfile.TemporaryDirectory() as directory:
             program = instructions.build(Path(directory))
@@ -186,7 +186,7 @@ def count_instructions() -> dict[str, int] | str:
 
 
 def measure_start(length: Length, tick: Tick) -> Results:
-    """The first frames, by size; of several starts the one with the fewest seconds in it."""
+    """The first frames, by size; of several starts the fastest one."""
     found = {}
     for size in LARGE:
         tick(f"start, {size}")
@@ -208,7 +208,7 @@ def measure_lap(length: Length, tick: Tick) -> Results:
 
 
 def measure_capture(length: Length, tick: Tick) -> Results | str:
-    """The capture process against a bare loop; or why it cannot be said."""
+    """The capture process against a bare loop; or why it could not be measured."""
     try:
         import cv2  # noqa: F401
 
@@ -235,7 +235,7 @@ PARTS: dict[str, Callable[[Length, Tick], Any]] = {
     "lap": measure_lap,
     "capture": measure_capture,
 }
-# Of the whole time, roughly, for the progress bar.
+# Rough shares of the whole time, for the progress bar.
 SHARES = {
     "writes": 3, "sweep": 3, "calls": 1, "latency": 40, "pressure": 8, "readers": 25, "start": 2, "lap": 6,
     "capture": 18,
@@ -243,8 +243,8 @@ SHARES = {
 
 
 def run(length: Length, tick: Tick, done: Callable[[str], None]) -> Results:
-    """Every part; between them the machine is looked at: is it quiet? `done` is told the name of each part."""
-    floors.library()  # built once, for all processes that are to come
+    """Run every part; between them, check that the machine is quiet. `done` gets the name of each part."""
+    floors.library()  # built once, for all later processes
     quietness = machine.Quietness()
     results: Results = {
         "quick": length is not FULL,
@@ -264,8 +264,8 @@ def run(length: Length, tick: Tick, done: Callable[[str], None]) -> Results:
 
 
 def look_around(quietness: machine.Quietness, tick: Tick) -> None:
-    """Sleep for half a second: what the machine does now is not ours."""
-    tick("is anybody else at work?")
+    """Sleep for half a second: whatever the machine does now is not the benchmark."""
+    tick("is anything else running?")
     quietness.begin()
     sleep(0.5)
     quietness.end()

@@ -1,4 +1,4 @@
-"""The targets, as a table: what was aimed at, what was measured in this run, and whether that is it."""
+"""The targets, as a table: the target, the figure of this run, and whether it is met."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ HEAD = "| what | target | measured | |\n|---|---|---|---|"
 
 
 def unknown(what: str, target: str, why: str) -> Row:
-    """A row that says why there is no figure."""
+    """A row that explains why there is no figure."""
     return Row(what, target, why, None)
 
 
@@ -56,12 +56,12 @@ def write_rows(results: Results) -> list[Row]:
                 ratio <= 1.05,
             )
         )
-        what = f"`write_frame`, {size}, beside iceoryx2's loan, copy, send, back to back"
+        what = f"`write_frame`, {size}, against iceoryx2's loan, copy, send, back to back"
         rows.append(beside_iceoryx2(what, 1, ours, found.get(writes.ICEORYX2_WRITE), in_ms))
-        # As a camera's frames come, and are looked at.
+        # As a camera's frames arrive and are read.
         paced = results["latency"][size]["contestants"]
         ours, theirs = paced[OURS.key]["write"], paced.get(ICEORYX2.key, {}).get("write")
-        what = f"`write_frame`, {size}, beside iceoryx2, 1 to 3 ms between frames, all pixels read"
+        what = f"`write_frame`, {size}, against iceoryx2, 1 to 3 ms between frames, all pixels read"
         rows.append(beside_iceoryx2(what, 1, ours, theirs, in_ms))
     p99 = results["writes"]["4k"][writes.WRITE_FRAME]["p99"]
     rows.append(Row("`write_frame`, 4k, p99", "under 2 ms on a quiet machine", f"{p99 / MS:.2f} ms", p99 < 2 * MS))
@@ -99,13 +99,13 @@ def wake_rows(results: Results) -> list[Row]:
             beside_futex(what, "a bare futex", ours, bare),
             beside_futex(f"the same, {size}, after a copy", "a bare futex after a copy", copied, after),
             Row(
-                f"the same, {size}, after a copy, beside a futex without one",
+                f"the same, {size}, after a copy, against a futex without one",
                 "p50 at most 2 x",
                 f"{copied_beside_bare:.2f} x",
                 copied_beside_bare <= 2,
             ),
             beside_iceoryx2(
-                f"the same, {size}, after a copy, beside iceoryx2 after one",
+                f"the same, {size}, after a copy, against iceoryx2 after one",
                 0.4,
                 copied,
                 found.get(ICEORYX2.key, {}).get("wake"),
@@ -129,7 +129,7 @@ def beside_futex(what: str, floor_is: str, ours: dict[str, Any], floor: dict[str
 def beside_iceoryx2(
     what: str, limit: float, ours: dict[str, Any], theirs: dict[str, Any] | None, in_unit: Callable[[float], str]
 ) -> Row:
-    """Against the rival."""
+    """Compare with the rival."""
     target = "never above it" if limit == 1 else f"at most {limit:g} x"
     if theirs is None:
         return unknown(what, target, "iceoryx2 was not measured")
@@ -146,7 +146,7 @@ def in_us(nanoseconds: float) -> str:
 
 
 def reader_rows(results: Results) -> list[Row]:
-    """What readers cost."""
+    """The cost of readers."""
     counts = results["readers"]["instructions"]
     what, target = "publish with 0, 1, 10, 50 readers that do not wait", "the same instruction count"
     rows = [
@@ -189,7 +189,7 @@ def start_rows(results: Results) -> list[Row]:
 
 
 def lap_rows(results: Results) -> list[Row]:
-    """A reader's first wakes, each in a slot that it has not read from."""
+    """A reader's first wakes, each in a slot that it has not read before."""
     rows = []
     for size, found in results["lap"].items():
         ours, theirs = found[OURS.key], found.get(ICEORYX2.key)
@@ -231,7 +231,7 @@ def capture_rows(results: Results) -> list[Row]:
 
 
 def rows(results: Results) -> list[Row]:
-    """All of them."""
+    """All rows."""
     return [
         *write_rows(results),
         *call_rows(results),

@@ -1,7 +1,7 @@
-"""What this package costs beside the floors of the same run, with margins that a noisy machine does not trip.
+"""What this package costs relative to the floors of the same run, with margins that a noisy machine does not trip.
 
 The least median of several rounds is compared, and a ratio that is too high is measured again, a few times: noise comes
-and goes, an extra copy stays. Each limit is shown something slow, which has to exceed it every time.
+and goes, an extra copy stays. Each limit also has to catch something slow, every time.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ ATTEMPTS_OF_PLANTED = 2
 
 WRITE_LIMIT = 1.25  # times the fastest kernel of the kind that `write_frame` uses; 1.05 is aimed at
 WAKE_LIMIT = 4.0  # times a bare futex after the same copy; 2 is aimed at
-# Times making a numpy view of bytes, which is what a call in Python costs where nothing happens.
+# Times making a numpy view of bytes, which is what a Python call costs when it does nothing.
 CALL_LIMITS = {calls.LOAN: 5.0, calls.NEW: 4.0, calls.NOTHING: 1.0}
-LAP_LIMIT = 2.5  # the slowest of a reader's first three wakes beside later ones; 1.5 is aimed at
-SIZE_LIMIT = 1.3  # 4K beside 640x480, where no pixel moves
+LAP_LIMIT = 2.5  # the slowest of a reader's first three wakes relative to later ones; 1.5 is aimed at
+SIZE_LIMIT = 1.3  # 4K relative to 640x480, where no pixels move
 
 
 class CopiesTwice(SharedMemoryFrameWriter):
@@ -36,7 +36,7 @@ class CopiesTwice(SharedMemoryFrameWriter):
 
 
 def least_ratio(measure: Callable[[], float], limit: float, attempts: int = ATTEMPTS) -> float:
-    """The least of a few attempts; the first that is within the limit will do."""
+    """The lowest of a few attempts; stops at the first one within the limit."""
     least = float("inf")
     for _ in range(attempts):
         least = min(least, measure())
@@ -52,8 +52,8 @@ def best_medians(found: writes.Rounds) -> dict[str, float]:
 def write_ratio(size: str, writer_class: type[SharedMemoryFrameWriter]) -> float:
     """What `write_frame` adds to its copy.
 
-    It does not fetch the lines that it overwrites, so the floor is a copy that does not either. Whether that or a plain
-    copy is faster depends on how much of the cache is free now, and on what readers do next: the report measures that.
+    It does not fetch the cache lines that it overwrites, so neither does the floor's copy. Whether that or a plain
+    copy is faster depends on how much of the cache is free, and on what readers do next: the report measures that.
     """
     best = best_medians(writes.measure_beside_kernels(SIZES[size], 4, 6, writer_class))
     kernels = {name: took for name, took in best.items() if writes.is_kernel(name)}
@@ -105,7 +105,7 @@ def test_a_call_that_moves_no_pixels_takes_the_same_at_any_size(name: str) -> No
 
 
 def test_a_read_that_moves_pixels_is_found() -> None:
-    """It takes as long as the frame is large: what `copy=True` does by request."""
+    """Its time grows with the frame, as `copy=True` does on request."""
     limit = CALL_LIMITS[calls.NEW]
     assert least_ratio(lambda: ratio_to_a_view(calls.COPY), limit, ATTEMPTS_OF_PLANTED) > limit
     assert least_ratio(lambda: ratio_of_sizes(calls.COPY), SIZE_LIMIT, ATTEMPTS_OF_PLANTED) > SIZE_LIMIT
@@ -151,7 +151,7 @@ def test_the_first_wakes_of_a_reader_take_little_more_than_later_ones() -> None:
     assert ratio <= LAP_LIMIT
 
 
-def test_a_reader_that_maps_each_slot_when_its_first_frame_comes_is_found() -> None:
+def test_a_reader_that_maps_each_slot_when_its_first_frame_arrives_is_found() -> None:
     polled = Contestant("billiards_polled", "billiards_shm, polled", "bench.contestants.billiards_polled")
     ratio = least_lap_ratio(polled, ATTEMPTS_OF_PLANTED)
     print(f"first three wakes of a reader that does not map ahead: {ratio:.2f} x later ones")
@@ -161,7 +161,7 @@ def test_a_reader_that_maps_each_slot_when_its_first_frame_comes_is_found() -> N
 def test_no_frame_faults_memory_in_once_every_slot_has_been_used() -> None:
     found = start.measure(SIZES["1080p"])
     print(f"page faults by frame: writer {found['writer']['faults']}, reader {found['reader']['faults']}")
-    assert sum(found["writer"]["faults"][3:]) <= 2  # the interpreter has some of its own now and then
+    assert sum(found["writer"]["faults"][3:]) <= 2  # the interpreter causes some of its own now and then
     assert sum(found["reader"]["faults"][3:]) <= 2
 
 

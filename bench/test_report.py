@@ -1,4 +1,4 @@
-"""The report, made of the shortest possible run: everything is in it, and what is missing is named."""
+"""The report, made of the shortest possible run: everything is in it, and anything missing is named."""
 
 import json
 import shutil
@@ -71,7 +71,7 @@ def test_the_caveats_come_before_any_figure_and_say_that_few_samples_were_taken(
     assert "**A quick run**" in text
 
 
-def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_as_before(results: Any, tmp_path: Path) -> None:
+def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_unchanged(results: Any, tmp_path: Path) -> None:
     found = json.loads(json.dumps(results))
     for size in SIZES:
         found["writes"][size].pop(writes.ICEORYX2_WRITE)
@@ -89,7 +89,7 @@ def test_without_iceoryx2_its_rows_say_so_and_the_rest_is_as_before(results: Any
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_a_machine_that_was_not_quiet_is_said_to_be_so(results: Any, quiet: bool) -> None:
+def test_a_machine_that_was_not_quiet_is_reported(results: Any, quiet: bool) -> None:
     text = document.caveats(results | {"quiet": quiet, "others_used": [0.01 if quiet else 0.7]})
     assert ("others used up to 70% of it" in text) != quiet
 

@@ -1,4 +1,4 @@
-"""What one process can show: writing, lending, reading. Cross-process latencies are another matter.
+"""What one process can measure: writing, lending, reading. Latencies between processes are measured elsewhere.
 
 The floor of every copy is `numpy.copyto` between two private, touched arrays in the same run.
 """

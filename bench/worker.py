@@ -1,4 +1,4 @@
-"""A process that does what it is told, call by call, and keeps what it opened in between."""
+"""A process that runs jobs, one by one, and keeps what they opened in between."""
 
 import multiprocessing
 import traceback
@@ -8,13 +8,13 @@ from multiprocessing.connection import Connection
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
-# Spawned: what the rivals start in threads does not survive a fork.
+# Spawned, because threads that the rivals start do not survive a fork.
 CONTEXT = multiprocessing.get_context("spawn")
 PATIENCE_S = 120.0
 
 
 class WorkerError(RuntimeError):
-    """A job failed in its process, or the process is gone; the message ends with what it said."""
+    """A job failed in its process, or the process died; the message ends with its output."""
 
 
 class Worker:
@@ -28,19 +28,19 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The process's id."""
         assert self._process.pid is not None
         return self._process.pid
 
     def begin(self, job: Callable[..., Any], *arguments: Any) -> None:
-        """Let it start; ask for the `result` afterwards."""
+        """Start a job; call `result` afterwards."""
         try:
             self._pipe.send((job, arguments))
         except BrokenPipeError as error:
             raise WorkerError(f"{job.__name__}: its process is gone") from error
 
     def result(self, seconds: float = PATIENCE_S) -> Any:
-        """What the job that was begun first returned. WorkerError: it failed, or took longer than that."""
+        """The return value of the oldest job. WorkerError: it failed, or took longer than that."""
         try:
             if not self._pipe.poll(seconds):
                 raise WorkerError(f"no answer within {seconds:g} s")
@@ -58,7 +58,7 @@ class Worker:
         return self.result()
 
     def close(self) -> None:
-        """It ends by itself, or is ended after two seconds."""
+        """End the process; it is killed after two seconds."""
         self._pipe.close()
         self._process.join(2)
         if self._process.is_alive():
@@ -75,7 +75,7 @@ class Worker:
 
 
 def _serve(pipe: Connection, kept: dict[str, Any]) -> None:
-    """Until the other end is closed; what was kept goes with the namespace. Ctrl+C reaches this process, too."""
+    """Serve until the other end is closed; kept objects go with the namespace. Ctrl+C reaches this process, too."""
     state = SimpleNamespace(**kept)
     with suppress(EOFError, ConnectionResetError, BrokenPipeError, KeyboardInterrupt):
         while True:

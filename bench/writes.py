@@ -1,4 +1,4 @@
-"""Writing in one process: `write_frame` against the bare copy kernels, into the very same shared memory, and rivals.
+"""Writing in one process: `write_frame` against the bare copy kernels, into the same shared memory, and rivals.
 
 No reader waits for the frames; a reader in this process holds the newest one, as a reader would.
 """
@@ -16,7 +16,7 @@ from bench.contestants import ICEORYX2
 from bench.sizes import Picture, Shape, noise, own_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 
-Once = Callable[[], int]  # does it once; the nanoseconds it took
+Once = Callable[[], int]  # does it once; returns the nanoseconds it took
 Rounds = dict[str, list[list[int]]]
 Name = TypeVar("Name", str, tuple[str, str])
 WARM_UP = 3
@@ -26,7 +26,7 @@ ICEORYX2_WRITE = "iceoryx2, loan, copy, send"
 
 
 def timed(work: Callable[[], object]) -> int:
-    """Nanoseconds that it takes."""
+    """The nanoseconds that it takes."""
     begin = perf_counter_ns()
     work()
     return perf_counter_ns() - begin
@@ -60,7 +60,7 @@ def our_subjects(
 
 @contextmanager
 def private_copy(picture: Picture, name: str) -> Iterator[dict[str, Once]]:
-    """Three arrays in turn, as three slots would be."""
+    """A copy into three arrays in turn, like three slots."""
     slots = [noise(picture.shape) for _ in range(3)]
 
     def copy() -> int:
@@ -122,7 +122,7 @@ def measure(shape: Shape, rounds: int, frames: int, rivals: bool = True) -> Roun
 
 
 def take_turns(subjects: dict[Name, Once], rounds: int, frames: int) -> dict[Name, list[list[int]]]:
-    """A B C A B C; the first few of each turn do not count."""
+    """Alternate A B C A B C; the first few calls of each turn do not count."""
     found: dict[Name, list[list[int]]] = {name: [] for name in subjects}
     for _ in range(rounds):
         for name, once in subjects.items():

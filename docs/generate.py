@@ -1,10 +1,10 @@
-"""Writes the tables of the documentation that follow from the code and from what was measured.
+"""Writes the tables of the documentation that are generated from the code and from measurements.
 
     python docs/generate.py
 
 Run it after a change of the configuration, the statistics or the pixel formats. `python -m bench.report --docs` writes
 `figures.json` and runs it.
-Each table stands between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
+Each table is between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from billiards_shm.config.model import configuration_keys
+from billiards_shm.config.keys import configuration_keys
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 from billiards_shm.statistics import STATISTICS
 
@@ -21,13 +21,13 @@ DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures.json"
 SIZES = {"1080p": "1920x1080", "4k": "3840x2160"}
 VERDICTS = {True: "met", False: "**missed**", None: "not known"}
-# Of the README's table: each rival's title in `figures.json`.
+# For the README's table: each rival's title in `figures.json`.
 RIVALS = ("iceoryx2", "pyzmq, ipc", "multiprocessing.Queue")
 REGION_BYTES = 65536
 
 
 def configuration() -> str:
-    """Every key of the model, a table for each section."""
+    """Every key of the model, one table per section."""
     sections: dict[str, list[tuple[str, ...]]] = {}
     for key in configuration_keys():
         section, _, name = key.path.rpartition(".")
@@ -38,7 +38,7 @@ def configuration() -> str:
 
 
 def statistics() -> str:
-    """What is counted in each segment."""
+    """The statistics of each segment."""
     suffix = {"counter": "_total", "gauge": ""}
     rows = [
         (f"`{name}`", f"`billiards_shm_{row.metric}{suffix[row.kind]}`", row.description)
@@ -48,7 +48,7 @@ def statistics() -> str:
 
 
 def pixel_formats() -> str:
-    """What a frame of each format looks like."""
+    """The layout of a frame in each format."""
 
     def code(text: str) -> str:
         return f"`{text}`" if text else ""
@@ -61,7 +61,7 @@ def pixel_formats() -> str:
 
 
 def memory() -> str:
-    """Bytes of segments of usual sizes; all slots have eight bits a channel, three channels a pixel."""
+    """Bytes of segments of usual sizes, at eight bits per channel and three channels per pixel."""
     rows = []
     for width, height in ((640, 480), (1280, 720), (1920, 1080), (3840, 2160)):
         three, eight, nine = (segment_bytes(slots, width * height * 3) for slots in (3, 8, 9))
@@ -70,12 +70,12 @@ def memory() -> str:
 
 
 def segment_bytes(slots: int, frame_bytes: int) -> int:
-    """Header, control region, and slots that begin on 64 KiB boundaries."""
+    """Bytes of header, control region, and slots that begin on 64 KiB boundaries."""
     return 2 * REGION_BYTES + slots * (-(-frame_bytes // REGION_BYTES) * REGION_BYTES)
 
 
 def figures() -> str:
-    """What the benchmarks measured last: the caveats first."""
+    """The last results of the benchmarks: the caveats first."""
     found = measured()
     targets = [(one["what"], one["target"], one["measured"], VERDICTS[one["met"]]) for one in found["targets"]]
     titles = list(found["pixels_ns"]["1080p"])
@@ -93,7 +93,7 @@ def figures() -> str:
 
 
 def readme_figures() -> str:
-    """A few of them."""
+    """A few of these figures."""
     found = measured()
 
     def row(what: str, by_size: dict[str, float], unit: str, nanoseconds: float) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def readme_figures() -> str:
 
 
 def measured() -> dict[str, Any]:
-    """The figures of the last full run that was written down."""
+    """The figures of the last recorded full run."""
     found: dict[str, Any] = json.loads(FIGURES.read_text())
     return found
 
@@ -145,12 +145,12 @@ TABLES: dict[tuple[Path, str], Callable[[], str]] = {
 
 
 def between(label: str) -> re.Pattern[str]:
-    """What stands between the two comments of a table."""
+    """A pattern for the text between the two comments of a table."""
     return re.compile(rf"(?<=<!-- {label} -->\n).*?(?=<!-- /{label} -->)", re.DOTALL)
 
 
 def current(page: Path, label: str) -> str:
-    """What stands there now. LookupError: the comments are not there."""
+    """The text there now. LookupError: the comments are missing."""
     found = between(label).search(page.read_text())
     if found is None:
         raise LookupError(
@@ -160,7 +160,7 @@ def current(page: Path, label: str) -> str:
 
 
 def write() -> None:
-    """Every table, where it belongs."""
+    """Write every table where it belongs."""
     for (page, label), generate in TABLES.items():
         current(page, label)
         text = generate()

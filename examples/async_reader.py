@@ -1,4 +1,4 @@
-"""Reads several sources in one asynchronous program, each with a reader of its own; waits for sources that restart.
+"""Reads several sources in one asynchronous program, each with its own reader; waits for sources that restart.
 
 python examples/async_reader.py NAME [NAME ...] [--frames N]
 """
@@ -10,7 +10,7 @@ from billiards_shm import SharedMemoryFrameReader
 
 
 async def watch(name: str, frames: int) -> int:
-    """Print what comes from one source; return how many frames were missed."""
+    """Print the frames of one source; return how many were missed."""
     missed = 0
     with SharedMemoryFrameReader(name) as reader:
         count = 0

@@ -1,9 +1,9 @@
-"""Tells whether a source is healthy: exit code 0 if its newest captured frame is young enough, else 1 and the reason.
+"""Checks whether a source is healthy: exit code 0 if its newest captured frame is recent enough, else 1 and the reason.
 
     python examples/healthy.py [NAME] [--max-age SECONDS]
 
 For the health checks of containers and services. Placeholders do not count as frames, nor do the repeats of a frozen
-camera. That the capture process lives says nothing.
+camera. A live capture process alone proves nothing.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from billiards_shm import BilliardsShmError, inspect_segment
 
 
 def problem_with(name: str, max_age: float) -> str | None:
-    """Say what is wrong with the source; None: nothing."""
+    """Say what is wrong with the source; None if nothing is."""
     try:
         info = inspect_segment(name)
     except BilliardsShmError as error:

@@ -1,4 +1,4 @@
-"""Looks at frames with numpy: mean brightness, and how much changed since the frame before.
+"""Looks at frames with numpy: mean brightness, and how much changed since the previous frame.
 
     python examples/numpy_statistics.py [NAME] [--frames N]
 
@@ -15,12 +15,12 @@ from billiards_shm import SharedMemoryFrameReader
 
 
 def statistics(reader: SharedMemoryFrameReader) -> Iterator[tuple[int, float, float]]:
-    """Number, mean, and mean difference to the frame before, of every eighth pixel."""
+    """Number, mean, and mean difference from the previous frame, of every eighth pixel."""
     before: npt.NDArray[np.int16] | None = None
     for frame, metadata in reader:
         if metadata.pixel_format == "MJPG":
             raise SystemExit(
-                f"{reader.name} has JPEGs, whose bytes are no pixels: capture it with --publish bgr or both"
+                f"{reader.name} has JPEGs, whose bytes are not pixels: capture it with --publish bgr or both"
             )
         pixels = frame[::8, ::8].astype(np.int16)
         change = 0.0 if before is None or before.shape != pixels.shape else float(np.abs(pixels - before).mean())

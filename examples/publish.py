@@ -1,4 +1,4 @@
-"""Publishes pictures of its own: a moving gradient, drawn straight into shared memory.
+"""Publishes its own pictures: a moving gradient, drawn straight into shared memory.
 
 python examples/publish.py [NAME] [--frames N] [--fps FPS]
 """

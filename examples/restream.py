@@ -1,10 +1,10 @@
-"""Encodes a source as H.264 by ffmpeg: as HLS into a folder, or to an RTSP server such as MediaMTX.
+"""Encodes a source as H.264 with ffmpeg: as HLS into a folder, or to an RTSP server such as MediaMTX.
 
     python examples/restream.py NAME table/live.m3u8
     python examples/restream.py NAME rtsp://127.0.0.1:8554/table
 
-Frames that come while ffmpeg is busy are missed, so the stream stays close to now. It ends when the source does, and
-when the size or the format of its frames changes.
+Frames that arrive while ffmpeg is busy are missed, so the stream does not fall behind. It ends when the source does,
+and when the size or the format of its frames changes.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import numpy as np
 from billiards_shm import SharedMemoryFrameReader
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
-# Each frame is sent when it is encoded, and one in a second can be decoded by itself. H.264 wants even sizes.
+# Each frame is sent when it is encoded, and one per second can be decoded on its own. H.264 needs even sizes.
 ENCODE = (
     "-fps_mode vfr -vf pad=ceil(iw/2)*2:ceil(ih/2)*2 -pix_fmt yuv420p "
     "-c:v libx264 -preset veryfast -tune zerolatency -force_key_frames expr:gte(t,n_forced)"
@@ -27,7 +27,7 @@ RTSP = "-f rtsp -rtsp_transport tcp"
 
 
 def command(pixel_format: str, shape: tuple[int, ...], target: str) -> list[str]:
-    """Return the command of ffmpeg for frames of this format and shape."""
+    """Return the ffmpeg command for frames of this format and shape."""
     row = PIXEL_FORMATS[pixel_format]
     if not row.ffmpeg:
         raise SystemExit(f"ffmpeg has no name for {pixel_format}")
@@ -40,7 +40,7 @@ def command(pixel_format: str, shape: tuple[int, ...], target: str) -> list[str]
 
 
 def restream(name: str, target: str) -> int:
-    """Give ffmpeg every frame that it has time for; return its exit code."""
+    """Send ffmpeg every frame that it has time for; return its exit code."""
     with SharedMemoryFrameReader(name) as reader:
         reader.attach(timeout=None)
         started: list[str] = []
@@ -69,7 +69,7 @@ def main() -> None:
     """Restream until the source ends."""
     parser = argparse.ArgumentParser(description="Encode a source as H.264")
     parser.add_argument("name")
-    parser.add_argument("target", help="a file .m3u8, or an address rtsp://")
+    parser.add_argument("target", help="an .m3u8 file, or an rtsp:// address")
     arguments = parser.parse_args()
     sys.exit(restream(arguments.name, arguments.target))
 

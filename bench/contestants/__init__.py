@@ -1,6 +1,6 @@
-"""Who hands frames from process to process, each in a module of its own with a `Publisher` and a `Subscriber`.
+"""Ways to pass frames between processes, each in its own module with a `Publisher` and a `Subscriber`.
 
-A rival that is not installed is named as missing, never left out in silence.
+A rival that is not installed is reported as missing, never left out silently.
 """
 
 import importlib
@@ -16,13 +16,13 @@ class Publisher(Protocol):
     """The side that has the pictures."""
 
     def __init__(self, where: str, shape: Shape, shared: Any) -> None:
-        """`where`: a name of its own for this pair, letters and digits; `shared`: what the module's `share` made."""
+        """`where`: a unique name for this pair, letters and digits; `shared`: what the module's `share` made."""
 
     def write(self, picture: Picture) -> None:
-        """From an array to published, in the way that is quickest."""
+        """Publish an array, the fastest way."""
 
     def publish(self, picture: Picture) -> int:
-        """The same; the monotonic time in ns just before readers can see it, pixels in place by then if possible."""
+        """The same; returns the monotonic ns just before readers can see it, if possible with the pixels in place."""
 
     def close(self) -> None: ...
 
@@ -33,14 +33,14 @@ class Subscriber(Protocol):
     def __init__(self, where: str, shape: Shape, shared: Any) -> None: ...
 
     def receive(self, timeout: float) -> tuple[int, Picture] | None:
-        """The next picture, and the monotonic time in ns at which it was in hand; None when the time is up."""
+        """The next picture, and the monotonic time in ns when it was in hand; None after the timeout."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One of them."""
+    """One way to pass frames."""
 
     key: str
     title: str
@@ -55,7 +55,7 @@ class Contestant:
         return f"{self.requires} is not installed: pip install 'billiards-shm[bench]'"
 
     def share(self, context: SpawnContext) -> Any:
-        """What both sides must have been given when their processes start."""
+        """What both sides have to be given when their processes start."""
         return importlib.import_module(self.module).share(context)
 
     def publisher(self, where: str, shape: Shape, shared: Any) -> Publisher:
@@ -73,7 +73,7 @@ OURS_IN_PLACE = Contestant(
 )
 FUTEX = Contestant("futex", "bare futex (floor)", "bench.contestants.futex")
 FUTEX_AFTER_COPY = Contestant("futex_after_copy", "bare futex after a copy", "bench.contestants.futex_after_copy")
-WAKES_ONLY = (FUTEX, FUTEX_AFTER_COPY, OURS_IN_PLACE)  # what moves no pixels from process to process
+WAKES_ONLY = (FUTEX, FUTEX_AFTER_COPY, OURS_IN_PLACE)  # they move no pixels between processes
 ICEORYX2 = Contestant("iceoryx2", "iceoryx2", "bench.contestants.iceoryx", "iceoryx2")
 RIVALS = (
     ICEORYX2,

@@ -21,7 +21,7 @@ class Publisher:
         self._writer.write_frame(picture)
 
     def fill(self, slot: Picture, picture: Picture) -> None:
-        """Put the pixels in place, before the clock is looked at."""
+        """Put the pixels in place, before the clock is read."""
         np.copyto(slot, picture)
 
     def publish(self, picture: Picture) -> int:

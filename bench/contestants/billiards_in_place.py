@@ -1,4 +1,4 @@
-"""This package with the pixels in the slot already, as a decoder puts them there: nothing is copied."""
+"""This package with the pixels already in the slot, as if a decoder had put them there: nothing is copied."""
 
 from bench.contestants import billiards
 from bench.contestants.billiards import Subscriber, share
@@ -9,5 +9,5 @@ __all__ = ["Publisher", "Subscriber", "share"]
 
 class Publisher(billiards.Publisher):
     def fill(self, slot: Picture, picture: Picture) -> None:
-        """The frame's number alone."""
+        """Write only the frame's number."""
         slot.reshape(-1)[:8] = picture.reshape(-1)[:8]

@@ -1,4 +1,4 @@
-"""This package by a reader that never waits in it, and so has nothing mapped ahead: planted, for the guard to find."""
+"""This package with a reader that never waits, so nothing is mapped ahead: planted for the guard to find."""
 
 from time import monotonic, monotonic_ns, sleep
 

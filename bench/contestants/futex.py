@@ -1,4 +1,4 @@
-"""No transport at all: a counter in shared memory and a futex, in C. It moves no pixels; wakes only are compared."""
+"""No transport at all: a counter in shared memory and a futex, in C. It moves no pixels; only wakes are compared."""
 
 import ctypes
 from multiprocessing.context import SpawnContext
@@ -11,7 +11,7 @@ from bench.sizes import Picture, Shape
 
 
 def share(context: SpawnContext) -> Any:
-    """The word that is slept on: lower and upper half, of which the lower one counts."""
+    """The word to sleep on: lower and upper half; the lower one counts."""
     return context.RawArray(ctypes.c_uint32, 2)
 
 

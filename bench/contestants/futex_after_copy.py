@@ -1,4 +1,4 @@
-"""The bare futex, after copying the picture into memory of one's own: caches are then as any transport finds them."""
+"""The bare futex, after copying the picture into private memory: caches are then as any transport finds them."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """iceoryx2: samples lent and sent, and an event to sleep on.
 
-A numpy view of a payload does not keep its sample: a program that keeps the one has to keep the other.
+A numpy view of a payload does not keep its sample alive: a program that keeps the view has to keep the sample.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ def share(context: SpawnContext) -> None:
 
 
 class Services:
-    """One for the frames, one for the news. The last two frames, as this package keeps them: 34 chunks by default."""
+    """One for the frames, one for events. Keeps the last two frames, as this package does: 34 chunks by default."""
 
     def __init__(self, where: str, shape: Shape, subscribers: int = 8) -> None:
         self.bytes = int(np.prod(shape))
@@ -51,7 +51,7 @@ class Services:
 def array_at(address: int, shape: Shape, nbytes: int) -> Picture:
     """A view of memory that belongs to a sample."""
     memory = (ctypes.c_uint8 * nbytes).from_address(address)
-    return np.ndarray(shape, np.uint8, memory)  # type: ignore[arg-type]  # numpy's stubs know no ctypes arrays
+    return np.ndarray(shape, np.uint8, memory)  # type: ignore[arg-type]  # numpy's stubs do not know ctypes arrays
 
 
 class Publisher:
@@ -61,7 +61,7 @@ class Publisher:
         self._notifier = self._services.news.notifier_builder().create()
 
     def lend(self) -> Any:
-        """A sample to be filled."""
+        """A sample to fill."""
         return self._publisher.loan_slice_uninit(self._services.bytes)
 
     def write(self, picture: Picture) -> None:
@@ -76,7 +76,7 @@ class Publisher:
         return before
 
     def send(self, sample: Any) -> None:
-        """Into every subscriber's queue; no process is woken."""
+        """Into every subscriber's queue; wakes no process."""
         sample.assume_init().send()
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Subscriber:
         self._sample: Any = None
 
     def poll(self) -> Picture | None:
-        """The newest frame as an array, good until the next is asked for; None: no new one."""
+        """The newest frame as an array, valid until the next call; None if there is no new one."""
         sample = self._subscriber.receive()
         if sample is None:
             return None

@@ -1,4 +1,4 @@
-"""multiprocessing.shared_memory with three frames in it, looked at every millisecond: what this package replaces."""
+"""multiprocessing.shared_memory with three frames in it, polled every millisecond: what this package replaces."""
 
 from multiprocessing.context import SpawnContext
 from multiprocessing.shared_memory import SharedMemory
@@ -28,7 +28,7 @@ class Ring:
         self.slots: Picture = np.ndarray((SLOTS, *shape), np.uint8, self.memory.buf, HEADER_BYTES)
 
     def close(self) -> None:
-        """The arrays go first, or it is a BufferError."""
+        """Delete the arrays first, to avoid a BufferError."""
         del self.number, self.slots
         self.memory.close()
 

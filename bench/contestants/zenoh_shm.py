@@ -1,6 +1,6 @@
-"""eclipse-zenoh with shared memory: its Python package takes bytes and gives bytes, so each side copies.
+"""eclipse-zenoh with shared memory: its Python package takes and returns bytes, so each side copies.
 
-Two peers on a socket of their own, so that no other zenoh is found.
+Two peers on their own socket, so they find no other zenoh.
 """
 
 import json
@@ -41,7 +41,7 @@ def configuration(where: str, role: str) -> Any:
 
 
 def close(session: Any) -> None:
-    """A process of multiprocessing's ends without the hooks of the C library, and zenoh's shared memory would stay."""
+    """Multiprocessing skips the C library's exit hooks, which would leave zenoh's shared memory behind."""
     mapped = set(re.findall(r"/dev/shm/\d+\.zenoh", Path("/proc/self/maps").read_text()))
     session.close()
     for path in mapped:
@@ -62,7 +62,7 @@ class Publisher:
 
     def publish(self, picture: Picture) -> int:
         memory = self._pool.alloc(self._bytes, policy=self._policy)
-        memory[:] = picture.tobytes()  # bytes or bytearray is all that it takes
+        memory[:] = picture.tobytes()  # it takes only bytes or bytearray
         before = monotonic_ns()
         self._publisher.put(memory)
         return before

@@ -16,7 +16,7 @@ def share(context: SpawnContext) -> None:
 
 
 def path_of(where: str) -> Path:
-    """Of the socket."""
+    """The socket's path."""
     return Path(tempfile.gettempdir()) / where
 
 

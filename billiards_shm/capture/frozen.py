@@ -17,10 +17,10 @@ class FrozenPicture:
     """Notices that frames have been identical for too long.
 
     A working sensor is noisy, so its frames differ even if nothing moves. A few hundred pixels tell most frames apart.
-    Only while these stay the same, all pixels are compared, once a second.
+    Only while these stay the same are all pixels compared, once a second.
 
-    A picture that is the same after the source was reopened may be a still life: it is given twice as long each
-    time, up to 64 times, so that it is not opened again and again.
+    A picture that is the same after the source was reopened may be a still life: the limit doubles each time, up to 64
+    times its value, so that the source is not reopened again and again.
 
     Parameters
     ----------

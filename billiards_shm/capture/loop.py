@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from billiards_shm import SourceState
+from billiards_shm.capture.capture_time import CaptureTime, SourceClock
 from billiards_shm.capture.pace import Backoff, Pace
 from billiards_shm.capture.placeholders import PlaceholderPublisher
 from billiards_shm.capture.publisher import Publisher
@@ -33,6 +34,7 @@ from billiards_shm.sources.protocol import (
     Reason,
     SourceDetails,
     SourceLostError,
+    SourceReopenError,
     TimedSource,
 )
 
@@ -41,9 +43,9 @@ __all__ = ["CaptureLoop", "StopRequest"]
 PROGRESS_INTERVAL_NS: Final = 1_000_000_000
 LONGEST_GAP_OF_RECORDINGS_SEC: Final = 10.0
 LONGEST_GAP_OF_BURSTS_SEC: Final = 1.0
-"""What a playlist has dropped meanwhile is not waited for."""
+"""Do not wait for segments that a playlist has dropped in the meantime."""
 _RECORDED_NOW: Final = Reason.END_OF_STREAM.because(
-    "it was live, and is a recording now: start the capture again to play it"
+    "it was live, but is a recording now: start the capture again to play it"
 )
 _NS_PER_SEC: Final = 1_000_000_000
 
@@ -113,7 +115,7 @@ class CaptureLoop:
         Raises
         ------
         CameraError
-            The source could not be opened, or gave no frame, the first time; or it was lost, and the configuration
+            The first time, the source could not be opened or delivered no frame; or it was lost, and the configuration
             limits the attempts to reopen it.
         BilliardsShmError
             The segment could not be created.
@@ -141,46 +143,51 @@ class CaptureLoop:
             if end.kind is Ending.BROKEN:
                 raise DamagedSourceError(f"{self._address}: {end.reason}")
             if not self._publisher.begun:
-                raise CameraError(f"cannot open {self._address}: it gave no frame ({end.reason})")
+                raise CameraError(f"cannot open {self._address}: it delivered no frame ({end.reason})")
             if end.kind is Ending.EXHAUSTED and not (self._camera.loop_video and self._address.repeats):
                 self._status.set_state(SourceState.ENDED)
                 _log.info("End of %s", self._address)
                 return
-            if end.kind is Ending.EXHAUSTED and self.statistics.captured > captured_before:
-                source = self._start_next_pass()
+            if end.kind is Ending.REOPENED:
+                _log.info("Opening %s again: %s", self._address, end.reason)
+                self._status.set_state(SourceState.OPENING, end.reason)
+                source = self._open_at_once()
+            elif end.kind is Ending.EXHAUSTED and self.statistics.captured > captured_before:
+                self.statistics.loops += 1
+                source = self._open_at_once()
             else:
                 source = self._reconnect(end.reason)
 
     # Open.
 
-    def _start_next_pass(self) -> FrameSource | None:
-        """Open a recording again from its beginning; None if a stop is requested."""
-        self.statistics.loops += 1
+    def _open_at_once(self) -> FrameSource | None:
+        """Open a source again that is not lost; None if a stop is requested."""
         try:
-            return self._open_source()
+            return self._open_again()
         except CameraError as error:
             return self._reconnect(self._reason_of(error))
 
     def _reconnect(self, reason: str) -> FrameSource | None:
         """Open a lost source again, with growing delays between the attempts; None if a stop is requested."""
-        _log.warning("Lost %s: %s", self._address, reason)
+        happened = f"Lost {self._address}: {reason}"
         while True:
             self._status.set_state(SourceState.RECONNECTING, reason)
             self._check_attempts(reason)
-            if self._wait(self._backoff.next_delay()):
+            delay = self._backoff.next_delay()
+            _log.warning("%s; trying again in %.1f s", happened, delay)
+            if self._wait(delay):
                 return None
             try:
                 return self._open_again()
             except CameraError as error:
-                reason = self._reason_of(error)
-                _log.warning("%s; trying again", error)
+                reason, happened = self._reason_of(error), str(error)
             finally:
                 self._on_progress()
 
     def _open_again(self) -> FrameSource:
         source = self._open_source()
         if source.details.delivery is Delivery.RECORDED and not self._recorded:
-            # A playlist that has ended meanwhile would be played from its beginning, as if that were now.
+            # A playlist that has ended in the meantime would be played from its beginning, as if it were live.
             source.release()
             raise CameraError(f"cannot open {self._address}: {_RECORDED_NOW}")
         return source
@@ -201,13 +208,13 @@ class CaptureLoop:
         self._frozen_sec = self._camera.frozen_after_sec(recorded=self._recorded)
         self._publisher.watch_for_frozen(self._frozen_sec)
         pace = self._pace_for(details)
-        # A recording that loops goes on at the pace that it had.
+        # A recording that loops keeps its pace.
         if pace is None or self._pace is None or pace.fps != self._pace.fps:
             self._pace = pace
         self.reporter.source_opened(details)
 
     def _pace_for(self, details: SourceDetails) -> Pace | None:
-        """What paces the frames; None if the source does, or they are wanted as fast as they come."""
+        """What paces the frames; None: the source does, or frames are read as fast as possible."""
         fps = details.fps or ASSUMED_FPS
         if details.delivery is Delivery.LIVE:
             return None
@@ -225,10 +232,12 @@ class CaptureLoop:
         try:
             self._source_opened(source.details)
             return self._publish_frames(source)
+        except SourceReopenError as error:
+            return StreamEnd(Ending.REOPENED, str(error))
         except SourceLostError as error:
             return StreamEnd(Ending.LOST, str(error))
         except CameraError as error:
-            # The source is open, but its frames are of no use: they are too small for the crop.
+            # The source is open, but its frames cannot be used: they are too small for the crop.
             if not self._publisher.begun:
                 raise
             return StreamEnd(Ending.LOST, str(error))
@@ -244,23 +253,27 @@ class CaptureLoop:
     def _publish_frames(self, source: FrameSource) -> StreamEnd:
         failures, staleness = self._policies_for(source)
         checked = source if isinstance(source, CheckedSource) else None
+        clock = SourceClock.of(source)
         while not self._wait(0):
             started_ns = time.monotonic_ns()
             grabbed = self._grab(source, staleness, started_ns)
             grabbed_ns = captured_ns = time.monotonic_ns()
+            when = self._capture_time(clock if grabbed else None, grabbed_ns)
             if grabbed and staleness is not None and staleness.stale(grabbed_ns) and self._publisher.begun:
                 self.statistics.stale += 1
                 continue
             if grabbed and self._pace is not None:
-                if self._wait_until_due(self._pace, source):
+                due = self._wait_until_due(self._pace, source)
+                if due is None:
                     break
-                captured_ns = time.monotonic_ns()
-            lag_ns = None if staleness is None else staleness.lag_ns
-            if grabbed and self._publisher.publish(source, captured_ns, lag_ns):
+                captured_ns, when = due
+            lag_ns = _lag_ns(staleness, captured_ns, when)
+            if grabbed and self._publish(source, captured_ns, lag_ns, when):
                 failures.read_succeeded(captured_ns)
                 self.statistics.damaged += checked is not None and checked.damaged
                 self._frame_published()
                 if self._frames is not None and self.statistics.captured >= self._frames:
+                    _log.info("Stopped after %d frames, as asked", self._frames)
                     break
                 if self._publisher.frozen:
                     return self._source_froze()
@@ -286,9 +299,21 @@ class CaptureLoop:
         self._status.grab_started(now_ns)
         grabbed = source.grab()
         self._status.grab_ended()
-        # After a timeout FFmpeg may still give frames that it had buffered: they are old.
+        # After a timeout FFmpeg may still return frames that it had buffered: they are old.
         timeout_ns = self._camera.read_timeout_sec * _NS_PER_SEC
         return grabbed and not (not self._recorded and time.monotonic_ns() - now_ns >= timeout_ns)
+
+    def _publish(self, source: FrameSource, captured_ns: int, lag_ns: int | None, when: CaptureTime) -> bool:
+        self._status.frame_comes()
+        return self._publisher.publish(source, captured_ns, lag_ns, when)
+
+    def _capture_time(self, clock: SourceClock | None, grabbed_ns: int) -> CaptureTime:
+        if clock is None:
+            return CaptureTime(grabbed_ns)
+        when = clock.capture_time(grabbed_ns)
+        self.statistics.clock_offset_ns = clock.offset_ns
+        self.statistics.lost += clock.lost_frames()
+        return when
 
     def _frame_published(self) -> None:
         self._on_progress()
@@ -308,14 +333,17 @@ class CaptureLoop:
 
     # Pace.
 
-    def _wait_until_due(self, pace: Pace, source: FrameSource) -> bool:
-        """Wait until the grabbed frame is due; True if a stop is requested."""
+    def _wait_until_due(self, pace: Pace, source: FrameSource) -> tuple[int, CaptureTime] | None:
+        """Wait until the grabbed frame is due; return the time now and the due time. None: a stop is requested."""
         now = time.monotonic_ns()
-        timestamp_ms = source.timestamp_ms if isinstance(source, TimedSource) else None
-        return self._wait((pace.due_ns(now, timestamp_ms) - now) / _NS_PER_SEC)
+        due_ns = pace.due_ns(now, source.timestamp_ms if isinstance(source, TimedSource) else None)
+        if self._wait((due_ns - now) / _NS_PER_SEC):
+            return None
+        now = time.monotonic_ns()
+        return now, CaptureTime(min(due_ns, now), "file") if self._recorded else CaptureTime(now)
 
     def _wait(self, seconds: float) -> bool:
-        """Wait, and report meanwhile; True if a stop is requested."""
+        """Wait, reporting in the meantime; True if a stop is requested."""
         now = time.monotonic_ns()
         until_ns = now + round(seconds * _NS_PER_SEC)
         progress_ns = now + PROGRESS_INTERVAL_NS
@@ -330,3 +358,10 @@ class CaptureLoop:
             now = time.monotonic_ns()
             if now >= until_ns:
                 return False
+
+
+def _lag_ns(staleness: StalenessFilter | None, arrived_ns: int, when: CaptureTime) -> int | None:
+    """How long a frame had been waiting to be grabbed; None for a recording, whose frames have no age."""
+    if staleness is None:
+        return None
+    return staleness.lag_ns if when.clock == "arrival" else arrived_ns - when.ns

@@ -22,7 +22,7 @@ class CaptureObserver(Protocol):
         """Whether a successor will take the segment over. Then the segment must not be closed."""
 
     def started(self, snapshot: TakeSnapshot) -> None:
-        """The loop starts; `snapshot` gives its statistics, for later calls of `progress`."""
+        """The loop starts; `snapshot` returns its statistics, for later calls of `progress`."""
 
     def progress(self) -> None:
         """A frame was captured, or an attempt to reopen the source or a second of waiting is over."""
@@ -63,7 +63,7 @@ class ServiceObserver:
         self._notifier.status("opening the source")
 
     def progress(self) -> None:
-        """Ping the watchdog. The first call is the first frame: the service is ready, as readers find the segment."""
+        """Ping the watchdog. The first call is the first frame: the service is ready, and readers find the segment."""
         self._notifier.ready()
         self._notifier.alive()
         now = time.monotonic_ns()

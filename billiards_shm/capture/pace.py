@@ -6,6 +6,7 @@ from typing import Final
 __all__ = ["Backoff", "Pace"]
 
 _JITTER: Final = 0.25
+_random: Final = random.Random()  # not the global one: programs that seed that one should get what they expect
 _TOLERATED_LAG_NS: Final = 250_000_000
 _NS_PER_MS: Final = 1_000_000
 _NS_PER_SEC: Final = 1_000_000_000
@@ -22,7 +23,7 @@ class Pace:
     fps : float
         Above 0.
     longest_gap_sec : float
-        Timestamps that lie further apart, or go back, are not of one timeline: the next frame is due after one period.
+        Timestamps further apart, or going back, are not on one timeline: the next frame is due after one period.
     """
 
     def __init__(self, fps: float, longest_gap_sec: float = 0.0) -> None:
@@ -68,7 +69,7 @@ class Backoff:
         # The exponent is bounded because a source may be away for years.
         delay = min(self._first * 2.0 ** min(self.attempts, 32), self._longest / (1 + _JITTER))
         self.attempts += 1
-        return delay * random.uniform(1, 1 + _JITTER)
+        return delay * _random.uniform(1, 1 + _JITTER)
 
     def reset(self) -> None:
         """Start again from the shortest delay: the source is back."""

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class PlaceholderPublisher:
-    """Publishes a placeholder of the last frame's size.
+    """Draws and publishes placeholders of the last frame's size.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class PlaceholderPublisher:
     address : SourceAddress
         Of the source that is away.
     draw : callable
-        Writes lines of text into an image. Where OpenCV, which does that, is missing, placeholders are plain.
+        Writes lines of text into an image. It needs OpenCV; without it placeholders are plain.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class PlaceholderPublisher:
         self._draw = draw
         self._warned = False
 
-    def __call__(self, state: SourceState, reason: str) -> None:
-        """Publish one, unless no frame has told the size yet; may be called from another thread."""
+    def __call__(self, state: SourceState, reason: str) -> Callable[[], None]:
+        """Draw one, if the size is known from a frame; return what publishes it. May be called from another thread."""
         age = self._statistics.frame_age_s(time.monotonic_ns()) or 0.0
         lines = ["NO PICTURE", str(self._address), reason, f"{state} for {age:.0f} s"]
-        self._publisher.publish_placeholder(lambda width, height: self._picture(width, height, lines))
+        return self._publisher.placeholder(lambda width, height: self._picture(width, height, lines))
 
     def _picture(self, width: int, height: int, lines: list[str]) -> Image:
         image = np.empty((height, width, 3), np.uint8)

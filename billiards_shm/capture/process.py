@@ -5,14 +5,15 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
 
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.observers import CaptureObserver, ServiceObserver
 from billiards_shm.capture.profile import FrameProfile
-from billiards_shm.capture.stats import StatisticsSnapshot
-from billiards_shm.config.model import CameraConfig, Settings, native_name
+from billiards_shm.capture.reporter import CaptureReporter
+from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
+from billiards_shm.config.model import CameraConfig, Settings, segment_names
 from billiards_shm.errors import BilliardsShmError, ConfigurationError, WriterExistsError
 from billiards_shm.monitor.health import living_writer
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, exit_code_of
@@ -22,12 +23,12 @@ from billiards_shm.service.systemd import ServiceNotifier
 from billiards_shm.sources.open import open_source
 from billiards_shm.sources.protocol import FrameSource, Image
 
-__all__ = ["run_capture"]
+__all__ = ["Loop", "run_capture", "run_loop"]
 
 CLOSE_AFTER_SEC: Final = 0.05
-"""How long a loop may take to end by itself, after a stop was requested, before the segment is closed without it."""
+"""How long a loop may take to end after a stop was requested. Then the segment is closed without it."""
 END_AFTER_SEC: Final = 0.1
-"""How long it may take after that, before the process ends without it."""
+"""How long it may take after that. Then the process ends without it."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,47 +71,96 @@ def run_capture(
     Raises
     ------
     ConfigurationError
-        The port of the metrics cannot be listened at.
+        The metrics server cannot listen on its port.
     """
-    if origin:
-        _log.info("Configuration: %s", origin)
     if settings.video.sources:
         _log.warning("video.sources is for the command `run`; this process captures only vision.camera")
     camera = settings.vision.camera
+
+    def make_loop(stop: StopRequest, on_progress: Callable[[], None]) -> CaptureLoop:
+        loop = CaptureLoop(
+            settings,
+            stop,
+            _opening(camera, profile),
+            frames=frames,
+            on_statistics=on_statistics,
+            on_progress=on_progress,
+            draw_placeholder=draw_placeholder,
+        )
+        loop.statistics.on_written = profile.published if profile is not None else None
+        return loop
+
+    code = run_loop(settings, make_loop, _names(settings), observer=observer, origin=origin)
+    if profile is not None:
+        _log.info("%s", profile.line(), extra=profile.fields())
+    return code
+
+
+class Loop(Protocol):
+    """Publishes frames until it is stopped."""
+
+    reporter: CaptureReporter
+    statistics: CaptureStatistics
+
+    def run(self) -> None:
+        """Publish frames until a stop is requested, or there are no more."""
+
+    def close(self) -> None:
+        """Close the segments; may be called from another thread, and more than once."""
+
+
+def run_loop(
+    settings: Settings,
+    make_loop: Callable[[StopRequest, Callable[[], None]], Loop],
+    names: Sequence[str],
+    *,
+    observer: CaptureObserver | None = None,
+    origin: str = "",
+) -> int:
+    """Run a loop until it ends or a signal requests a stop, as `run_capture` does.
+
+    Parameters
+    ----------
+    settings : Settings
+    make_loop : callable
+        Makes the loop. Its arguments are the stop request and the function to call when the loop makes progress.
+    names : sequence of str
+        Of the segments that it will write.
+    observer : CaptureObserver, optional
+        Learns of progress and end; by default the service manager, if there is one.
+    origin : str
+        Where the settings came from, for the log.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    if origin:
+        _log.info("Configuration: %s", origin)
     if observer is None:
         observer = ServiceObserver(ServiceNotifier.from_environment())
     _reap_as_first_process()
     stop = StopRequest(lambda: _end_without_source(stop, loop, observer))
-    loop = CaptureLoop(
-        settings,
-        stop,
-        _opening(camera, profile),
-        frames=frames,
-        on_statistics=on_statistics,
-        on_progress=observer.progress,
-        draw_placeholder=draw_placeholder,
-    )
-    loop.statistics.on_written = profile.published if profile is not None else None
+    loop = make_loop(stop, observer.progress)
     with _metrics(settings), stop:
         observer.started(loop.reporter.snapshot)
         try:
-            code, failure = _run(loop, _names(settings))
+            code, failure = _run(loop, names)
         finally:
             _close(loop, observer)
     if stop.signal_name is not None:
         _log.info("Stopped by %s", stop.signal_name)
     if loop.statistics.written:
         loop.reporter.log_statistics()
-    if profile is not None:
-        _log.info("%s", profile.line(), extra=profile.fields())
     observer.ended(failure, finished=code == EXIT_OK and stop.signal_name is None)
-    # An interpreter that shuts down collects garbage among all it has imported, which takes most of the time of a
-    # stop. What is frozen is left out.
+    # At shutdown the interpreter collects garbage among everything it has imported, which takes most of the time of a
+    # stop. Frozen objects are left out.
     gc.freeze()
     return code
 
 
-def _close(loop: CaptureLoop, observer: CaptureObserver) -> None:
+def _close(loop: Loop, observer: CaptureObserver) -> None:
     observer.stopping()
     if observer.superseded:
         # A segment that is closed ends its readers. One whose writer is dead makes them wait for the successor.
@@ -118,7 +168,7 @@ def _close(loop: CaptureLoop, observer: CaptureObserver) -> None:
     loop.close()
 
 
-def _end_without_source(stop: StopRequest, loop: CaptureLoop, observer: CaptureObserver) -> None:
+def _end_without_source(stop: StopRequest, loop: Loop, observer: CaptureObserver) -> None:
     """End the process if the source does not return: an opening or a grab may block for seconds."""
     if stop.over.wait(CLOSE_AFTER_SEC):
         return
@@ -146,13 +196,12 @@ def draw_placeholder(image: Image, lines: list[str]) -> None:
 
 
 def _names(settings: Settings) -> list[str]:
-    """Of the segments."""
-    name = settings.video.shared_memory_name
-    return [name, native_name(name)] if settings.vision.camera.publish == "both" else [name]
+    """Names of the segments."""
+    return segment_names(settings.video.shared_memory_name, settings.vision.camera.publish)
 
 
-def _run(loop: CaptureLoop, names: list[str]) -> tuple[int, str]:
-    """Run the loop; give the exit code and the error, which is empty if there was none."""
+def _run(loop: Loop, names: Sequence[str]) -> tuple[int, str]:
+    """Run the loop; return the exit code and the error, empty if there was none."""
     try:
         # Before the source is opened, which may take seconds and disturb the camera of the other process.
         for name in names:
@@ -173,7 +222,7 @@ def _run(loop: CaptureLoop, names: list[str]) -> tuple[int, str]:
 
 
 def _reap_as_first_process() -> None:
-    """Let the kernel reap orphans, which the first process of a container gets as children."""
+    """Let the kernel reap orphans, which become children of the first process of a container."""
     if os.getpid() != 1:
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -197,7 +246,9 @@ def _metrics(settings: Settings) -> Iterator[None]:
             except ModuleNotFoundError as error:
                 raise ConfigurationError(f"metrics need {error.name}: pip install 'billiards-shm[serve]'") from error
             except (OSError, ValueError) as error:
-                place = f"{process.metrics_host} port {process.metrics_port}"
-                reason = error.strerror if isinstance(error, OSError) else error
-                raise ConfigurationError(f"cannot listen for metrics at {place}: {reason}") from error
+                text = f"cannot listen for metrics at {process.metrics_host} port {process.metrics_port}: "
+                if isinstance(error, OSError):
+                    # Not a ConfigurationError, after which `run` would not try again: the port may soon be free.
+                    raise OSError(error.errno, f"{text}{error.strerror}") from error
+                raise ConfigurationError(f"{text}{error}") from error
         yield

@@ -26,7 +26,7 @@ class FrameProfile:
         self._retrieve_ns = 0
 
     def watching(self, source: FrameSource) -> FrameSource:
-        """Give a source that does what `source` does, and tells this profile how long it took."""
+        """Wrap `source` so that this profile knows how long its calls take."""
         return _WatchedNativeSource(source, self) if isinstance(source, NativeSource) else _WatchedSource(source, self)
 
     def grabbed(self, took_ns: int) -> None:
@@ -34,12 +34,12 @@ class FrameProfile:
         self._grab_ns, self._retrieve_ns = took_ns, 0
 
     def retrieved(self, took_ns: int) -> None:
-        """Note how long the source took to give the pixels."""
+        """Note how long the source took to deliver the pixels."""
         self._retrieve_ns += took_ns
 
     def published(self, now_ns: int, took_ns: int) -> None:
-        """Note that a frame was published, which took so long, apart from `retrieved`."""
-        # How long the first frame was waited for is the time that opening took.
+        """Note that a frame was published, and how long that took without `retrieved`."""
+        # The wait for the first frame is the time that opening took.
         if self._ended_ns is not None:
             busy = self._grab_ns + self._retrieve_ns + took_ns
             waited = max(0, now_ns - self._ended_ns - busy)
@@ -70,7 +70,7 @@ class FrameProfile:
         return f"Profile: frames={len(self._frames)}, {phases}"
 
     def save_plot(self, path: Path) -> None:
-        """Draw each frame's phases, one above the other, and how each phase is distributed.
+        """Plot each frame's phases, stacked, and the distribution of each phase.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class FrameProfile:
         ImportError
             matplotlib is not installed.
         OSError, ValueError
-            The file cannot be written, or not in that format.
+            The file cannot be written, or not in this format.
         """
         from matplotlib.figure import Figure
 
@@ -117,6 +117,10 @@ class _WatchedSource:
     @property
     def timestamp_ms(self) -> float | None:
         return getattr(self._source, "timestamp_ms", None)
+
+    @property
+    def sent_ns(self) -> int | None:
+        return getattr(self._source, "sent_ns", None)
 
     @property
     def damaged(self) -> bool:

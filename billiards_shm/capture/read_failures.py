@@ -10,7 +10,7 @@ from billiards_shm.sources.protocol import FrameSource, Reason
 __all__ = ["Ending", "LiveFailurePolicy", "ReadFailurePolicy", "RecordingFailurePolicy", "StreamEnd"]
 
 FAILING_SEC: Final = 1.0
-"""How long a live source may fail before it is reopened."""
+"""How long a live source may fail before it is opened again."""
 FIRST_FRAME_SEC: Final = 10.0
 """The same before its first frame: cameras and servers are slow to start."""
 MOST_UNREADABLE: Final = 10
@@ -21,11 +21,12 @@ _NS_PER_SEC: Final = 1e9
 
 
 class Ending(Enum):
-    """Why an open source gives no more frames."""
+    """Why an open source delivers no more frames."""
 
     STOPPED = "stopped"
     EXHAUSTED = "exhausted"
     LOST = "lost"
+    REOPENED = "reopened"
     BROKEN = "broken"
 
 
@@ -43,7 +44,7 @@ class ReadFailurePolicy(Protocol):
         """Count a frame."""
 
     def read_failed(self, source: FrameSource, grabbed: bool, started_ns: int, now_ns: int) -> StreamEnd | None:
-        """Count a failure; give the end of the source if this is it.
+        """Count a failure; return the end of the source if this is it.
 
         Parameters
         ----------
@@ -58,8 +59,8 @@ class ReadFailurePolicy(Protocol):
 class RecordingFailurePolicy:
     """For recordings, where a damaged frame and the end look alike.
 
-    OpenCV tells them apart only by what comes afterwards. No more frames can be damaged than are left, so that many
-    failures in a row are the end.
+    With OpenCV, only later reads tell them apart. No more frames can be damaged than are left, so more failures in a
+    row than that are the end.
 
     Parameters
     ----------
@@ -77,7 +78,7 @@ class RecordingFailurePolicy:
         self._failures = self._unreadable = 0
 
     def read_failed(self, source: FrameSource, grabbed: bool, started_ns: int, now_ns: int) -> StreamEnd | None:
-        """Count a failure; give the end of the source if this is it."""
+        """Count a failure; return the end of the source if this is it."""
         if grabbed:
             self._statistics.unreadable += 1
             self._unreadable += 1
@@ -111,17 +112,20 @@ class LiveFailurePolicy:
         self._last_ns = now_ns
         self._begun = False
         self._statistics = statistics
+        self._stall_after_ns = statistics.stall_after_ns
 
     def read_succeeded(self, captured_ns: int) -> None:
         """Count a frame."""
-        if self._begun and captured_ns - self._last_ns > self._statistics.stall_after_ns:
+        if self._begun and captured_ns - self._last_ns > self._stall_after_ns:
             self._statistics.stalls += 1
+        # The statistics have this frame already: the next gap, too, is judged by the frames before it.
+        self._stall_after_ns = self._statistics.stall_after_ns
         self._unreadable = 0
         self._last_ns = captured_ns
         self._begun = True
 
     def read_failed(self, source: FrameSource, grabbed: bool, started_ns: int, now_ns: int) -> StreamEnd | None:
-        """Count a failure; give the end of the source if this is it."""
+        """Count a failure; return the end of the source if this is it."""
         blocked_sec = (now_ns - started_ns) / _NS_PER_SEC
         if blocked_sec > 0.9 * self._read_timeout_sec:
             self._statistics.stalls += 1
@@ -137,7 +141,7 @@ class LiveFailurePolicy:
 
     def _reason(self) -> str:
         if self._address.kind in (SourceKind.CAMERA, SourceKind.DEVICE):
-            return Reason.NO_SIGNAL.because("the camera gives no frames")
+            return Reason.NO_SIGNAL.because("the camera delivers no frames")
         return Reason.END_OF_STREAM.because("the server ended it, or is gone")
 
 

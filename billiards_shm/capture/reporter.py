@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from billiards_shm import SourceState
-from billiards_shm.capture.publisher import Publisher
+from billiards_shm.capture.capture_time import is_right
 from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.capture.status import SourceStatus
 from billiards_shm.config.address import SourceAddress
@@ -18,10 +18,31 @@ __all__ = ["CaptureReporter"]
 DISPLAY_INTERVAL_NS: Final = 250_000_000
 DAMAGE_INTERVAL_NS: Final = 10_000_000_000
 SLOW_SHARE: Final = 0.7
-"""A camera below this share of the rate that its driver names is warned of."""
+"""There is a warning if a camera is below this share of the rate that its driver names."""
+_NS_PER_MS: Final = 1e6
 _NS_PER_SEC: Final = 1_000_000_000
 
 _log = logging.getLogger(__name__)
+
+
+class Published(Protocol):
+    """What was published."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a frame, so that the segment exists."""
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last frame, 0 before the first."""
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the last picture; zeros before the first."""
+
+    @property
+    def backed_bytes(self) -> int:
+        """Memory that it takes."""
 
 
 class CaptureReporter:
@@ -31,30 +52,34 @@ class CaptureReporter:
     ----------
     settings : Settings
     statistics : CaptureStatistics
-    publisher : Publisher
+    publisher : Published
     status : SourceStatus
         Reports to readers.
     on_statistics : callable, optional
         A display, which is called with the statistics about four times a second until it fails.
+    address : object, optional
+        What the source is called; by default as `vision.camera` names it.
     """
 
     def __init__(
         self,
         settings: Settings,
         statistics: CaptureStatistics,
-        publisher: Publisher,
+        publisher: Published,
         status: SourceStatus,
         on_statistics: Callable[[StatisticsSnapshot], None] | None = None,
+        address: object = None,
     ) -> None:
         self._name = settings.video.shared_memory_name
         self._camera = settings.vision.camera
-        self._address = SourceAddress.parse(self._camera.device_id)
+        self._address = SourceAddress.parse(self._camera.device_id) if address is None else address
         self._statistics = statistics
         self._publisher = publisher
         self._status = status
         self._display = on_statistics
         self._details: SourceDetails | None = None
         self._warned_of_slow_camera = False
+        self._warned_of_wrong_clock = False
         self._unreadable_told = 0
         self._damaged_told = 0
         self._next_damage_ns = 0
@@ -63,7 +88,7 @@ class CaptureReporter:
         self._next_log_ns = now + self._log_interval_ns
         self._next_display_ns = now
         self.next_report_ns = now
-        """When something is due next."""
+        """When the next report is due."""
 
     def report_due(self, now_ns: int) -> None:
         """Report what is due."""
@@ -76,6 +101,7 @@ class CaptureReporter:
             self._next_log_ns = max(self._next_log_ns, now_ns - self._log_interval_ns) + self._log_interval_ns
             self.log_statistics()
             self._warn_of_slow_camera(now_ns)
+            self._warn_of_wrong_clock()
         if self._display is not None and now_ns >= self._next_display_ns:
             self._next_display_ns = now_ns + DISPLAY_INTERVAL_NS
             self._update_display(self._display)
@@ -84,7 +110,7 @@ class CaptureReporter:
             self.next_report_ns = min(self.next_report_ns, self._next_display_ns)
 
     def source_opened(self, details: SourceDetails) -> None:
-        """Log what an opened source says of itself, unless it said the same before."""
+        """Log what an opened source reports about itself, unless it reported the same before."""
         if details == self._details:
             return
         self._details = details
@@ -97,7 +123,7 @@ class CaptureReporter:
         if asked is not None and given is not None:
             differs = (asked.width, asked.height) != (given.width, given.height) or abs(asked.fps - given.fps) > 0.1
             if differs or (asked.fourcc and asked.fourcc != given.fourcc):
-                _log.warning("%s was asked for %s and gives %s", self._address, asked, given)
+                _log.warning("%s was asked for %s but delivers %s", self._address, asked, given)
         for warning in details.warnings:
             _log.warning("%s: %s", self._address, warning)
 
@@ -106,11 +132,13 @@ class CaptureReporter:
         unreadable = self._statistics.unreadable - self._unreadable_told
         damaged = self._statistics.damaged - self._damaged_told
         if unreadable:
-            _log.warning("%d frames of %s could not be decoded: they are not published", unreadable, self._address)
+            left_out = "it is not published" if unreadable == 1 else "they are not published"
+            left_out += ", or not as BGR" if self._camera.publish == "both" else ""
+            _log.warning("%s of %s could not be decoded: %s", _frames(unreadable), self._address, left_out)
         if damaged:
             _log.warning(
-                "%d frames of %s lacked parts, which the decoder filled in: lost packets, or a damaged file",
-                *(damaged, self._address),
+                "%s of %s lacked parts, which the decoder filled in: lost packets, or a damaged file",
+                *(_frames(damaged), self._address),
             )
         if unreadable or damaged:
             self._unreadable_told += unreadable
@@ -123,7 +151,7 @@ class CaptureReporter:
         _log.info("%s", snapshot.line(), extra=snapshot.fields())
 
     def snapshot(self) -> StatisticsSnapshot:
-        """The statistics as they are now; may be called from another thread."""
+        """The current statistics; may be called from another thread."""
         now = time.monotonic_ns()
         counts, (width, height) = self._statistics, self._publisher.picture_size
         write_p50, write_p99 = counts.latency_ms(0.50, 0.99)
@@ -136,6 +164,8 @@ class CaptureReporter:
             frames_stale=counts.stale,
             frames_unreadable=counts.unreadable,
             frames_damaged=counts.damaged,
+            frames_lost=counts.lost,
+            clock_offset_ms=None if counts.clock_offset_ns is None else counts.clock_offset_ns / _NS_PER_MS,
             fps=counts.write_rate.rate(now),
             camera_fps=counts.capture_rate.rate(now),
             reconnects=counts.reconnects,
@@ -160,14 +190,28 @@ class CaptureReporter:
 
     def _warn_of_slow_camera(self, now_ns: int) -> None:
         details, rate = self._details, self._statistics.capture_rate.rate(now_ns)
-        if self._warned_of_slow_camera or details is None or details.requested is None:
+        # Frames that could not be decoded did arrive: they have their own warning.
+        if self._warned_of_slow_camera or details is None or details.requested is None or self._statistics.unreadable:
             return
         if self._status.state is SourceState.STREAMING and 0 < rate < SLOW_SHARE * details.fps:
             self._warned_of_slow_camera = True
             _log.warning(
-                "%s gives %.1f fps, though its driver says %g: too little light, or a format that takes too long to "
+                "%s delivers %.1f fps, though its driver says %g: too little light, or a format that takes too long to "
                 "transfer; another fourcc, such as MJPG, may help",
                 *(self._address, rate, details.fps),
+            )
+
+    def _warn_of_wrong_clock(self) -> None:
+        offset_ns = self._statistics.clock_offset_ns
+        if offset_ns is None or is_right(offset_ns):
+            self._warned_of_wrong_clock = False
+        elif not self._warned_of_wrong_clock:
+            self._warned_of_wrong_clock = True
+            way = "ahead of" if offset_ns > 0 else "behind"
+            _log.warning(
+                "%s has a clock that is %.3f s %s this host's: its frames count as captured when they arrive, minus "
+                "the time by which each is later than others",
+                *(self._address, abs(offset_ns) / _NS_PER_SEC, way),
             )
 
     def _update_display(self, display: Callable[[StatisticsSnapshot], None]) -> None:
@@ -177,3 +221,7 @@ class CaptureReporter:
             # A display fails when its terminal is gone. Capturing goes on.
             self._display = None
             _log.warning("Live statistics stopped: %s: %s", type(error).__name__, error)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"

@@ -1,14 +1,14 @@
 """How old a live source's frames are when they arrive, and which of them are skipped for newer ones.
 
-OpenCV gives every frame, in order: a loop that was held up once would see only old frames from then on. A frame's
-timestamp tells how late it is. V4L2's is CLOCK_MONOTONIC. Of a stream's clock only differences mean something, so a
+OpenCV returns every frame, in order: a loop that was held up once would see only old frames from then on. A frame's
+timestamp shows how late it is. V4L2's is CLOCK_MONOTONIC. On a stream's clock only differences mean something, so a
 frame is compared with the least late one of the last minute.
 """
 
 import time
-from collections import deque
 from typing import Final
 
+from billiards_shm.capture.least_late import LeastLate
 from billiards_shm.sources.protocol import TimedSource
 
 __all__ = ["StalenessFilter"]
@@ -17,9 +17,6 @@ STALE_NS: Final = 100_000_000
 """Frames later than this, and than two frame times, are skipped if a newer one is waiting."""
 LONGEST_SKIP_NS: Final = 250_000_000
 """How long frames may be skipped without publishing one, where decoding alone is too slow."""
-MEMORY_NS: Final = 60_000_000_000
-"""How long the least late frame is remembered; the clocks of sources drift."""
-_BUCKETS: Final = 6
 _BELIEVABLE_NS: Final = 60_000_000_000
 _JUMP_NS: Final = 10_000_000_000
 _NS_PER_MS: Final = 1e6
@@ -38,7 +35,7 @@ class StalenessFilter:
     def __init__(self, source: TimedSource, *, monotonic: bool) -> None:
         self._source = source
         self._monotonic = monotonic
-        self._least: deque[tuple[int, int]] = deque(maxlen=_BUCKETS)
+        self._delays = LeastLate()
         self._last_taken_ns: int | None = None
         self._period_ns = 0
         self._skipping_since_ns: int | None = None
@@ -84,17 +81,12 @@ class StalenessFilter:
             age = now_ns - taken_ns
             return age if 0 <= age < _BELIEVABLE_NS else 0
         if last is None or not 0 < taken_ns - last < _JUMP_NS:
-            # The stream started again, or its clock is of no use.
-            self._least.clear()
+            # The stream started again, or its clock is useless.
+            self._delays.clear()
         else:
             self._update_period(taken_ns, last)
         offset = now_ns - taken_ns
-        bucket = now_ns // (MEMORY_NS // _BUCKETS)
-        if self._least and self._least[-1][0] == bucket:
-            self._least[-1] = (bucket, min(offset, self._least[-1][1]))
-        else:
-            self._least.append((bucket, offset))
-        return offset - min(least for _, least in self._least)
+        return offset - self._delays.add(now_ns, offset)
 
     def _update_period(self, taken_ns: int, last: int | None) -> None:
         if last is not None and 0 < taken_ns - last < _JUMP_NS:

@@ -16,7 +16,7 @@ LATENCY_WINDOW_FRAMES: Final = 1000
 STALL_NS: Final = 2_000_000_000
 """A live source that is silent for longer has stalled ..."""
 STALL_FRAMES: Final = 5
-"""... unless its frames come so slowly that fewer than these are missing."""
+"""... unless its frames arrive so slowly that fewer than these are missing."""
 _NS_PER_MS: Final = 1e6
 _NS_PER_SEC: Final = 1e9
 
@@ -27,12 +27,12 @@ class StatisticsSnapshot:
 
     uptime_s: float
     frames_captured: int
-    """Frames that the source gave and that could be decoded."""
+    """Frames that the source delivered and that could be decoded."""
     frames_written: int
     frames_dropped: int
     """Frames captured but not written, because there was no shared memory for them."""
     fps: float
-    """Frames written per second, over the last seconds; 0.0 when none come."""
+    """Frames written per second, over the last seconds; 0.0 when none arrive."""
     camera_fps: float
     """Frames captured per second, over the last seconds."""
     reconnects: int
@@ -52,28 +52,35 @@ class StatisticsSnapshot:
     state: SourceState
     reason: str
     frames_unreadable: int = 0
-    """Frames that the source gave and that could not be decoded."""
+    """Frames that the source delivered but that could not be decoded."""
     frames_damaged: int = 0
     """Frames that were published with parts that the decoder filled in, because they were missing."""
     frames_stale: int = 0
     """Frames of a live source that were skipped because a newer one was waiting."""
+    frames_lost: int = 0
+    """Frames that a camera's driver lost, estimated from the times of the others."""
+    clock_offset_ms: float | None = None
+    """How far the clock of the driver or sender is ahead of this host's when its least late frame arrives."""
     age_p50_ms: float = 0.0
-    """Age of a live source's frames when readers get them: from the moment they could have been grabbed; 0.0 for
-    others, and before the first."""
+    """Age of a live source's frames when readers get them: since they were captured, if that is known from the source's
+    clock, otherwise since they could be grabbed; 0.0 for other sources, and before the first frame."""
     age_p99_ms: float = 0.0
     requested: VideoFormat | None = None
     """What a camera was asked for."""
     negotiated: VideoFormat | None = None
-    """What the source said that it gives, before frames are turned and cropped."""
+    """What the source said that it delivers, before frames are turned and cropped."""
 
     def line(self) -> str:
         """The statistics as the log has them."""
         live = ""
         if self.age_p99_ms or self.frames_stale:
             live = f", age_p50={self.age_p50_ms:.1f}ms, age_p99={self.age_p99_ms:.1f}ms, stale={self.frames_stale}"
+        clock = "" if self.clock_offset_ms is None else f", clock_offset={self.clock_offset_ms:.1f}ms"
+        lost = f", lost=~{self.frames_lost}" if self.frames_lost else ""
         unreadable = f", unreadable={self.frames_unreadable}" if self.frames_unreadable else ""
         damaged = f", damaged={self.frames_damaged}" if self.frames_damaged else ""
-        state = "" if self.state is SourceState.STREAMING else f", state={self.state} ({self.reason})"
+        state = "" if self.state is SourceState.STREAMING else f", state={self.state}"
+        state += f" ({self.reason})" if state and self.reason else ""
         age = "none" if self.frame_age_s is None else f"{self.frame_age_s:.3f}s"
         return (
             f"Stats: uptime={self.uptime_s:.1f}s, frames_captured={self.frames_captured}, "
@@ -81,7 +88,7 @@ class StatisticsSnapshot:
             f"dropped={self.frames_dropped}, reconnects={self.reconnects}, stalls={self.stalls}, "
             f"loops={self.loops}, frame_age={age}, write_sequence={self.write_sequence}, "
             f"write_p50={self.write_p50_ms:.2f}ms, write_p99={self.write_p99_ms:.2f}ms"
-            f"{unreadable}{damaged}{live}{state}"
+            f"{unreadable}{damaged}{lost}{live}{clock}{state}"
         )
 
     def fields(self) -> dict[str, Any]:
@@ -102,9 +109,9 @@ class RateWindow:
         self._times.append(now_ns)
 
     def rate(self, now_ns: int) -> float:
-        """Events per second; falls to 0.0 when none come, however regular they were before."""
+        """Events per second; falls to 0.0 when there are none, however regular they were before."""
         times = self._times
-        # Two always stay, so that rare events have a rate too.
+        # The last two are always kept, so that rare events have a rate, too.
         while len(times) > 2 and times[0] < now_ns - RATE_WINDOW_NS:
             times.popleft()
         if len(times) < 2:
@@ -120,7 +127,7 @@ class RateWindow:
 
 
 class CaptureStatistics:
-    """Counters of the capture loop, all of whose durations are monotonic.
+    """Counters of the capture loop. All durations are monotonic.
 
     Parameters
     ----------
@@ -143,19 +150,23 @@ class CaptureStatistics:
         self.unreadable = 0
         self.damaged = 0
         self.lost = 0
+        self.clock_offset_ns: int | None = None
+        """How far the clock of the driver or sender is ahead of this host's; None if there is none."""
         self._latencies: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._ages: deque[int] = deque(maxlen=LATENCY_WINDOW_FRAMES)
         self._interval_ns = 0
+        self.rejected = 0
+        """Answers of other hosts that could not be read."""
         self.link_bytes = 0
         self.link_missed = 0
         self.link_age_us = 0
         self.link_trip_us = 0
         self.link_error_us = 0
         self.on_written: Callable[[int, int], None] | None = None
-        """Count a published frame: when that was, and what it took, apart from decoding, in nanoseconds."""
+        """Called for each published frame with when it was published and how long that took without decoding, in ns."""
 
     def frame_captured(self, captured_ns: int) -> None:
-        """Count a frame that the source gave."""
+        """Count a frame that the source delivered."""
         self.captured += 1
         if self.last_capture_ns is not None:
             interval = min(captured_ns - self.last_capture_ns, self.stall_after_ns)
@@ -200,5 +211,5 @@ class CaptureStatistics:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Pick by nearest rank, so that it is a value that did occur; 0.0 if none did."""
+    """The value of the nearest rank, one that occurred; 0.0 if there are none."""
     return float(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) if ordered else 0.0

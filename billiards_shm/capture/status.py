@@ -5,23 +5,30 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Protocol, Self
 
 from billiards_shm import SourceState
-from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.stats import CaptureStatistics
 from billiards_shm.errors import BilliardsShmError
 from billiards_shm.sources.protocol import Reason
 from billiards_shm.statistics import REPORTED
 
-__all__ = ["SourceStatus"]
+__all__ = ["Reporting", "SourceStatus"]
 
 STALL_CHECK_SEC: Final = 0.25
 REPORT_INTERVAL_NS: Final = 500_000_000
 PLACEHOLDER_INTERVAL_NS: Final = 1_000_000_000
+_NS_PER_MS: Final = 1e6
 _NS_PER_SEC: Final = 1e9
 
 _log = logging.getLogger(__name__)
+
+
+class Reporting(Protocol):
+    """Reports the state of the source to readers."""
+
+    def report(self, **news: Any) -> None:
+        """Report to readers; may be called from another thread."""
 
 
 class SourceStatus:
@@ -33,17 +40,17 @@ class SourceStatus:
 
     Parameters
     ----------
-    publisher : Publisher
+    publisher : Reporting
     statistics : CaptureStatistics
     placeholder : callable or None
-        Called with state and reason to publish a placeholder.
+        Called with state and reason to draw a placeholder; returns what publishes it.
     """
 
     def __init__(
         self,
-        publisher: Publisher,
+        publisher: Reporting,
         statistics: CaptureStatistics,
-        placeholder: Callable[[SourceState, str], None] | None = None,
+        placeholder: Callable[[SourceState, str], Callable[[], None]] | None = None,
     ) -> None:
         self.state = SourceState.OPENING
         self.reason = ""
@@ -53,6 +60,7 @@ class SourceStatus:
         self._placeholder = placeholder
         self._lock = threading.Lock()
         self._grab_started_ns: int | None = None
+        self._frame_comes = False
         self.next_report_ns = 0
         self._next_placeholder_ns = 0
         self._ended = threading.Event()
@@ -81,6 +89,7 @@ class SourceStatus:
             if (state, reason) != (self.state, self.reason):
                 self._next_placeholder_ns = 0
             self.state, self.reason = state, reason
+            self._frame_comes = False
             self._report(time.monotonic_ns())
 
     def report(self, now_ns: int) -> None:
@@ -91,11 +100,19 @@ class SourceStatus:
 
     def grab_started(self, now_ns: int) -> None:
         """Note when a grab started."""
+        self._frame_comes = False
         self._grab_started_ns = now_ns
 
     def grab_ended(self) -> None:
         """Note that the grab is over."""
         self._grab_started_ns = None
+
+    def frame_comes(self) -> None:
+        """Publish no placeholder from here on until the next grab or state: the loop publishes a frame."""
+        self._frame_comes = True
+        if self.state is not SourceState.STREAMING:
+            with self._lock:
+                pass  # a placeholder that is being published comes before the frame
 
     def _report(self, now_ns: int) -> None:
         self.next_report_ns = now_ns + REPORT_INTERVAL_NS
@@ -105,6 +122,7 @@ class SourceStatus:
             reason=self.reason,
             backend=self.backend,
             fps=counts.capture_rate.rate(now_ns),
+            clock_offset_ms=None if counts.clock_offset_ns is None else counts.clock_offset_ns / _NS_PER_MS,
             **{name: getattr(counts, name) for name in REPORTED} | {"stalls": self.stalls},
         )
 
@@ -116,10 +134,10 @@ class SourceStatus:
             try:
                 self._check_for_stall(time.monotonic_ns())
             except BilliardsShmError as error:
-                # A name that is lost stays lost, for as long as the loop is in a grab that does not return.
+                # A lost name stays lost while the loop is in a grab that does not return.
                 if str(error) != told:
                     told = str(error)
-                    _log.warning("Readers could not be told how the source is: %s", error)
+                    _log.warning("The state of the source could not be passed on to readers: %s", error)
 
     def _check_for_stall(self, now_ns: int) -> None:
         with self._lock:
@@ -132,9 +150,13 @@ class SourceStatus:
                 _log.warning("The source has stalled: %s", self.reason)
             away = self.state in (SourceState.STALLED, SourceState.RECONNECTING)
             state, reason = self.state, self.reason
-            # The loop reports by itself as long as it goes round.
+            # The loop reports as long as it runs.
             if away and now_ns >= self.next_report_ns:
                 self._report(now_ns)
         if away and self._placeholder is not None and now_ns >= self._next_placeholder_ns:
-            self._next_placeholder_ns = now_ns + PLACEHOLDER_INTERVAL_NS
-            self._placeholder(state, reason)
+            # While it is drawn, which takes milliseconds, the source may come back.
+            publish = self._placeholder(state, reason)
+            with self._lock:
+                if (self.state, self.reason) == (state, reason) and not self._frame_comes:
+                    self._next_placeholder_ns = now_ns + PLACEHOLDER_INTERVAL_NS
+                    publish()

@@ -1,4 +1,4 @@
-"""``billiards-shm capture``, which is also what ``billiards-shm`` alone does."""
+"""``billiards-shm capture``, which ``billiards-shm`` alone also runs."""
 
 import importlib.util
 from contextlib import contextmanager
@@ -28,10 +28,10 @@ __all__ = ["capture_command", "capture_configured"]
 
 
 class _CaptureCommand(ConfiguredCommand):
-    """Takes a file whose name begins with a dash for the source, not for options."""
+    """Accepts a source file whose name begins with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give such a file a name that no option has."""
+        """Prefix such a file with ``./``, so it is not an option."""
         options = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
         files = [arg for arg in args if arg.startswith("-") and arg not in options and Path(arg).is_file()]
         return super().parse_args(ctx, [f"./{arg}" if arg in files else arg for arg in args])
@@ -62,7 +62,7 @@ default; the command line wins over environment and file.
 @click.option(
     "--profile-plot",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Plot that to a PNG, SVG or PDF file. Needs matplotlib.",
+    help="Plot the profile to a PNG, SVG or PDF file. Needs matplotlib.",
 )
 @click.option("--supervise", "supervised", is_flag=True, help="Restart the process when it dies or hangs.")
 @common_options
@@ -87,7 +87,7 @@ def capture_command(
         overrides["vision.camera.device_id"] = source
     if supervised:
         if profile or profile_plot is not None:
-            raise click.UsageError("--profile measures one process, so it does not go together with --supervise")
+            raise click.UsageError("--profile measures one process: leave --supervise out")
         ctx.exit(supervise(ctx, overrides, frames))
     with _profile(profile, profile_plot) as frame_profile:
         code = capture_configured(ctx, overrides, frames, frame_profile)
@@ -96,7 +96,7 @@ def capture_command(
 
 @contextmanager
 def _profile(wanted: bool, plot: Path | None) -> "Iterator[FrameProfile | None]":
-    """Give the profile to fill, and plot it at the end if there is a file for the plot."""
+    """Yield the profile to fill, and plot it at the end if there is a file for the plot."""
     if not wanted and plot is None:
         yield None
         return
@@ -128,7 +128,7 @@ def capture_configured(
 
 @contextmanager
 def _statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
-    """Show statistics on a terminal. Elsewhere the log has them."""
+    """Show statistics on a terminal. Otherwise the log has them."""
     if not live:
         yield None
         return

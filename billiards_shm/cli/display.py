@@ -1,11 +1,12 @@
 """What the command line prints: segments and statistics, as plain text or drawn on a terminal."""
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import click
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "details",
+    "format_fps",
+    "format_seconds",
     "health_of",
     "live_table",
     "live_view",
     "on_terminal",
     "plain_details",
     "plain_list",
+    "plain_table",
     "printable",
     "statistics_rows",
     "watch_line",
@@ -48,6 +52,9 @@ _STATES_BY_COLOUR: dict[str, tuple[SegmentStatus | SourceState | SupervisedState
 }
 _COLOURS = {str(state): colour for colour, states in _STATES_BY_COLOUR.items() for state in states}
 
+_LEAST_WRAPPED: Final = 24
+"""Minimum width of the last column of a table, which wraps."""
+
 
 # Figures.
 
@@ -60,7 +67,7 @@ def format_bytes(count: int | None) -> str:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """A duration in the unit that leaves two or three digits."""
+    """A duration, in the unit that needs two or three digits."""
     if seconds is None:
         return "-"
     if seconds < 1e-3:
@@ -100,7 +107,7 @@ def health_of(info: SegmentInfo | None) -> tuple[HealthState, str]:
 
 
 def with_health(figures: dict[str, Any], info: SegmentInfo | None) -> dict[str, Any]:
-    """Add the health to what is known of a segment, for JSON."""
+    """Add the health to the figures of a segment, for JSON."""
     state, reason = health_of(info)
     return figures | {"state": state, "healthy": state is HealthState.LIVE, "reason": reason}
 
@@ -114,7 +121,7 @@ def status_text(info: SegmentInfo) -> str:
 
 
 def _has_trouble(info: SegmentInfo) -> bool:
-    """Whether there is more to say about the source than that it works, or that its writer says nothing."""
+    """Whether the writer reports a source that does not work."""
     return info.status is SegmentStatus.LIVE and info.source_state not in (
         SourceState.UNKNOWN,
         SourceState.STREAMING,
@@ -122,7 +129,7 @@ def _has_trouble(info: SegmentInfo) -> bool:
 
 
 def plain_list(infos: Iterable[SegmentInfo]) -> str:
-    """One line a segment, in columns."""
+    """One line per segment, in columns."""
     header = ("NAME", "STATUS", "FRAME", "FPS", "AGE", "READERS", "MEMORY", "FRAMES", "DROPPED")
     table = [
         (
@@ -138,17 +145,24 @@ def plain_list(infos: Iterable[SegmentInfo]) -> str:
         )
         for info in infos
     ]
+    return plain_table(header, table, coloured=1)
+
+
+def plain_table(header: Sequence[str], table: Sequence[Sequence[str]], coloured: int | None = None) -> str:
+    """Rows in columns; one column may have the colours of states."""
+    table = [[printable(text) for text in row] for row in table]
     widths = [max(len(row[column]) for row in [header, *table]) for column in range(len(header))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(header, widths, strict=True)).rstrip()]
     for row in table:
         cells = [text.ljust(width) for text, width in zip(row, widths, strict=True)]
-        cells[1] = click.style(cells[1], fg=_COLOURS.get(row[1].split()[0]))
+        if coloured is not None:
+            cells[coloured] = click.style(cells[coloured], fg=_COLOURS.get(row[coloured].split()[0]))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
 def details(info: SegmentInfo, fps: float | None = None) -> Rows:
-    """What `inspect` and `watch` show of a segment, as label and text; `fps` as measured from outside, if known."""
+    """What `inspect` and `watch` show, as label and text; `fps` as measured from outside, if known."""
     median, tail = (latency_bound(info.write_latency_buckets, share) for share in (0.5, 0.99))
     created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(info.created_wall_ns / 1e9))
     group = "-" if info.group is None else info.group
@@ -166,6 +180,7 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
         ("sequence", str(info.sequence)),
         ("fps", format_fps(measured_fps(info) if fps is None else fps)),
         ("frame age", format_seconds(info.last_frame_age)),
+        ("clock", _clock_text(info)),
         *_statistics_lines(info),
         (
             "write time",
@@ -188,8 +203,16 @@ def details(info: SegmentInfo, fps: float | None = None) -> Rows:
     return [(label, printable(text)) for label, text in rows]
 
 
+def _clock_text(info: SegmentInfo) -> str:
+    """What capture times are taken from, and how far that clock is off."""
+    offset = info.clock_offset_ms
+    if offset is None:
+        return info.clock or "-"
+    return f"{info.clock}, {abs(offset):.1f} ms {'ahead of' if offset > 0 else 'behind'} this host's at arrival"
+
+
 def _statistics_lines(info: SegmentInfo) -> Rows:
-    """The lines that the table of statistics names, such as "frames", each with all its statistics."""
+    """The lines named in the table of statistics, such as "frames", each with all its statistics."""
     lines: dict[str, list[str]] = {}
     for name, row in STATISTICS.items():
         if row.line and row.line != "warning" and not (row.of_copies and not info.link_bytes):
@@ -220,7 +243,7 @@ def _reader_text(reader: ReaderInfo) -> str:
 
 
 def measured_fps(info: SegmentInfo) -> float | None:
-    """Frames per second as the writer measured them; None if it does not measure."""
+    """Frames per second as measured by the writer; None if it does not measure."""
     return None if info.source_state is SourceState.UNKNOWN and not info.fps else info.fps
 
 
@@ -282,7 +305,7 @@ def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
 
 
 def on_terminal() -> bool:
-    """Whether standard output is a terminal that can be drawn on."""
+    """Whether standard output is a terminal to draw on."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -297,7 +320,7 @@ class LiveView(Protocol):
 def live_view() -> Iterator[LiveView]:
     """Draw rows in one place of the terminal.
 
-    Each call draws in the caller's thread. A thread that refreshes would compete with the capture loop for the
+    Each call draws in the caller's thread. A refreshing thread would compete with the capture loop for the
     interpreter.
     """
     with _live_drawing() as show:
@@ -306,9 +329,9 @@ def live_view() -> Iterator[LiveView]:
 
 @contextmanager
 def live_table(columns: Sequence[str]) -> Iterator[Callable[[str, Sequence[Sequence[str]]], None]]:
-    """Draw a table with a title in one place of the terminal, like `live_view`; the second column is coloured."""
+    """Draw a table with a title in one place of the terminal, as `live_view` does; the second column is coloured."""
     with _live_drawing() as show:
-        yield lambda title, rows: show(_table(title, columns, rows))
+        yield lambda title, rows: show(_table(title, *_fitting(columns, rows, shutil.get_terminal_size().columns)))
 
 
 @contextmanager
@@ -319,9 +342,25 @@ def _live_drawing() -> "Iterator[Callable[[RenderableType], None]]":
     console = Console()
     # The log appears above the drawing, unless it goes to a file.
     with Live(console=console, auto_refresh=False, redirect_stderr=sys.stderr.isatty()) as live:
-        # rich hides the cursor. A process that is killed could not show it again.
+        # rich hides the cursor. A killed process could not show it again.
         console.show_cursor(True)
         yield lambda drawing: live.update(drawing, refresh=True)
+
+
+def _fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Leave out columns from the right until a table fits; the first two and the last stay. The last may wrap."""
+    table = [list(columns), *map(list, rows)]
+
+    def needed() -> int:
+        *fixed, last = ([len(cell) for cell in column] for column in zip(*table, strict=True))
+        return sum(map(max, fixed)) + min(max(last), _LEAST_WRAPPED) + 3 * len(table[0]) + 1
+
+    while len(table[0]) > 3 and needed() > width:
+        for row in table:
+            del row[-2]
+    return table[0], table[1:]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> "RenderableType":
@@ -348,7 +387,7 @@ def _panel(title: str, rows: Rows) -> "RenderableType":
     grid.add_column()
     for label, text in rows:
         colour = _COLOURS.get(text.split()[0], "") if label in ("status", "state") and text else ""
-        # `Text` is not parsed for markup, which names and reasons from outside may contain.
+        # `Text` is not parsed for markup, which outside names and reasons may contain.
         grid.add_row(label, Text(text, style=colour))
     return Panel(grid, title=Text(title, style="bold"), expand=False)
 

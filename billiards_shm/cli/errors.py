@@ -1,4 +1,4 @@
-"""Errors of the command line: their one line, and their exit code."""
+"""Errors of the command line: the line that is printed, and the exit code."""
 
 import signal
 import sys
@@ -17,6 +17,13 @@ PROGRAM: Final = "billiards-shm"
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
+# By module: its name, and the extra that installs it. All others come with `cli`.
+_NEEDED: Final = {
+    "cv2": ("OpenCV", "headless"),
+    "av": ("PyAV", "av"),
+    **{name: (name, "serve") for name in ("fastapi", "starlette", "uvicorn", "prometheus_client")},
+}
+
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code for an error, including those of click."""
@@ -31,26 +38,20 @@ def _describe(error: BaseException) -> str:
             text = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         case click.ClickException():
             text = error.format_message()
-        case ModuleNotFoundError() if error.name == "cv2":
-            text = "this command needs OpenCV: pip install 'billiards-shm[headless]'"
-        case ModuleNotFoundError() if error.name in ("fastapi", "starlette", "uvicorn", "prometheus_client"):
-            text = f"this command needs {error.name}: pip install 'billiards-shm[serve]'"
         case ModuleNotFoundError():
-            text = f"this command needs {error.name}: pip install 'billiards-shm[cli]'"
+            what, extra = _NEEDED.get(error.name or "", (error.name, "cli"))
+            text = f"this command needs {what}: pip install 'billiards-shm[{extra}]'"
         case ImportError():
             text = f"{error}; if a GUI library is missing: pip install 'billiards-shm[headless]'"
-        case BilliardsShmError() | TimeoutError():
-            text = str(error)
-        case OSError():
-            reason = error.strerror or str(error)
-            text = f"{reason}: {error.filename}" if error.filename else reason
+        case BilliardsShmError() | OSError():
+            text = exit_codes.text_of(error)
         case _:
             text = f"{type(error).__name__}: {error} (this should not happen; --log-level DEBUG shows where)"
     return " ".join(text.split())
 
 
 def report(error: BaseException) -> None:
-    """Print an error to standard error, in one line. A configuration may have several errors, a line each."""
+    """Print an error to standard error, on one line. A configuration may have several errors, one per line."""
     texts = str(error).splitlines() if isinstance(error, ConfigurationError) else [_describe(error)]
     for text in texts:
         print(f"{PROGRAM}: error: {printable(without_secrets(text))}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The command ``billiards-shm``: its commands, and how it ends."""
+"""The command ``billiards-shm``: its subcommands, and how it ends."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     common = CommonOptions()
     try:
-        # https://no-color.org; otherwise click decides by whether the output is a terminal.
+        # https://no-color.org; otherwise click decides, by whether the output is a terminal.
         color = False if os.environ.get("NO_COLOR") else None
         code = command_line.main(arguments, PROGRAM, standalone_mode=False, obj=common, color=color)
         sys.stdout.flush()
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Program(click.Group):
-    """The commands. A reader of their output that went away is no failure; click would end with 1."""
+    """The commands. It is not a failure if a reader of their output goes away; click would end with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -86,7 +86,7 @@ Examples:
 \b
 Exit codes: 0 clean stop, 1 other failure, 2 usage or configuration,
 3 the source could not be opened, 4 shared memory, 5 some of several
-sources failed; 128 + signal when a second signal ended it at once.
+sources failed; 128 + signal when a second signal ended it.
 
 \b
 Completion, in ~/.bashrc (zsh and fish have their own):

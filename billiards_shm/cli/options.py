@@ -1,17 +1,18 @@
-"""Options that commands share, and one option for every key of the configuration."""
+"""Options that commands share, and one option for each key of the configuration."""
 
+import contextlib
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from billiards_shm import list_segments
+from billiards_shm.config.units import seconds_from
 
 if TYPE_CHECKING:
     from billiards_shm.config.load import ConfigurationKey
@@ -30,6 +31,15 @@ __all__ = [
     "options_from_model",
     "overrides_from_options",
 ]
+
+_METAVARS: Final = {
+    "an integer": "INTEGER",
+    "a number": "NUMBER",
+    "a time": "DURATION",
+    "a size": "SIZE",
+    "[left, top": "JSON",
+}
+"""By the beginning of the text on what a key allows."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -61,12 +71,12 @@ def common_options(function: _F) -> _F:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         expose_value=False,
         callback=_remember,
-        help="Configuration file, instead of ./config.json. `capture` reads it.",
+        help="Configuration file, instead of ./config.json, for commands that have settings.",
     )(function)
 
 
 class Seconds(click.FloatRange):
-    """A finite duration, up to a year."""
+    """A finite duration, up to a year: seconds, or a number with a unit."""
 
     name = "seconds"
 
@@ -74,20 +84,22 @@ class Seconds(click.FloatRange):
         super().__init__(min=min, max=365 * 86400.0)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Convert the text; "nan" is outside of every range."""
+        """Convert the text; "nan" is outside every range."""
+        with contextlib.suppress(ValueError):  # click handles numbers without units
+            value = seconds_from(value)
         seconds = float(super().convert(value, param, ctx))
         return self.fail(f"{value} is not a number.", param, ctx) if math.isnan(seconds) else seconds
 
 
 def duration(text: str) -> float:
-    """Convert a number with a unit, such as 90s, 30m, 12h or 7d, to seconds."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", text)
-    if found is None:
-        raise click.BadParameter(f"{text!r} is not a time such as 90s, 30m, 12h or 7d.")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    """Convert a number with a unit, such as 90s, 30min, 12h or 7d, to seconds."""
+    try:
+        return float(seconds_from(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 
 
 def complete_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -114,7 +126,7 @@ class ConfiguredCommand(click.Command):
     sections : collection of str
         Prefixes of the keys that get an option.
     leave_out : collection of str
-        Prefixes of those among them that get none.
+        Prefixes of keys among them that do not.
     """
 
     def __init__(
@@ -133,20 +145,20 @@ class ConfiguredCommand(click.Command):
 
 
 def options_from_model(sections: Collection[str], *, leave_out: Collection[str] = ()) -> list[click.Option]:
-    """Make one option for every key of the configuration model, so that no option is declared twice.
+    """Make one option for each key of the configuration model, so no option is declared twice.
 
     Parameters
     ----------
     sections : collection of str
         Prefixes of the keys that get an option.
     leave_out : collection of str
-        Prefixes of those among them that get none.
+        Prefixes of keys among them that do not.
 
     Returns
     -------
     list of click.Option
         In the order of the model. A parameter's name is the key with ``__`` for the dots, as in the environment. Its
-        value is the text that was typed, which `load_settings` validates, or None.
+        value is the text as typed, which `load_settings` validates, or None.
     """
     # This imports pydantic, which commands without such options do not need.
     from billiards_shm.config.load import configuration_keys
@@ -162,18 +174,22 @@ def options_from_model(sections: Collection[str], *, leave_out: Collection[str] 
 
 
 def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given on the command line: dotted key to value."""
+    """The options given on the command line: dotted key to value."""
     return {name.replace("__", "."): value for name, value in values.items() if value is not None}
 
 
+def _parameter(key: "ConfigurationKey") -> str:
+    return key.path.replace("[]", "").replace(".", "__")
+
+
 def load_configuration(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[Settings, str]":
-    """Load the configuration that the options name; give it and where it came from.
+    """Load the configuration that the options name; return it and where it came from.
 
     Parameters
     ----------
     ctx : click.Context
     overrides : dict of str to object
-        Dotted key to value, over file and environment.
+        Dotted key to value; they win over file and environment.
     """
     from billiards_shm.config.load import load_settings
 
@@ -186,22 +202,20 @@ def load_configuration(ctx: click.Context, overrides: dict[str, Any]) -> "tuple[
 
 
 def _option(key: "ConfigurationKey") -> click.Option:
-    parameter = key.path.replace(".", "__")
-    default = key.default if isinstance(key.default, str) else json.dumps(key.default)
-    text = f"{key.description}. [{key.path}: {default}]"
+    parameter = _parameter(key)
+    default = "empty" if key.default == "" else key.default if isinstance(key.default, str) else json.dumps(key.default)
+    shown = f"[{key.path}: {default}]"
+    text = f"{key.description}. {shown}"
     if key.allowed.startswith("true or false"):
         switch = f"{key.option}/--no-{key.option.removeprefix('--')}"
         return click.Option([switch, parameter], default=None, help=text)
     words = key.allowed.split(", ")
     # A default that is one of the allowed words shows that the key is a choice, which can be completed.
-    if key.default in words:
+    if str(key.default) in words:
         return click.Option([key.option, parameter], type=click.Choice(words, case_sensitive=False), help=text)
-    if key.allowed.startswith("an integer"):
-        metavar, text = "INTEGER", f"{key.description}. Allowed: {key.allowed}. [{key.path}: {default}]"
-    elif key.allowed.startswith("a number"):
-        metavar, text = "NUMBER", f"{key.description}. Allowed: {key.allowed}. [{key.path}: {default}]"
-    elif isinstance(key.default, (list, tuple)):
-        metavar = "WxH" if key.default else "JSON"
-    else:
-        metavar = "TEXT"
+    for beginning, metavar in _METAVARS.items():
+        if key.allowed.startswith(beginning):
+            text = f"{key.description}. Allowed: {key.allowed}. {shown}"
+            return click.Option([key.option, parameter], metavar=metavar, help=text)
+    metavar = "TEXT" if not isinstance(key.default, (list, tuple)) else "WxH" if key.default else "JSON"
     return click.Option([key.option, parameter], metavar=metavar, help=text)

@@ -12,13 +12,13 @@ from billiards_shm.cli.options import ConfiguredCommand, common_options, load_co
 
 if TYPE_CHECKING:
     from billiards_shm.config.model import Settings, SourceConfig
-    from billiards_shm.supervise.source import SourceReport
+    from billiards_shm.supervise.process import ProcessReport
 
 __all__ = ["run_command", "supervise"]
 
 COLUMNS: Final = ("NAME", "STATE", "FRAME", "FPS", "AGE", "FRAMES", "RESTARTS", "PID", "REASON")
 
-_Show = Callable[[Sequence["SourceReport"]], None]
+_Show = Callable[[Sequence["ProcessReport"]], None]
 
 
 @click.command(
@@ -35,7 +35,7 @@ Examples:
 
 \b
 A process that dies or hangs is restarted, with growing delays and at most 5
-times in 60 s. The others go on.
+times in 60 s. The others continue.
 
 \b
 Exit codes: 0 stopped by a signal, or every source finished; 5 some sources
@@ -45,13 +45,13 @@ failed for good; if none ever captured, the exit code of the first.
 @common_options
 @click.pass_context
 def run_command(ctx: click.Context, /, **options: Any) -> None:
-    """Capture every source of `video.sources`, each in a process of its own, until stopped."""
+    """Capture every source of `video.sources`, each in its own process, until stopped."""
     settings, origin = load_configuration(ctx, overrides_from_options(options))
     ctx.exit(_supervise(settings, settings.video.sources, None, origin))
 
 
 def supervise(ctx: click.Context, overrides: dict[str, Any], frames: int | None) -> int:
-    """Capture one source as `run` does several; give the exit code."""
+    """Capture one source as `run` does several; return the exit code."""
     from billiards_shm.config.model import SourceConfig
 
     settings, origin = load_configuration(ctx, overrides)
@@ -86,7 +86,7 @@ def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: 
 
 @contextmanager
 def _table(live: bool) -> Iterator[_Show | None]:
-    """Show the sources on a terminal. Elsewhere the log has them."""
+    """Show the sources on a terminal. Otherwise the log has them."""
     if not live:
         yield None
         return
@@ -96,7 +96,7 @@ def _table(live: bool) -> Iterator[_Show | None]:
         yield lambda reports: draw(summary(reports, briefly=True).partition(";")[0], [_row(each) for each in reports])
 
 
-def _row(report: "SourceReport") -> tuple[str, ...]:
+def _row(report: "ProcessReport") -> tuple[str, ...]:
     delay = "" if report.next_start_s is None else f" {report.next_start_s:.0f} s"
     return (
         report.name,

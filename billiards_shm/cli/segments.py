@@ -1,4 +1,4 @@
-"""The commands that inspect segments from outside: list, inspect, watch, clean."""
+"""The commands that look at segments from outside: list, inspect, watch, clean."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -70,7 +70,7 @@ def list_command(paths: tuple[str, ...], as_json: bool) -> None:
     if denied:
         files = "1 file" if denied == 1 else f"{denied} files"
         click.echo(
-            f"not shown: {files} in shared memory that you may not read, or whose owner you do not trust; "
+            f"not shown: {files} in shared memory that you cannot read, or whose owner you do not trust; "
             f"'{PROGRAM} inspect NAME' shows why",
             err=True,
         )
@@ -90,7 +90,7 @@ Examples:
 @json_option
 @common_options
 def inspect_command(name: str, as_json: bool) -> None:
-    """Show all about the segment NAME: writer, source, frames, memory, readers."""
+    """Show everything about the segment NAME: writer, source, frames, memory, readers."""
     info = inspect_segment(name)
     click.echo(as_json_line(with_health(info.as_dict(), info)) if as_json else plain_details(name, details(info)))
 
@@ -111,9 +111,9 @@ Examples:
 @json_option
 @common_options
 def watch_command(name: str, interval: float, count: int | None, as_json: bool) -> None:
-    """Show the segment NAME again and again, across restarts of its writer, until Ctrl+C.
+    """Show the segment NAME repeatedly, across restarts of its writer, until Ctrl+C.
 
-    It inspects from outside, which neither the writer nor the readers notice. Without a terminal it prints lines.
+    It inspects from outside, which neither writer nor readers notice. Without a terminal, it prints lines.
     """
     # It has to exist at the start. Later it may come and go.
     info: SegmentInfo | None = inspect_segment(name)
@@ -135,7 +135,7 @@ def _inspect_if_there(name: str) -> SegmentInfo | None:
 
 @contextmanager
 def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo | None, float | None], None]]:
-    """Give the function that shows one state: as JSON, in place on a terminal, or as a line."""
+    """Yield the function that shows one state: as JSON, in place on a terminal, or as a line."""
     if as_json:
         gone = {"name": name, "status": str(SegmentStatus.DETACHED)}
         yield lambda info, fps: click.echo(as_json_line(with_health(info.as_dict() if info else gone, info)))
@@ -167,7 +167,7 @@ def clean_command(names: tuple[str, ...], as_json: bool) -> None:
     Frames that readers hold stay valid.
     """
     found, failures = _inspect_each(names)
-    removed = remove_stale_segments([info.name for info in found] if names else None)
+    removed = remove_stale_segments([info.name for info in found]) if names else remove_stale_segments()
     for name in removed:
         click.echo(as_json_line({"name": name, "removed": True}) if as_json else f"removed {name}")
     if not removed and not names:
@@ -181,7 +181,7 @@ def clean_command(names: tuple[str, ...], as_json: bool) -> None:
 
 
 def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[BilliardsShmError]]:
-    """Inspect each; give those found, and the errors of the others."""
+    """Inspect each; return those found, and the errors of the others."""
     found, failures = [], []
     for name in names:
         try:
@@ -192,7 +192,7 @@ def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[Billiar
 
 
 def _raise_all(failures: Sequence[BilliardsShmError]) -> None:
-    """Report all failures, a line each; the last one decides the exit code."""
+    """Report all failures, one per line; the last one decides the exit code."""
     for error in failures[:-1]:
         report(error)
     if failures:

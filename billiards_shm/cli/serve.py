@@ -29,7 +29,7 @@ Examples:
   billiards-shm serve --sign /stream/table_1.mjpg --for 12h
 
 \b
-Gives a page at /, /stream/NAME.mjpg, /snapshot/NAME.jpg, /api/segments,
+Serves a page at /, /stream/NAME.mjpg, /snapshot/NAME.jpg, /api/segments,
 /healthz, /readyz, /health/NAME and /metrics. Other users can read a token on
 the command line, but not one in the environment or in the file.
 """,
@@ -37,9 +37,11 @@ the command line, but not one in the environment or in the file.
 @click.option(
     "--sign",
     metavar="PATH",
-    help="Print PATH signed with the token, and end. Such an address needs no token, so that other pages can embed it.",
+    help="Print PATH, signed with the token, and exit. Other pages can embed a signed address, as it needs no token.",
 )
-@click.option("--for", "seconds", type=duration, default="1h", show_default=True, help="How long --sign is good for.")
+@click.option(
+    "--for", "seconds", type=duration, default="1h", show_default=True, help="How long the signed address is valid."
+)
 @click.argument("names", nargs=-1, shell_complete=complete_names)
 @common_options
 @click.pass_context
@@ -54,7 +56,7 @@ def serve_command(
     settings, _ = load_configuration(ctx, overrides_from_options(options))
     if sign is not None:
         if settings.serve.token is None:
-            raise click.UsageError("There is no token to sign with: set serve.token as the server has it.")
+            raise click.UsageError("There is no token to sign with: set serve.token to the server's token.")
         try:
             click.echo(sign_url(sign, settings.serve.token, seconds=seconds))
         except ValueError as error:

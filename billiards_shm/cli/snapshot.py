@@ -13,7 +13,7 @@ import click
 from billiards_shm import SharedMemoryFrameReader
 from billiards_shm.cli.errors import PROGRAM
 from billiards_shm.cli.options import Seconds, common_options, complete_names, load_configuration
-from billiards_shm.config.address import IMAGE_NUMBER
+from billiards_shm.config.address import IMAGE_NUMBER, image_names
 from billiards_shm.pixel_formats import size_text
 from billiards_shm.service.signals import StopRequest
 
@@ -39,7 +39,7 @@ The segment of a dead writer still has its last frame. PNG keeps every bit.
 @click.argument("name", shell_complete=complete_names)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--quality", type=click.IntRange(1, 100), default=95, show_default=True, help="Quality of a JPEG.")
-@click.option("--format", "image_format", type=click.Choice(["png", "jpg"]), help="Format, where FILE is -. [png]")
+@click.option("--format", "image_format", type=click.Choice(["png", "jpg"]), help="Format, if FILE is -. [png]")
 @click.option("--every", type=Seconds(min=0.02), help="Write a snapshot every so many seconds, until Ctrl+C.")
 @click.option("--count", type=click.IntRange(min=1), help="With --every: stop after this many snapshots.")
 @click.option(
@@ -62,12 +62,12 @@ def snapshot_command(
 ) -> None:
     """Write the newest frame of NAME to FILE, a .png, .jpg or .jpeg, or - for standard output.
 
-    With --every, FILE may have a number, such as %05d. The numbers start after those of files that exist. Without a
-    number each snapshot replaces the one before. A snapshot without a new frame since the last is left out.
+    With --every, FILE may have a number, such as %05d. The numbers start after the highest of existing files. Without
+    a number, each snapshot replaces the one before. If there is no new frame since the last one, none is written.
     """
     extension = _checked_extension(file, image_format)
     if count is not None and every is None:
-        raise click.UsageError("--count is for --every")
+        raise click.UsageError("--count needs --every")
     images = _Images(itertools.repeat(file) if every is None else _numbered(file), extension, quality)
     if timeout is None:
         timeout = load_configuration(ctx, {})[0].video.shared_memory_attach_timeout_sec
@@ -86,7 +86,7 @@ class _Images:
     ----------
     files : iterator of pathlib.Path
     extension : str
-        That tells the format.
+        Determines the format.
     quality : int
         Of a JPEG.
     """
@@ -98,7 +98,7 @@ class _Images:
         self._quality = quality
 
     def write_newest(self, reader: SharedMemoryFrameReader, timeout: float = 0.0) -> bool:
-        """Write the newest frame; False if there is none that was not written yet."""
+        """Write the newest frame; False if there is no new one."""
         from billiards_shm.images import encode_image
 
         frame, metadata = reader.read_frame(timeout=timeout)
@@ -124,7 +124,7 @@ def _write_more(images: _Images, reader: SharedMemoryFrameReader, every: float, 
     due = time.monotonic()
     with StopRequest() as stop:
         while images.written != count:
-            # A time that has passed is left out, rather than caught up with.
+            # A snapshot that is overdue is skipped.
             due = max(due + every, time.monotonic())
             if stop.wait(due - time.monotonic()):
                 return
@@ -136,10 +136,10 @@ def _checked_extension(file: Path, image_format: str | None) -> str:
 
     if file == STANDARD_OUTPUT:
         if os.isatty(1):
-            raise click.UsageError("standard output is a terminal, which shows no image: redirect it, or name a FILE")
+            raise click.UsageError("standard output is a terminal and cannot show images: redirect it, or name a FILE")
         return f".{image_format or 'png'}"
     if image_format is not None:
-        raise click.UsageError("--format is for FILE -; of others, the ending tells the format")
+        raise click.UsageError("--format is only for FILE -; the ending of other files decides their format")
     if file.suffix.lower() not in EXTENSIONS:
         raise click.BadParameter(f"{str(file)!r} must end in {', '.join(EXTENSIONS)}", param_hint="FILE")
     if not file.parent.is_dir():
@@ -152,20 +152,26 @@ def _numbered(pattern: Path) -> Iterator[Path]:
 
     def file_of(number: int) -> Path:
         return pattern.with_name(
-            IMAGE_NUMBER.sub(lambda found: "%" if found[0] == "%%" else found[0] % number, pattern.name)
+            IMAGE_NUMBER.sub(lambda found: "%" if found[0] == "%%" else f"{number:0{found[1] or 0}d}", pattern.name)
         )
 
-    first = 1
-    while file_of(first) != file_of(first + 1) and file_of(first).exists():
-        first += 1
-    return map(file_of, itertools.count(first))
+    if file_of(1) == file_of(2):
+        return itertools.repeat(file_of(1))
+    names = image_names(pattern.name)
+    found = (names.fullmatch(entry.name) for entry in pattern.parent.iterdir())
+    highest = max((int(number) for name in found if name for number in name.groups()), default=0)
+    return map(file_of, itertools.count(highest + 1))
 
 
 def _write_atomically(file: Path, data: bytes) -> None:
-    """Replace `file` in one step, so that its readers get the old content or the new."""
+    """Replace `file` in one step, so its readers get either the old or the new content."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
         temporary.replace(file)
+    except OSError as error:
+        # The user does not know the temporary file.
+        error.filename, error.filename2 = str(file), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)

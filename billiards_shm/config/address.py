@@ -1,4 +1,4 @@
-"""What a source is called: a camera's number, a device, a file, a URL, a pipeline; told apart in one place."""
+"""Addresses of sources: a camera's number, a device, a file, a URL, a pipeline; told apart in one place."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from urllib.parse import unquote
 
 from billiards_shm.config.secrets import without_secrets, without_secrets_of_url
 
-__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind"]
+__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind", "image_names"]
 
 IMAGE_NUMBER: Final = re.compile(r"%(0[0-9]{1,2}|[1-9])?d|%%")
-"""What stands for a number in the names of images, as in C; or for a percent sign, which is no number."""
+"""The placeholder for a number in the names of images, as in C; or for a percent sign, which is not a number."""
 
 _CAMERA_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FILE_URL: Final = re.compile(r"file:(?P<host>//[^/]*(?=/))?(?P<path>.+)", re.IGNORECASE | re.DOTALL)
@@ -33,7 +33,7 @@ class SourceKind(StrEnum):
     DEVICE = "device"
     FILE = "file"
     PIPE = "pipe"
-    """A named pipe, or what a shell connected: read once, from its beginning to its end."""
+    """A named pipe, or redirected input: read once, from its beginning to its end."""
     IMAGES = "images"
     """One image, or those that a pattern names."""
     URL = "url"
@@ -46,7 +46,7 @@ _RECORDED: Final = frozenset({SourceKind.FILE, SourceKind.PIPE, SourceKind.IMAGE
 
 @dataclass(frozen=True, slots=True)
 class SourceAddress:
-    """A source as it was configured, and the kind of thing that is."""
+    """A source as it was configured, and its kind."""
 
     kind: SourceKind
     place: int | str
@@ -55,8 +55,7 @@ class SourceAddress:
     def parse(cls, device_id: int | str) -> Self:
         """Tell camera numbers, devices, files, URLs and pipelines apart.
 
-        What exists under the very name is a file, a pipe or a device, whatever the name looks like; only ``demo`` is
-        never a file.
+        If something with exactly this name exists, it is a file, a pipe or a device. Only ``demo`` is never a file.
 
         Parameters
         ----------
@@ -76,7 +75,7 @@ class SourceAddress:
         if found := _FILE_URL.fullmatch(device_id):
             return cls._of_paths(*_paths_of_url(found["host"], found["path"]))
         if found := _URL.fullmatch(device_id):
-            # FFmpeg knows its protocols in small letters only.
+            # FFmpeg only knows its protocols in lower case.
             return cls(SourceKind.URL, found["scheme"].lower() + found["rest"])
         if " ! " in device_id:
             return cls(SourceKind.PIPELINE, device_id)
@@ -84,7 +83,7 @@ class SourceAddress:
 
     @classmethod
     def _of_paths(cls, *paths: str) -> Self:
-        """The path that exists, or names images; else the first."""
+        """The path that exists, or that names images; otherwise the first."""
         for kind_of in (_kind_of_existing, _kind_of_missing):
             for path in paths:
                 kind = kind_of(path)
@@ -94,12 +93,12 @@ class SourceAddress:
 
     @property
     def live(self) -> bool:
-        """Whether frames come at the source's own time, as from a camera."""
+        """Whether frames arrive at the source's own pace, as from a camera."""
         return self.kind in _LIVE
 
     @property
     def recorded(self) -> bool:
-        """Whether it is a recording, which has an end and a frame rate of its own."""
+        """Whether it is a recording, which has an end and its own frame rate."""
         return self.kind in _RECORDED
 
     @property
@@ -123,7 +122,7 @@ class SourceAddress:
 
 
 def _kind_of_existing(path: str) -> SourceKind | None:
-    """What there is at a path; None if there is nothing, or a folder."""
+    """What kind of file is at a path; None if there is nothing, or a folder."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -137,8 +136,29 @@ def _kind_of_existing(path: str) -> SourceKind | None:
     return SourceKind.IMAGES if _PICTURE.fullmatch(Path(path).suffix) else SourceKind.FILE
 
 
+def image_names(pattern: str, *, exact: bool = True) -> re.Pattern[str]:
+    """What matches the names that a pattern describes, with a group for each number.
+
+    Parameters
+    ----------
+    pattern : str
+        ``%d`` stands for a number, ``%04d`` for one of at least four digits, ``%%`` for a percent sign.
+    exact : bool
+        False: numbers may have any number of digits.
+    """
+
+    def expression(token: re.Match[str]) -> str:
+        if token[0] == "%%":
+            return "%"
+        digits = int(token[1] or 1) or 1
+        # A number that is longer than its padding does not begin with a zero.
+        return f"([0-9]{{{digits}}}|[1-9][0-9]{{{digits},}})" if exact else "([0-9]+)"
+
+    return re.compile(IMAGE_NUMBER.sub(expression, re.escape(pattern)))
+
+
 def _kind_of_missing(path: str) -> SourceKind | None:
-    """What a path says of itself: a camera that is away, or numbered images."""
+    """What a path that does not exist can mean: a camera that is away, or numbered images."""
     if path.startswith("/dev/") and not path.startswith("/dev/shm/") and not _DESCRIPTOR.fullmatch(path):
         return SourceKind.DEVICE
     numbered = any(token[0] != "%%" for token in IMAGE_NUMBER.finditer(path))
@@ -146,7 +166,7 @@ def _kind_of_missing(path: str) -> SourceKind | None:
 
 
 def _paths_of_url(host: str | None, path: str) -> tuple[str, ...]:
-    """What a URL of a file may mean: the name without its percent signs, or with them."""
+    """What a URL of a file may mean: the name with its percent signs decoded, or unchanged."""
     if host is not None and host.lower() not in _LOCAL_HOSTS:
         path = host + path
     elif os.name == "nt" and _DRIVE.match(path):
@@ -155,7 +175,7 @@ def _paths_of_url(host: str | None, path: str) -> tuple[str, ...]:
 
 
 def _printable(text: str) -> str:
-    """Escape what no terminal and no JSON should get: control characters, and bytes of names that are not UTF-8."""
+    """Escape what is unsafe in terminals and JSON: control characters, and bytes of names that are not UTF-8."""
 
     def escape(character: str) -> str:
         if "\udc80" <= character <= "\udcff":

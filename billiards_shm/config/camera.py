@@ -4,9 +4,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainValidator,
     Strict,
@@ -16,21 +14,22 @@ from pydantic import (
 )
 
 from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.section import ConflictError, Section
 
-__all__ = ["CameraConfig", "ConflictError", "Section"]
+__all__ = ["CameraConfig"]
 
 DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
 RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
 PLAYBACK_FPS_ALLOWED: Final = "a number from 0.001 to 1000, 0 or null"
 CROP_ALLOWED: Final = "[left, top, width, height], integers from 0 and 1 to 32767, or null"
 FROZEN_SEC: Final = 10.0
-"""How long frames of a camera or stream may be identical. Those of a working sensor never are, because of its noise."""
+"""How long frames of a camera or stream may be identical. Those of a working sensor never are: it is noisy."""
 LOWEST_FPS: Final = 0.001
 LARGEST_CAMERA_NUMBER: Final = 999_999_999
 
 
 def _source(value: Any) -> int | str:
-    """Accept a camera number or a text. Unlike pydantic's, the text may be the name of a file that is not UTF-8."""
+    """Accept a camera number or a text. Unlike a pydantic string, it may be the name of a file that is not UTF-8."""
     if isinstance(value, str) and value and "\0" not in value:
         address = SourceAddress.parse(value)
         return address.place if address.kind is SourceKind.CAMERA else value
@@ -62,31 +61,21 @@ def _zero_or_fps(value: float) -> float:
 
 
 def _no_bool(value: Any) -> Any:
-    """Refuse what equals one of the numbers but is none, such as False."""
+    """Refuse values that equal an integer but are not one, such as False."""
     if isinstance(value, (bool, float)):
         raise ValueError("not an integer")
     return value
 
 
 def _as_delivered(value: Any, info: ValidationInfo) -> Any:
-    """Refuse what would change frames that are to be published as they are."""
+    """Refuse settings that would change frames that are published natively."""
     if value not in (0, "none", None) and info.data.get("publish") == "native":
-        raise ConflictError("publish is native, as the source delivers it: leave this out, or publish bgr or both")
+        raise ConflictError("publish is native, which leaves frames unchanged: leave this out, or publish bgr or both")
     return value
 
 
 Dimension = Annotated[int, Field(ge=1, le=32767)]
 Offset = Annotated[int, Field(ge=0, le=32767)]
-
-
-class ConflictError(ValueError):
-    """A value that is allowed, but not with another one; the message says which."""
-
-
-class Section(BaseModel):
-    """A part of the configuration, in which every key is known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class CameraConfig(Section):
@@ -141,10 +130,10 @@ class CameraConfig(Section):
     publish: Literal["bgr", "native", "both"] = Field(
         default="bgr",
         description="What is published: `bgr`, converted; `native`, as the source delivers it (MJPG, YUYV, NV12, ...); "
-        "`both`: BGR, only while it is read, and the native frames under the name with `.native` after it",
+        "`both`: BGR, only while it is read, and the native frames under the name with `.native` appended",
     )
     convert_rgb: bool = Field(
-        default=True, description="Older name: false is `publish: native`. Where `publish` is set, that counts"
+        default=True, description="Older name: false means `publish: native`. If `publish` is set, this has no effect"
     )
     rotation: Annotated[Literal[0, 90, 180, 270], BeforeValidator(_no_bool), AfterValidator(_as_delivered)] = Field(
         default=0, description="Degrees to turn frames by, clockwise"
@@ -208,7 +197,7 @@ class CameraConfig(Section):
         return given
 
     def frozen_after_sec(self, *, recorded: bool) -> float:
-        """Seconds of identical frames that are a stall; 0.0: none are."""
+        """Seconds of identical frames that count as a failure; 0.0: never."""
         if self.frozen_timeout_sec is not None:
             return self.frozen_timeout_sec
         return 0.0 if recorded else FROZEN_SEC

@@ -21,12 +21,12 @@ def read_json_object(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     ----------
     path : pathlib.Path
     keys : iterable of str
-        That the object should have, for the error if it is none.
+        The keys the object should have, for the error if it is not an object.
 
     Raises
     ------
     ConfigurationError
-        The file cannot be read, or holds something else: where and what.
+        The file cannot be read, or holds something else; says where and what.
     """
     try:
         content = _parse(_without_comments(_read(path)))
@@ -47,7 +47,7 @@ def _read(path: Path) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """Replace comments by spaces, so that every error keeps its line and column."""
+    """Replace comments with spaces, so that every error keeps its line and column."""
 
     def blank(found: re.Match[str]) -> str:
         return found[0] if found[0].startswith('"') else re.sub(r"[^\n]", " ", found[0])
@@ -74,7 +74,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
-        _refuse(f"{digits[:10]}... is a number of {len(digits)} digits; allowed: {LONGEST_NUMBER} at most")
+        _refuse(f"{digits[:10]}... is a number of {len(digits)} digits; allowed: at most {LONGEST_NUMBER}")
     return int(digits)
 
 

@@ -12,22 +12,20 @@ from typing import Any, Final, NoReturn
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from billiards_shm.config.camera import ConflictError
 from billiards_shm.config.json_file import read_json_object
+from billiards_shm.config.keys import VARIABLE_PREFIX, ConfigurationKey, configuration_keys
 from billiards_shm.config.model import (
-    VARIABLE_PREFIX,
     CameraConfig,
-    ConfigurationKey,
     LoggingConfig,
     ProcessConfig,
     Settings,
     SourceConfig,
     VideoConfig,
     VisionConfig,
-    configuration_keys,
     fps_key,
 )
 from billiards_shm.config.secrets import is_secret, without_secrets
+from billiards_shm.config.section import ConflictError
 from billiards_shm.errors import ConfigurationError
 
 __all__ = [
@@ -42,6 +40,7 @@ __all__ = [
     "configuration_keys",
     "fps_key",
     "load_settings",
+    "value_from_text",
 ]
 
 FOUND_FILE: Final = "config.json"
@@ -49,6 +48,8 @@ FOUND_FILE: Final = "config.json"
 
 _SHORT_VARIABLES: Final = {"VIDEO_FILE": "vision.camera.device_id", "LOG_LEVEL": "logging.level"}
 _SHOWN_VALUE: Final = 80
+_LISTED_KEYS: Final = 20
+"""Nobody reads longer lists."""
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -57,7 +58,7 @@ _Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that was set, and where it stands."""
+    """A value that was set, and where."""
 
     value: Any
     place: str
@@ -75,7 +76,7 @@ def load_settings(
     Parameters
     ----------
     config_file : pathlib.Path or None
-        The file to read. None: ``./config.json`` if it exists. Other programs may have sections in that one.
+        The file to read. None: ``./config.json`` if it exists, which may have sections of other programs.
     overrides : mapping of str to object
         From the command line: dotted key, such as ``"video.slots"``, to value. Text is converted like text from the
         environment. If the source is a file, ``vision.camera.fps`` sets `playback_fps`.
@@ -96,25 +97,26 @@ def load_settings(
     """
     given: dict[str, _Given] = {}
     problems: list[str] = []
-    origins: list[str] = []
+    file = "defaults"
+    changes: list[str] = []
 
     path = config_file
     if path is None and Path(FOUND_FILE).exists():
         path = Path(FOUND_FILE)
     if path is not None:
         content = read_json_object(path, Settings.model_fields)
-        origins.append(str(path))
+        file = str(path)
         if config_file is None:
             foreign = [section for section in content if section not in Settings.model_fields]
             if foreign:
-                origins[-1] += f" (of other programs: {', '.join(foreign)})"
+                file += f" (of other programs: {', '.join(foreign)})"
             content = {section: value for section, value in content.items() if section not in foreign}
         for key, value in _leaves(content, Settings, "", str(path), problems):
             given[key] = _Given(value, str(path))
 
     for variable, key, value in _from_environment(os.environ if environ is None else environ, problems):
         given[key] = _Given(value, f"environment variable {variable}")
-        origins.append(variable)
+        changes.append(variable)
 
     named = set(overrides)
     keys = _keys()
@@ -123,15 +125,15 @@ def load_settings(
             problems.append(_unknown("command line", key, value, keys))
             continue
         place = f"{'option' if keys[key].option.startswith('-') else 'argument'} {keys[key].option}"
-        typed = _from_text(keys[key], value) if isinstance(value, str) else value
+        typed = value_from_text(keys[key], value) if isinstance(value, str) else value
         target = key
         if key == "vision.camera.fps" and "vision.camera.playback_fps" not in named:
             target = _fps_target(given, overrides)
         given[target] = _Given(typed, place)
-        origins.append(keys[key].option)
+        changes.append(keys[key].option)
 
     settings = _validated(given, problems)
-    return settings, ", ".join(origins) or "defaults"
+    return settings, f"{file}, changed by {', '.join(changes)}" if changes else file
 
 
 def _keys() -> dict[str, ConfigurationKey]:
@@ -151,7 +153,7 @@ def _fps_target(given: Mapping[str, _Given], overrides: Mapping[str, Any]) -> st
 def _leaves(
     content: Mapping[str, Any], model: type[BaseModel], prefix: str, place: str, problems: list[str]
 ) -> Iterator[tuple[str, Any]]:
-    """Give dotted key and value of each leaf; an unknown key is a problem."""
+    """Yield dotted key and value of each leaf; an unknown key is a problem."""
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     for name, value in content.items():
         path = prefix + name
@@ -172,7 +174,7 @@ def _leaves(
 
 
 def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, str, Any]]:
-    """Give variable, key and value for each variable with our prefix; an unknown one is a problem."""
+    """Yield variable, key and value for each variable with our prefix; an unknown one is a problem."""
     keys = _keys()
     known = {key.variable: key for key in keys.values()}
     for variable in sorted(environ):
@@ -184,15 +186,15 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
             below = [name for name in known if name.startswith(f"{variable.upper()}__")]
             problems.append(_unknown(f"environment variable {variable}", path, environ[variable], below or known))
             continue
-        yield variable, key.path, _from_text(key, environ[variable])
+        yield variable, key.path, value_from_text(key, environ[variable])
     for variable, path in _SHORT_VARIABLES.items():
         # Empty is how container files say "not set".
         if environ.get(variable):
-            yield variable, path, _from_text(keys[path], environ[variable])
+            yield variable, path, value_from_text(keys[path], environ[variable])
 
 
-def _from_text(key: ConfigurationKey, text: str) -> Any:
-    """Convert text to the value that a JSON file would have. Other text stays as it is, and the model refuses it."""
+def value_from_text(key: ConfigurationKey, text: str) -> Any:
+    """Convert text to the value that a JSON file would have. Other text stays unchanged, and the model refuses it."""
     if key.textual:
         return text
     if key.allowed.startswith("true or false"):
@@ -236,7 +238,7 @@ def _validated(given: Mapping[str, _Given], problems: list[str]) -> Settings:
 
 
 def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> str:
-    """Word an error of pydantic: the place, the key, the value and what is allowed."""
+    """Describe an error of pydantic: the place, the key, the value and what is allowed."""
     location, kind = detail["loc"], detail["type"]
     keys = {key.path: key for key in configuration_keys(of_sources=True)}
     if kind == "extra_forbidden":
@@ -249,7 +251,7 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         if key is not None:
             break
     else:
-        # A whole section, such as an entry of `video.sources` that is no object.
+        # A whole section, such as an entry of `video.sources` that is not an object.
         return (
             f"{_place(location, given)}: {_dotted(location)} is {_shown(_at(nested, location))}; "
             "allowed: an object with the keys that docs/configuration.md lists"
@@ -260,7 +262,7 @@ def _problem(detail: ErrorDetails, nested: Any, given: Mapping[str, _Given]) -> 
         location = location[:length]
     value = _shown(_at(nested, location), _dotted(location))
     text = f"{_place(location, given)}: {_dotted(location)} is {value}; allowed: {key.allowed}"
-    # The value of a list does not show what is wrong with it, nor does one that another value rules out.
+    # Neither a list nor a value that conflicts with another one shows what is wrong.
     error = detail.get("ctx", {}).get("error")
     in_list = key.path == _dotted(location) == "video.sources" and kind == "value_error"
     return f"{text}; {error}" if in_list or isinstance(error, ConflictError) else text
@@ -299,8 +301,13 @@ def _shown(value: Any, key: str = "") -> str:
 
 
 def _unknown(place: str, path: str, value: Any, known: Iterable[str]) -> str:
-    """Word the error of an unknown key; `known` are those that it could be."""
+    """Describe the error of an unknown key; `known` are the keys that were possible."""
     by_last_word = {re.split(r"__|[.]", name)[-1].lower(): name for name in known}
     guess = difflib.get_close_matches(path.rpartition(".")[2], by_last_word, n=1)
-    hint = f"did you mean {by_last_word[guess[0]]}?" if guess else f"allowed are {', '.join(by_last_word.values())}"
+    if guess:
+        hint = f"did you mean {by_last_word[guess[0]]}?"
+    elif len(by_last_word) <= _LISTED_KEYS:
+        hint = f"allowed are {', '.join(by_last_word.values())}"
+    else:
+        hint = "docs/configuration.md lists what is allowed"
     return f"{place}: there is no key {path} (its value is {_shown(value, path)}); {hint}"

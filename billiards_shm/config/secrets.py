@@ -20,7 +20,7 @@ _HARMLESS: Final = frozenset(
         *("transportmode", "ttl", "type", "unicast", "video", "videocodec", "width"),
     }
 )
-"""Parameters of URLs whose values are shown, for they tell one picture of a server from another."""
+"""Parameters of URLs whose values are shown, because they select a picture of a server."""
 _HARMLESS_VALUE: Final = re.compile(r"[\w.,-]{1,20}", re.ASCII)
 _NAME: Final = re.compile(r"[A-Za-z][\w.-]{0,31}", re.ASCII)
 _PARAMETER: Final = re.compile(r"[^&;]+")
@@ -58,12 +58,12 @@ _SETTING: Final = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """Mask passwords, tokens and user information wherever they stand in a text.
+    """Mask passwords, tokens and user information wherever they appear in a text.
 
     Parameters
     ----------
     text : str
-        Has any number of URLs; or is a pipeline, or JSON.
+        With any number of URLs; or a pipeline, or JSON.
     """
     shown, position = "", 0
     while found := _URL.search(text, position):
@@ -82,10 +82,10 @@ def without_secrets_of_url(url: str) -> str:
     end = _end_of_user_info(rest)
     if end > 0:
         user, _, password = rest[:end].partition(":")
-        # What stands alone before the host may be a token.
+        # A text alone in front of the host may be a token.
         shown += f"{user}:{MASK}" if password and "@" not in user + password[0] else MASK
         if _QUERY.search(rest[:end]):
-            # The last @ may as well stand in a token: then the rest of it follows.
+            # The last @ may also be part of a token: then the rest of it follows.
             return shown
         shown, rest = f"{shown}@", rest[end + 1 :]
     authority, rest = _split(rest, _AUTHORITY_END)
@@ -99,18 +99,18 @@ def without_secrets_of_url(url: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a setting has a secret for its value, by the last word of its dotted name."""
+    """Whether the value of a setting is a secret, judging by the last word of its dotted name."""
     return _SECRET_NAME.fullmatch(name.rpartition(".")[2]) is not None
 
 
 def has_misplaced_password(url: str) -> bool:
-    """Whether a URL seems to have a password with ``/``, ``?`` or ``#`` in it, before which its host would end."""
+    """Whether a URL seems to have a password with ``/``, ``?`` or ``#`` in it, where its host would end."""
     rest = url.partition("://")[2]
     return _end_of_user_info(rest) > len(_split(rest, _AUTHORITY_END)[0])
 
 
 def _end_of_user_info(rest: str) -> int:
-    """Where the user information ends in what follows the scheme; -1 if there is none."""
+    """Where the user information ends, after the scheme; -1 if there is none."""
     authority, _ = _split(rest, _AUTHORITY_END)
     return -1 if _WITHOUT_USER.fullmatch(authority) and "@" not in authority else rest.rfind("@")
 
@@ -143,7 +143,7 @@ def _end_of_url(text: str, found: re.Match[str]) -> int:
 
 
 def _mask_words(text: str) -> str:
-    """Mask what is secret where no scheme says that it is a URL."""
+    """Mask secrets in text that no scheme marks as a URL."""
     text = _HEADER.sub(rf"\1\2{MASK}", text)
     text = _SETTING.sub(lambda found: f"{found[1]}{found[3] or ''}{MASK}{found[3] or ''}", text)
     text = _ENCODED_URL.sub(rf"\1{MASK}", text)

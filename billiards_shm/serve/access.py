@@ -28,22 +28,22 @@ _log.addFilter(LogLimit(lines=20))
 
 _COOKIE_SECONDS: Final = 30 * 24 * 3600
 _LONGEST_FORM: Final = 4096
-# Several prefixes of one host can have a cookie of the same name.
+# Several prefixes of one host may use the same cookie name.
 _MOST_COOKIES: Final = 8
 _TIME: Final = re.compile("[0-9]{1,12}")
 
 
 class Grant(NamedTuple):
-    """Access that a request has."""
+    """Access of a request."""
 
     until: float = math.inf
     """Seconds since 1970."""
     signed: bool = False
-    """Whether the address itself gives it."""
+    """Whether it comes from a signed address."""
 
 
 class TooManyWrongTokensError(Exception):
-    """Tokens from this address are not looked at for a while."""
+    """Tokens from this address are refused unchecked for a while."""
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = math.ceil(wait_s)
@@ -61,7 +61,7 @@ class Access:
 
     def __init__(self, token: str | None) -> None:
         if token is not None and not token.strip():
-            raise ValueError("the token is empty: choose one that cannot be guessed, or give none")
+            raise ValueError("the token is empty: choose one that cannot be guessed, or leave it out")
         self._token = None if token is None else token.strip().encode()
         self._wrong_tokens = WrongTokens()
 
@@ -71,7 +71,7 @@ class Access:
         return self._token is not None
 
     def grant(self, scope: Scope) -> Grant | None:
-        """Return the access that a request has; None: it has none.
+        """Return the access of a request; None: it has none.
 
         Raises
         ------
@@ -92,7 +92,7 @@ class Access:
         return Grant() if offered is not None and self._is_token(offered, scope, "a header") else None
 
     def _is_token(self, offered: bytes, scope: Scope, where: str) -> bool:
-        """Whether this is the token. The comparison takes the same time wherever they differ."""
+        """Whether this is the token. The comparison takes the same time, wherever they differ."""
         assert self._token is not None
         address = scope["client"][0] if scope.get("client") else ""
         if wait_s := self._wrong_tokens.wait_s(address):
@@ -149,7 +149,7 @@ class Access:
             _cookie_name(request.scope),
             value,
             max_age=max_age,
-            # Without a path, browsers send it to what lies beside the login page, also below a prefix that only a
+            # Without a path, browsers send it to addresses next to the login page, even below a prefix that only a
             # proxy knows.
             path=None,
             secure=request.url.scheme == "https",
@@ -159,20 +159,20 @@ class Access:
 
 
 def path_of(scope: Scope) -> str:
-    """The decoded path, without the prefix that the application is mounted at."""
+    """The decoded path, without the prefix where the application is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 def _cookie_name(scope: Scope) -> str:
-    """Another name for each port and prefix: browsers send the cookies of a host to all of its ports."""
+    """A separate name for each port and prefix: browsers send the cookies of a host to all of its ports."""
     port = re.search(r":([0-9]{1,5})$", Headers(scope=scope).get("host", ""))
     name = f"billiards_shm_{port[1] if port else ''}{scope.get('root_path', '')}"
     return re.sub("[^A-Za-z0-9]", "_", name).rstrip("_")
 
 
 def _cookies(headers: Headers, name: str) -> Iterator[str]:
-    """The values of all cookies of one name. Other servers of the host may set any others."""
+    """The values of all cookies with one name. Other servers on the host may set any cookies."""
     for header in headers.getlist("cookie"):
         for cookie in header.split(";"):
             found, _, value = cookie.strip().partition("=")
@@ -183,7 +183,7 @@ def _cookies(headers: Headers, name: str) -> Iterator[str]:
 def _offered_token(headers: Headers) -> bytes | None:
     """The token of a Bearer header, or the password of HTTP Basic."""
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    # Headers are decoded as Latin-1, whatever they are.
+    # Headers are always decoded as Latin-1.
     offered = credentials.strip().encode("latin-1")
     if scheme.lower() == "bearer":
         return offered

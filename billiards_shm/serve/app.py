@@ -1,18 +1,15 @@
-"""The application: what each address answers."""
+"""The application: the answer of each address."""
 
 import asyncio
 import hashlib
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import PurePath
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response, WebSocket
+from fastapi import FastAPI, Header, HTTPException, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -20,59 +17,28 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from billiards_shm import BilliardsShmError, inspect_segment
-from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor, SegmentHealth
+from billiards_shm.monitor.health import SegmentHealth
 from billiards_shm.serve.access import Access
-from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.feed import DEFAULT_QUALITY, Feed, PreviewFormat
 from billiards_shm.serve.guard import AllowedOrigins, Guard
-from billiards_shm.serve.metrics import OPENMETRICS, ServerMetrics
+from billiards_shm.serve.metrics import OPENMETRICS
 from billiards_shm.serve.openapi import answers, content, describe_access
+from billiards_shm.serve.parameters import (
+    Fps,
+    Interval,
+    LiveFormat,
+    MaxAge,
+    Name,
+    SnapshotFormat,
+    Window,
+)
 from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
+from billiards_shm.serve.state import AppState
 from billiards_shm.serve.streams import EventStream, MjpegStream, close_websocket, send_over_websocket
 from billiards_shm.statistics import STATISTICS
 
 __all__ = ["create_app"]
 
-_WAITING_SNAPSHOTS: Final = 8
 _MEDIA_TYPES: Final = {".css": "text/css", ".js": "text/javascript"}
-
-_Result = TypeVar("_Result")
-
-Name = Annotated[str, Path(description="Name or path of the segment", max_length=4096)]
-Fps = Annotated[
-    float | None, Query(gt=0, le=240, allow_inf_nan=False, description="Frames a second at most; without it: all")
-]
-Quality = Annotated[int, Query(ge=1, le=95, description="JPEG quality")]
-Width = Annotated[int | None, Query(ge=16, le=7680, description="Wider frames are scaled down to this many pixels")]
-Overlay = Annotated[
-    Literal["time"] | None, Query(description="`time` draws the time of capture (UTC) into the picture")
-]
-Text = Annotated[str, Query(max_length=64, pattern="^[ -~]*$", description="ASCII text that is drawn into the picture")]
-MaxAge = Annotated[
-    float | None,
-    Query(gt=0, le=86400, allow_inf_nan=False, description="Seconds; 503 if the newest captured frame is older"),
-]
-Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
-Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
-
-
-def _live_format(
-    quality: Quality = DEFAULT_QUALITY, width: Width = None, overlay: Overlay = None, text: Text = ""
-) -> PreviewFormat:
-    return PreviewFormat(width, quality, text.strip(), overlay == "time")
-
-
-def _snapshot_format(
-    quality: Annotated[int, Query(ge=1, le=100, description="JPEG quality")] = 90,
-    width: Width = None,
-    overlay: Overlay = None,
-    text: Text = "",
-) -> PreviewFormat:
-    return _live_format(quality, width, overlay, text)
-
-
-LiveFormat = Annotated[PreviewFormat, Depends(_live_format)]
-SnapshotFormat = Annotated[PreviewFormat, Depends(_snapshot_format)]
 
 
 class _Route(APIRoute):
@@ -95,21 +61,21 @@ def create_app(
     allowed_origins: Iterable[str] = (),
     trusted_owners: Iterable[int | str] | None = None,
 ) -> FastAPI:
-    """Create the application, to be served by itself or mounted in another.
+    """Create the application, to serve alone or mount in another one.
 
     Parameters
     ----------
     names : sequence of str, optional
         Segments to show, by name or path; None: every segment of this machine, including those that appear later.
     token : str, optional
-        Secret that clients must send for everything but ``/healthz`` and the login page.
+        Secret that clients must send for everything except ``/healthz`` and the login page.
     max_clients : int
         Streams, WebSockets and event streams at a time.
     max_frame_age : float
         Seconds; a segment whose newest captured frame is older is unhealthy.
     allowed_hosts : iterable of str, optional
         Host names that requests may be addressed to, besides addresses, `localhost` and the machine's own name; None:
-        any, for applications that check the host themselves. With a token it does not matter.
+        any, for applications that check the host themselves. With a token, it has no effect.
     allowed_origins : iterable of str, optional
         Sites whose pages may embed images and pages of this server, such as ``https://shop.example``; ``*``: all.
     trusted_owners : iterable, optional
@@ -134,14 +100,15 @@ def create_app(
         summary="Live images, health and metrics of frames in shared memory",
         docs_url=None,  # these pages load scripts from other servers
         redoc_url=None,
-        redirect_slashes=False,  # it would lead to whatever host the request names, and off the prefix of a proxy
+        redirect_slashes=False,  # it would lead to the host named in the request, and out of a proxy's prefix
     )
     app.router.route_class = _Route
+    app.add_exception_handler(RequestValidationError, _tell_what_is_wrong)
     access = Access(token)
     origins = AllowedOrigins(allowed_origins)
     app.add_middleware(Guard, access=access, hosts=allowed_hosts, origins=origins)
     if origins:
-        # Added last, so that it runs before the guard: browsers send preflight requests without the token.
+        # Added last, so it runs before the guard: browsers send preflight requests without the token.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins.all,
@@ -151,7 +118,7 @@ def create_app(
         )
     describe_access(app, needs_token=access.needs_token)
     owners = None if trusted_owners is None else tuple(trusted_owners)
-    server = _AppState(names, max_clients, max_frame_age, owners)
+    server = AppState(names, max_clients, max_frame_age, owners)
     app.state.clients, app.state.monitor = server.clients, server.monitor
     _add_pages(app, access)
     _add_health(app, server)
@@ -160,57 +127,11 @@ def create_app(
     return app
 
 
-class _AppState:
-    """State that the routes of one application share."""
-
-    def __init__(
-        self,
-        names: Sequence[str] | None,
-        max_clients: int,
-        max_frame_age: float,
-        owners: tuple[int | str, ...] | None,
-    ) -> None:
-        self.monitor = HealthMonitor(names, max_frame_age, owners)
-        self.clients = Clients(max_clients)
-        self.metrics = ServerMetrics(self.monitor, self.clients)
-        self.owners = owners
-        # Both start their threads when they get work. Snapshots may be slow and must not delay streams.
-        self._encoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) - 1), "billiards-shm-encode")
-        self._snapshots = ThreadPoolExecutor(1, "billiards-shm-snapshot")
-        self._waiting_snapshots = 0
-        self._feeds: dict[str, Feed] = {}
-
-    async def feed(self, name: str) -> Feed:
-        """Return the feed of a watched segment; 404 for any other."""
-        await self.require_watched(name)
-        if name not in self._feeds:
-            self._feeds[name] = Feed(name, self._encoders, partial(self.metrics.encoded, name), self.owners)
-        return self._feeds[name]
-
-    async def require_watched(self, name: str) -> None:
-        """Answer 404 if a segment is not watched. Call this before any use of a name from a request."""
-        for pause in (REFRESH_INTERVAL_S, 0):
-            if await asyncio.to_thread(self.monitor.is_watched, name):
-                return
-            if self.monitor.names is None:
-                await asyncio.sleep(pause)  # it may have appeared since the last refresh
-        raise HTTPException(404, f"no segment {name!r} is shown here: /api/segments lists them")
-
-    async def describe_segments(self) -> list[dict[str, Any]]:
-        """Return health and statistics of every watched segment, for JSON."""
-        health = await asyncio.to_thread(self.monitor.health)
-        viewers = Counter(client.name for client in self.clients)
-        return [segment.as_dict() | {"clients": viewers[segment.name]} for segment in health.values()]
-
-    async def in_snapshot_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run slow work, one piece at a time, and answer 503 when too many wait."""
-        if self._waiting_snapshots >= _WAITING_SNAPSHOTS:
-            raise HTTPException(503, "too many snapshots at once", {"Retry-After": "1"})
-        self._waiting_snapshots += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._snapshots, work)
-        finally:
-            self._waiting_snapshots -= 1
+async def _tell_what_is_wrong(_: Request, error: Exception) -> Response:
+    """Say what is wrong with a request without repeating it: JSON has no NaN, and UTF-8 no half of a surrogate pair."""
+    assert isinstance(error, RequestValidationError)
+    detail = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+    return JSONResponse({"detail": detail}, 422)
 
 
 def _add_pages(app: FastAPI, access: Access) -> None:
@@ -251,16 +172,17 @@ def _add_pages(app: FastAPI, access: Access) -> None:
 
 
 def _statistics_html() -> str:
-    """The prominent statistics, as each card of the page has them."""
+    """The prominent statistics, for the cards of the page, and the ones only for copies."""
     return "\n      ".join(
-        f'<div><dt title="{escape(row.description)}">{escape(row.label or name)}</dt>'
+        f"<div{' data-of-copies hidden' if row.of_copies else ''}>"
+        f'<dt title="{escape(row.description)}">{"link " if row.of_copies else ""}{escape(row.label or name)}</dt>'
         f'<dd data-statistic="{name}" data-unit="{row.unit}"></dd></div>'
         for name, row in STATISTICS.items()
-        if row.prominent
+        if row.prominent or row.of_copies
     )
 
 
-def _add_health(app: FastAPI, server: _AppState) -> None:
+def _add_health(app: FastAPI, server: AppState) -> None:
     @app.get("/healthz", tags=["health"])
     async def process_health() -> dict[str, str]:
         """Answer 200 while this process runs, whatever the state of the segments."""
@@ -268,7 +190,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
 
     @app.get("/readyz", tags=["health"], responses={503: {"description": "A segment is unhealthy"}})
     async def readiness() -> Response:
-        """Answer 200 if every watched segment is healthy: a writer lives, and its newest captured frame is new."""
+        """Answer 200 if every watched segment is healthy: a living writer, and a recent captured frame."""
         segments = await asyncio.to_thread(server.monitor.health)
         ready = server.monitor.is_ready(segments)
         body: dict[str, Any] = {"ready": ready, "segments": {name: _brief(found) for name, found in segments.items()}}
@@ -282,7 +204,7 @@ def _add_health(app: FastAPI, server: _AppState) -> None:
         responses=answers(404) | {503: {"description": "Unhealthy; `reason` says why"}},
     )
     async def health(name: Name) -> Response:
-        """Answer 200 if one segment is healthy: its writer lives, and its newest captured frame is new."""
+        """Answer 200 if one segment is healthy: a living writer, and a recent captured frame."""
         await server.require_watched(name)
         found = (await asyncio.to_thread(server.monitor.health)).get(name)
         if found is None:
@@ -306,7 +228,7 @@ def _brief(health: SegmentHealth) -> dict[str, Any]:
     }
 
 
-def _add_statistics(app: FastAPI, server: _AppState) -> None:
+def _add_statistics(app: FastAPI, server: AppState) -> None:
     @app.get("/api/segments", tags=["statistics"])
     async def segments() -> list[dict[str, Any]]:
         """List the watched segments with their health and statistics."""
@@ -341,7 +263,7 @@ def _add_statistics(app: FastAPI, server: _AppState) -> None:
         return [client.as_dict() for client in server.clients]
 
 
-def _add_images(app: FastAPI, server: _AppState) -> None:
+def _add_images(app: FastAPI, server: AppState) -> None:
     @app.get(
         "/stream/{name:path}.mjpg",
         tags=["images"],
@@ -384,20 +306,20 @@ def _add_images(app: FastAPI, server: _AppState) -> None:
         """Return the newest frame; number, capture time and age are in headers. PNG keeps every bit."""
         changes = {"width": preview.width is not None, "overlay": preview.time, "text": bool(preview.text)}
         if extension == "png" and any(changes.values()):
-            problem = {"type": "jpeg_only", "msg": "works with JPEG only: a PNG is the frame as it is"}
+            problem = {"type": "jpeg_only", "msg": "works with JPEG only: a PNG is the unchanged frame"}
             raise RequestValidationError([{**problem, "loc": ("query", key)} for key in changes if changes[key]])
         await server.require_watched(name)
-        answer = await server.in_snapshot_thread(
-            partial(
-                take_snapshot,
-                name,
-                extension,
-                preview=preview,
-                max_age=max_age,
-                if_none_match=if_none_match,
-                owners=server.owners,
-            )
+        work = partial(
+            take_snapshot,
+            name,
+            extension,
+            preview=preview,
+            max_age=max_age,
+            if_none_match=if_none_match,
+            owners=server.owners,
         )
+        with server.snapshots.place():
+            answer = await server.snapshots.run(work)
         if isinstance(answer, HTTPException):
             raise answer
         return answer

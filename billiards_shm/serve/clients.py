@@ -19,7 +19,7 @@ _STOP_CHECK_INTERVAL_S: Final = 0.05
 
 
 class TooManyClientsError(Exception):
-    """No further client is allowed; the message says how many are."""
+    """No further client is allowed; the message says how many are connected."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,7 +34,7 @@ class Client:
     address: str
     frames: int = 0
     skipped: int = 0
-    """Frames published since its first one that it was not sent: it asked for fewer (`fps`), or was too slow."""
+    """Frames since its first one that were not sent to it: it asked for fewer (`fps`), or was too slow."""
     bytes_sent: int = 0
     connected_at: float = field(default_factory=time.monotonic)
     dismissed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,11 +43,11 @@ class Client:
 
     @property
     def serial(self) -> int:
-        """Serial number of the last frame it was sent; 0: none yet."""
+        """Serial number of the last frame sent to it; 0: none yet."""
         return self._last[0] if self._last is not None else 0
 
     def sent(self, frame: EncodedFrame, size: int) -> None:
-        """Count a frame that was sent in `size` bytes."""
+        """Count a frame sent as `size` bytes."""
         self.frames += 1
         self.bytes_sent += size
         if self._last is not None:
@@ -56,7 +56,7 @@ class Client:
         self._last = frame.serial, frame.missed
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, in types that JSON has."""
+        """All fields, in JSON types."""
         return {
             "id": self.number,
             "kind": self.kind,
@@ -83,7 +83,7 @@ class Clients:
         self._connected: dict[int, Client] = {}
         self._numbers = itertools.count(1)
         self._totals: Counter[tuple[str, str, str]] = Counter()
-        # A client that leaves while another thread adds up would be missing, and counters must not fall.
+        # Otherwise a client that leaves while another thread sums would be missing, and counters must not decrease.
         self._leaving = threading.Lock()
         self._stop_watch: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
@@ -98,8 +98,8 @@ class Clients:
     def join(self, kind: str, name: str, address: str) -> Iterator[Client]:
         """Count a client while the block runs.
 
-        If all places are taken, and another address has at least two more than this one, that one's newest client is
-        dismissed. So one address cannot shut out the others.
+        If all places are taken, and another address has at least two more than this one, the newest client of that
+        address is dismissed. So one address cannot shut out the others.
 
         Raises
         ------
@@ -138,6 +138,12 @@ class Clients:
                 self._add(totals, client)
         return totals
 
+    def forget(self, name: str) -> None:
+        """Drop the totals of a segment. Any thread may call this."""
+        with self._leaving:
+            for key in [key for key in self._totals if key[2] == name]:
+                del self._totals[key]
+
     @staticmethod
     def _add(totals: "Counter[tuple[str, str, str]]", client: Client) -> None:
         totals["frames", client.kind, client.name] += client.frames
@@ -159,7 +165,7 @@ class Clients:
             for task in done:
                 task.result()
         finally:
-            # The traceback of a task's exception has this stack frame, and so would keep the task and itself alive.
+            # The traceback of a task's exception refers to this stack frame, and would keep the task and itself alive.
             del tasks, task, done
 
     def stop(self) -> None:
@@ -174,10 +180,10 @@ class Clients:
 
 
 def _server_is_stopping() -> bool:
-    """Ask uvicorn's server, which one finds by its handler of SIGTERM.
+    """Ask uvicorn's server, found by its handler of SIGTERM.
 
-    uvicorn notifies applications only after all responses have ended, but streams do not end by themselves. This way
-    works for an application that is mounted in another one, too.
+    uvicorn notifies applications only after all responses have ended, but streams do not end on their own. This also
+    works for an application that is mounted in another one.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return bool(getattr(server, "should_exit", False))

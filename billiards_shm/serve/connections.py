@@ -18,14 +18,14 @@ MAX_BODY_BYTES: Final = 64 * 1024
 """No request of this server needs more than the form of the login page."""
 
 MAX_WAITING_REQUESTS: Final = 16
-"""Requests that a client may send before the answer to the one before is complete."""
+"""Requests that a client may send before the previous answer is complete."""
 
 REQUEST_TIMEOUT_S: Final = 10.0
 """Time from the connection, or the first byte of a further request, to the end of the headers; then for the body."""
 
-# How much larger a body may be on the way, in the smallest chunks.
+# How much larger a body may be in transit, in the smallest chunks.
 _CHUNKED: Final = 8
-# What a refused client may still send before it has read the answer.
+# How much a refused client may still send before it has read the answer.
 _REFUSED_S: Final = 1.0
 _REFUSED_BYTES: Final = 1 << 20
 
@@ -53,14 +53,14 @@ def allowed_connections(max_clients: int) -> int:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """HTTP with limits. A frame is chosen only when the kernel has taken all of the one before."""
+    """HTTP with limits. A frame is chosen only when the kernel has taken all of the previous one."""
 
     connection_limit: ClassVar[int] = _SHORT_CONNECTIONS
 
     waiting_since: float | None = None
-    """Since when there has been no request to answer, by the loop's clock; None: there is one."""
+    """Since when no request has been waiting for an answer, by the loop's clock; None: one is."""
 
-    # The one that is being answered. uvicorn's `cycle` is the last one received, which may wait for it.
+    # The request being answered. uvicorn's `cycle` is the last one received, which may wait for it.
     _answered: RequestResponseCycle | None = None
     _timer: asyncio.TimerHandle | None = None
     _in_head = False
@@ -72,7 +72,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @classmethod
     def with_limit(cls, connections: int) -> "type[LimitedProtocol]":
-        """Return this class with another limit of connections."""
+        """Return this class with another connection limit."""
         return type(cls.__name__, (cls,), {"connection_limit": connections})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -84,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timer, and tell the request that is being answered."""
+        """Cancel the timer, and tell the request being answered."""
         self._stop_timer()
         self._disconnect_answered()
         super().connection_lost(exc)
@@ -98,13 +98,13 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         was_in_head = self._in_head
         super().data_received(data)
-        # The parser reports a header only when it is complete.
+        # The parser only reports complete headers.
         if was_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431)
         elif self._timer is not None:
-            # The sizes of chunks and the headers after a body count, too.
+            # Chunk sizes and headers after a body count, too.
             self._raw_body_bytes += len(data)
             if self._raw_body_bytes > _CHUNKED * MAX_BODY_BYTES:
                 self._refuse(413)
@@ -135,7 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
             waits = self._answered is not None and not self._answered.response_complete
             super().on_headers_complete()
             if waits:
-                # uvicorn would read nothing until the answer before it is complete, and miss the end of the connection.
+                # uvicorn would read nothing until the previous answer is complete, and miss the end of the connection.
                 self.flow.resume_reading()
             else:
                 self._answered = self.cycle
@@ -145,7 +145,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to the WebSocket protocol."""
         if self._answered is not None and not self._answered.response_complete:
-            # The answer would go on between the messages, and not hear when the connection ends.
+            # The answer would continue between the messages, and not notice the end of the connection.
             self.transport.abort()
         elif not self._refused:
             self._stop_timer()
@@ -157,7 +157,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def on_body(self, body: bytes) -> None:
-        """Limit a body whose length was not announced."""
+        """Limit a body of unannounced length."""
         self._body_bytes += len(body)
         if self._body_bytes > MAX_BODY_BYTES and not self._refused:
             self._refuse(413)
@@ -174,7 +174,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, or start to wait for one."""
+        """Continue with the next request, or start waiting for one."""
         if self.pipeline:
             self._answered = self.pipeline[-1][0]
         super().on_response_complete()
@@ -196,7 +196,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _make_room(self) -> None:
-        """Close the connection that has been idle longest, or refuse this one."""
+        """Close the connection that has been idle the longest, or refuse this one."""
         _log.warning("%d connections are open, which is the limit: closing idle ones", self.connection_limit)
         idle = [
             connection
@@ -211,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
             oldest.transport.abort()
 
     def _disconnect_answered(self) -> bool:
-        """Tell the request that is being answered that its client is gone; True: its answer has begun."""
+        """Tell the request being answered that its client is gone; True: its answer has begun."""
         cycle = self._answered
         if cycle is None or cycle.response_complete:
             return False
@@ -229,18 +229,18 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        # What the client still sends is read and discarded. Otherwise a reset could overtake the answer.
+        # Anything more from the client is read and discarded. Otherwise a reset could overtake the answer.
         self.transport.write_eof()
         self.loop.call_later(_REFUSED_S, self.transport.abort)
 
 
 class LogLimit(logging.Filter):
-    """Logs one kind of problem from one line of code a few times per minute, or clients could fill the disk.
+    """Logs one kind of problem from one line of code a few times per minute; otherwise clients could fill the disk.
 
     Parameters
     ----------
     lines : int
-        How often.
+        How many times.
     """
 
     def __init__(self, lines: int = 1) -> None:
@@ -249,7 +249,7 @@ class LogLimit(logging.Filter):
         self._passed: dict[tuple[str, int, type[BaseException] | None], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log this record. The first one of a minute tells how many were suppressed."""
+        """Whether to log this record. The first one of a minute says how many were suppressed."""
         kind = record.exc_info[0] if record.exc_info else None
         key = record.pathname, record.lineno, kind
         now = time.monotonic()

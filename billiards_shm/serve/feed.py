@@ -1,4 +1,4 @@
-"""The frames of one segment, each encoded once per size and quality, however many viewers there are."""
+"""The frames of one segment, each encoded once per size and quality for all viewers."""
 
 import asyncio
 import logging
@@ -33,10 +33,10 @@ _log = logging.getLogger(__name__)
 DEFAULT_QUALITY: Final = 80
 
 PAGE_WIDTHS: Final = (320, 640, 960, 1280, 1920)
-"""Widths that the page asks for, besides full size. They are always available, whatever else viewers ask for."""
+"""Widths that the page requests, besides full size. They are always available."""
 
 MAX_OTHER_FORMATS: Final = 8
-"""Other sizes and qualities of one segment that are encoded at a time: the cost is per format, not per viewer."""
+"""Limit of other sizes and qualities per segment at a time: the cost is per format, not per viewer."""
 
 _RETRY_S: Final = 0.5
 # For the newest frame, and older ones that are still being encoded.
@@ -47,17 +47,17 @@ class PreviewFormat(NamedTuple):
     """Size and quality of the images that a viewer gets."""
 
     width: int | None
-    """Pixels; None: the frame's own. A frame is never enlarged."""
+    """Pixels; None: the frame's own width. A frame is never enlarged."""
     quality: int
     """1 to 100."""
     text: str = ""
     """Drawn into the picture, in ASCII."""
     time: bool = False
-    """Whether the time of capture is drawn into the picture."""
+    """Whether the capture time is drawn into the picture."""
 
     @property
     def nearest_of_page(self) -> "PreviewFormat":
-        """The nearest format that is always available: no narrower, with the page's quality, and without a text."""
+        """The nearest format that is always available: not narrower, with the page's quality, and without a text."""
         wide_enough = (width for width in PAGE_WIDTHS if self.width is not None and width >= self.width)
         return PreviewFormat(next(wide_enough, None), DEFAULT_QUALITY, time=self.time)
 
@@ -74,11 +74,11 @@ class EncodedFrame:
     serial: int
     """Number of the frame in this feed, from 1. It keeps rising when a new writer takes over."""
     missed: int
-    """Frames published since the feed started that it did not read."""
+    """Frames published since the feed started that it has not read."""
     metadata: FrameMetadata
     jpeg: bytes
     part: bytes
-    """A part of an MJPEG stream, with the delimiter after it, because browsers show a part when they get that."""
+    """A part of an MJPEG stream, with the delimiter after it: browsers show a part when they receive that."""
 
     @property
     def age_s(self) -> float:
@@ -99,7 +99,7 @@ def _encoded_frame(serial: int, missed: int, metadata: FrameMetadata, jpeg: byte
 
 
 def capture_wall_ns(metadata: FrameMetadata) -> int:
-    """When a frame was captured, by the wall clock. Metadata have only the time of publication by that clock."""
+    """When a frame was captured, by the wall clock. Metadata only have the publication time by that clock."""
     return metadata.wall_time_ns - max(0, metadata.publish_time_ns - metadata.capture_time_ns)
 
 
@@ -123,11 +123,11 @@ class _HeldFrame(NamedTuple):
 class _Encoding(NamedTuple):
     serial: int
     result: "asyncio.Future[EncodedFrame | str]"
-    """A text says why the frame cannot be encoded."""
+    """A string says why the frame cannot be encoded."""
 
 
 class Feed:
-    """Reads a segment while it has viewers, and encodes the frames that they ask for.
+    """Reads a segment while it has viewers, and encodes the frames they ask for.
 
     A viewer asks for a frame newer than its last one. So a slow viewer gets the newest frame when it asks again, and a
     viewer that does not ask costs nothing.
@@ -139,7 +139,7 @@ class Feed:
     encoders : concurrent.futures.Executor
         Runs the encoding.
     on_encoded : callable
-        Called with the seconds that an encoding took.
+        Called with the seconds each encoding took.
     trusted_owners : iterable, optional
         As for a reader.
     """
@@ -165,7 +165,7 @@ class Feed:
 
     @contextmanager
     def subscribed(self, wanted: PreviewFormat) -> Iterator[PreviewFormat]:
-        """Read the segment while the block runs. The format to ask for is yielded.
+        """Read the segment while the block runs. Yields the format to ask for.
 
         That is `wanted`, or the nearest format of the page if too many other formats are in use.
         """
@@ -179,7 +179,7 @@ class Feed:
             self._formats[preview] -= 1
             if not self._formats[preview]:
                 del self._formats[preview]
-                for encoded in (preview, preview._replace(width=None)):  # the second if the frame is no wider
+                for encoded in (preview, preview._replace(width=None)):  # the second if the frame is not wider
                     self._encodings.pop(encoded, None)
             if not self._formats:
                 self._stop_reading()
@@ -194,13 +194,13 @@ class Feed:
         self._reading.cancel()
         self._reading = self._held = self._arrival = None
         for encoding in self._encodings.values():
-            encoding.result.cancel()  # one that has not started will not start
+            encoding.result.cancel()  # one that has not started never starts
         self._encodings.clear()
 
     async def newest_frame(self, preview: PreviewFormat, after: int = 0) -> EncodedFrame:
         """Return the newest frame, waiting for one whose serial number is above `after`.
 
-        Call it within `subscribed`, with the format from there.
+        Call it within `subscribed`, with the format it yields.
 
         Raises
         ------
@@ -218,7 +218,7 @@ class Feed:
         return encoded
 
     def _encode_newest(self, preview: PreviewFormat, after: int) -> "asyncio.Future[EncodedFrame | str] | None":
-        """Start or join the encoding of a frame above `after`; None: there is no such frame yet."""
+        """Start or join the encoding of a frame newer than `after`; None: there is no such frame yet."""
         held = self._held
         if held is None or held.serial <= after:
             return None
@@ -232,7 +232,7 @@ class Feed:
         return encoding.result
 
     def _encode(self, held: _HeldFrame, preview: PreviewFormat) -> EncodedFrame | str:
-        """Encode, or return why that failed: the traceback of an exception would hold the frame."""
+        """Encode, or return why that failed. The traceback of an exception would hold the frame."""
         started = time.perf_counter()
         try:
             jpeg = preview.encode(held.previews, held.metadata)
@@ -260,7 +260,7 @@ class Feed:
 
     def _hold(self, frame: npt.NDArray[Any], metadata: FrameMetadata) -> None:
         self._serial += 1
-        # What was published before the first frame is not missed by any viewer.
+        # Frames published before the first one are not missed by any viewer.
         self._missed += metadata.skipped if self._held is not None else 0
         self._held = _HeldFrame(self._serial, self._missed, Previews(frame, metadata.pixel_format), metadata)
         if self._arrival is not None:

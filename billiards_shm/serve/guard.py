@@ -1,4 +1,4 @@
-"""What stands in front of the application: checks of host, origin and access, and security headers for browsers."""
+"""The layer in front of the application: checks of host, origin and access, and security headers for browsers."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from billiards_shm.serve.access import Access, Grant, TooManyWrongTokensError, p
 
 __all__ = ["AllowedOrigins", "Guard"]
 
-# Pages load only what this server serves; data: is their icon.
+# Pages load only from this server; data: is their icon.
 _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors "
 )
 _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer", with which browsers do not say which site a form is from.
+    # Not "no-referrer": with that, browsers do not say which site a form is from.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
@@ -90,7 +90,7 @@ class Guard:
         self._app = app
         self._access = access
         self._origins = origins
-        # Browsers that know frame-ancestors ignore X-Frame-Options, which cannot name sites.
+        # Browsers that support frame-ancestors ignore X-Frame-Options, which cannot name sites.
         self._headers = _HEADERS if origins else _HEADERS | {"X-Frame-Options": "DENY"}
         own = (socket.gethostname(), socket.gethostname() + ".local")
         self._hosts = None if hosts is None else {name.lower() for name in (*hosts, *own)}
@@ -108,15 +108,16 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
-                # A signed address is for pages of any site: no browser adds to it what another user may see.
+                # A signed address is for pages of any site: the access comes from the address, not from the browser.
                 embedded = self._origins.embed(Headers(scope=scope)) or (isinstance(grant, Grant) and grant.signed)
                 headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin" if embedded else "same-origin")
-                # Not on images: browsers would apply it to the viewer that they show an image in.
+                # Not on images: browsers would apply it to the viewer in which they show an image.
                 if headers.get("content-type", "").startswith("text/html"):
                     headers["Content-Security-Policy"] = _CONTENT_POLICY + self._origins.frame_ancestors
             await send(message)
 
         if isinstance(grant, Grant):
+            scope.setdefault("state", {})["grant"] = grant
             limited = _TimeLimit(scope["type"], grant.until, receive)
             await self._app(scope, limited.receive, send_with_headers)
             if limited.expired and scope["type"] == "websocket":
@@ -128,7 +129,7 @@ class Guard:
             await _refuse_websocket(receive, send)
 
     def _admit(self, scope: Scope) -> Grant | Response:
-        """Return the access that a request has, or the answer that refuses it."""
+        """Return the access of a request, or the answer that refuses it."""
         path = path_of(scope)
         headers = Headers(scope=scope)
         if path == "/healthz":
@@ -142,7 +143,7 @@ class Guard:
             if scope["type"] == "websocket" and headers["origin"] not in self._origins:
                 return JSONResponse({"detail": "pages of other sites may not connect"}, 403)
             if scope.get("method") == "POST":
-                return JSONResponse({"detail": "pages of other sites may not log in or out"}, 403)
+                return JSONResponse({"detail": "pages of other sites may not send this"}, 403)
         if path in ("/login", "/logout") or path.startswith("/static/"):
             return Grant()
         try:
@@ -153,7 +154,7 @@ class Guard:
             return grant
         if path in ("", "/") and scope.get("method") in ("GET", "HEAD"):
             return RedirectResponse("login", 303)
-        return _unauthorized(headers)
+        return _unauthorized(headers, signed=b"signature=" in scope["query_string"])
 
     def _is_allowed_host(self, host: str) -> bool:
         if self._hosts is None or self._access.needs_token:
@@ -169,7 +170,7 @@ class Guard:
 
 
 class _TimeLimit:
-    """Tells the application that the client has left when the time is over.
+    """Tells the application that the client has left once the time is up.
 
     Parameters
     ----------
@@ -196,13 +197,15 @@ class _TimeLimit:
             return {"type": f"{self._kind}.disconnect", "code": 1008}
 
 
-def _unauthorized(headers: Headers) -> Response:
-    wanted = (
-        "the token is missing or wrong: send it as 'Authorization: Bearer TOKEN' or as a password, or log in at /login"
-    )
+def _unauthorized(headers: Headers, *, signed: bool) -> Response:
+    if signed:
+        wanted = "this signed address has expired, or was changed, or the server has a new token: sign it again"
+    else:
+        send = "send it as 'Authorization: Bearer TOKEN' or as a password, or log in at /login"
+        wanted = f"the token is missing or wrong: {send}"
     response = JSONResponse({"detail": wanted}, 401)
-    # Browsers ask for a password when they see Basic. That is right for an address that was typed, not while a page
-    # fetches something.
+    # Browsers ask for a password when they see Basic. That is right for a typed address, but not while a page fetches
+    # something.
     if not headers.get("user-agent", "").startswith("Mozilla/") or "text/html" in headers.get("accept", ""):
         response.headers.append("WWW-Authenticate", 'Basic realm="billiards_shm", charset="UTF-8"')
     response.headers.append("WWW-Authenticate", "Bearer")
@@ -214,7 +217,7 @@ def _without_port(host: str) -> str:
 
 
 def _same_origin(headers: Headers) -> bool:
-    """Whether no other site's page sent the request. Any page may open a WebSocket; the browser names its origin."""
+    """Whether no other site's page sent the request. Any page can open a WebSocket; the browser names its origin."""
     origin = headers.get("origin")
     if origin is None:
         return True

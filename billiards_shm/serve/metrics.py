@@ -1,6 +1,7 @@
 """The metrics of one application: those of its segments, and those of its own clients."""
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,7 @@ _TOTALS: Final = {
     "bytes": ("client_bytes", "Bytes of pictures and events sent to clients"),
 }
 OPENMETRICS: Final = "application/openmetrics-text"
-# Whether OpenMetrics is asked for, and what is given.
+# By whether OpenMetrics is requested.
 _FORMATS: Final = {True: f"{OPENMETRICS}; version=1.0.0", False: "text/plain; version=0.0.4"}
 
 
@@ -56,20 +57,25 @@ class ServerMetrics:
         """Record how long an encoding took. Any thread may call this."""
         self._encode.labels(name).observe(seconds)
 
+    def forget(self, name: str) -> None:
+        """Drop what was recorded for a segment. Any thread may call this."""
+        with contextlib.suppress(KeyError):  # raised by older versions
+            self._encode.remove(name)
+
     async def text(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics in the format that the `Accept` header asks for, and their content type."""
-        # Of all that it may ask for, such as other versions, everybody reads one of these two.
+        # Every client reads one of these two formats, even if it asks for other versions.
         return await self._texts[OPENMETRICS in accept].get()
 
     def _render(self, accept: str) -> tuple[bytes, str]:
         for name in self._monitor.health():
-            self._encode.labels(name)  # segments without a viewer so far show zeros
+            self._encode.labels(name)  # segments that never had a viewer show zeros
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 
 class _SharedText:
-    """A text that is made in a thread, at most once per interval, for all that ask for it meanwhile."""
+    """A text made in a thread, at most once per interval, for all requests in that time."""
 
     def __init__(self, render: Callable[[], tuple[bytes, str]]) -> None:
         self._render = render
@@ -80,7 +86,7 @@ class _SharedText:
         if self._rendering is None or time.monotonic() - self._rendered_at > REFRESH_INTERVAL_S:
             self._rendered_at = math.inf  # while it lasts
             self._rendering = asyncio.create_task(self._refresh())
-        # A client that leaves does not cancel it for the others.
+        # If a client leaves, the others still get it.
         return await asyncio.shield(self._rendering)
 
     async def _refresh(self) -> tuple[bytes, str]:

@@ -1,4 +1,4 @@
-"""What the OpenAPI description says besides parameters: status codes, kinds of content, and how to get access."""
+"""The OpenAPI description besides parameters: status codes, content types, and how to get access."""
 
 from typing import Any, Final
 
@@ -10,9 +10,9 @@ __all__ = ["answers", "content", "describe_access"]
 _MEANINGS: Final = {
     304: "The client has this frame",
     401: "The token is missing or wrong",
-    404: "No segment of this name is shown",
+    404: "No segment with this name is shown",
     415: "The frame cannot be turned into an image",
-    421: "The request was addressed to a host name that this server does not know",
+    421: "The request was addressed to a host name that is not this server's",
     429: "Too many wrong tokens came from this address",
     431: "Request line and headers are too large",
     503: "There is no frame, it is too old, or there are too many clients; `detail` says which",
@@ -24,7 +24,7 @@ _ACCESS: Final = {
         "type": "apiKey",
         "in": "query",
         "name": "signature",
-        "description": "Of an address that was signed, with `expires`",
+        "description": "Of a signed address, with `expires`",
     },
 }
 _OPEN: Final = "/healthz"
@@ -36,12 +36,12 @@ def answers(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 
 def content(*media_types: str) -> dict[int | str, dict[str, Any]]:
-    """What a request that succeeds is answered with."""
+    """The content of a successful answer."""
     return {200: {"description": "Successful Response", "content": {media_type: {} for media_type in media_types}}}
 
 
 def describe_access(app: FastAPI, *, needs_token: bool) -> None:
-    """Describe what the guard in front of the application answers."""
+    """Describe the answers of the guard in front of the application."""
     codes = (401, 429, 431) if needs_token else (421, 431)
 
     def describe() -> dict[str, Any]:

@@ -23,16 +23,16 @@ __all__ = ["listen", "run_server"]
 _log = logging.getLogger(__name__)
 
 GRACE_S: Final = 0.25
-"""How long connections may take to end at a stop. Only those of clients that do not read take so long."""
+"""How long connections may take to end at a stop. Only clients that do not read take that long."""
 
 NOT_YET_SENT_BYTES: Final = 32 * 1024
 """Data of a connection that may wait in the kernel before it is sent; more would be old by the time it is sent.
 
-The send buffer itself has no limit: what is sent and not acknowledged is what a long line needs to be fast.
+The send buffer itself has no limit: over long distances, speed needs much data that is sent and not yet acknowledged.
 """
 
 NO_PROGRESS_S: Final = 60
-"""A connection is closed when its client takes no data for so long."""
+"""A connection is closed when its client takes no data for this long."""
 
 
 class _UvicornServer(uvicorn.Server):
@@ -52,7 +52,7 @@ class _UvicornServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket. Its connections buffer little, so that slow clients do not get old frames.
+    """Open the listening socket. Its connections buffer little, so slow clients do not get old frames.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _with_mapped(proxies: str) -> list[str]:
-    """Add what IPv4 addresses are called on a socket that listens for IPv6."""
+    """Add the names of IPv4 addresses on a socket that listens for IPv6."""
     found = [proxy.strip() for proxy in proxies.split(",")]
     if "*" in found:
         return ["*"]
@@ -98,7 +98,7 @@ def _with_mapped(proxies: str) -> list[str]:
 def run_server(names: Sequence[str] | None, settings: ServeConfig) -> int:
     """Serve until a signal requests a stop.
 
-    Call it from the main thread, because only that can set signal handlers. A second signal ends the process at once.
+    Call it from the main thread, because only that can set signal handlers. A second signal ends the process.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def run_server(names: Sequence[str] | None, settings: ServeConfig) -> int:
         backlog=64,  # asyncio accepts this many before it handles the first
         ws="websockets-sansio",
         ws_max_size=4096,
-        ws_per_message_deflate=False,  # a JPEG gets no smaller
+        ws_per_message_deflate=False,  # JPEGs do not get smaller
         timeout_graceful_shutdown=1,
         timeout_keep_alive=30,
         forwarded_allow_ips=_with_mapped(settings.trusted_proxies),
@@ -150,12 +150,12 @@ def run_server(names: Sequence[str] | None, settings: ServeConfig) -> int:
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            # uvicorn waits for responses to end, and streams do not end by themselves. So they end before the
-            # grace begins.
+            # uvicorn waits for responses to end, and streams do not end on their own. So end them before the
+            # grace period.
             loop.call_soon_threadsafe(app.state.clients.stop)
             server.should_exit = True
 
-        # Within the loop, because on some systems loops replace the descriptor for signals when they start.
+        # Inside the loop, because on some systems loops replace the descriptor for signals when they start.
         with StopRequest(stop):
             bound = listener.getsockname()
             shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]

@@ -1,4 +1,4 @@
-"""Signed addresses: they give access to one address of the server for a time, without the token."""
+"""Signed addresses: they give access to one address of the server for a limited time, without the token."""
 
 import hashlib
 import hmac
@@ -12,13 +12,13 @@ __all__ = ["sign_url", "signed_until"]
 
 LONGEST_S: Final = 10 * 365 * 24 * 3600.0
 
-# Longer ones would take milliseconds to look at. That is for clients with access.
+# Longer ones would take milliseconds to check. Only clients with access may cost that much.
 _LONGEST_QUERY: Final = 2048
 
-# Pages add these so that browsers fetch a picture again. No address of the server knows them.
+# Pages add these so that browsers fetch a picture again. No address of the server uses them.
 _UNSIGNED: Final = frozenset({"signature", "t", "_"})
 _TIME: Final = re.compile("[0-9]{1,12}")
-# What may stand in a path as it is.
+# Characters that do not have to be quoted in a path.
 _SAFE: Final = "/%:@!$&'()*+,;=~"
 
 
@@ -31,7 +31,7 @@ def sign_url(path: str, token: str, *, seconds: float = 3600.0) -> str:
         As the server knows it, without host and without the prefix of a proxy or of an application that the server is
         mounted in: ``/stream/billiards_video.mjpg?width=640``.
     token : str
-        The server's token. A new token ends the access.
+        The server's token. A new token revokes the access.
     seconds : float
         How long the address gives access, up to ten years. A stream ends then, too.
 
@@ -69,14 +69,14 @@ def sign_url(path: str, token: str, *, seconds: float = 3600.0) -> str:
 
 
 def signed_until(path: str, query: str, token: bytes) -> float | None:
-    """Until when a signed address gives access, in seconds since 1970; None: it gives none.
+    """When the access of a signed address ends, in seconds since 1970; None: it gives no access.
 
     Parameters
     ----------
     path : str
         Decoded, as the application's routes get it.
     query : str
-        As it was sent.
+        As sent.
     token : bytes
     """
     if "signature=" not in query or len(query) > _LONGEST_QUERY:
@@ -93,13 +93,13 @@ def signed_until(path: str, query: str, token: bytes) -> float | None:
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:
-    # The application splits the query in the same way, so what was signed is what it gets.
+    # The application splits the query in the same way, so it gets what was signed.
     return parse_qsl(query, keep_blank_values=True)
 
 
 def _signature(path: str, pairs: list[tuple[str, str]], token: bytes) -> str:
-    # Stable: of a parameter that is there twice, the application takes the last.
+    # A stable sort: if a parameter occurs twice, the application takes the last one.
     signed = sorted((pair for pair in pairs if pair[0] not in _UNSIGNED), key=lambda pair: pair[0])
-    # The encoded query has no line breaks, so only one path and query give this text.
+    # The encoded query has no line breaks, so only one path and query result in this text.
     text = f"billiards_shm address\n{urlencode(signed)}\n{path}"
     return hmac.digest(token, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()

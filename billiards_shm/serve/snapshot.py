@@ -42,9 +42,9 @@ def take_snapshot(
     preview : PreviewFormat
         Of a JPEG.
     max_age : float or None
-        Seconds that the newest captured frame may be old.
+        Greatest age of the newest captured frame, in seconds.
     if_none_match : str
-        The header of the request: ETags of snapshots that the client has.
+        The header of the request: ETags of the client's snapshots.
     owners : iterable or None
         As for a reader.
 
@@ -68,7 +68,7 @@ def take_snapshot(
             found = "there is none" if age is None else f"it is {age:.3f} s old"
             too_old = f"the newest captured frame of {name} may be at most {max_age:g} s old, and {found}"
             return HTTPException(503, too_old, {"Retry-After": "1"})
-        # Neither a placeholder nor the last frame of a dead writer shows what the source sees now.
+        # Neither a placeholder nor the last frame of a dead writer shows the source as it is now.
         headers = _headers(metadata, age, metadata.online and reader.status is SegmentStatus.LIVE)
         if _is_known(headers["ETag"], if_none_match):
             return Response(status_code=304, headers=headers)
@@ -87,7 +87,7 @@ def take_snapshot(
 
 def _headers(metadata: FrameMetadata, age: float | None, online: bool) -> dict[str, str]:
     headers = {
-        "Cache-Control": "private, no-cache",  # clients may keep it, and ask each time whether it is still the newest
+        "Cache-Control": "private, no-cache",  # clients may keep it, but ask each time whether it is still the newest
         "ETag": f'"{metadata.generation[:16]}-{metadata.sequence}"',
         "X-Frame-Sequence": str(metadata.sequence),
         "X-Frame-Capture-Time": capture_time_text(metadata),

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from billiards_shm.serve.clients import Client, Clients, TooManyClientsError
@@ -19,9 +19,9 @@ from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat
 __all__ = ["EventStream", "MjpegStream", "RateLimit", "close_websocket", "send_over_websocket"]
 
 FIRST_FRAME_S: Final = 0.5
-"""How long an MJPEG response waits before it sends its status, which tells whether the first frame can be encoded."""
+"""How long an MJPEG response waits before it sends its status, which depends on whether a frame can be encoded."""
 
-# The second tells nginx not to buffer, or it would hold frames and events back to send many at once.
+# The second tells nginx not to buffer; otherwise it would hold back frames and events, to send many at a time.
 _NO_BUFFERING: Final = ((b"cache-control", b"no-store"), (b"x-accel-buffering", b"no"))
 _TRY_AGAIN_LATER: Final = 1013
 _GOING_AWAY: Final = 1001
@@ -32,7 +32,7 @@ _FRAME_HEADER: Final = struct.Struct("!4d")
 
 
 class RateLimit:
-    """Limits a client to the frames per second that it asked for."""
+    """Limits a client to the frames per second it asked for."""
 
     def __init__(self, fps: float | None) -> None:
         self._interval = 0.0 if fps is None else 1 / fps
@@ -45,12 +45,12 @@ class RateLimit:
         now = time.monotonic()
         if self._due > now:
             await asyncio.sleep(self._due - now)
-        # A little early: after a frame that is just missed, the next one comes a whole interval of the source later.
+        # A little early: after a frame that is just missed, the next one arrives a whole interval of the source later.
         self._due = max(self._due + self._interval, now + self._interval * 0.9)
 
 
 class _StreamingResponse(Response):
-    """A response without an end of its own: it lasts until the client leaves or the server stops."""
+    """A response without an end: it lasts until the client leaves or the server stops."""
 
     def __init__(self, clients: Clients, kind: str, name: str) -> None:
         super().__init__()
@@ -64,23 +64,36 @@ class _StreamingResponse(Response):
             await send({"type": "http.response.body"})
             return
         address = scope["client"][0] if scope.get("client") else ""
+        started = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal started
+            await send(message)
+            started = True
+
         try:
             with self._clients.join(self._kind, self._name, address) as client:
-                await self._clients.serve(client, self._stream(client, send), _wait_for_disconnect(receive))
+                await self._clients.serve(client, self._stream(client, send_noted), _wait_for_disconnect(receive))
         except TooManyClientsError as error:
-            refusal = JSONResponse({"detail": str(error)}, 503, {"Retry-After": "5"})
-            await refusal(scope, receive, send)
+            await _refusal(str(error))(scope, receive, send)
         except ValueError as error:
             await JSONResponse({"detail": str(error)}, 415)(scope, receive, send)
         else:
             with contextlib.suppress(OSError):
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                if started:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                else:
+                    await _refusal("the stream ended before it had a frame")(scope, receive, send)
 
     def _head(self) -> list[tuple[bytes, bytes]]:
         raise NotImplementedError
 
     async def _stream(self, client: Client, send: Send) -> None:
         raise NotImplementedError
+
+
+def _refusal(why: str) -> Response:
+    return JSONResponse({"detail": why}, 503, {"Retry-After": "5"})
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
@@ -119,11 +132,11 @@ class MjpegStream(_StreamingResponse):
             await send(_body_chunk(b"--" + BOUNDARY + b"\r\n"))
             while True:
                 await self._rate_limit.wait()
-                # Returns when the last frame was sent. Only then is the next one chosen.
+                # Returns once the last frame has been sent. Only then is the next one chosen.
                 await send(_body_chunk(b""))
                 try:
                     frame = await self._feed.newest_frame(preview, client.serial)
-                except ValueError:  # a frame that cannot be an image; it is too late for another status
+                except ValueError:  # not a frame that can be an image; it is too late for another status
                     return
                 await send(_body_chunk(frame.part))
                 client.sent(frame, len(frame.part))
@@ -173,7 +186,7 @@ async def send_over_websocket(
     """Send each frame as one binary message: a header of four doubles (big endian), then the JPEG.
 
     The client acknowledges each frame with a message of any content. At most `window` frames are sent without
-    acknowledgement, so that no buffer on the way fills with frames that the client cannot take in time.
+    acknowledgement, so no buffer on the way fills with frames that the client cannot take in time.
 
     Parameters
     ----------
@@ -184,7 +197,7 @@ async def send_over_websocket(
     fps : float or None
         Frames per second at most.
     window : int
-        Frames sent and not acknowledged, at most.
+        Most frames sent and not acknowledged.
     clients : Clients
     """
     await socket.accept()
@@ -258,7 +271,7 @@ async def _send_frames(
         send_window.sent()
         try:
             await socket.send_bytes(message)
-        except RuntimeError:  # uvicorn has answered the client's close, and the application has not heard of it yet
+        except RuntimeError:  # uvicorn has answered the client's close, but the application does not know yet
             raise WebSocketDisconnect from None
         client.sent(frame, len(message))
 

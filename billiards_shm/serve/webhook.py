@@ -27,13 +27,13 @@ LONGEST_RETRY_S: Final = 60.0
 GIVE_UP_S: Final = 3600.0
 """Age at which an event that could not be delivered is discarded."""
 MAX_WAITING: Final = 256
-"""Events that wait to be delivered. The oldest are discarded, because newer ones tell what is true now."""
+"""Events that wait to be delivered. The oldest are discarded, because newer ones are more relevant."""
 
 _TRY_AGAIN: Final = (408, 425, 429)
 
 
 class _RefusedError(Exception):
-    """An answer after which the same event would be refused again."""
+    """An answer that rejects the event for good."""
 
 
 class _Event(NamedTuple):
@@ -42,22 +42,22 @@ class _Event(NamedTuple):
 
 
 class Webhook:
-    """Posts ``{name, state, previous, reason, time}`` as JSON for each change, in order, from threads of its own.
+    """Posts ``{name, state, previous, reason, time}`` as JSON for each change, in order, from its own threads.
 
-    What the states are when it starts is not posted. A segment that appears later was `gone` before.
+    The states at the start are not posted. A segment that appears later was `gone` before.
 
     Parameters
     ----------
     url : str
-        Of http or https. A user and a password in it are sent as HTTP Basic. Only its host is logged.
+        An http or https URL. A user and a password in it are sent as HTTP Basic. Only its host is logged.
     health : callable
-        Gives the health of every watched segment by name.
+        Returns the health of every watched segment, by name.
     """
 
     def __init__(self, url: str, health: Callable[[], Mapping[str, SegmentHealth]]) -> None:
         parts = urlsplit(url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
-        # Without a port, http.client would take the end of an IPv6 address for one.
+        # Without a port, http.client would mistake the end of an IPv6 address for one.
         self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
         self._target = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
         self._headers = {"Content-Type": "application/json", "User-Agent": "billiards-shm"}
@@ -97,7 +97,7 @@ class Webhook:
                 return
 
     def _compare(self, segments: Mapping[str, SegmentHealth]) -> None:
-        """Queue an event for each state that has changed."""
+        """Queue an event for each changed state."""
         states = {name: segment.state for name, segment in segments.items()}
         known, self._states = self._states, states
         if known is None:
@@ -130,7 +130,7 @@ class Webhook:
                 return
 
     def _deliver(self, event: _Event) -> bool:
-        """Post one event, again and again until it is taken, refused or too old; False: the server stops before."""
+        """Post one event, again and again until it is accepted, refused or too old; False: the server stopped first."""
         pause = FIRST_RETRY_S
         while True:
             try:
@@ -148,7 +148,7 @@ class Webhook:
                     _log.info("The webhook at %s is back", self._host)
                 return True
             if time.monotonic() - event.at > GIVE_UP_S:
-                _log.warning("A change of %s is not delivered: the webhook is away for too long", event.body["name"])
+                _log.warning("A change of %s was not delivered: the webhook was away for too long", event.body["name"])
                 return True
             if pause == FIRST_RETRY_S:
                 _log.warning("The webhook at %s cannot be reached (%s): trying again", self._host, problem)
@@ -164,7 +164,7 @@ class Webhook:
         )
         try:
             connection.request("POST", self._target, body, self._headers)
-            status = connection.getresponse().status  # what it says besides is not read
+            status = connection.getresponse().status  # the rest of the answer is ignored
         finally:
             connection.close()
         if status >= 500 or status in _TRY_AGAIN:

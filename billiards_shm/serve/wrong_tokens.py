@@ -1,4 +1,4 @@
-"""Wrong tokens, counted by the address they come from, so that trying many takes long."""
+"""Wrong tokens, counted by the address they come from, so trying many takes long."""
 
 import hashlib
 import ipaddress
@@ -24,13 +24,13 @@ KNOWN: Final = 8
 @dataclass(slots=True)
 class _Sender:
     paid_at: float = 0.0
-    """When it would have sent its wrong tokens had they come at one per interval."""
+    """When it would have sent its wrong tokens at a rate of one per interval."""
     known: deque[bytes] = field(default_factory=lambda: deque(maxlen=KNOWN))
     """Hashes of its last wrong tokens."""
 
 
 class WrongTokens:
-    """Decides whether a token from an address is looked at. A client at another address never has to wait for that."""
+    """Decides whether a token from an address is checked. Clients at other addresses never wait."""
 
     def __init__(self) -> None:
         self._senders: OrderedDict[str, _Sender] = OrderedDict()
@@ -39,12 +39,12 @@ class WrongTokens:
         return len(self._senders)
 
     def wait_s(self, address: str) -> float:
-        """Seconds until a token from this address is looked at; 0: now."""
+        """Seconds until a token from this address is checked; 0: now."""
         sender = self._senders.get(_group(address))
         return 0.0 if sender is None else max(0.0, sender.paid_at - (AT_ONCE - 1) * INTERVAL_S - time.monotonic())
 
     def count(self, address: str, token: bytes) -> bool:
-        """Count a wrong token; False if the address sent the same before: it does not guess, but has an old one."""
+        """Count a wrong token; False if the address sent the same before: it has an old one, and is not guessing."""
         group = _group(address)
         sender = self._senders.setdefault(group, _Sender())
         self._senders.move_to_end(group)
@@ -59,11 +59,11 @@ class WrongTokens:
 
 
 def _group(address: str) -> str:
-    """The address, or the IPv6 network that one client may choose its addresses from."""
+    """The address, or the IPv6 network that one client can choose its addresses from."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return address[:64]  # of a proxy that sends names
+        return address[:64]  # from a proxy that sends names
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped is not None:
             return str(found.ipv4_mapped)

@@ -1,4 +1,4 @@
-"""Exit codes of the command line, and the one for each error."""
+"""Exit codes of the command line, the code for each error, and the text of an error."""
 
 from typing import Final
 
@@ -20,6 +20,7 @@ __all__ = [
     "EXIT_SOURCE",
     "EXIT_USAGE",
     "exit_code_of",
+    "text_of",
 ]
 
 EXIT_OK: Final = 0
@@ -28,7 +29,7 @@ EXIT_USAGE: Final = 2
 EXIT_SOURCE: Final = 3
 EXIT_SHARED_MEMORY: Final = 4
 EXIT_SOME_FAILED: Final = 5
-"""Some of several sources failed for good, the others are finished."""
+"""Some of several sources failed for good; the others are finished."""
 
 
 def exit_code_of(error: BaseException) -> int:
@@ -44,3 +45,11 @@ def exit_code_of(error: BaseException) -> int:
             return EXIT_SHARED_MEMORY
         case _:
             return EXIT_FAILURE
+
+
+def text_of(error: BilliardsShmError | OSError) -> str:
+    """What is wrong, without the system's error number."""
+    if isinstance(error, BilliardsShmError | TimeoutError):
+        return str(error)
+    reason = error.strerror or str(error)
+    return f"{reason}: {error.filename}" if error.filename else reason

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import sys
+import warnings
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -55,7 +56,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, json: bool, source: str = "") -> None:
-    """Send log lines of `level` and above to standard error, and nowhere else.
+    """Send log lines of `level` and above, and Python's warnings, to standard error, and nowhere else.
 
     Parameters
     ----------
@@ -64,13 +65,19 @@ def configure_logging(level: str, json: bool, source: str = "") -> None:
     json : bool
         Whether lines are JSON objects.
     source : str
-        What each line begins with, where several processes log to one place; in JSON it is ``supervised``.
+        Each line begins with it, where several processes log to one place; in JSON it is ``supervised``.
     """
     # Without standard error, as under pythonw on Windows, there is no place to log to.
     handler: logging.Handler = logging.StreamHandler(sys.stderr) if sys.stderr is not None else logging.NullHandler()
     plain = _PLAIN.format(source=f"{source}: ".replace("%", "%%") if source else "")
     handler.setFormatter(JsonFormatter(source) if json else PlainFormatter(plain))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Python would show them with a path and a line of our source.
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(message: Warning | str, *details: object, **more: object) -> None:
+    logging.getLogger(__name__).warning("%s", message)
 
 
 def log_without_waiting(logger: logging.Logger, level: int, message: str, extra: dict[str, Any] | None = None) -> None:

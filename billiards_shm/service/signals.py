@@ -32,11 +32,11 @@ class StopSignals:
     The first one is the request. Those within half a second of it belong to it. A later one asks the process to end
     at once, with 128 + its number.
 
-    Python runs its signal handlers between two instructions, so not while C code waits for a frame. The C part of a
-    handler, however, writes the signal's number to a socket at once. `receive` reads that socket, in any thread.
+    Python runs its signal handlers between two instructions, so not while C code waits for a frame. But the C part of a
+    handler writes the signal's number to a socket immediately. `receive` reads that socket, in any thread.
 
-    A process that was asked to stop is about to end. So the signals stay taken after the block, and then only a second
-    request has an effect. Without a request, they go back to their former handlers.
+    A process that was asked to stop is about to end. So its handlers stay installed after the block, and then only a
+    second request has an effect. Without a request, the former handlers are restored.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class StopSignals:
             else:
                 signal.signal(number, self._end_if_second)
         if self.first is not None:
-            # An interpreter that shuts down sets its handlers back to the default, which would end it with a failure.
+            # At shutdown the interpreter resets its handlers, and a signal would end it with a failure.
             atexit.register(_ignore, [number for number in self._previous if number in STOP_SIGNALS])
         self._reading.close()
         self._writing.close()
@@ -102,7 +102,7 @@ class StopSignals:
                 return None
             if data in (_CANCEL, b""):
                 return None
-            # Every signal that has a Python handler arrives here, also those of others.
+            # Every signal that has a Python handler arrives here, including those of other code.
             if data[0] not in STOP_SIGNALS:
                 continue
             if self.first is None:
@@ -112,7 +112,7 @@ class StopSignals:
                 return signal.Signals(data[0])
 
     def cancel(self) -> None:
-        """Make a `receive` that waits in another thread return."""
+        """Make a `receive` that is waiting in another thread return."""
         with contextlib.suppress(OSError):
             self._writing.send(_CANCEL)
 
@@ -125,7 +125,7 @@ class StopSignals:
 
 
 class StopRequest:
-    """A stop that a signal requests, noticed by a thread, whatever the main thread does.
+    """A stop that a signal requests. A thread notices it even while the main thread is busy.
 
     The thread sleeps until a signal arrives. A second request ends the process from within the thread.
 
@@ -145,7 +145,8 @@ class StopRequest:
 
     def wait(self, seconds: float) -> bool:
         """Sleep until the time is over or a stop is requested; True if it is requested."""
-        return self._requested.wait(seconds)
+        # The loop only asks, for every frame; `wait` would create a lock each time.
+        return self._requested.wait(seconds) if seconds > 0 else self._requested.is_set()
 
     @property
     def signal_name(self) -> str | None:

@@ -99,4 +99,4 @@ class ServiceNotifier:
         try:
             self._socket.sendto(text.encode(errors="replace"), self._address)
         except OSError as error:
-            _log.debug("The service manager was not told %s: %s", text, error)
+            _log.debug("The service manager did not get %s: %s", text, error)

@@ -18,7 +18,7 @@ import numpy as np
 from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
-from billiards_shm.pixel_formats import PIXEL_FORMATS, format_named
+from billiards_shm.pixel_formats import PixelFormat, format_named
 from billiards_shm.sources.camera_settings import ACCELERATIONS, apply_settings, fourcc_text, negotiated
 from billiards_shm.sources.conversion import FrameConverter, as_bgr, completed
 from billiards_shm.sources.delivery import delivery_of
@@ -31,7 +31,7 @@ from billiards_shm.sources.diagnosis import (
 from billiards_shm.sources.interlaced import converts_interlaced
 from billiards_shm.sources.load import DecodingLoad
 from billiards_shm.sources.names import ffmpeg_name
-from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, SourceLostError, VideoFormat
+from billiards_shm.sources.protocol import Delivery, Image, Reason, SourceDetails, SourceReopenError, VideoFormat
 
 __all__ = ["Camera", "available_backends"]
 
@@ -44,12 +44,12 @@ _BACKENDS: Final = {
     "ffmpeg": cv2.CAP_FFMPEG,
 }
 _REMEDIES: Final = {
-    "v4l2": "Linux has it: its wheels from PyPI, and builds with WITH_V4L",
+    "v4l2": "on Linux, wheels from PyPI and builds with WITH_V4L have it",
     "dshow": "only Windows has DirectShow",
     "msmf": "only Windows has Media Foundation",
     "avfoundation": "only macOS has AVFoundation",
     "gstreamer": "Debian's python3-opencv and builds with WITH_GSTREAMER have it, wheels from PyPI do not",
-    "ffmpeg": "wheels from PyPI have it, and builds with WITH_FFMPEG",
+    "ffmpeg": "wheels from PyPI and builds with WITH_FFMPEG have it",
 }
 _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "msmf"}
 
@@ -59,19 +59,19 @@ _BELIEVABLE_FRAMES: Final = 1e9
 _PLAYLISTS: Final = (".m3u8", ".mpd")
 
 _MANY_THREADS: Final[set[SourceAddress]] = set()
-"""What several threads decode: recordings behind URLs, and streams for which one is too slow."""
-_TOO_SLOW: Final = Reason.UNREADABLE.because("one thread decodes it too slowly: it is opened again with more")
+"""Decoded by several threads: recordings behind URLs, and streams for which one thread is too slow."""
+_TOO_SLOW: Final = Reason.UNREADABLE.because("one thread decodes it too slowly: reopening it with more")
 
 _PIPELINE_JPEG: Final = re.compile(r"!\s*(?:image/jpeg|jpegenc)\b[^!]*(?:!\s*queue\b[^!]*)*!\s*appsink\b[^!]*$")
 _PIPELINE_FORMAT: Final = re.compile(r"format\s*=\s*(?:\(\w+\))?\s*\"?(\w+)")
 
 _WRONG_IF_INTERLACED: Final = (
-    f"OpenCV {cv2.__version__} gives wrong pictures of interlaced video, and cannot tell when: "
+    f"OpenCV {cv2.__version__} decodes interlaced video wrongly, and cannot tell when: "
     "pip install 'billiards-shm[av]', and leave backend on auto"
 )
 
 _DECODED_BY_OPENCV: Final = (
-    "publish: asked for native, bgr for files and streams, which OpenCV decodes; backend av has native frames"
+    "publish: asked for native, got bgr for files and streams, which OpenCV decodes; backend av has native frames"
 )
 
 _log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Camera:
         self._place = _check_place(self._address)
         self._capture, backend = _open(self._address, self._place, config)
         if _has_one_thread(self._address) and 0 < self._property(cv2.CAP_PROP_FRAME_COUNT) < _BELIEVABLE_FRAMES:
-            # A recording, which has time to be decoded by several.
+            # A recording, which several threads may decode.
             _MANY_THREADS.add(self._address)
             self._capture.release()
             self._capture, backend = _open(self._address, self._place, config)
@@ -115,7 +115,7 @@ class Camera:
         if self._address.kind is SourceKind.PIPELINE:
             raw_format = _format_of_pipeline(str(self._address.place))
         else:
-            raw_format = self._ask_for_raw_frames() if config.publish != "bgr" else ""
+            raw_format = self._ask_for_raw_frames() if config.publish != "bgr" else self._ask_for_jpegs(backend)
         turn = self._stop_turning() if backend != "GSTREAMER" else 0
         self._picture = FrameConverter(config, turn, raw_format)
         self._native = format_named(raw_format)
@@ -167,35 +167,45 @@ class Camera:
         position = self.timestamp_ms
         self._load.add(time.thread_time_ns() - began_ns, grabbed, None if position is None else position / 1000)
         if self._load.busy:
-            # OpenCV cannot change that of an open stream.
+            # OpenCV cannot change the threads of an open stream.
             _MANY_THREADS.add(self._address)
-            raise SourceLostError(_TOO_SLOW)
+            raise SourceReopenError(_TOO_SLOW)
         return grabbed
 
     @property
     def native_format(self) -> str:
-        """What the driver or the pipeline delivers, if OpenCV gives it unconverted."""
+        """What the driver or the pipeline delivers, if OpenCV returns it unconverted."""
         return "BGR24" if self._native is None else self._native.name
 
     def retrieve_native(self, target: Image | None) -> Image | None:
-        """Give the grabbed frame as the driver delivers it; see `NativeSource.retrieve_native`."""
-        good, raw = self._capture.retrieve(target)
-        if not good:
+        """Return the grabbed frame as the driver delivers it; see `NativeSource.retrieve_native`."""
+        named = self._native
+        raw = self._retrieve(target)
+        if raw is None:
             return None
-        if self._native is not None and raw.ndim == 3 and raw.shape[2] == 3 != self._native.channels:
-            # As of a pipeline that names a format, and converts it afterwards.
-            _log.warning("%s: publish: asked for native, bgr comes instead of %s", self._address, self._native.name)
-            self._native = None
         if self._native is None:
+            if named is not None:
+                _log.warning("%s: publish: asked for native, got bgr instead of %s", self._address, named.name)
             return as_bgr(raw, target)
-        self._delivered = self._laid_out(raw, self._native.name)
+        self._delivered = self._laid_out(raw, self._native)
         return self._delivered
 
-    def _laid_out(self, raw: Image, pixel_format: str) -> Image | None:
-        """Give a frame the shape of its format. OpenCV makes one row of bytes of what it cannot lay out."""
-        if pixel_format == "MJPG":
+    def _retrieve(self, target: Image | None) -> Image | None:
+        """Return OpenCV's grabbed frame, which may have another format than the named one."""
+        good, raw = self._capture.retrieve(target)
+        # When the driver returns an empty buffer, OpenCV reports success and returns nothing.
+        if not good or raw is None:
+            return None
+        if self._native is not None and raw.ndim == 3 and raw.shape[2] == 3 != self._native.channels:
+            # For example from a pipeline that names a format, and converts it afterwards.
+            self._native = None
+        return raw
+
+    def _laid_out(self, raw: Image, row: PixelFormat) -> Image | None:
+        """Give a frame the shape of its format. OpenCV returns one row of bytes for formats it cannot lay out."""
+        if row.name == "MJPG":
             return completed(raw)
-        row, said = PIXEL_FORMATS[pixel_format], self._details.negotiated
+        said = self._details.negotiated
         if raw.shape[0] == 1 and said is not None and said.height > 1:
             shape = row.array_shape(said.width, said.height)
             if shape is None or raw.nbytes != math.prod(shape) * np.dtype(row.dtype).itemsize:
@@ -207,14 +217,15 @@ class Camera:
         """Decode the grabbed frame, into `target` if that has its shape; see `FrameSource.retrieve`."""
         if self._picture.straight:
             good, image = self._capture.retrieve(target)
-            return as_bgr(image, target) if good else None
+            return as_bgr(image, target) if good and image is not None else None
         if self._delivered is not None:
             return self._picture.into(self._delivered, target)
-        good, raw = self._capture.retrieve(self._raw)
-        if not good:
+        raw = self._retrieve(self._raw)
+        if raw is None:
             return None
         self._raw = raw
-        return self._picture.into(raw, target)
+        frame = raw if self._native is None else self._laid_out(raw, self._native)
+        return None if frame is None else self._picture.into(frame, target)
 
     def release(self) -> None:
         """Close the device or file."""
@@ -225,17 +236,17 @@ class Camera:
         return float(self._capture.get(number))
 
     def _stop_turning(self) -> int:
-        """Take turned video as it is stored; give the degrees clockwise by which it wants to be turned.
+        """Take rotated video as it is stored; return the degrees clockwise by which it has to be turned.
 
         A frame that OpenCV turns never lands in the caller's memory. GStreamer's backend must not be asked at all: a
-        live pipeline gives no frame afterwards.
+        live pipeline delivers no frames afterwards.
         """
         turned = self._capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
         orientation = self._property(cv2.CAP_PROP_ORIENTATION_META)
         return int(orientation) if turned and orientation in (90, 180, 270) else 0
 
     def _ask_for_raw_frames(self) -> str:
-        """Take a camera's frames as they come; give their format, or nothing if OpenCV goes on converting."""
+        """Take a camera's frames unconverted; return their format, or an empty text if OpenCV still converts them."""
         if self._address.kind not in (SourceKind.CAMERA, SourceKind.DEVICE):
             self._warnings += (_DECODED_BY_OPENCV,)
             return ""
@@ -243,14 +254,21 @@ class Camera:
         if format_named(fourcc) is not None and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0):
             return fourcc
         named = fourcc or "a format that the driver does not name"
-        self._warnings += (f"publish: asked for native, bgr for {named}, which this package does not know",)
+        self._warnings += (f"publish: asked for native, got bgr for {named}, which this package does not know",)
         return ""
+
+    def _ask_for_jpegs(self, backend: str) -> str:
+        """Take a camera's JPEGs undecoded: OpenCV fills in missing parts of one, or shows the one before."""
+        # GStreamer delivers frames unconverted, and other backends do not say what they deliver.
+        if backend != "V4L2" or fourcc_text(self._property(cv2.CAP_PROP_FOURCC)) not in ("MJPG", "JPEG"):
+            return ""
+        return "MJPG" if self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0) else ""
 
     def _check_acceleration(self, wanted: str) -> None:
         there = int(self._property(cv2.CAP_PROP_HW_ACCELERATION))
         if there <= 0 or (wanted != "any" and there != ACCELERATIONS[wanted]):
             names = [name for name, number in ACCELERATIONS.items() if number == max(there, 0)]
-            self._warnings += (f"hardware_acceleration: asked for {wanted}, there is {', '.join(names)}",)
+            self._warnings += (f"hardware_acceleration: asked for {wanted}, got {', '.join(names)}",)
 
     def _read_details(self, backend: str) -> SourceDetails:
         said = negotiated(self._capture)
@@ -291,8 +309,8 @@ def _check_place(address: SourceAddress) -> int | str:
         if reason is not None:
             raise _refuse(address, reason)
     elif address.kind is SourceKind.IMAGES and "%" in str(address.place):
-        # FFmpeg would begin at 0 to 4 only, and end at the first number that is missing.
-        raise _refuse(address, Reason.UNREADABLE.because("numbered images are for the backends images and auto"))
+        # FFmpeg would begin only at 0 to 4, and end at the first missing number.
+        raise _refuse(address, Reason.UNREADABLE.because("numbered images need backend images or auto"))
     device = _device_path(address)
     if device is None:
         return ffmpeg_name(address)
@@ -307,7 +325,7 @@ def _refuse(address: SourceAddress, reason: str) -> CameraError:
 
 
 def _device_path(address: SourceAddress) -> Path | None:
-    """Where a camera is now: a name such as /dev/v4l/by-id/... leads elsewhere after it was plugged in again."""
+    """Where a camera is now: a name such as /dev/v4l/by-id/... points elsewhere after it was plugged in again."""
     if address.kind is SourceKind.DEVICE:
         return Path(os.path.realpath(str(address.place)))
     if address.kind is SourceKind.CAMERA and sys.platform == "linux":
@@ -316,7 +334,7 @@ def _device_path(address: SourceAddress) -> Path | None:
 
 
 def _format_of_pipeline(pipeline: str) -> str:
-    """The last format that a pipeline names: GStreamer's pictures come as they are, and OpenCV does not say how."""
+    """The last format that a pipeline names: GStreamer does not convert frames, and OpenCV does not report a format."""
     if _PIPELINE_JPEG.search(pipeline):
         return "MJPG"
     formats = _PIPELINE_FORMAT.findall(pipeline)
@@ -340,17 +358,17 @@ def _open(address: SourceAddress, place: int | str, config: CameraConfig) -> tup
 
 
 def _has_one_thread(address: SourceAddress) -> bool:
-    """Whether one thread decodes: for live streams, unless it was too slow, or OpenCV's variable says otherwise."""
+    """Whether one thread decodes: true of live streams, unless it was too slow or OpenCV's variable says otherwise."""
     if address.kind is not SourceKind.URL or address in _MANY_THREADS or "OPENCV_FFMPEG_THREADS" in os.environ:
         return False
     return not urlsplit(str(address.place)).path.lower().endswith(_PLAYLISTS)
 
 
 def _parameters(config: CameraConfig, backend: int, address: SourceAddress) -> list[tuple[int, ...]]:
-    """What OpenCV takes at opening only, and only with the backend named; each is tried in turn."""
+    """Parameters that OpenCV takes only when opening, and only with a named backend; each set is tried in turn."""
     if backend != cv2.CAP_FFMPEG:
         return [()]
-    # The writer of a pipe may take any time.
+    # The writer of a pipe may take any amount of time.
     patient = address.kind is SourceKind.PIPE
     timeouts: tuple[int, ...] = (
         cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
@@ -362,14 +380,14 @@ def _parameters(config: CameraConfig, backend: int, address: SourceAddress) -> l
         timeouts += (cv2.CAP_PROP_N_THREADS, 1)
     if config.hardware_acceleration == "none":
         return [timeouts]
-    # A driver that cannot accelerate refuses to open at all; of a pipe the beginning is gone then.
+    # A driver that cannot accelerate refuses to open at all, and by then a pipe has lost its beginning.
     accelerated = (*timeouts, cv2.CAP_PROP_HW_ACCELERATION, ACCELERATIONS[config.hardware_acceleration])
     return [timeouts] if patient else [accelerated, timeouts]
 
 
 def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> cv2.VideoCapture | None:
     try:
-        # The two overloads differ in the type of the first argument only.
+        # The two overloads differ only in the type of the first argument.
         if isinstance(place, int):
             capture = cv2.VideoCapture(place, backend, parameters)
         else:
@@ -386,7 +404,7 @@ def _open_with(place: int | str, backend: int, parameters: tuple[int, ...]) -> c
 
 @contextmanager
 def _name_for_opencv(place: str) -> Iterator[str]:
-    """The name, or, if it is not UTF-8, that of a descriptor: OpenCV crashes on such text."""
+    """The name, or that of a descriptor if it is not UTF-8: OpenCV crashes on such names."""
     try:
         place.encode()
     except UnicodeEncodeError:
@@ -397,7 +415,7 @@ def _name_for_opencv(place: str) -> Iterator[str]:
 
 
 def _backends_for(address: SourceAddress) -> list[int]:
-    """What to open a source with, best first, of what this OpenCV has."""
+    """The backends to open a source with, best first, of those in this OpenCV."""
     match address.kind:
         case SourceKind.CAMERA | SourceKind.DEVICE:
             names = [_SYSTEM_CAMERAS.get(sys.platform, ""), "dshow"]

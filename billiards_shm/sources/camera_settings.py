@@ -1,4 +1,4 @@
-"""What a camera is asked for: each setting is made, read back, and reported if the driver did otherwise."""
+"""Settings of a camera: each is set, read back, and reported if the driver chose another value."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ ACCELERATIONS: Final = {
     "mfx": cv2.VIDEO_ACCELERATION_MFX,
 }
 
-# Switches come before what they switch: a driver refuses a level while it chooses that itself.
+# Switches come before the levels they control: a driver refuses a level that it chooses itself.
 _SWITCHES: Final = {
     "auto_exposure": (cv2.CAP_PROP_AUTO_EXPOSURE, "exposure"),
     "auto_white_balance": (cv2.CAP_PROP_AUTO_WB, "white_balance"),
@@ -33,9 +33,9 @@ _LEVELS: Final = {
     "white_balance": cv2.CAP_PROP_WB_TEMPERATURE,
     "focus": cv2.CAP_PROP_FOCUS,
 }
-# In V4L2 the exposure is no switch but a menu: automatic 0, manual 1, aperture priority (as webcams call automatic) 3.
+# In V4L2 exposure is not a switch but a menu: automatic 0, manual 1, aperture priority (webcams' automatic) 3.
 _V4L2_EXPOSURE: Final = {True: (3, 0), False: (1,)}
-# Drivers round: a level is taken if it is within a hundredth of what was asked for.
+# Drivers round: a level counts as taken if it is within a hundredth of what was asked for.
 _TOLERATED: Final = 0.01
 
 
@@ -45,10 +45,10 @@ def apply_settings(capture: cv2.VideoCapture, config: CameraConfig) -> tuple[str
     Returns
     -------
     tuple of str
-        What the driver did not take, each a sentence with the value asked for and the value there is. Size, rate and
-        format are not among it, for which see `negotiated`.
+        What the driver did not take, each a sentence with the requested and the actual value. Size, rate and format
+        are not included: see `negotiated`.
     """
-    # The format comes first, as it decides which sizes and rates there are.
+    # The format comes first because it decides which sizes and rates are available.
     if config.fourcc is not None:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*config.fourcc))
     width, height = config.resolution
@@ -71,7 +71,7 @@ def negotiated(capture: cv2.VideoCapture) -> VideoFormat:
 
 
 def fourcc_text(number: float) -> str:
-    """Four characters as OpenCV packs them in a number; empty if that is none."""
+    """The four characters that OpenCV packs into a number; empty if it is not such a code."""
     if not 0 < number < 2**32:
         return ""
     text = int(number).to_bytes(4, "little").rstrip(b"\0 ")
@@ -104,6 +104,6 @@ def _level(capture: cv2.VideoCapture, name: str, wanted: float | None) -> str | 
 
 
 def _actual_value(capture: cv2.VideoCapture, number: int) -> str:
-    """OpenCV says -1, or 0, of what a driver does not know."""
+    """OpenCV returns -1 or 0 for settings that a driver does not know."""
     value = capture.get(number)
     return "the driver has no such setting" if value == -1 else f"the driver has {value:g}"

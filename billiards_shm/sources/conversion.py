@@ -1,4 +1,4 @@
-"""From what OpenCV gives to what is published: formats, turns, mirrors and crops, without a copy more than needed."""
+"""Converts OpenCV's frames into published ones: formats, rotation, mirroring and crops, with few copies."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _PLACEHOLDER_COLOURS: Final = ((235, 235, 235), (190, 190, 190))
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """One of the eight ways to lay a picture: perhaps transposed, then perhaps mirrored."""
+    """One of the eight orientations of a picture: perhaps transposed, then perhaps mirrored."""
 
     transposed: bool = False
     mirrored_x: bool = False
@@ -58,7 +58,7 @@ class Orientation:
         return (top, left, high, wide) if self.transposed else (left, top, wide, high)
 
     def into(self, image: Image, target: Image | None) -> Image:
-        """Lay a picture, into `target` if that has the right shape."""
+        """Turn a picture this way, into `target` if that has the right shape."""
         mirrors = (self.mirrored_x, self.mirrored_y)
         if not self.transposed:
             return cv2.flip(image, _FLIPS[mirrors], target) if any(mirrors) else _copy(image, target)
@@ -69,15 +69,15 @@ class Orientation:
 
 
 class FrameConverter:
-    """Makes of frames, as OpenCV gives them, what is published.
+    """Makes published frames from OpenCV's.
 
     Parameters
     ----------
     config : CameraConfig
     turn : int
-        Degrees clockwise by which the source itself says that its frames want to be turned.
+        Degrees clockwise by which the source itself says that its frames have to be turned.
     raw_format : str
-        The camera's format if frames come as the camera gives them; empty if OpenCV makes BGR of them.
+        The camera's format if its frames arrive unconverted; empty if OpenCV converts them to BGR.
     """
 
     def __init__(self, config: CameraConfig, turn: int = 0, raw_format: str = "") -> None:
@@ -87,17 +87,17 @@ class FrameConverter:
 
     @property
     def straight(self) -> bool:
-        """Whether OpenCV's own frames are what is published."""
+        """Whether OpenCV's own frames are published unchanged."""
         return self._orientation.upright and self._crop is None and not self._raw_format
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of what is published of frames of that size."""
+        """Width and height that frames of that size have when published."""
         return self._orientation.size(width, height) if self._crop is None else self._area(width, height)[2:]
 
     def into(self, raw: Image, target: Image | None) -> Image | None:
         """Make the picture, in `target` if that has its shape; None if the frame is damaged.
 
-        The last step of those there are writes into `target`, so that there is no copy beyond them.
+        The last step writes into `target`, so there is no further copy.
         """
         convert = self._conversion(raw)
         if convert is None:
@@ -105,7 +105,7 @@ class FrameConverter:
         if self._orientation.upright and self._crop is None:
             return convert(raw, target)
         if self._orientation.upright and raw.ndim == 3 and self._crop is not None and self._crop[0] % 2 == 0:
-            # Pairs of pixels share their colour, so a crop between two pairs can be made beforehand.
+            # Pairs of pixels share their colour, so a crop that falls between pairs can be made beforehand.
             left, top, width, height = self._area(raw.shape[1], raw.shape[0])
             if width % 2 == 0:
                 return convert(raw[top : top + height, left : left + width], target)
@@ -120,18 +120,18 @@ class FrameConverter:
         return self._orientation.into(image, target)
 
     def _area(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """What of the crop lies within a laid picture of that size."""
+        """The part of the crop that lies within a turned picture of that size."""
         assert self._crop is not None
         left, top, wide, high = self._crop
         if left >= width or top >= height:
             raise CameraError(
-                f"crop [{left}, {top}, {wide}, {high}] lies outside of the frames, which are {width}x{height}; "
-                "allowed is what lies within"
+                f"crop [{left}, {top}, {wide}, {high}] lies outside the frames, which are {width}x{height}; "
+                "it has to begin within them"
             )
         return left, top, min(wide, width - left), min(high, height - top)
 
     def _conversion(self, raw: Image) -> Callable[[Image, Image | None], Image | None] | None:
-        """How BGR is made of a frame; None if it is a picture already."""
+        """How a frame is converted to BGR; None if it already is a picture."""
         row = self._raw_format
         if row is None or row.name == "BGR24" or (raw.shape[2] if raw.ndim == 3 else 1) != row.channels:
             return None
@@ -146,7 +146,7 @@ class FrameConverter:
 
 
 def as_bgr(image: Image, target: Image | None) -> Image:
-    """Give a frame of any kind as three 8-bit channels; image sequences may mix kinds."""
+    """Return a frame of any kind as three 8-bit channels; image sequences may mix kinds."""
     if image is target or (image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8):
         return image
     if image.dtype == np.uint16:
@@ -161,7 +161,7 @@ def as_bgr(image: Image, target: Image | None) -> Image:
 
 
 def completed(frame: Image) -> Image | None:
-    """Give an MJPG frame with its Huffman tables; None if it is damaged."""
+    """Return an MJPG frame with its Huffman tables; None if it is damaged."""
     try:
         found = complete(frame.reshape(-1).data)
     except ValueError:
@@ -170,7 +170,7 @@ def completed(frame: Image) -> Image | None:
 
 
 def placeholder(target: Image, lines: list[str]) -> None:
-    """Draw a picture that says what there is instead of one, into a (height, width, 3) array."""
+    """Draw lines of text in place of a picture, into a (height, width, 3) array."""
     height, width = target.shape[:2]
     target[:] = _PLACEHOLDER_BACKGROUND
     line_height = height / (len(lines) + 1)

@@ -9,7 +9,7 @@ from billiards_shm.sources.protocol import Delivery
 __all__ = ["delivery_of"]
 
 FETCHED: Final = frozenset({"http", "https", "ftp", "sftp", "smb"})
-"""Schemes by which recordings are fetched. By all others the server sets the pace."""
+"""Schemes for fetching recordings. With all others the server sets the pace."""
 
 
 def delivery_of(address: SourceAddress, *, segmented: bool, has_end: bool) -> Delivery:
@@ -19,7 +19,7 @@ def delivery_of(address: SourceAddress, *, segmented: bool, has_end: bool) -> De
     ----------
     address : SourceAddress
     segmented : bool
-        Whether it is a playlist of segments, as of HLS.
+        Whether it is a playlist of segments, as in HLS.
     has_end : bool
         Whether its length is known.
     """

@@ -1,4 +1,4 @@
-"""Why a source could not be opened: engines only say that they could not."""
+"""Why a source could not be opened: engines only report that they failed."""
 
 import errno
 import os
@@ -45,8 +45,8 @@ _NAMES: Final = {
     errno.EBUSY: Reason.BUSY,
     errno.ETIMEDOUT: Reason.TIMEOUT,
 }
-_MISPLACED: Final = "in a password / has to be written %2F, ? %3F, # %23, @ %40"
-_NO_HOST: Final = "after :// a host is expected, and perhaps a colon and a port from 0 to 65535"
+_MISPLACED: Final = "in a password, write / as %2F, ? as %3F, # as %23, @ as %40"
+_NO_HOST: Final = "expected a host after ://, perhaps with a colon and a port from 0 to 65535"
 _SNIFFED: Final = 4096
 _WITH_TLS: Final = frozenset({"https", "rtsps"})
 
@@ -67,7 +67,7 @@ def reason_for_missing_device(path: Path) -> str | None:
         os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except FileNotFoundError as error:
         present = ", ".join(sorted(str(device) for device in Path("/dev").glob("video*")))
-        return system_reason(error, f"no device {path} (there is: {present or 'no camera at all'})")
+        return system_reason(error, f"no device {path} (available: {present or 'no camera at all'})")
     except PermissionError as error:
         return system_reason(error, f"{path}: {(error.strerror or '').lower()}; is the user in the group video?")
     except OSError as error:
@@ -76,12 +76,12 @@ def reason_for_missing_device(path: Path) -> str | None:
 
 
 def reason_for_device(path: Path) -> str:
-    """Ask the driver of a device that is there, and that OpenCV could not use.
+    """Ask the driver of a device that exists, but that OpenCV could not use.
 
-    Only one process at a time can have buffers, so a request tells whether another process has the camera.
+    Only one process at a time can have buffers, so requesting some shows whether another process has the camera.
     """
     if sys.platform != "linux":
-        return Reason.BUSY.because("or not a device that gives pictures")
+        return Reason.BUSY.because("or not a device that delivers images")
     import fcntl
 
     try:
@@ -94,18 +94,18 @@ def reason_for_device(path: Path) -> str:
         if error.errno == errno.EBUSY:
             return Reason.BUSY.because("another process has this camera")
         if error.errno in (errno.ENOTTY, errno.EINVAL):
-            return Reason.UNREADABLE.because("not a device that gives pictures")
+            return Reason.UNREADABLE.because("not a device that delivers images")
         return system_reason(error)
-    return Reason.NO_SIGNAL.because("the camera is there, and OpenCV gets no picture format that it can read from it")
+    return Reason.NO_SIGNAL.because("the camera is there, but offers no format that OpenCV can read")
 
 
 def reason_for_file(path: Path) -> str | None:
-    """Say what makes it impossible that `path` is a video, or None if nothing speaks against it.
+    """Say why `path` cannot be a video, or None if it may be one.
 
     Parameters
     ----------
     path : pathlib.Path
-        A regular file is looked into; of anything else only the existence is checked.
+        A regular file is looked into; for anything else only its existence is checked.
     """
     try:
         status = path.stat()
@@ -119,7 +119,7 @@ def reason_for_file(path: Path) -> str | None:
             beginning = file.read(_SNIFFED)
             if not beginning.strip(b"\0"):
                 return Reason.UNREADABLE.because("file holds nothing but zeros")
-            if beginning.isascii() and b"\0" not in beginning and not _is_playlist(beginning):
+            if beginning.isascii() and b"\0" not in beginning and not _is_played(beginning):
                 return Reason.UNREADABLE.because("file is text, not video")
             if beginning[4:8] == b"ftyp" and not _has_index(file, status.st_size):
                 return Reason.UNREADABLE.because(
@@ -133,9 +133,9 @@ def reason_for_file(path: Path) -> str | None:
     return None
 
 
-def _is_playlist(beginning: bytes) -> bool:
-    """Whether a text is one of those that FFmpeg plays: HLS, DASH, SDP, a list of files."""
-    return beginning.lstrip().startswith((b"#EXTM3U", b"<", b"v=0", b"ffconcat"))
+def _is_played(beginning: bytes) -> bool:
+    """Whether a text is of a kind that FFmpeg plays: HLS, DASH, SDP, a list of files, a dark picture of YUV4MPEG2."""
+    return beginning.lstrip().startswith((b"#EXTM3U", b"<", b"v=0", b"ffconcat", b"YUV4MPEG2 "))
 
 
 def _has_index(file: BinaryIO, size: int) -> bool:
@@ -167,13 +167,13 @@ def reason_for_unopened(
     seconds, timeout : float
         How long the attempt took, and may take.
     engine : str
-        Its name, for the case that only the engine is to blame.
+        Its name, for when only the engine is to blame.
     status : int or None
-        With what status the server refused, if the engine says so.
+        The status with which the server refused, if the engine reports it.
     """
     if address.kind is SourceKind.PIPE:
         return Reason.UNREADABLE.because(
-            f"what came is no video that {engine} can read in one go, as an MP4 whose index is its last part is none"
+            f"what arrived is not a video that {engine} can read in one pass; an MP4 whose index comes last is not one"
         )
     if address.kind is not SourceKind.URL:
         return Reason.UNREADABLE.because(f"not a video that {engine} can read")
@@ -192,13 +192,13 @@ def reason_for_url(url: str, timeout: float, engine: str, status: int | None = N
         Seconds to wait for the connection, and again for an answer.
     engine : str
     status : int or None
-        The answer that the engine got. The server is asked here without user and password, so that it may refuse more.
+        The answer that the engine got. Here the server is asked without user and password, so it may refuse more.
     """
     try:
         parts = urlsplit(url)
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
     except ValueError:
-        # Its words would be a part of the password, where that has a slash in it.
+        # The exception's text would show part of a password that has a slash in it.
         return Reason.NOT_FOUND.because(f"not a URL: {_MISPLACED if has_misplaced_password(url) else _NO_HOST}")
     where = f"{parts.hostname}:{port}" if not has_misplaced_password(url) else f"{parts.hostname}"
     if parts.scheme.lower() in ("udp", "rtp", "srt"):
@@ -210,7 +210,7 @@ def reason_for_url(url: str, timeout: float, engine: str, status: int | None = N
             status = _ask(parts, parts.hostname, port, timeout)
     except ssl.SSLError as error:
         return Reason.UNREADABLE.because(f"{where}: no TLS ({(error.reason or 'no answer').lower().replace('_', ' ')})")
-    except (socket.gaierror, UnicodeError):  # the second of a name that none can have, such as one with two dots
+    except (socket.gaierror, UnicodeError):  # the second if no host can have this name, such as one with two dots
         return Reason.NOT_FOUND.because(f"there is no host {parts.hostname}")
     except TimeoutError:
         return Reason.TIMEOUT.because(f"no answer from {where} within {timeout:g} s")
@@ -223,13 +223,13 @@ def reason_for_url(url: str, timeout: float, engine: str, status: int | None = N
 
 
 def _ask(parts: SplitResult, host: str, port: int, timeout: float) -> int | None:
-    """Request the stream and give the status of the answer; None if this protocol has none that is known here."""
+    """Request the stream and return the status of the answer; None if this protocol has no status known here."""
     with socket.create_connection((host, port), timeout) as plain:
         plain.settimeout(timeout)
         scheme = parts.scheme.lower()
         if scheme not in _WITH_TLS:
             return _request(plain, scheme, parts)
-        # FFmpeg does not ask for certificates either; cameras have none that anybody signed.
+        # FFmpeg does not check certificates either; nobody signs those of cameras.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

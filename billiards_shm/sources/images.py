@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -10,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from billiards_shm.config.address import IMAGE_NUMBER, SourceAddress
+from billiards_shm.config.address import SourceAddress, image_names
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.jpeg import has_end
@@ -21,11 +20,11 @@ from billiards_shm.sources.protocol import ASSUMED_FPS, Delivery, Image, Reason,
 __all__ = ["ImageSequence", "numbered_files"]
 
 FIRST_TRIES: Final = 10
-"""How many files may be no images before one that is."""
+"""The first image has to be among this many files."""
 
 
 class ImageSequence:
-    """Images that are listed when it is opened, and decoded one by one.
+    """Images that are listed on opening, and decoded one by one.
 
     Parameters
     ----------
@@ -41,7 +40,7 @@ class ImageSequence:
     def __init__(self, config: CameraConfig) -> None:
         address = SourceAddress.parse(config.device_id)
         if not address.recorded:
-            raise CameraError(f"cannot open {address}: backend images reads files, and this is none")
+            raise CameraError(f"cannot open {address}: backend images reads files; this is not one")
         self._files = _files_of(address)
         self._next = 0
         self._fps = config.playback_fps or ASSUMED_FPS
@@ -62,12 +61,12 @@ class ImageSequence:
 
     @property
     def position_ms(self) -> float | None:
-        """How long those before the grabbed one are shown."""
+        """How long the images before the grabbed one are shown."""
         return (self._next - 1) * 1000 / self._fps
 
     @property
     def frames_left(self) -> int | None:
-        """Files beyond the grabbed one."""
+        """Files after the grabbed one."""
         return len(self._files) - self._next
 
     def grab(self) -> bool:
@@ -83,15 +82,15 @@ class ImageSequence:
         return None if image is None else self._converter.into(image, target)
 
     def release(self) -> None:
-        """Nothing: no file stays open."""
+        """There is nothing to release: no file stays open."""
 
 
 def _decode(file: Path) -> Image | None:
-    """Read an image upright, of any depth, without its alpha channel; None if it is none, or gone."""
-    # By OpenCV's own reading of files, names that are not UTF-8 crash the process.
+    """Read an image upright, of any depth, without its alpha channel; None if it is not an image, or gone."""
+    # If OpenCV itself reads the file, a name that is not UTF-8 crashes the process.
     with contextlib.suppress(OSError, cv2.error):
         content = np.fromfile(file, np.uint8)
-        # OpenCV before 4.11 shows what there is of one.
+        # OpenCV before 4.11 decodes what there is of a truncated one.
         if has_end(content.tobytes()) is not False:
             return cv2.imdecode(content, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     return None
@@ -120,14 +119,14 @@ def numbered_files(pattern: Path, *, exact: bool = True) -> list[Path]:
     ----------
     pattern : pathlib.Path
         ``%d`` stands for a number, ``%04d`` for one of at least four digits, ``%%`` for a percent sign; in folders too.
-        With several numbers the first counts most. What is there by the very name is meant as it stands.
+        With several numbers the first counts most. A name that exists as it stands is taken literally.
     exact : bool
-        False: numbers may have any count of digits.
+        False: numbers may have any number of digits.
 
     Raises
     ------
     OSError
-        A folder is not there, or cannot be read.
+        A folder does not exist, or cannot be read.
     """
     found: list[tuple[tuple[int, ...], Path]] = [((), Path(pattern.anchor))]
     for part in pattern.parts[bool(pattern.anchor) :]:
@@ -141,19 +140,12 @@ def numbered_files(pattern: Path, *, exact: bool = True) -> list[Path]:
 
 
 def _entries(folder: Path, part: str, exact: bool) -> Iterator[tuple[tuple[int, ...], str]]:
-    """What one part of a pattern describes in a folder: the numbers in its name, and the name."""
+    """What one part of a pattern matches in a folder: the numbers in a name, and the name."""
     if "%" not in part or os.path.lexists(folder / part):
         yield (), part
         return
 
-    def expression(token: re.Match[str]) -> str:
-        if token[0] == "%%":
-            return "%"
-        digits = int(token[1] or 1) or 1
-        # A number that is longer than its zeros would make it begins with none.
-        return f"([0-9]{{{digits}}}|[1-9][0-9]{{{digits},}})" if exact else "([0-9]+)"
-
-    name = re.compile(IMAGE_NUMBER.sub(expression, re.escape(part)))
+    name = image_names(part, exact=exact)
     for entry in folder.iterdir():
         if match := name.fullmatch(entry.name):
             yield tuple(map(int, match.groups())), entry.name

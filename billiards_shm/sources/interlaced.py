@@ -1,4 +1,4 @@
-"""Whether this OpenCV can convert interlaced pictures: with FFmpeg 8 it cannot, and says that it did."""
+"""Whether this OpenCV can convert interlaced pictures: with FFmpeg 8 it cannot, but claims that it did."""
 
 from functools import cache
 from importlib.resources import as_file, files
@@ -16,7 +16,7 @@ _TOLERATED: Final = 16
 
 @cache
 def converts_interlaced() -> bool:
-    """Whether OpenCV's FFmpeg gives the right picture of a tiny interlaced clip."""
+    """Whether OpenCV's FFmpeg decodes a tiny interlaced clip correctly."""
     with as_file(files("billiards_shm.sources") / "interlaced.m2v") as path:
         capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         good, picture = capture.read()

@@ -13,7 +13,7 @@ _NS_PER_SEC: Final = 1e9
 class DecodingLoad:
     """Whether one thread is too busy decoding a live stream to keep up with it when the picture gets difficult.
 
-    With several threads FFmpeg decodes as many frames at a time, and so holds each back until the next ones have come.
+    With several threads FFmpeg decodes that many frames at a time, and so holds each back until the next have arrived.
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class DecodingLoad:
         self._first_sec: float | None = None
 
     def add(self, spent_ns: int, frames: int, time_sec: float | None) -> None:
-        """Count what was spent of the processor's time on some frames.
+        """Count the processor time that some frames took.
 
         Parameters
         ----------
         spent_ns : int
         frames : int
-            How many came of it; may be 0.
+            How many were decoded in that time; may be 0.
         time_sec : float or None
             When the last of them was taken, on the stream's clock; None if unknown.
         """

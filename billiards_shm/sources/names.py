@@ -1,4 +1,4 @@
-"""By what name FFmpeg opens a source."""
+"""The name by which FFmpeg opens a source."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ __all__ = ["ffmpeg_name"]
 
 
 def ffmpeg_name(address: SourceAddress) -> str:
-    """Name a file so that FFmpeg takes it for nothing else; give anything else as it is.
+    """Name a file so that FFmpeg does not take it for something else. Other names stay unchanged.
 
-    A path that begins with a dot and a slash is never a protocol, as ``a:b.mp4`` would be. What a shell connected may
-    be a socket, which cannot be opened by its name: FFmpeg reads the descriptor itself.
+    A path that begins with a dot and a slash is never a protocol, as ``a:b.mp4`` would be. Redirected input may be a
+    socket, which cannot be opened by its name: FFmpeg reads the descriptor itself.
     """
     place = str(address.place)
     if address.kind is SourceKind.PIPE and address.descriptor is not None:

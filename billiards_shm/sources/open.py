@@ -21,7 +21,7 @@ def open_source(camera: CameraConfig) -> FrameSource:
     Raises
     ------
     CameraError
-        If that is not possible, OpenCV missing included.
+        If that is not possible, for instance because OpenCV is missing.
     """
     address = SourceAddress.parse(camera.device_id)
     kind = address.kind
@@ -30,11 +30,11 @@ def open_source(camera: CameraConfig) -> FrameSource:
 
         return DemoTable(*camera.resolution, camera.fps)
     if kind is SourceKind.PIPE:
-        _log.info("%s is a pipe: it waits for what another program writes into it, and is read once", address)
+        _log.info("%s is a pipe: waiting for what another program writes into it; it can be read only once", address)
     if camera.backend == "av" or (camera.backend == "auto" and _for_av(kind, camera)):
         return _open_with_av(camera)
     try:
-        # OpenCV's driver for V4L2 takes its timeout from nowhere else, and only when it is imported.
+        # OpenCV's driver for V4L2 takes its timeout only from here, and only when it is imported.
         os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", str(math.ceil(camera.read_timeout_sec)))
         from billiards_shm.sources.camera import Camera
         from billiards_shm.sources.images import ImageSequence

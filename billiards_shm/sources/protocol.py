@@ -1,4 +1,4 @@
-"""What the capture loop asks of an open source, and what a source says of itself."""
+"""What the capture loop asks of an open source, and what a source reports about itself."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,8 +16,10 @@ __all__ = [
     "Image",
     "NativeSource",
     "Reason",
+    "SentSource",
     "SourceDetails",
     "SourceLostError",
+    "SourceReopenError",
     "TimedSource",
     "VideoFormat",
 ]
@@ -35,14 +37,14 @@ class Reason(StrEnum):
     BUSY = "busy"
     PERMISSION = "permission"
     NO_SIGNAL = "no signal"
-    """It is there and brings nothing."""
+    """It is there, but delivers nothing."""
     TIMEOUT = "timeout"
     DECODE_ERRORS = "decode errors"
     END_OF_STREAM = "end of stream"
     FROZEN = "frozen"
-    """It brings the same frame again and again."""
+    """It delivers the same frame again and again."""
     UNREADABLE = "unreadable"
-    """It is there, and the engine cannot read it."""
+    """It is there, but the engine cannot read it."""
 
     def because(self, details: str) -> str:
         """Name and details, as readers get them."""
@@ -53,16 +55,16 @@ class Delivery(StrEnum):
     """How the frames of a source arrive, which decides what paces them."""
 
     LIVE = "live"
-    """As they are taken: the newest is what readers want, and old ones are passed over."""
+    """As they are taken: readers want the newest, and old ones are skipped."""
     BURSTS = "bursts"
-    """Live, but many at a time, as the segments of HLS: published at the intervals of their timestamps."""
+    """Live, but many at a time, like the segments of HLS: published at the intervals of their timestamps."""
     RECORDED = "recorded"
     """Whenever they are asked for, up to an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFormat:
-    """What a camera is asked for, or says that it gives."""
+    """What a camera is asked for, or says that it delivers."""
 
     width: int
     height: int
@@ -78,7 +80,7 @@ class VideoFormat:
 
 @dataclass(frozen=True, slots=True)
 class SourceDetails:
-    """What an open source says of itself. Drivers and file headers err: the frames have the last word."""
+    """What an open source reports about itself. Drivers and file headers err: the frames have the last word."""
 
     backend: str
     width: int
@@ -90,9 +92,9 @@ class SourceDetails:
     negotiated: VideoFormat | None = None
     """Size, rate and format before frames are turned and cropped; None if the source does not say."""
     requested: VideoFormat | None = None
-    """What the configuration asked a camera for; None for what cannot be asked."""
+    """What the configuration asked a camera for; None for sources that cannot be asked."""
     warnings: tuple[str, ...] = ()
-    """What the log warns of, a sentence each: settings that the driver did not take, and what the engine cannot do."""
+    """Warnings for the log, a sentence each: settings that the driver did not take, and what the engine cannot do."""
     delivery: Delivery = Delivery.LIVE
 
     def __str__(self) -> str:
@@ -102,11 +104,15 @@ class SourceDetails:
 
 
 class SourceLostError(CameraError):
-    """An open source can give no more frames; the message is the reason, beginning with a `Reason`."""
+    """An open source can deliver no more frames; the message is the reason, beginning with a `Reason`."""
+
+
+class SourceReopenError(SourceLostError):
+    """An open source has to be opened again, to continue in another way. It is not away."""
 
 
 class FrameSource(Protocol):
-    """An open source: `grab` moves on to the next frame, `retrieve` gives its pixels."""
+    """An open source: `grab` moves on to the next frame, `retrieve` returns its pixels."""
 
     @property
     def details(self) -> SourceDetails:
@@ -130,13 +136,13 @@ class FrameSource(Protocol):
         """
 
     def retrieve(self, target: Image | None) -> Image | None:
-        """Give the grabbed frame's pixels as a (height, width, 3) uint8 array in BGR order.
+        """Return the grabbed frame's pixels as a (height, width, 3) uint8 array in BGR order.
 
         Parameters
         ----------
         target : numpy.ndarray or None
-            Where to put the pixels. Only if its shape and dtype are those of the frame is it used, and then it is
-            what is returned; otherwise a new array is, and `target` stays as it was.
+            Where to put the pixels. It is used, and returned, only if its shape and dtype are those of the frame;
+            otherwise a new array is returned, and `target` stays unchanged.
 
         Returns
         -------
@@ -145,19 +151,19 @@ class FrameSource(Protocol):
         """
 
     def release(self) -> None:
-        """Let go of the device or file."""
+        """Release the device or file."""
 
 
 @runtime_checkable
 class NativeSource(Protocol):
-    """A source that also gives frames as the camera, file or stream delivers them. Others deliver BGR."""
+    """A source that can also return frames as the camera, file or stream delivers them. Others deliver BGR."""
 
     @property
     def native_format(self) -> str:
-        """Pixel format of the grabbed frame, one of `PIXEL_FORMATS`; BGR24 where the engine gives no other."""
+        """Pixel format of the grabbed frame, one of `PIXEL_FORMATS`; BGR24 where the engine has no other."""
 
     def retrieve_native(self, target: Image | None) -> Image | None:
-        """Give the grabbed frame in its `native_format`. The turn that a file asks for is not made.
+        """Return the grabbed frame in its `native_format`. It is not turned, even if the file asks for it.
 
         Parameters
         ----------
@@ -167,7 +173,7 @@ class NativeSource(Protocol):
         Returns
         -------
         numpy.ndarray or None
-            None if the frame is damaged. A JPEG is whole, and has its Huffman tables.
+            None if the frame is damaged. A JPEG is complete, and has its Huffman tables.
         """
 
 
@@ -186,4 +192,13 @@ class TimedSource(Protocol):
 
     @property
     def timestamp_ms(self) -> float | None:
-        """When the grabbed frame was taken, in milliseconds of a clock of the source's own; None if unknown."""
+        """When the grabbed frame was taken, in milliseconds of the source's own clock; None if unknown."""
+
+
+@runtime_checkable
+class SentSource(TimedSource, Protocol):
+    """A live source whose sender says when its frames were taken."""
+
+    @property
+    def sent_ns(self) -> int | None:
+        """When the grabbed frame was taken, by the sender's wall clock, in nanoseconds since 1970; None if unknown."""

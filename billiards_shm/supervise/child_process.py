@@ -1,4 +1,4 @@
-"""A capture process as its supervisor sees it: start, messages, exit."""
+"""A process as its supervisor sees it: start, messages, exit."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from billiards_shm.service.exit_codes import EXIT_OK
-from billiards_shm.supervise.child import LARGEST_MESSAGE, SUCCESSOR_FOLLOWS
+from billiards_shm.supervise.link import LARGEST_MESSAGE, SUCCESSOR_FOLLOWS
 
 __all__ = ["ChildProcess", "describe_end"]
 
@@ -25,24 +25,28 @@ class ChildProcess:
     ----------
     name : str
         Of the segment; process lists show it.
+    kind : str
+        Of the task.
     job : dict
-        What the child captures: ``settings`` and ``frames``.
+        What the child has to do.
     now : float
         Monotonic seconds.
     on_log : callable, optional
-        Called with each line that the process writes to standard error. By default it inherits ours.
+        Called with each line that the process writes to standard error. By default it inherits this process's.
 
     Raises
     ------
     OSError
-        The limit of processes or of descriptors is reached.
+        The limit on processes or descriptors is reached.
     """
 
-    def __init__(self, name: str, job: dict[str, Any], now: float, on_log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, name: str, kind: str, job: dict[str, Any], now: float, on_log: Callable[[str], None] | None = None
+    ) -> None:
         self.progress: dict[str, Any] = {}
         """The last message of kind "progress"; empty before the first."""
         self.message_at = now
-        """When the last message came, or the process was started."""
+        """When the last message arrived, or the process was started."""
         self.first_frame_at: float | None = None
         self.end_message: dict[str, Any] = {}
         """The message of kind "ended"; empty before it."""
@@ -53,7 +57,7 @@ class ChildProcess:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "billiards_shm.supervise.child", name],
+                    [sys.executable, "-P", "-m", "billiards_shm.supervise.child", kind, name],
                     stdin=theirs.fileno(),
                     stderr=subprocess.PIPE if on_log is not None else None,
                     # Ctrl+C signals the whole terminal. Only the supervisor stops its children.
@@ -75,16 +79,16 @@ class ChildProcess:
 
     @property
     def frames(self) -> int:
-        """Frames that it has captured, by its last message."""
-        return int(self.progress.get("frames_captured", 0))
+        """Frames that it has handled, according to its last message."""
+        return int(self.progress.get("frames", 0))
 
     @property
-    def captured_sec(self) -> float:
-        """For how long it has captured frames."""
+    def worked_sec(self) -> float:
+        """How long it has handled frames."""
         return 0.0 if self.first_frame_at is None else self.message_at - self.first_frame_at
 
     def descriptors(self) -> dict[int, Callable[[float], Any]]:
-        """Descriptors to poll, each with what to call, with the time, when it is readable."""
+        """Descriptors to poll, each with the function to call with the time when it is readable."""
         found: dict[int, Callable[[float], Any]] = {}
         if self._connection is not None:
             found[self._connection.fileno()] = self.read_messages
@@ -93,7 +97,7 @@ class ChildProcess:
         return found
 
     def read_messages(self, now: float) -> None:
-        """Read the messages that have come."""
+        """Read the messages that have arrived."""
         while (message := self._receive()) is not None:
             if message["kind"] == "ended":
                 self.end_message = message

@@ -11,7 +11,7 @@ RESTARTS_IN_WINDOW: Final = 5
 WINDOW_SEC: Final = 60.0
 """At most this many restarts in this many seconds."""
 STEADY_SEC: Final = 10.0
-"""A process that captured for this long is restarted after the shortest delay."""
+"""A process that worked for this long is restarted after the shortest delay."""
 
 
 class RestartPolicy:
@@ -20,7 +20,7 @@ class RestartPolicy:
     Parameters
     ----------
     backoff : Backoff, optional
-        Gives the delays, before the limit is applied.
+        Provides the delays, before the limit is applied.
     """
 
     def __init__(self, backoff: Backoff | None = None) -> None:
@@ -29,17 +29,17 @@ class RestartPolicy:
         self.limited = False
         """Whether the limit made the last delay longer."""
 
-    def next_delay(self, now: float, captured_sec: float) -> float:
+    def next_delay(self, now: float, worked_sec: float) -> float:
         """Seconds to wait before the next start.
 
         Parameters
         ----------
         now : float
             Monotonic seconds.
-        captured_sec : float
-            For how long the process that ended had captured frames.
+        worked_sec : float
+            How long the ended process had handled frames.
         """
-        if captured_sec >= STEADY_SEC:
+        if worked_sec >= STEADY_SEC:
             self._backoff.reset()
         delay = self._backoff.next_delay()
         self.limited = False

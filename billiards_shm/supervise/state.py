@@ -1,4 +1,4 @@
-"""What a supervised source can be doing."""
+"""What a supervised process can be doing."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ __all__ = ["SupervisedState"]
 
 
 class SupervisedState(StrEnum):
-    """What one supervised source does."""
+    """What one supervised process does."""
 
     STARTING = "starting"
     STREAMING = "streaming"
@@ -18,6 +18,6 @@ class SupervisedState(StrEnum):
     STOPPING = "stopping"
     STOPPED = "stopped"
     FINISHED = "finished"
-    """A file without loop came to its end, or there were enough frames."""
+    """A file without loop reached its end, or there were enough frames."""
     FAILED = "failed"
     """For good: a restart would fail again."""

@@ -1,4 +1,4 @@
-"""Captures several sources, each in a process of its own, which is restarted when it dies or hangs."""
+"""Keeps several tasks running, each in its own process, which is restarted when it dies or hangs."""
 
 import logging
 import os
@@ -16,8 +16,9 @@ from billiards_shm.errors import ConfigurationError
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, EXIT_SOME_FAILED
 from billiards_shm.service.signals import StopSignals
 from billiards_shm.service.systemd import ServiceNotifier
-from billiards_shm.supervise.source import SourceReport, SupervisedSource
+from billiards_shm.supervise.process import ProcessReport, SupervisedProcess
 from billiards_shm.supervise.state import SupervisedState
+from billiards_shm.supervise.tasks import CaptureTask, Task
 
 __all__ = ["Supervisor", "check_sources", "summary"]
 
@@ -43,7 +44,7 @@ class Supervisor:
         What the sources share: slots, process, logging.
     sources : sequence of SourceConfig
     frames : int, optional
-        Frames of each source to stop after.
+        Stop each source after this many frames.
     on_reports : callable, optional
         Called with a report on every source, about twice a second, until it raises.
     on_log : callable, optional
@@ -55,7 +56,7 @@ class Supervisor:
     Raises
     ------
     ConfigurationError
-        There is no source; two sources have one segment; several sources have one port for their metrics.
+        There is no source; two sources share one segment; several sources share one port for their metrics.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Supervisor:
         sources: Sequence[SourceConfig],
         *,
         frames: int | None = None,
-        on_reports: Callable[[Sequence[SourceReport]], None] | None = None,
+        on_reports: Callable[[Sequence[ProcessReport]], None] | None = None,
         on_log: Callable[[str], None] | None = None,
         notifier: ServiceNotifier | None = None,
         origin: str = "",
@@ -79,44 +80,52 @@ class Supervisor:
         _compare_timeouts(settings.video.process.hang_timeout, sources)
         self._origin = origin
         self._timeout = settings.video.process.shutdown_timeout
-        self._sources = [SupervisedSource(settings, source, frames=frames, on_log=on_log) for source in sources]
+        tasks: list[Task] = [CaptureTask(settings, source, frames) for source in sources]
+        self._processes = [SupervisedProcess(task, settings.video.process, on_log=on_log) for task in tasks]
+        self._sources = [process for process in self._processes if not process.task.beside_sources]
         self._update_table = on_reports
         self._notifier = notifier or ServiceNotifier()
         self._stopped_by: signal.Signals | None = None
         self._killed_by: signal.Signals | None = None
+        self._refused: WriterExistsError | None = None
         self._give_up_at: float | None = None
         self._next_table = 0.0
         self._summary_interval = settings.logging.stats_interval_sec
 
     def run(self) -> int:
-        """Supervise. Call it from the main thread: only that receives signals, and its end is the children's end.
+        """Supervise. Call it from the main thread: only that receives signals, and children die with it.
 
         Returns
         -------
         int
             The exit code. 0: stopped by a signal, or every source is finished. 128 + signal: ended by a second signal.
-            Otherwise some sources failed for good: 5 if others worked, else the exit code of the first one.
+            Otherwise some sources failed for good: 5 if others worked, else the exit code of the first that failed.
 
         Raises
         ------
         WriterExistsError
-            Other processes have all of the names, and had them from the start.
+            Other processes have had all of the names from the start.
         """
         if self._origin:
             _log.info("Configuration: %s", self._origin)
-        _log.info("Supervising %d sources: %s", len(self._sources), ", ".join(each.name for each in self._sources))
+        _log.info(
+            "Supervising %s: %s", _counted(len(self._sources), "source"), ", ".join(each.name for each in self._sources)
+        )
         started = time.monotonic()
         self._next_summary = started + self._summary_interval
         with StopSignals(also=(signal.SIGCHLD,)) as signals:
             try:
-                while not all(source.over for source in self._sources):
+                while not all(process.over for process in self._processes):
                     self._run_once(signals)
+                    self._end_with_sources()
                     self._check_names(time.monotonic() - started)
                     if self._give_up_at is not None and time.monotonic() >= self._give_up_at:
                         break
             finally:
                 self._kill_all()
         self._notifier.stopping()
+        if self._refused is not None:
+            raise self._refused
         return self._exit_code()
 
     # One round.
@@ -126,11 +135,11 @@ class Supervisor:
         now = time.monotonic()
         while (number := signals.receive(0)) is not None:
             self._handle_signal(number, now)
-        for source in self._sources:
-            source.check_exit(now)
-        _reap_orphans({source.pid for source in self._sources})
-        for source in self._sources:
-            source.update(now)
+        for process in self._processes:
+            process.check_exit(now)
+        _reap_orphans({process.pid for process in self._processes})
+        for process in self._processes:
+            process.update(now)
         self._report(now)
 
     def _wait_for_events(self, signals: StopSignals) -> None:
@@ -138,19 +147,19 @@ class Supervisor:
         poll = select.poll()
         poll.register(signals.fileno(), select.POLLIN)
         readers: dict[int, Callable[[float], None]] = {}
-        for source in self._sources:
-            readers.update(source.descriptors())
+        for process in self._processes:
+            readers.update(process.descriptors())
         for descriptor in readers:
             poll.register(descriptor, select.POLLIN)
         ready = poll.poll(self._seconds_to_deadline() * 1000)
-        # The time after the sleep counts: to a supervisor that was stopped for long all children would seem to hang.
+        # Take the time after the sleep: otherwise, after a long stop of the supervisor, all children seem to hang.
         now = time.monotonic()
         for descriptor, _ in ready:
             if descriptor in readers:
                 readers[descriptor](now)
 
     def _seconds_to_deadline(self) -> float:
-        deadlines = [source.deadline for source in self._sources]
+        deadlines = [process.deadline for process in self._processes]
         deadlines += [self._next_summary, self._next_table if self._update_table else None, self._give_up_at]
         seconds = min(deadline for deadline in deadlines if deadline is not None) - time.monotonic()
         longest = min(LONGEST_SLEEP_SEC, self._notifier.ping_interval_sec or LONGEST_SLEEP_SEC)
@@ -158,41 +167,55 @@ class Supervisor:
 
     def _handle_signal(self, number: signal.Signals, now: float) -> None:
         if self._stopped_by is None:
-            running = sum(source.pid is not None for source in self._sources)
-            _log.info("%s: stopping %d processes", number.name, running)
-            self._stopped_by, self._give_up_at = number, now + self._timeout + KILL_WAIT_SEC
-            self._notifier.stopping()
-            for source in self._sources:
-                source.stop(now, self._timeout)
+            running = sum(process.pid is not None for process in self._processes)
+            _log.info("%s: stopping %s", number.name, _counted(running, "process"))
+            self._stopped_by = number
+            self._stop_all(now)
         else:
             _log.warning("%s again: ending at once", number.name)
             self._killed_by, self._give_up_at = number, now + KILL_WAIT_SEC
-            for source in self._sources:
-                source.kill(now)
+            for process in self._processes:
+                process.kill(now)
+
+    def _stop_all(self, now: float) -> None:
+        self._give_up_at = now + self._timeout + KILL_WAIT_SEC
+        self._notifier.stopping()
+        for process in self._processes:
+            process.stop(now, self._timeout)
+
+    def _end_with_sources(self) -> None:
+        """Stop the other tasks once the sources are over."""
+        if all(source.over for source in self._sources):
+            now = time.monotonic()
+            for process in self._processes:
+                if process.state is not SupervisedState.STOPPING:
+                    process.stop(now, self._timeout)
 
     def _check_names(self, elapsed: float) -> None:
-        """Give up if other processes have all of the names from the start, and keep them.
+        """Give up if other processes have held all names from the start.
 
-        A name that is lost later is waited for.
+        If a name is lost later, it is waited for.
         """
-        if any(source.has_captured for source in self._sources):
+        if self._give_up_at is not None or any(source.has_worked for source in self._sources):
             return
         taken = [source for source in self._sources if source.name_taken_by is not None]
         if elapsed < NAMES_TAKEN_SEC or len(taken) < len(self._sources):
             return
         names = ", ".join(f"{source.name} (process {source.name_taken_by})" for source in taken)
-        raise WriterExistsError(f"other processes capture under all of these names: {names}; stop them first")
+        text = f"other processes capture under all of these names: {names}; stop them first"
+        self._refused = WriterExistsError(text)
+        self._stop_all(time.monotonic())
 
     def _kill_all(self) -> None:
-        """Leave no process behind, however the loop ended."""
+        """End all processes, even if the loop failed."""
         now = time.monotonic()
-        for source in self._sources:
-            source.kill(now)
+        for process in self._processes:
+            process.kill(now)
         until = now + KILL_WAIT_SEC
-        while time.monotonic() < until and any(source.pid is not None for source in self._sources):
+        while time.monotonic() < until and any(process.pid is not None for process in self._processes):
             time.sleep(0.01)
-            for source in self._sources:
-                source.check_exit(time.monotonic())
+            for process in self._processes:
+                process.check_exit(time.monotonic())
 
     # Reports.
 
@@ -210,12 +233,12 @@ class Supervisor:
         if self._stopped_by is None:
             self._notifier.status(summary(self.reports(), briefly=True))
 
-    def reports(self) -> list[SourceReport]:
-        """A report on every source, in the order of the configuration."""
+    def reports(self) -> list[ProcessReport]:
+        """A report on every task: the sources in the order of the configuration, then the others."""
         now = time.monotonic()
-        return [source.report(now) for source in self._sources]
+        return [process.report(now) for process in self._processes]
 
-    def _draw_table(self, update: Callable[[Sequence[SourceReport]], None]) -> None:
+    def _draw_table(self, update: Callable[[Sequence[ProcessReport]], None]) -> None:
         try:
             update(self.reports())
         except Exception as error:
@@ -224,19 +247,24 @@ class Supervisor:
             _log.warning("Live table stopped: %s: %s", type(error).__name__, error)
 
     def _exit_code(self) -> int:
-        left = [f"{source.name} (process {source.pid})" for source in self._sources if source.pid is not None]
+        left = [f"{process.name} (process {process.pid})" for process in self._processes if process.pid is not None]
         if left:
-            _log.error("These processes were killed and still run: %s", ", ".join(left))
+            _log.error("These processes were killed but still run: %s", ", ".join(left))
             return EXIT_FAILURE
         if self._stopped_by is not None:
-            _log.info("All %d sources are stopped", len(self._sources))
+            _log.info("%s stopped", _counted(len(self._sources), "source"))
             return EXIT_OK if self._killed_by is None else 128 + self._killed_by
-        failed = [source for source in self._sources if source.state is SupervisedState.FAILED]
+        failed = [process for process in self._processes if process.state is SupervisedState.FAILED]
         every = len(self._sources)
-        _log.info("%d of %d sources are finished, %d failed", every - len(failed), every, len(failed))
+        lost = sum(source.state is SupervisedState.FAILED for source in self._sources)
+        _log.info("%d of %d sources are finished, %d failed", every - lost, every, lost)
         if not failed:
             return EXIT_OK
-        return EXIT_SOME_FAILED if any(source.has_captured for source in self._sources) else failed[0].exit_code
+        return EXIT_SOME_FAILED if any(source.has_worked for source in self._sources) else failed[0].exit_code
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def _reap_orphans(own: set[int | None]) -> None:
@@ -253,12 +281,12 @@ def _reap_orphans(own: set[int | None]) -> None:
 
 
 def check_sources(sources: Sequence[SourceConfig]) -> None:
-    """Look for errors of the configuration that no restart would mend.
+    """Look for errors of the configuration that no restart would fix.
 
     Raises
     ------
     ConfigurationError
-        There is no source, or two sources have one segment.
+        There is no source, or two sources share one segment.
     """
     if not sources:
         raise ConfigurationError(
@@ -279,12 +307,12 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
                 f"(of {SourceAddress.parse(sources[each].camera.device_id)})"
                 for each in (earlier, index)
             )
-            problems.append(f"{both}, which is one segment; each source needs its own")
+            problems.append(f"{both}, which is the same segment; each source needs its own")
     for source in sources:
         address = SourceAddress.parse(source.camera.device_id)
         if address.descriptor is not None:
             problems.append(
-                f"{source.name}: {address} belongs to this process, and each source gets a process of its own: "
+                f"{source.name}: {address} belongs to this process, but each source gets its own process: "
                 "use a named pipe (mkfifo), or `capture` without --supervise"
             )
     if problems:
@@ -313,23 +341,27 @@ _OTHER_STATES: Final = {
 }
 
 
-def summary(reports: Sequence[SourceReport], *, briefly: bool = False) -> str:
-    """Sum up in one line how many sources capture, and what is wrong with the others.
+def summary(reports: Sequence[ProcessReport], *, briefly: bool = False) -> str:
+    """Sum up in one line how many sources capture, what else is running, and what is wrong with the others.
 
     Parameters
     ----------
-    reports : sequence of SourceReport
+    reports : sequence of ProcessReport
     briefly : bool
         Without the times, which change every second.
     """
+    kinds = Counter(report.kind for report in reports)
+    busy = Counter(report.kind for report in reports if report.state is SupervisedState.STREAMING)
     counts = Counter(report.state for report in reports)
-    parts = [f"{counts[SupervisedState.STREAMING]} of {len(reports)} sources capture"]
+    sources = kinds.pop("capture", 0)
+    parts = [f"{busy['capture']} of {sources} sources capture"] if sources or not kinds else []
+    parts += [f"{busy[kind]} of {several} {kind}" for kind, several in kinds.items()]
     parts += [f"{counts[state]} {words}" for state, words in _OTHER_STATES.items() if counts[state]]
     troubles = [f"{report.name}: {_trouble(report, briefly)}" for report in reports if report.reason]
     return "; ".join([", ".join(parts), *troubles])
 
 
-def _trouble(report: SourceReport, briefly: bool) -> str:
+def _trouble(report: ProcessReport, briefly: bool) -> str:
     if briefly or report.next_start_s is None:
         return report.reason
     return f"{report.reason}, again in {report.next_start_s:.0f} s"

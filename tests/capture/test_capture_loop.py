@@ -1,8 +1,9 @@
-"""The capture loop on sources that do as they are told: every frame once, and back from every failure."""
+"""The capture loop on scripted sources: every frame once, and recovery from every failure."""
 
 import itertools
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from capture_runs import Stop, published, settings_for
-from segments_under_test import wait_until
+from capture_runs import published, settings_for
+from encoding import encode
+from segments_under_test import sleeps_or_has_ended, wait_until
+from stops import Stop
 from videos import damage_clip, decode_all, make_clip
 
 from billiards_shm import (
@@ -38,7 +41,14 @@ from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.load import load_settings
 from billiards_shm.service.exit_codes import EXIT_FAILURE, exit_code_of
 from billiards_shm.sources.demo.table import read_counter
-from billiards_shm.sources.protocol import Delivery, Image, SourceDetails, SourceLostError, VideoFormat
+from billiards_shm.sources.protocol import (
+    Delivery,
+    Image,
+    SourceDetails,
+    SourceLostError,
+    SourceReopenError,
+    VideoFormat,
+)
 
 SHAPE = (48, 64, 3)
 LIVE = "rtsp://somewhere/live"
@@ -92,7 +102,7 @@ def name(segment_name: str) -> str:
 
 
 class Clock:
-    """The time that the loop is told: it passes when a script says so, and when the loop waits, and not otherwise."""
+    """The time that the loop sees: it passes only when a script says so, and when the loop waits."""
 
     def __init__(self) -> None:
         self.now_ns = time.monotonic_ns()
@@ -123,7 +133,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class ClockedStop(Stop):
-    """Waits by letting the time pass."""
+    """Waits by advancing the time."""
 
     def wait(self, seconds: float) -> bool:
         CLOCK.pass_by(seconds)
@@ -131,7 +141,7 @@ class ClockedStop(Stop):
 
 
 class Run:
-    """One run of the loop on scripted sources, and a reader that notes every frame there was."""
+    """One run of the loop on scripted sources, and a reader that notes every frame."""
 
     def __init__(
         self,
@@ -153,7 +163,7 @@ class Run:
 
     def _open(self) -> Script:
         if not self.openings:
-            self.stop.requested = True
+            self.stop.request()
             raise CameraError("no more sources")
         opening = self.openings.pop(0)
         if isinstance(opening, Exception):
@@ -163,7 +173,7 @@ class Run:
             return self._open()
         opening.details = replace(opening.details, delivery=self.delivery)
         self.opened.append(opening)
-        # What has been published is looked at before the next grab, so that nothing goes unseen.
+        # Published frames are read before the next grab, so that none is missed.
         opening.steps = [
             part for step in opening.steps for part in ((step, self.look) if isinstance(step, np.ndarray) else (step,))
         ]
@@ -199,13 +209,13 @@ class Run:
 def test_every_frame_is_published_once_in_order_and_in_place(name: str) -> None:
     run = Run(name, "clip.mp4", Script([image(value) for value in range(1, 9)]), playback_fps=0, loop_video=False).run()
     assert [(sequence, value) for sequence, value, _ in run.seen] == [(value, value) for value in range(1, 9)]
-    # The first one tells the shape; all others are decoded into shared memory.
+    # The first one determines the shape; all others are decoded into shared memory.
     assert run.opened[0].landed == [False] + [True] * 7
     assert run.loop.statistics.captured == run.loop.statistics.written == 8
     assert run.opened[0].released
 
 
-def test_readers_are_told_of_frames_captured_together_with_those_published(name: str) -> None:
+def test_readers_see_captured_frames_counted_together_with_published_ones(name: str) -> None:
     counts = []
 
     def count() -> None:
@@ -247,7 +257,7 @@ def test_frames_that_cannot_be_decoded_are_counted_for_readers(name: str) -> Non
     unreadable: list[int] = []
     source.steps.append(lambda: unreadable.append(inspect_segment(name).unreadable))
     run.run()
-    # A read that failed between two frames was a damaged one too.
+    # A failed read between two frames was a damaged frame too.
     assert run.loop.statistics.unreadable == 11
     assert unreadable == [11]
     assert "unreadable=11" in run.loop.reporter.snapshot().line()
@@ -255,14 +265,14 @@ def test_frames_that_cannot_be_decoded_are_counted_for_readers(name: str) -> Non
 
 @dataclass
 class Checked(Script):
-    """Says of images of even value that they are damaged."""
+    """Reports images of even value as damaged."""
 
     @property
     def damaged(self) -> bool:
         return self._current is not None and bool(self._current[0, 0, 0] % 2 == 0)
 
 
-def test_frames_that_the_decoder_mended_are_published_and_counted_and_logged(
+def test_frames_that_the_decoder_repaired_are_published_and_counted_and_logged(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run(name, "clip.mp4", Checked([image(value) for value in range(1, 8)]), playback_fps=0, loop_video=False)
@@ -270,7 +280,7 @@ def test_frames_that_the_decoder_mended_are_published_and_counted_and_logged(
     assert run.values == list(range(1, 8))
     assert (run.loop.statistics.damaged, run.loop.statistics.unreadable) == (3, 0)
     assert "damaged=3" in run.loop.reporter.snapshot().line()
-    warned = [re.match(r"(\d+) frames of clip.mp4 lacked parts", record.message) for record in caplog.records]
+    warned = [re.match(r"(\d+) frames? of clip.mp4 lacked parts", record.message) for record in caplog.records]
     assert sum(int(match[1]) for match in warned if match) == 3
 
 
@@ -290,7 +300,7 @@ def test_the_number_of_frames_can_be_limited(name: str) -> None:
     assert run.values == [1, 2, 3]
 
 
-def test_metadata_have_the_time_of_the_grab_and_the_position(name: str) -> None:
+def test_metadata_has_the_time_of_the_grab_and_the_position(name: str) -> None:
     source = Script([image(1), image(2)], position_ms=125.0)
     run = Run(name, "clip.mp4", source, playback_fps=0, loop_video=False)
     grabbed: list[int] = []
@@ -301,6 +311,115 @@ def test_metadata_have_the_time_of_the_grab_and_the_position(name: str) -> None:
     last = metadata[-1]
     assert last.position_ms == 125.0
     assert last.capture_time_ns == grabbed[0]
+
+
+@dataclass
+class TimedScript(Script):
+    """A source with its own clock: numeric steps set it."""
+
+    timestamp_ms: float | None = None
+    sent_ns: int | None = None
+
+    def is_taken(self, ago_ms: float) -> Callable[[], None]:
+        """A step: the next frame was taken that long ago, according to the driver or the sender."""
+
+        def step() -> None:
+            self.timestamp_ms = CLOCK.now_ns / 1e6 - ago_ms
+            self.sent_ns = CLOCK.now_ns - round(ago_ms * 1e6) + time.time_ns() - time.monotonic_ns()
+
+        return step
+
+
+@pytest.mark.parametrize(("backend", "taken_from"), [("V4L2", "driver"), ("AV", "sender")])
+def test_frames_of_a_live_source_have_its_own_time_and_the_age_goes_by_arrival(
+    name: str, backend: str, taken_from: str
+) -> None:
+    source = TimedScript([], SourceDetails(backend, SHAPE[1], SHAPE[0], 25.0))
+    arrived = []
+    for value in range(1, 40):
+        source.steps += [CLOCK.after(0.08 if value == 36 else 0.04), source.is_taken(12 + value % 3)]
+        source.steps += [lambda: arrived.append(CLOCK.now_ns), image(value)]
+    run = Run(name, LIVE, source, frames=39)
+    metadata: list[FrameMetadata] = []
+    run.note = lambda frame, found: (run.seen.append((0, 0, ())), metadata.append(found))  # type: ignore
+    run.run()
+    assert {each.clock for each in metadata} == {taken_from}
+    late = [(at - each.capture_time_ns) / 1e6 for at, each in zip(arrived, metadata, strict=True)]
+    assert late == pytest.approx([12 + value % 3 for value in range(1, 40)], abs=0.5)
+    statistics = run.loop.statistics
+    assert statistics.clock_offset_ns == pytest.approx(-12e6, abs=5e5)
+    assert statistics.last_capture_ns == arrived[-1]
+    assert statistics.age_ms(0.5)[0] == pytest.approx(13, abs=0.5)
+    assert statistics.lost == (1 if taken_from == "driver" else 0)
+
+
+def test_a_wrong_clock_is_warned_about_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    source = TimedScript([], SourceDetails("V4L2", SHAPE[1], SHAPE[0], 25.0))
+    for value in range(1, 10):
+        source.steps += [CLOCK.after(1), source.is_taken(-7000), image(value)]
+    run = Run(name, LIVE, source, frames=9, **{"logging.stats_interval_sec": 2.0})
+    run.run()
+    warnings = [record.getMessage() for record in caplog.records if "has a clock that is" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{LIVE} has a clock that is 7.000 s ahead of this host's: ")
+
+
+def test_frames_of_a_recording_are_captured_when_they_are_due(name: str) -> None:
+    steps = [step for value in range(1, 9) for step in (CLOCK.after(0.001 * value), image(value))]
+    run = Run(name, "clip.mp4", Script(steps), playback_fps=25, loop_video=False)
+    metadata: list[FrameMetadata] = []
+    run.note = lambda frame, found: (run.seen.append((0, 0, ())), metadata.append(found))  # type: ignore
+    run.run()
+    assert {each.clock for each in metadata} == {"file"}
+    times = [each.capture_time_ns for each in metadata]
+    assert [after - before for before, after in itertools.pairwise(times)] == [40_000_000] * 7
+    assert times[-1] <= CLOCK.now_ns, "none is in the future"
+
+
+def test_a_recording_that_is_not_paced_has_no_times(name: str) -> None:
+    run = Run(name, "clip.mp4", Script([image(1), image(2)]), playback_fps=0, loop_video=False)
+    clocks: list[str] = []
+    run.note = lambda frame, found: (run.seen.append((0, 0, ())), clocks.append(found.clock))  # type: ignore
+    run.run()
+    assert clocks == ["arrival", "arrival"]
+
+
+VARYING = [0, 40, 120, 160, 660, 700, 720]
+"""In milliseconds, as from a phone, which films more slowly in the dark."""
+
+
+def times_of(name: str, path: Path, **camera: Any) -> list[float]:
+    """When the frames of a video were captured, in milliseconds after the first."""
+    settings = settings_for(name, str(path), loop_video=False, **camera)
+    reader = SharedMemoryFrameReader(name)
+    found: list[int] = []
+
+    def note() -> None:
+        _, metadata = reader.read_frame(timeout=0)
+        if metadata is not None:
+            assert metadata.clock == "file"
+            found.append(metadata.capture_time_ns)
+
+    loop = CaptureLoop(settings, ClockedStop(), lambda: open_source(settings.vision.camera), on_progress=note)
+    loop.run()
+    loop.close()
+    reader.close()
+    return [(at - found[0]) / 1e6 for at in found]
+
+
+@pytest.mark.parametrize("begins_ms", [0, 5000])
+def test_frames_at_a_variable_rate_are_captured_at_their_own_times(name: str, tmp_path: Path, begins_ms: int) -> None:
+    times = [begins_ms + each for each in VARYING]
+    path = encode(tmp_path / "phone.mkv", "libx264", "yuv420p", frames=len(times), times=times)
+    assert times_of(name, path, backend="av") == pytest.approx(VARYING, abs=1)
+    assert times_of(name, path, backend="ffmpeg") != pytest.approx(VARYING, abs=1), "OpenCV plays it at one rate"
+
+
+def test_a_video_with_jumping_times_goes_on_after_one_frame(name: str, tmp_path: Path) -> None:
+    parts = [encode(tmp_path / f"{first}.ts", "libx264", "yuv420p", first=first) for first in (1, 6)]
+    path = tmp_path / "all.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert times_of(name, path) == pytest.approx([40 * number for number in range(10)], abs=1)
 
 
 # Recordings.
@@ -337,7 +456,7 @@ def test_the_end_of_a_pass_takes_no_frame_time(name: str, monkeypatch: pytest.Mo
 
 def test_a_recording_without_a_frame_is_not_published_and_says_so(name: str) -> None:
     run = Run(name, "clip.mp4", Script([]), Script([image(1)]), playback_fps=0)
-    with pytest.raises(CameraError, match=r"cannot open clip\.mp4: it gave no frame"):
+    with pytest.raises(CameraError, match=r"cannot open clip\.mp4: it delivered no frame"):
         run.run()
     assert len(run.opened) == 1
 
@@ -400,10 +519,15 @@ def test_a_live_source_is_opened_again_at_ten_frames_in_a_row_that_cannot_be_dec
     run = Run(name, LIVE, Script(steps), Script([image(3)]), frames=3).run()
     assert run.values == [1, 2, 3]
     assert run.loop.statistics.unreadable == 19
-    assert f"Lost {LIVE}: decode errors: 10 frames in a row cannot be decoded" in caplog.messages
+    (lost,) = [message for message in caplog.messages if message.startswith("Lost ")]
+    reason, _, when = lost.partition("; trying again in ")
+    assert reason == f"Lost {LIVE}: decode errors: 10 frames in a row cannot be decoded"
+    assert float(when.removesuffix(" s")) >= 0
 
 
-def test_what_an_engine_knows_of_a_lost_source_is_believed_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_an_engine_knows_about_a_lost_source_is_believed_immediately(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(read_failures_module, "FAILING_SEC", 60)
     reasons: list[str] = []
 
@@ -424,7 +548,7 @@ def test_a_source_that_is_lost_before_its_first_frame_never_opened(name: str, de
     def vanish() -> None:
         raise SourceLostError("end of stream: gone")
 
-    expected = rf"cannot open {re.escape(device_id)}: it gave no frame \(end of stream: gone\)"
+    expected = rf"cannot open {re.escape(device_id)}: it delivered no frame \(end of stream: gone\)"
     with pytest.raises(CameraError, match=expected):
         Run(name, device_id, Script([vanish])).run()
 
@@ -458,11 +582,11 @@ def test_a_stream_that_has_become_a_recording_is_not_played_as_if_it_were_live(n
     assert recording.released
     assert reasons == [
         "end of stream: the server ended it, or is gone",
-        "end of stream: it was live, and is a recording now: start the capture again to play it",
+        "end of stream: it was live, but is a recording now: start the capture again to play it",
     ]
 
 
-def test_readers_are_told_that_and_why_a_source_is_away(name: str) -> None:
+def test_readers_see_that_a_source_is_away_and_why(name: str) -> None:
     states: list[tuple[str, str]] = []
 
     def note() -> None:
@@ -493,16 +617,16 @@ def test_a_grab_that_blocks_until_the_timeout_is_a_stall(name: str) -> None:
     assert run.loop.statistics.reconnects == 1
 
 
-def test_what_comes_after_a_timeout_is_the_past_and_no_frame(name: str) -> None:
+def test_a_frame_that_arrives_after_a_timeout_is_discarded(name: str) -> None:
     buffered = Script([image(1), CLOCK.after(0.12), image(99)])
     run = Run(name, LIVE, buffered, Script([image(2)]), frames=2, read_timeout_sec=0.1)
     assert run.run().values == [1, 2]
     assert run.loop.statistics.stalls == 1
 
 
-def test_a_live_source_that_never_gives_a_frame_never_opened(name: str) -> None:
+def test_a_live_source_that_never_delivers_a_frame_never_opened(name: str) -> None:
     run = Run(name, LIVE, Script([]), Script([image(1)]))
-    with pytest.raises(CameraError, match=f"cannot open {LIVE}: it gave no frame"):
+    with pytest.raises(CameraError, match=f"cannot open {LIVE}: it delivered no frame"):
         run.run()
 
 
@@ -511,9 +635,9 @@ def test_a_source_that_cannot_be_opened_the_first_time_is_an_error(name: str) ->
         Run(name, LIVE, CameraError("busy"), Script([image(1)])).run()
 
 
-def test_an_attempt_to_open_that_a_stop_interrupts_is_no_error(name: str) -> None:
+def test_an_attempt_to_open_interrupted_by_a_stop_is_not_an_error(name: str) -> None:
     def interrupted() -> None:
-        run.stop.requested = True
+        run.stop.request()
 
     run = Run(name, LIVE, interrupted, CameraError("interrupted system call"))
     assert run.run().values == []
@@ -521,7 +645,7 @@ def test_an_attempt_to_open_that_a_stop_interrupts_is_no_error(name: str) -> Non
     assert run.run().values == []
 
 
-def test_delays_begin_again_once_frames_have_come_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delays_start_over_once_frames_arrive_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[int] = []
     original = pace_module.Backoff.next_delay
 
@@ -531,7 +655,7 @@ def test_delays_begin_again_once_frames_have_come_again(name: str, monkeypatch: 
 
     monkeypatch.setattr(pace_module.Backoff, "next_delay", note)
     gone = CameraError("gone")
-    # An open source is not yet one that is back: only a frame shows that.
+    # An open source is not back yet: only a frame shows that.
     openings = [Script([image(1)]), gone, Script([]), Script([image(2)]), gone, Script([image(3)])]
     assert Run(name, LIVE, *openings, frames=3).run().values == [1, 2, 3]
     assert attempts == [0, 1, 2, 0, 1]
@@ -544,7 +668,8 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
     def wait(seconds: float) -> bool:
         waits.append(seconds)
         CLOCK.pass_by(seconds)
-        run.stop.requested = len(run.opened) == 1 and run.loop.reporter.snapshot().state == "reconnecting"
+        if len(run.opened) == 1 and run.loop.reporter.snapshot().state == "reconnecting":
+            run.stop.request()
         return run.stop.requested
 
     run.stop.wait = wait  # type: ignore[method-assign]
@@ -556,12 +681,12 @@ def test_a_stop_ends_waiting_for_a_lost_source(name: str) -> None:
 
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the thread that looks for stalls, which the clock cannot hurry, look soon."""
+    """Make the thread that looks for stalls look soon; the clock cannot hurry it."""
     monkeypatch.setattr(status_module, "STALL_CHECK_SEC", 0.01)
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_readers_are_told_of_a_stall_while_the_grab_hangs(name: str) -> None:
+def test_readers_see_a_stall_while_the_grab_hangs(name: str) -> None:
     found: list[Any] = []
 
     def hang() -> None:
@@ -573,7 +698,7 @@ def test_readers_are_told_of_a_stall_while_the_grab_hangs(name: str) -> None:
     run.run()
     assert found[0].source_reason.startswith("timeout: no frame for more than ")
     assert found[0].stalls == 1
-    # It came back by itself.
+    # It recovered on its own.
     assert run.values == [1, 2, 3]
     assert run.loop.reporter.snapshot().state == "streaming"
     assert run.loop.reporter.snapshot().stalls == 1
@@ -612,6 +737,21 @@ def test_a_slow_source_has_not_stalled_between_two_frames(name: str) -> None:
     assert states == ["streaming"] * 4 + ["stalled"]
 
 
+def test_a_stall_of_a_slow_source_stays_counted(name: str) -> None:
+    reported: list[int] = []
+
+    def hang() -> None:
+        CLOCK.pass_by(6)
+        run.loop._status._check_for_stall(CLOCK.now_ns)
+        reported.append(inspect_segment(name).stalls)
+
+    steps = [step for value in range(1, 30) for step in (CLOCK.after(1), image(value))]
+    run = Run(name, LIVE, Script([*steps, hang, image(99)]), frames=30, read_timeout_sec=60)
+    run.run()
+    assert reported == [1]
+    assert run.loop.reporter.snapshot().stalls == 1
+
+
 def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_again(name: str) -> None:
     still = [part for _ in range(60) for part in (image(7), CLOCK.after(0.01))]
     reasons: list[str] = []
@@ -632,7 +772,7 @@ def test_a_frozen_picture_is_a_stall_and_the_source_is_opened_again(name: str) -
     ("options", "recorded", "seconds"),
     [({}, True, 0), ({}, False, 10), ({"frozen_timeout_sec": 3}, True, 3), ({"frozen_timeout_sec": 0}, False, 0)],
 )
-def test_a_recording_may_show_the_same_picture_for_as_long_as_it_likes(
+def test_a_recording_may_show_the_same_picture_for_any_length_of_time(
     options: dict[str, Any], recorded: bool, seconds: float
 ) -> None:
     assert settings_for("x", LIVE, **options).vision.camera.frozen_after_sec(recorded=recorded) == seconds
@@ -648,15 +788,40 @@ def test_reconnecting_ends_where_the_configuration_says(name: str, options: dict
     assert run.loop.reporter.snapshot().state == "reconnecting"
 
 
-def test_attempts_are_counted_from_zero_once_frames_have_come(name: str) -> None:
+def reopen() -> None:
+    raise SourceReopenError("unreadable: too slow with one thread")
+
+
+def test_a_source_that_asks_to_be_opened_again_is_not_lost(name: str) -> None:
+    states: list[str] = []
+
+    def note() -> None:
+        states.append(str(inspect_segment(name).source_state))
+
+    openings = [Script([image(1), image(2), reopen]), note, Script([image(3), note, image(4)])]
+    run = Run(name, LIVE, *openings, frames=4, auto_reconnect=False).run()
+    assert run.values == [1, 2, 3, 4]
+    assert states == ["opening", "streaming"]
+    assert run.opened[0].released
+    assert run.loop.statistics.reconnects == 0
+
+
+def test_a_source_that_asks_to_be_opened_again_but_cannot_be_is_lost(name: str) -> None:
+    gone = CameraError(f"cannot open {LIVE}: busy: somebody has it")
+    run = Run(name, LIVE, Script([image(1), reopen]), gone, auto_reconnect=False)
+    with pytest.raises(CameraError, match=rf"^lost {LIVE} and auto_reconnect is off: busy: somebody has it$"):
+        run.run()
+
+
+def test_attempts_are_counted_from_zero_once_frames_have_arrived(name: str) -> None:
     gone = CameraError("gone")
     openings = [Script([image(value)]) if value % 2 else gone for value in range(1, 12)]
     assert Run(name, LIVE, *openings, frames=6, reconnect_attempts=2).run().values == [1, 3, 5, 7, 9, 11]
 
 
-def test_a_crop_outside_of_the_frames_is_an_error_at_the_first_and_a_reason_later(name: str) -> None:
+def test_a_crop_outside_the_frames_is_an_error_at_the_first_and_a_reason_later(name: str) -> None:
     def refuse() -> None:
-        raise CameraError("crop [64, 0, 9, 9] lies outside of the frames, which are 64x48")
+        raise CameraError("crop [64, 0, 9, 9] lies outside the frames, which are 64x48")
 
     with pytest.raises(CameraError, match="crop"):
         Run(name, LIVE, Script([refuse])).run()
@@ -668,7 +833,7 @@ def test_a_crop_outside_of_the_frames_is_an_error_at_the_first_and_a_reason_late
 
 @dataclass
 class Timed(Script):
-    """A live source that says when each frame was taken."""
+    """A live source that reports when each frame was taken."""
 
     timestamp_ms: float = 0.0
 
@@ -683,7 +848,7 @@ class Timed(Script):
         return grabbed
 
 
-def test_frames_that_have_piled_up_are_passed_over_and_counted(name: str) -> None:
+def test_frames_that_have_piled_up_are_skipped_and_counted(name: str) -> None:
     steady = [part for value in range(1, 11) for part in (CLOCK.after(0.03), image(value))]
     piled = [image(value) for value in range(11, 41)]
     source = Timed([*steady, CLOCK.after(1.2), *piled])
@@ -693,13 +858,13 @@ def test_frames_that_have_piled_up_are_passed_over_and_counted(name: str) -> Non
     run.loop.run()
     snapshot = run.loop.reporter.snapshot()
     run.loop.close()
-    # Of those that had piled up the first is shown, as its grab waited, and the last three, which are new enough.
+    # Of the frames that piled up, the first is shown, as its grab waited, and the last three, which are new enough.
     assert (snapshot.frames_captured, snapshot.frames_stale) == (14, 26)
     assert (snapshot.age_p50_ms, snapshot.age_p99_ms) == (0, 1160)
     assert "stale=26" in snapshot.line()
 
 
-def test_frames_that_come_in_bursts_are_published_at_their_own_times(name: str) -> None:
+def test_frames_that_arrive_in_bursts_are_published_at_their_own_times(name: str) -> None:
     numbers = [1, 2, 4, 5, 9]
     run = Run(name, "http://somewhere/live.m3u8", Timed([image(number) for number in numbers]), frames=5)
     run.delivery = Delivery.BURSTS
@@ -760,6 +925,53 @@ def test_placeholders_are_published_while_a_source_is_away(name: str, away: str)
 
 
 @pytest.mark.usefixtures("looks_often")
+def test_a_placeholder_that_was_begun_while_the_source_was_away_is_not_published_after_its_frame(name: str) -> None:
+    begun, frame_is_out = threading.Event(), threading.Event()
+
+    def draw(target: np.ndarray, lines: list[str]) -> None:
+        begun.set()
+        frame_is_out.wait()
+
+    class Back(Script):
+        def release(self) -> None:
+            frame_is_out.set()
+
+    openings = [Script([image(1)]), begun.wait, Back([image(2)])]
+    run = Run(name, LIVE, *openings, frames=2, observers={"draw_placeholder": draw}, placeholder=True)
+    run.loop.run()
+    assert run.loop.reporter.snapshot().write_sequence == 2
+    run.loop.close()
+    run.reader.close()
+
+
+def test_no_placeholder_is_published_while_a_frame_is() -> None:
+    statistics = CaptureStatistics(CLOCK.now_ns)
+    order: list[str] = []
+
+    def bring_frame() -> None:
+        status.frame_comes()
+        order.append("frame")
+
+    def publish() -> None:
+        frames.start()
+        wait_until(lambda: sleeps_or_has_ended(frames))
+        order.append("placeholder")
+
+    frames = threading.Thread(target=bring_frame)
+    publisher = publisher_module.Publisher(settings_for("x", LIVE).video, statistics)
+    status = status_module.SourceStatus(publisher, statistics, lambda state, reason: publish)
+    status.set_state(SourceState.RECONNECTING, "gone")
+    status.frame_comes()
+    status._check_for_stall(CLOCK.now_ns)
+    assert order == []
+    # That frame could not be decoded.
+    status.grab_started(CLOCK.now_ns)
+    status._check_for_stall(CLOCK.now_ns)
+    frames.join()
+    assert order == ["placeholder", "frame"]
+
+
+@pytest.mark.usefixtures("looks_often")
 def test_placeholders_are_plain_without_opencv_and_a_line_says_so(name: str, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[tuple[bool, float]] = []
 
@@ -783,7 +995,7 @@ def test_placeholders_are_plain_without_opencv_and_a_line_says_so(name: str, cap
     assert "(libGL.so.1: cannot open shared object file): pip install 'billiards-shm[headless]'" in said[0]
 
 
-def test_there_are_no_placeholders_unless_they_are_asked_for(name: str) -> None:
+def test_there_are_no_placeholders_unless_requested(name: str) -> None:
     DRAWN.clear()
     run = Run(name, LIVE, frames=2, observers={"draw_placeholder": drawn})
     run.openings = [Script([image(1)]), lambda: run.loop._status._check_for_stall(CLOCK.now_ns), Script([image(2)])]
@@ -795,7 +1007,7 @@ def test_there_are_no_placeholders_unless_they_are_asked_for(name: str) -> None:
 # Requested and negotiated.
 
 
-def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statistics(
+def test_requested_and_actual_settings_are_logged_once_and_in_the_statistics(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -804,7 +1016,7 @@ def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statisti
     details = SourceDetails("V4L2", 64, 48, 15.0, negotiated=given, requested=asked, warnings=refused)
     openings = [Script([image(1)], details), Script([image(2)], details)]
     run = Run(name, "/dev/video0", *openings, frames=2).run()
-    warning = "/dev/video0 was asked for 1920x1080 at 30 fps MJPG and gives 640x480 at 15 fps YUYV"
+    warning = "/dev/video0 was asked for 1920x1080 at 30 fps MJPG but delivers 640x480 at 15 fps YUYV"
     assert caplog.messages.count(warning) == 1
     assert caplog.messages.count("/dev/video0: gain: asked for 5, the driver has 3") == 1
     fields = run.loop.reporter.snapshot().fields()
@@ -812,7 +1024,7 @@ def test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statisti
     assert fields["negotiated"] == {"width": 640, "height": 480, "fps": 15.0, "fourcc": "YUYV"}
 
 
-def test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once(
+def test_a_camera_slower_than_its_driver_claims_is_warned_about_once(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     details = SourceDetails("V4L2", 64, 48, 1000.0, requested=VideoFormat(64, 48, 1000.0))
@@ -823,14 +1035,22 @@ def test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once(
     assert "MJPG" in told[0]
 
 
-def test_progress_is_told_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:
+def test_a_camera_whose_frames_are_damaged_is_not_called_slow(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    details = SourceDetails("V4L2", 64, 48, 1000.0, requested=VideoFormat(64, 48, 1000.0))
+    steps = [part for value in range(1, 60) for part in (image(value), "undecodable", CLOCK.after(0.01))]
+    Run(name, "/dev/video0", Script(steps, details), frames=59, **{"logging.stats_interval_sec": 0.1}).run()
+    assert not any("though its driver says" in message for message in caplog.messages)
+    assert any("could not be decoded" in message for message in caplog.messages)
+
+
+def test_progress_is_reported_at_each_frame_and_each_attempt_to_reconnect(name: str) -> None:
     told: list[int] = []
     gone = CameraError("gone")
     openings = [Script([image(1), image(2)]), gone, gone, Script([image(3)])]
     observers = {"on_progress": lambda: told.append(run.loop.statistics.captured)}
     run = Run(name, LIVE, *openings, frames=3, observers=observers)
     assert run.run().values == [1, 2, 3]
-    # Two frames, two failed attempts, one that succeeds, and its frame.
+    # Two frames, two failed attempts, a successful one, and its frame.
     assert told == [1, 2, 2, 2, 2, 3]
 
 
@@ -841,7 +1061,7 @@ def test_a_segment_that_a_stop_has_closed_under_the_loop_ends_it_without_error(n
     run = Run(name, "clip.mp4", Script([image(1), image(2), image(3)]), playback_fps=0)
 
     def close() -> None:
-        run.stop.requested = True
+        run.stop.request()
         run.loop.close()
 
     run.openings[0].steps.insert(2, close)
@@ -862,7 +1082,7 @@ def test_a_second_writer_on_the_name_is_an_error_and_harms_nothing(name: str) ->
     assert first.values == [1, 2]
 
 
-def test_a_name_that_is_lost_while_the_source_is_away_is_told_of_once(
+def test_a_name_lost_while_the_source_is_away_is_reported_once(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Refused(publisher_module.Publisher):
@@ -887,9 +1107,7 @@ def test_a_name_that_is_lost_while_the_source_is_away_is_told_of_once(
     assert caplog.text.count("the name belongs to another") == 1
 
 
-def test_frames_for_which_there_is_no_memory_are_dropped_and_counted(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frames_without_memory_are_dropped_and_counted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class OftenFull(SharedMemoryFrameWriter):
         full = False
 
@@ -1018,6 +1236,14 @@ def test_damaged_frames_of_a_file_are_left_out_and_reported(
     assert [read_counter(frame) for _, frame in frames] == [1, 2, 3, 6, 7, 8, 10, 11, 12]
     assert [sequence for sequence, _ in frames] == list(range(1, 10))
     assert f"3 frames of {clip} could not be decoded: they are not published" in caplog.messages
+
+
+def test_one_damaged_frame_of_a_file_is_reported_in_the_singular(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = damage_clip(make_clip(tmp_path / "clip.avi", 5), 4)
+    published(name, settings_for(name, str(clip), playback_fps=0, loop_video=False))
+    assert f"1 frame of {clip} could not be decoded: it is not published" in caplog.messages
 
 
 def count_openings(open_it: Callable[[], Any]) -> tuple[Callable[[], Any], list[int]]:

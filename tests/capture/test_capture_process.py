@@ -1,8 +1,9 @@
-"""The capture process from the outside: start, signals, exit codes, and what it leaves behind."""
+"""The capture process from outside: start, signals, exit codes, and what it leaves behind."""
 
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import signal
 import socket
@@ -37,7 +38,7 @@ from billiards_shm.sources.demo.table import DemoTable, read_counter
 
 SHARED_MEMORY = Path("/dev/shm")
 
-# What the command does, without its options and displays. {before} is code of the test's own.
+# What the command does, without its options and displays. {before} is the test's own code.
 PROGRAM = """
 import json, signal, sys, threading, time
 from billiards_shm.config.load import load_settings
@@ -51,7 +52,7 @@ configure_logging(settings.logging.level, settings.logging.as_json)
 sys.exit(process.run_capture(settings, on_statistics=on_statistics, origin=origin))
 """
 
-# A source that gives three frames and then does not return.
+# A source that delivers three frames and then does not return.
 STUCK = """
 import numpy as np
 from billiards_shm.sources.protocol import (SourceDetails)
@@ -75,14 +76,14 @@ class Stuck:
 process.open_source = lambda camera: Stuck()
 """
 
-# A source that gives three frames and is lost then.
+# A source that delivers three frames and is then lost.
 LOST = """
 from billiards_shm.sources.protocol import SourceLostError
 """ + STUCK.replace('print("stuck", flush=True)', 'raise SourceLostError("it is gone")')
 
 
 class Capture:
-    """A capture process, its segment, and what it said."""
+    """A capture process, its segment, and its output."""
 
     def __init__(self, folder: Path, device_id: str, before: str = "", **streams: Any) -> None:
         self.name = f"test_process_{uuid.uuid4().hex[:12]}"
@@ -145,7 +146,7 @@ def capture(tmp_path: Path) -> Iterator[Callable[..., Capture]]:
 
 
 def assert_one_error_line(text: str, *parts: str) -> None:
-    """One line at level ERROR, nothing else but information, no traceback."""
+    """One line at level ERROR, only information besides, no traceback."""
     assert "Traceback" not in text
     errors = [line for line in text.splitlines() if " ERROR " in line]
     assert len(errors) == 1, text
@@ -156,7 +157,7 @@ def assert_one_error_line(text: str, *parts: str) -> None:
 # Start.
 
 
-def test_what_happens_at_the_start_is_logged_as_it_always_was(capture: Callable[..., Capture]) -> None:
+def test_the_log_lines_of_the_start_are_unchanged(capture: Callable[..., Capture]) -> None:
     one = capture()
     process = one.start()
     with one.reader() as reader:
@@ -183,7 +184,7 @@ def test_json_logs_are_json_to_the_last_line(capture: Callable[..., Capture]) ->
     assert records[-1]["frames_written"] == records[-1]["write_sequence"] > 0
 
 
-def test_the_capture_package_imports_neither_opencv_nor_what_only_the_command_needs() -> None:
+def test_the_capture_package_imports_neither_opencv_nor_the_commands_dependencies() -> None:
     code = (
         "import sys, billiards_shm.capture.process\n"
         "print([name for name in ('cv2', 'click', 'rich', 'fastapi') if name in sys.modules])"
@@ -234,7 +235,7 @@ def test_one_engine_is_enough_for_a_file(
     with one.reader() as reader:
         frame, _ = reader.read_frame(timeout=20)
         assert frame is not None
-        wait_until(lambda: inspect_segment(one.name).backend == engine)  # told after the first frame
+        wait_until(lambda: inspect_segment(one.name).backend == engine)  # reported after the first frame
 
 
 # Signals.
@@ -274,7 +275,7 @@ def test_a_signal_before_the_first_frame_is_a_clean_stop(capture: Callable[..., 
     assert not one.path.exists()
 
 
-def test_a_source_that_does_not_return_does_not_hold_up_a_stop(capture: Callable[..., Capture]) -> None:
+def test_a_source_that_does_not_return_does_not_delay_a_stop(capture: Callable[..., Capture]) -> None:
     one = capture("0", before=STUCK)
     process = one.start()
     with one.reader() as reader:
@@ -292,7 +293,7 @@ def test_a_source_that_does_not_return_does_not_hold_up_a_stop(capture: Callable
     assert "frames_captured=3, frames_written=3" in statistics
 
 
-def test_an_opening_that_does_not_return_does_not_hold_up_a_stop(capture: Callable[..., Capture]) -> None:
+def test_an_opening_that_does_not_return_does_not_delay_a_stop(capture: Callable[..., Capture]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # never answers
         one = capture(f"http://127.0.0.1:{server.getsockname()[1]}/video")
         process = one.start(vision__camera__open_timeout_sec=60)
@@ -308,7 +309,7 @@ SLOW_STOP = "process.CLOSE_AFTER_SEC = process.END_AFTER_SEC = 60"
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(capture: Callable[..., Capture], second: signal.Signals) -> None:
+def test_a_second_signal_ends_it_immediately(capture: Callable[..., Capture], second: signal.Signals) -> None:
     reading, writing = os.pipe()
     size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     one = capture(before=SLOW_STOP, stderr=writing)
@@ -386,18 +387,28 @@ def test_a_hangup_that_was_ignored_from_the_start_stays_ignored(capture: Callabl
     assert "Stopped by SIGTERM" in one.said()
 
 
-def test_it_runs_in_a_program_of_the_users_own(tmp_path: Path) -> None:
+def test_it_runs_inside_another_program(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     name = f"test_process_{uuid.uuid4().hex[:12]}"
     overrides = {"video.shared_memory_name": name, "vision.camera.device_id": "demo", "vision.camera.fps": 200}
     settings, origin = load_settings(None, overrides, {})
     assert run_capture(settings, frames=5, origin=origin) == 0
     assert not (SHARED_MEMORY / name).exists()
+    assert "Stopped after 5 frames, as asked" in caplog.messages
 
 
 # Bad input.
 
 
-@pytest.mark.parametrize("kind", ["missing", "directory", "empty", "text", "cut off", "noise"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing",
+        "directory",
+        "text",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("empty", "cut off", "noise")),
+    ],
+)
 def test_a_source_that_cannot_be_opened_is_exit_3_and_one_line(
     capture: Callable[..., Capture], tmp_path: Path, kind: str
 ) -> None:
@@ -465,13 +476,14 @@ def test_a_foreign_file_under_the_name_is_exit_4_and_stays(capture: Callable[...
 
 
 def take_the_name(name: str) -> SharedMemoryFrameWriter:
-    """Remove the segment under a name, as `rm` does, and be the first to have it again."""
+    """Remove the segment under a name, as `rm` does, and be the first to take the name again."""
     while True:
         (SHARED_MEMORY / name).unlink(missing_ok=True)
         with contextlib.suppress(WriterExistsError):
             return SharedMemoryFrameWriter(name, (8, 8, 3))
 
 
+@pytest.mark.slow
 def test_a_process_that_loses_its_name_is_exit_4_and_says_who_has_it(capture: Callable[..., Capture]) -> None:
     one = capture()
     one.start()
@@ -486,7 +498,7 @@ def test_a_process_that_loses_its_name_is_exit_4_and_says_who_has_it(capture: Ca
 
 
 def test_a_process_that_loses_its_name_while_its_source_is_away_is_exit_4_too(capture: Callable[..., Capture]) -> None:
-    """It goes on to report how its source is, and a report is refused like a frame."""
+    """It keeps reporting the state of its source, and a report is refused like a frame."""
     one = capture("0", before=LOST)
     one.start(vision__camera__reconnect_delay_sec=60, vision__camera__reconnect_max_delay_sec=60)
     with one.reader() as reader:
@@ -529,6 +541,7 @@ def test_too_little_shared_memory_is_exit_4_and_leaves_nothing(tmp_path: Path) -
     assert " ERROR " in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_something_unforeseen_is_exit_1_with_a_traceback_and_no_segment(capture: Callable[..., Capture]) -> None:
     one = capture("0", before=STUCK.replace('print("stuck", flush=True)', "1 / 0"))
     one.start()
@@ -537,7 +550,7 @@ def test_something_unforeseen_is_exit_1_with_a_traceback_and_no_segment(capture:
     assert not one.path.exists()
 
 
-# Streams that are gone.
+# Closed streams.
 
 
 def test_a_closed_standard_output_does_not_stop_the_frames(capture: Callable[..., Capture]) -> None:
@@ -611,7 +624,7 @@ def test_every_frame_of_the_demo_reaches_a_reader_in_another_process(capture: Ca
         assert metadata.position_ms == pytest.approx((metadata.sequence - 1) * 1000 / 60)
 
 
-def test_memory_is_that_of_three_frames(capture: Callable[..., Capture]) -> None:
+def test_it_uses_the_memory_of_three_frames(capture: Callable[..., Capture]) -> None:
     one = capture()
     one.start(vision__camera__resolution="1920x1080")
     with one.reader() as reader:

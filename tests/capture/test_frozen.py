@@ -1,4 +1,4 @@
-"""A picture that does not change is noticed, one that hardly changes is not taken for it."""
+"""A picture that does not change is noticed; one that hardly changes is not mistaken for it."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ STILL = np.random.default_rng(2).integers(0, 256, (120, 160, 3), np.uint8)
 
 
 def frozen_at(pictures: FrozenPicture, image: np.ndarray, seconds: float, fps: int = 10) -> list[float]:
-    """Show the same frame for so long; give the seconds at which it was called frozen."""
+    """Show the same frame for a while; return the seconds at which it was called frozen."""
     found = []
     for number in range(round(seconds * fps)):
         now = START + number * SECOND // fps
@@ -29,7 +29,7 @@ def test_without_a_limit_nothing_is_ever_frozen() -> None:
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 159), (119, 0), (60, 80), (61, 79)])
-def test_a_single_pixel_that_flickers_is_life(place: tuple[int, int]) -> None:
+def test_a_single_flickering_pixel_is_a_live_picture(place: tuple[int, int]) -> None:
     pictures = FrozenPicture(3.0)
     other = STILL.copy()
     other[place] ^= 1
@@ -40,11 +40,11 @@ def test_a_single_pixel_that_flickers_is_life(place: tuple[int, int]) -> None:
     assert not any(shown)
 
 
-def test_a_slot_with_padded_rows_is_looked_at_as_well() -> None:
+def test_a_slot_with_padded_rows_is_compared_too() -> None:
     padded = np.zeros((120, 170, 3), np.uint8)
     padded[:, :160] = STILL
     pictures = FrozenPicture(2.0)
-    # What is changed lies beyond the picture.
+    # The change is outside the picture.
     for number in range(21):
         padded[:, 160:] = number
         frozen = pictures.is_frozen(padded[:, :160], START + number * SECOND // 10)
@@ -57,7 +57,7 @@ def test_a_picture_of_another_size_is_another_picture() -> None:
     assert not pictures.is_frozen(np.zeros((96, 128, 3), np.uint8), START + 3 * SECOND)
 
 
-def test_a_still_life_is_given_twice_as_long_each_time_up_to_a_limit() -> None:
+def test_a_static_scene_gets_twice_as_long_each_time_up_to_a_limit() -> None:
     times = frozen_at(FrozenPicture(1.0), STILL, 400, fps=2)
     waits = np.diff([0.0, *times])
     assert list(waits[:8]) == [1, 2, 4, 8, 16, 32, 64, 64]

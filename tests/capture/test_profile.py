@@ -15,7 +15,7 @@ MS = 1_000_000
 
 
 class SlowSource:
-    """Takes so many milliseconds to move on and to decode."""
+    """Takes a given number of milliseconds to grab and to decode."""
 
     details = SourceDetails("test", 64, 48, 30.0)
     position_ms = 40.0
@@ -37,7 +37,7 @@ class SlowSource:
         self.released = True
 
 
-def test_each_phase_gets_what_the_source_and_the_publisher_took_and_waiting_the_rest() -> None:
+def test_each_phase_gets_the_time_of_source_and_publisher_and_waiting_the_rest() -> None:
     profile = FrameProfile()
     now = 1_000 * MS
     profile.published(now, 5 * MS)  # the first frame only starts the clock
@@ -92,7 +92,7 @@ def test_a_watched_source_does_what_the_source_does() -> None:
     assert source.released
 
 
-def test_the_command_says_at_the_end_where_the_time_went(name: str) -> None:
+def test_the_command_reports_at_the_end_where_the_time_went(name: str) -> None:
     said = run(
         "capture", "demo", "--frames", "40", "--fps", "100", "--resolution", "320x240", "--name", name,
         "--json-logs", "--profile",
@@ -106,7 +106,7 @@ def test_the_command_says_at_the_end_where_the_time_went(name: str) -> None:
     assert profile["retrieve_p50_ms"] > 0
 
 
-@pytest.mark.slow  # matplotlib is of the extra `bench`
+@pytest.mark.slow  # matplotlib is in the extra `bench`
 def test_a_plot_shows_every_phase(name: str, tmp_path: Path) -> None:
     plot = tmp_path / "profile.svg"
     said = run("capture", "demo", "--frames", "10", "--resolution", "320x240", "--name", name, "--profile-plot", plot)
@@ -114,7 +114,7 @@ def test_a_plot_shows_every_phase(name: str, tmp_path: Path) -> None:
     assert all(phase in plot.read_text() for phase in PHASES)
 
 
-def test_without_the_option_nothing_is_said_of_it(name: str) -> None:
+def test_without_the_option_nothing_is_reported(name: str) -> None:
     said = run("capture", "demo", "--frames", "5", "--resolution", "320x240", "--name", name)
     assert said.returncode == 0
     assert "Profile" not in said.stderr

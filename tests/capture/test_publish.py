@@ -1,5 +1,6 @@
-"""What is published: BGR, frames as the source delivers them, or both, where BGR is made for those who read it."""
+"""What is published: BGR, frames as the source delivers them, or both, where BGR is made only while it is read."""
 
+import logging
 import sys
 import time
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import pytest
 from capture_runs import published, settings_for
 from encoding import encode
 from jpegs import as_frame, jpeg
+from segment_layout import set_frame_age
+from segments_under_test import path_of
 
 from billiards_shm import (
     ConfigurationError,
@@ -20,11 +23,14 @@ from billiards_shm import (
     inspect_segment,
     list_segments,
 )
+from billiards_shm.capture.capture_time import CaptureTime
 from billiards_shm.capture.process import _names, _run
 from billiards_shm.capture.publisher import FRESH_NS, Publisher
 from billiards_shm.capture.stats import CaptureStatistics
+from billiards_shm.config.defaults import MAX_FRAME_AGE_SEC
 from billiards_shm.config.load import load_settings
 from billiards_shm.config.model import VideoConfig
+from billiards_shm.monitor.health import HealthState, evaluate_health
 from billiards_shm.sources.protocol import Image, SourceDetails
 
 HEIGHT, WIDTH = 48, 64
@@ -33,7 +39,7 @@ FRAME_NS = 33_000_000
 
 @dataclass
 class Scripted:
-    """A source of native frames, which counts the conversions that are asked for."""
+    """A source of native frames, which counts the requested conversions."""
 
     native_format: str
     frames: list[Image]
@@ -69,7 +75,7 @@ class Scripted:
 
 
 class Run:
-    """Publishes frames of a script, at times of its own."""
+    """Publishes scripted frames, at its own times."""
 
     def __init__(self, name: str, publish: str, source: Any) -> None:
         self.source = source
@@ -77,10 +83,10 @@ class Run:
         self.publisher = Publisher(VideoConfig(shared_memory_name=name), self.statistics, publish)
         self.now_ns = time.monotonic_ns()
 
-    def next(self, after_ns: int = FRAME_NS) -> bool:
+    def next(self, after_ns: int = FRAME_NS, when: CaptureTime | None = None) -> bool:
         self.now_ns += after_ns
         self.source.grab()
-        return self.publisher.publish(self.source, self.now_ns)
+        return self.publisher.publish(self.source, self.now_ns, when=when)
 
     def __enter__(self) -> "Run":
         return self
@@ -104,9 +110,10 @@ def frame(number: int, shape: tuple[int, ...] = (HEIGHT * 3 // 2, WIDTH), dtype:
         ("BGR24", (HEIGHT, WIDTH, 3), "uint8"),
     ],
 )
-def test_native_frames_are_published_as_they_are(
-    segment_name: str, pixel_format: str, shape: tuple[int, ...], dtype: str
+def test_native_frames_are_published_unchanged(
+    segment_name: str, pixel_format: str, shape: tuple[int, ...], dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     source = Scripted(pixel_format, [frame(number, shape, dtype) for number in range(1, 5)])
     with Run(segment_name, "native", source) as run, SharedMemoryFrameReader(segment_name) as reader:
         for number in range(1, 5):
@@ -118,7 +125,22 @@ def test_native_frames_are_published_as_they_are(
             assert (metadata.capture_time_ns, metadata.position_ms) == (run.now_ns, 40.0)
         assert run.publisher.picture_size == (WIDTH, HEIGHT)
         assert source.converted == 0
+        (first,) = [message for message in caplog.messages if message.startswith("First frame received: ")]
+        assert first.endswith(f", {pixel_format}") == (pixel_format != "BGR24")
         assert run.statistics.captured == run.statistics.written == 4
+
+
+def test_an_unpublished_frame_does_not_delay_the_time_of_others(segment_name: str) -> None:
+    """A damaged frame has the time of its arrival; in a recording, later frames may have been due before that."""
+    source = Scripted("GRAY8", [frame(1), None, frame(2)])  # type: ignore[list-item]
+    with Run(segment_name, "native", source) as run, SharedMemoryFrameReader(segment_name) as reader:
+        assert run.next()
+        assert not run.next(10 * FRAME_NS)
+        due = CaptureTime(run.now_ns - 8 * FRAME_NS, "file")
+        assert run.next(0, due)
+        _, metadata = reader.read_frame(timeout=5)
+        assert metadata is not None
+        assert (metadata.capture_time_ns, metadata.clock) == due
 
 
 def test_jpegs_of_any_length_fit_and_the_segment_is_small(segment_name: str) -> None:
@@ -139,6 +161,43 @@ def test_jpegs_of_any_length_fit_and_the_segment_is_small(segment_name: str) -> 
         assert run.publisher.picture_size == (1920, 1080)
         print(f"{info.backed_bytes} bytes for 1080p")
         assert info.backed_bytes < 3 * 1920 * 1080 * 3 / 8
+
+
+def test_a_jpeg_whose_size_is_absurd_does_not_size_the_segment(segment_name: str) -> None:
+    """Damaged ones are published only on request (`keep_damaged`)."""
+    data = jpeg(np.zeros((16, 16, 3), np.uint8))
+    place = data.index(b"\xff\xc0") + 5
+    absurd = as_frame(data[:place] + b"\xff" * 4 + data[place + 4 :])
+    with Run(segment_name, "native", Scripted("MJPG", [absurd])) as run:
+        assert run.next()
+        assert inspect_segment(segment_name).slot_capacity < 200 * absurd.size
+
+
+def test_a_whole_jpeg_that_cannot_be_decoded_is_counted_when_it_is_converted_to_bgr(segment_name: str) -> None:
+    class Undecodable(Scripted):
+        def retrieve(self, target: Image | None) -> Image | None:
+            assert self.current is not None
+            return None if self.current[0, -1] else super().retrieve(target)
+
+    good, bad = as_frame(jpeg(np.zeros((HEIGHT, WIDTH, 3), np.uint8)) + b"\0"), as_frame(b"\xff\xd8\xff\xff")
+    source = Undecodable("MJPG", [good, bad, good, bad, good])
+    with (
+        Run(segment_name, "both", source) as run,
+        SharedMemoryFrameReader(segment_name) as bgr_reader,
+        SharedMemoryFrameReader(f"{segment_name}.native") as native_reader,
+    ):
+        assert run.next()
+        assert bgr_reader.read_frame(timeout=5)[1] is not None
+        seen = []
+        for _ in range(4):
+            assert run.next()
+            _, native = native_reader.read_frame(timeout=5)
+            assert native is not None
+            _, bgr = bgr_reader.read_frame()
+            seen.append((native.source_sequence, None if bgr is None else bgr.source_sequence))
+        assert seen == [(2, None), (3, 3), (4, None), (5, 5)]
+        assert run.statistics.unreadable == 2
+        assert run.statistics.captured == 5
 
 
 def test_a_jpeg_that_is_larger_than_the_segment_replaces_it(segment_name: str) -> None:
@@ -195,10 +254,70 @@ def test_a_damaged_frame_is_not_published(segment_name: str) -> None:
         assert run.publisher.sequence == 1
 
 
+@pytest.mark.parametrize("pixel_format", ["NV12", "MJPG", "BGR24"])
+@pytest.mark.parametrize("clock", ["driver", "sender", "file", "arrival"])
+@pytest.mark.parametrize("publish", ["native", "both", "bgr"])
+def test_every_frame_has_its_capture_time_and_its_clock(
+    segment_name: str, pixel_format: str, clock: str, publish: str
+) -> None:
+    names = [segment_name] if publish != "both" else [segment_name, f"{segment_name}.native"]
+    content = {
+        "NV12": frame(7),
+        "MJPG": as_frame(jpeg(frame(7, (HEIGHT, WIDTH, 3)))),
+        "BGR24": frame(7, (HEIGHT, WIDTH, 3)),
+    }[pixel_format]
+    source = Scripted(pixel_format, [content] * 4)
+    readers = [SharedMemoryFrameReader(name) for name in names]
+    with Run(segment_name, publish, source) as run:
+        run.now_ns -= 1_000_000_000
+        for number in range(4):
+            taken = run.now_ns + 5_000_000 + number
+            assert run.next(when=CaptureTime(taken, clock))
+            for reader in readers:
+                _, metadata = reader.read_frame(timeout=5)
+                assert metadata is not None
+                assert (metadata.capture_time_ns, metadata.clock) == (taken, clock)
+        assert run.statistics.last_capture_ns == run.now_ns, "the age goes by arrival"
+        run.publisher.placeholder(lambda width, height: np.zeros((height, width, 3), np.uint8))()
+        for reader in readers:
+            _, metadata = reader.read_frame(timeout=5)
+            assert metadata is not None
+            assert (metadata.online, metadata.clock) == (False, "arrival")
+            assert taken <= metadata.capture_time_ns <= metadata.publish_time_ns
+            reader.close()
+
+
+def test_times_never_go_back_where_the_clock_changes_or_after_a_placeholder(segment_name: str) -> None:
+    source = Scripted("NV12", [frame(number) for number in range(1, 6)])
+    found = []
+    with Run(segment_name, "native", source) as run, SharedMemoryFrameReader(segment_name) as reader:
+
+        def note() -> None:
+            _, metadata = reader.read_frame(timeout=5)
+            assert metadata is not None
+            found.append(metadata.capture_time_ns)
+
+        run.now_ns -= 1_000_000_000
+        run.next()
+        note()
+        run.next(5_000_000, CaptureTime(run.now_ns - 35_000_000, "sender"))
+        note()
+        run.now_ns = time.monotonic_ns()
+        run.publisher.placeholder(lambda width, height: np.zeros((height, width, 3), np.uint8))()
+        note()
+        run.next(1000, CaptureTime(run.now_ns - 35_000_000, "sender"))
+        note()
+        caught_up = time.monotonic_ns()
+        run.next(when=CaptureTime(caught_up, "sender"))
+        note()
+    assert found == sorted(found)
+    assert found[-1] == caught_up
+
+
 # Both.
 
 
-def test_both_are_one_grab_and_have_its_time(segment_name: str) -> None:
+def test_both_come_from_one_grab_and_have_its_time(segment_name: str) -> None:
     source = Scripted("NV12", [frame(number) for number in range(1, 8)])
     with Run(segment_name, "both", source) as run:
         assert run.next()
@@ -221,6 +340,13 @@ def test_both_are_one_grab_and_have_its_time(segment_name: str) -> None:
                 assert bgr.shape == (HEIGHT, WIDTH, 3)
                 assert bgr[0, 0, 0] == native[0, 0]
             assert source.landed == [False] + [True] * 5, "BGR is made in its slot"
+
+
+def test_bgr_without_readers_is_healthy_while_a_frame_per_second_arrives(segment_name: str) -> None:
+    with Run(segment_name, "both", Scripted("NV12", [frame(1)])) as run:
+        assert run.next()
+        set_frame_age(path_of(segment_name), FRESH_NS / 1e9 + 1)  # a frame was too new; the next is one second later
+        assert evaluate_health(inspect_segment(segment_name), MAX_FRAME_AGE_SEC)[0] is HealthState.LIVE
 
 
 def test_bgr_is_made_only_while_it_is_read_or_too_old(segment_name: str) -> None:
@@ -252,7 +378,7 @@ def test_bgr_is_made_only_while_it_is_read_or_too_old(segment_name: str) -> None
         assert source.converted == 5
 
 
-def test_a_reader_that_is_killed_is_no_demand(segment_name: str) -> None:
+def test_a_killed_reader_creates_no_demand(segment_name: str) -> None:
     from child_processes import Child
 
     source = Scripted("NV12", [frame(number) for number in range(1, 50)])
@@ -298,7 +424,7 @@ def test_a_source_that_delivers_bgr_is_published_twice(segment_name: str) -> Non
                     assert found[0, 0, 0] == number
 
 
-def test_both_end_together_and_both_tell_how_the_source_is(segment_name: str) -> None:
+def test_both_end_together_and_both_report_the_state_of_the_source(segment_name: str) -> None:
     with Run(segment_name, "both", Scripted("NV12", [frame(1)])) as run:
         assert run.next()
         run.publisher.report(state="streaming", reason="", backend="SCRIPT", fps=30.0, captured=1)
@@ -326,7 +452,7 @@ def test_a_placeholder_fits_into_the_segment(segment_name: str, publish: str, pi
     ):
         assert run.next()
         before = reader.read_frame(timeout=5)[1]
-        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
+        run.publisher.placeholder(lambda width, height: frame(80, (height, width, 3)))()
         found, metadata = reader.read_frame(timeout=5, format="BGR24")
         assert found is not None
         assert metadata is not None
@@ -352,7 +478,7 @@ def test_a_placeholder_has_the_size_of_the_frames_it_stands_for(segment_name: st
         SharedMemoryFrameReader(f"{segment_name}.native") as native_reader,
     ):
         assert run.next()
-        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
+        run.publisher.placeholder(lambda width, height: frame(80, (height, width, 3)))()
         for reader, shape in ((bgr_reader, source.bgr_shape), (native_reader, (HEIGHT, WIDTH))):
             found, metadata = reader.read_frame(timeout=5)
             assert found is not None
@@ -373,7 +499,7 @@ def test_a_placeholder_of_native_frames_needs_no_opencv(
         assert run.next()
         monkeypatch.setitem(sys.modules, "cv2", None)
         monkeypatch.delitem(sys.modules, "billiards_shm.images", raising=False)
-        run.publisher.publish_placeholder(lambda width, height: frame(80, (height, width, 3)))
+        run.publisher.placeholder(lambda width, height: frame(80, (height, width, 3)))()
         found, metadata = reader.read_frame(timeout=5)
         assert metadata is not None
         assert (metadata.online, metadata.pixel_format) == (False, "GRAY8")
@@ -404,7 +530,9 @@ def test_publish_counts_before_its_older_name(keys: dict[str, str], publish: str
 
 @pytest.mark.parametrize(("key", "value"), [("rotation", "90"), ("flip", "both"), ("crop", "1,2,3,4")])
 @pytest.mark.parametrize("native", [{"publish": "native"}, {"convert_rgb": "false"}])
-def test_what_changes_a_picture_is_refused_for_native_frames(native: dict[str, str], key: str, value: str) -> None:
+def test_options_that_change_the_picture_are_refused_for_native_frames(
+    native: dict[str, str], key: str, value: str
+) -> None:
     variable = f"environment variable BILLIARDS_SHM__VISION__CAMERA__{key.upper()}"
     with pytest.raises(ConfigurationError, match=f"^{variable}: vision.camera.{key} is .*{value}.*; publish is native"):
         load(**native, **{key: value})
@@ -424,7 +552,7 @@ def test_a_name_that_has_no_room_for_native_is_refused(segment_name: str) -> Non
 def test_a_second_source_cannot_have_the_name_of_native_frames() -> None:
     other = '{"name": "a.native", "camera": {"device_id": 1}}'
     sources = f'[{other}, {{"name": "a", "camera": {{"device_id": 0, "publish": "both"}}}}]'
-    with pytest.raises(ConfigurationError, match=r"\[1\] publishes both, and so needs the name 'a.native'"):
+    with pytest.raises(ConfigurationError, match=r"\[1\] publishes both and needs 'a.native'"):
         load_settings(None, {}, {"BILLIARDS_SHM__VIDEO__SOURCES": sources})
 
 
@@ -447,7 +575,7 @@ def test_a_native_name_that_is_taken_is_noticed_before_the_source_is_opened(segm
 # Real files, through the loop.
 
 
-def test_a_video_is_published_as_it_is_decoded(segment_name: str, tmp_path: Path) -> None:
+def test_a_video_is_published_in_its_decoded_format(segment_name: str, tmp_path: Path) -> None:
     clip = encode(tmp_path / "clip.mp4", "libx264", "yuv420p", frames=6)
     keys = {"loop_video": False, "playback_fps": 50.0, "backend": "av"}
     bgr = published(segment_name, settings_for(segment_name, str(clip), **keys))

@@ -1,11 +1,12 @@
-"""Which frames of a live source are old, told by clocks that err as those of real sources do."""
+"""Which frames of a live source are old, by clocks with the errors of real sources."""
 
 import time
 from collections.abc import Callable
 
 import pytest
 
-from billiards_shm.capture.staleness import LONGEST_SKIP_NS, MEMORY_NS, StalenessFilter
+from billiards_shm.capture.least_late import MEMORY_NS
+from billiards_shm.capture.staleness import LONGEST_SKIP_NS, StalenessFilter
 
 MS = 1_000_000
 PERIOD = 40 * MS
@@ -14,7 +15,7 @@ START = 10**12
 
 @pytest.fixture
 def computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Say how much processor time the process takes from here on."""
+    """Set how much processor time the process uses from here on."""
     used = [0]
     monkeypatch.setattr(time, "process_time_ns", lambda: used[0])
 
@@ -25,7 +26,7 @@ def computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 class Clock:
-    """What a source says of when its frame was taken."""
+    """A source's report of when its frame was taken."""
 
     timestamp_ms: float | None = None
 
@@ -41,7 +42,7 @@ def grab(staleness: StalenessFilter, taken: int, began: int, ended: int) -> bool
 
 
 def steady(staleness: StalenessFilter, frames: int, jitter: Callable[[int], int] = lambda number: 0) -> int:
-    """Frames that come when they are taken, each waited for; gives the number of those called old."""
+    """Frames that arrive when they are taken, each waited for; returns the number called old."""
     old = 0
     for number in range(1, frames + 1):
         arrives = START + number * PERIOD + jitter(number)
@@ -49,23 +50,23 @@ def steady(staleness: StalenessFilter, frames: int, jitter: Callable[[int], int]
     return old
 
 
-def test_frames_that_come_in_time_are_all_kept(computing: Callable[[int], None]) -> None:
+def test_frames_that_arrive_in_time_are_all_kept(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
     assert steady(staleness, 500, lambda number: number * 7919 % 13 * MS) == 0
     assert staleness.lag_ns < 13 * MS
 
 
-def test_what_has_piled_up_is_passed_over_until_the_newest(computing: Callable[[int], None]) -> None:
+def test_piled_up_frames_are_skipped_until_the_newest(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
     steady(staleness, 100)
-    # Held up for two seconds, during which 50 frames came.
+    # Delayed for two seconds, during which 50 frames arrived.
     now = START + 150 * PERIOD
     kept = []
     for number in range(101, 151):
         if not grab(staleness, number * PERIOD, now, now + MS):
             kept.append(number)
         now += MS
-    # A tenth of a second is no reason to pass over anything.
+    # A tenth of a second is no reason to skip anything.
     assert kept == [149, 150]
     assert staleness.lag_ns < 100 * MS
 
@@ -73,7 +74,7 @@ def test_what_has_piled_up_is_passed_over_until_the_newest(computing: Callable[[
 def test_a_frame_that_was_waited_for_is_the_newest_however_late(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
     steady(staleness, 100)
-    # The network was away for three seconds and brings everything late from now on.
+    # The network was down for three seconds, and delivers everything late from now on.
     assert steady(staleness, 50, lambda number: 100 * PERIOD + 75 * PERIOD) == 0
 
 
@@ -86,7 +87,7 @@ def test_decoding_is_not_waiting(computing: Callable[[int], None]) -> None:
     assert judge(staleness, 101 * PERIOD, now + 31 * MS)
 
 
-def test_where_decoding_alone_is_too_slow_some_frames_are_published_all_the_same(
+def test_when_decoding_alone_is_too_slow_some_frames_are_still_published(
     computing: Callable[[int], None],
 ) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
@@ -101,10 +102,10 @@ def test_where_decoding_alone_is_too_slow_some_frames_are_published_all_the_same
     assert 100 * 60 * MS / (LONGEST_SKIP_NS + 120 * MS) - 2 < kept < 40
 
 
-def test_a_clock_that_jumps_is_no_reason_to_pass_over_anything(computing: Callable[[int], None]) -> None:
+def test_a_clock_that_jumps_is_no_reason_to_skip_anything(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
     steady(staleness, 100)
-    # The stream starts again: its clock is back at zero, or an hour ahead, and two frames come in one packet.
+    # The stream starts again: its clock is back at zero, or an hour ahead, and two frames arrive in one packet.
     for taken in (0, 3600_000 * MS, 3600_040 * MS):
         now = START + 101 * PERIOD
         assert not grab(staleness, taken, now, now + MS)
@@ -112,7 +113,7 @@ def test_a_clock_that_jumps_is_no_reason_to_pass_over_anything(computing: Callab
 
 def test_a_clock_that_drifts_is_followed(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=False)
-    # A source that is slow by one part in a thousand is late by seconds after an hour, and not one frame is old.
+    # A source that is slow by one part in a thousand is seconds late after an hour, but no frame is old.
     frames = 3 * MEMORY_NS // PERIOD
     for number in range(1, frames):
         arrives = START + number * PERIOD * 1001 // 1000
@@ -128,7 +129,7 @@ def test_a_source_without_a_clock_is_never_late(computing: Callable[[int], None]
     assert staleness.lag_ns == 0
 
 
-def test_the_clock_of_v4l2_tells_the_age_outright(computing: Callable[[int], None]) -> None:
+def test_the_v4l2_clock_gives_the_age_directly(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=True)
     now = START
     ages = []
@@ -146,7 +147,7 @@ def test_the_clock_of_v4l2_tells_the_age_outright(computing: Callable[[int], Non
     assert staleness.lag_ns == 5 * MS
 
 
-def test_a_clock_of_v4l2_that_is_none_is_not_believed(computing: Callable[[int], None]) -> None:
+def test_an_invalid_v4l2_clock_is_not_believed(computing: Callable[[int], None]) -> None:
     staleness = StalenessFilter(Clock(), monotonic=True)
     assert not grab(staleness, 1000 * MS, START, START + MS)
     assert staleness.lag_ns == 0

@@ -1,5 +1,6 @@
 """What is measured: rates, latencies, pace, delays; and how it is logged."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -38,12 +39,12 @@ def steady(fps: float, seconds: float, start: int = START) -> tuple[RateWindow, 
 
 
 @pytest.mark.parametrize("fps", [0.3, 1, 24, 29.97, 240, 2000])
-def test_a_steady_rate_is_measured_as_it_is(fps: float) -> None:
+def test_a_steady_rate_is_measured_exactly(fps: float) -> None:
     window, now = steady(fps, 20)
     assert window.rate(now) == pytest.approx(fps, rel=1e-3)
 
 
-def test_the_rate_falls_to_zero_when_nothing_comes() -> None:
+def test_the_rate_falls_to_zero_when_no_frames_arrive() -> None:
     window, now = steady(30, 20)
     rates = [window.rate(now + silence * SECOND // 10) for silence in range(70)]
     assert rates[0] == pytest.approx(30)
@@ -52,7 +53,7 @@ def test_the_rate_falls_to_zero_when_nothing_comes() -> None:
     assert window.rate(now + RATE_WINDOW_NS + SECOND) == 0.0
 
 
-def test_the_rate_is_that_of_the_last_seconds_only() -> None:
+def test_the_rate_covers_only_the_last_seconds() -> None:
     window, now = steady(100, 20)
     for number in range(1, 200):
         window.add(now + number * SECOND // 10)
@@ -93,7 +94,7 @@ def test_latency_is_forgotten_after_a_window_of_frames() -> None:
     assert statistics.written == LATENCY_WINDOW_FRAMES + 1
 
 
-def test_the_age_is_that_of_the_last_captured_frame() -> None:
+def test_the_age_is_the_last_captured_frames() -> None:
     statistics = CaptureStatistics(START)
     assert statistics.frame_age_s(START + SECOND) is None
     statistics.frame_captured(START)
@@ -128,7 +129,7 @@ SNAPSHOT = StatisticsSnapshot(
 )
 
 
-def test_the_line_of_statistics_reads_as_it_always_did() -> None:
+def test_the_statistics_line_is_unchanged() -> None:
     assert SNAPSHOT.line() == (
         "Stats: uptime=10.0s, frames_captured=243, frames_written=242, fps=24.3, camera_fps=24.2, "
         "dropped=1, reconnects=2, stalls=3, loops=4, frame_age=0.012s, write_sequence=242, "
@@ -136,11 +137,17 @@ def test_the_line_of_statistics_reads_as_it_always_did() -> None:
     )
 
 
-def test_the_fields_can_be_logged_and_hold_all_there_is() -> None:
+def test_a_state_without_a_reason_has_no_empty_brackets() -> None:
+    assert dataclasses.replace(SNAPSHOT, state=SourceState.ENDED).line().endswith(", state=ended")
+    lost = dataclasses.replace(SNAPSHOT, state=SourceState.RECONNECTING, reason="no signal")
+    assert lost.line().endswith(", state=reconnecting (no signal)")
+
+
+def test_the_fields_can_be_logged_and_are_complete() -> None:
     fields = SNAPSHOT.fields()
     assert fields["frames_captured"] == 243
     assert fields["segment"] == "billiards_video"
-    # `logging` refuses extra fields that are its own, such as `name`.
+    # `logging` refuses extra fields with its own names, such as `name`.
     logging.getLogger("test").makeRecord("test", logging.INFO, "", 0, "", (), None, extra=fields)
 
 
@@ -153,7 +160,7 @@ def test_deadlines_do_not_drift() -> None:
     for number in range(10_000):
         due = pace.due_ns(now)
         assert abs(due - (START + number * SECOND / 29.97)) < 1000
-        # Always a millisecond late, as sleeping is.
+        # Always a millisecond late, as sleep is.
         now = due + 1_000_000
 
 
@@ -185,7 +192,7 @@ def test_a_deadline_is_never_further_away_than_one_period(steps: list[int], fps:
         now = max(now, due) + step
 
 
-def test_frames_with_times_of_their_own_are_due_at_these() -> None:
+def test_frames_with_their_own_times_are_due_at_these() -> None:
     pace = Pace(25, longest_gap_sec=10)
     times = [0, 40, 120, 160, 240, 3240, 3280]
     dues = [pace.due_ns(START, 5000 + milliseconds) for milliseconds in times]
@@ -197,7 +204,7 @@ def test_frames_with_times_of_their_own_are_due_at_these() -> None:
     [[0, 40, 20_000], [0, 40, 0], [0, 40, 40], [0, 40, None], [None, None, None], [0, None, 80], [90_000, 90_040, -5]],
     ids=["a leap", "again from the start", "twice the same", "one without", "none", "a hole", "a wrap"],
 )
-def test_times_that_tell_nothing_leave_the_rate(times: list[float | None]) -> None:
+def test_useless_times_leave_the_rate_in_effect(times: list[float | None]) -> None:
     pace = Pace(25, longest_gap_sec=10)
     dues = [pace.due_ns(START, milliseconds) for milliseconds in times]
     assert [due - START for due in dues] == [0, SECOND // 25, 2 * SECOND // 25]
@@ -238,7 +245,7 @@ def test_delays_begin_again_after_a_success() -> None:
 
 @pytest.fixture
 def stderr(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What came on standard error; the root logger is put back afterwards."""
+    """The output on standard error; the root logger is restored afterwards."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield lambda: capsys.readouterr().err
@@ -276,7 +283,7 @@ def test_json_lines_hold_tracebacks_on_one_line(stderr: Callable[[], str]) -> No
     assert "ValueError: two\nlines" in json.loads(line)["exception"]
 
 
-def test_configuring_again_replaces_what_was(stderr: Callable[[], str]) -> None:
+def test_configuring_again_replaces_the_old_configuration(stderr: Callable[[], str]) -> None:
     configure_logging("INFO", json=False)
     configure_logging("WARNING", json=True)
     logging.getLogger("any").warning("once")

@@ -1,4 +1,4 @@
-"""The command line as users run it: what it shows, what it says of errors, and what it exits with."""
+"""The command line as users run it: its output, its errors, and its exit codes."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def _no_process_left() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No config.json that lies about is found."""
+    """An empty directory, so that no stray config.json is found."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -90,6 +90,10 @@ def test_help_shows_examples(command: str) -> None:
     assert result.stderr == ""
 
 
+def test_help_shows_allowed_values_and_the_default() -> None:
+    assert "--rotation [0|90|180|270]" in run("capture", "--help").stdout
+
+
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_lists_the_commands_and_exit_codes(flag: str) -> None:
     result = run(flag)
@@ -99,7 +103,7 @@ def test_help_lists_the_commands_and_exit_codes(flag: str) -> None:
     assert "Exit codes" in result.stdout
 
 
-def test_version_is_that_of_the_package() -> None:
+def test_version_is_the_version_of_the_package() -> None:
     assert call("--version").stdout.split()[-1] == version("billiards_shm")
 
 
@@ -132,7 +136,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], words: li
 
 
 @pytest.mark.parametrize("command", [["list"], ["clean", "nothing_of_this_name"]])
-def test_common_options_stand_before_or_after_the_command(command: list[str], tmp_path: Path) -> None:
+def test_common_options_may_come_before_or_after_the_command(command: list[str], tmp_path: Path) -> None:
     config = tmp_path / "other.json"
     config.write_text("{}")
     options = ["--config", str(config), "--log-level", "error"]
@@ -196,7 +200,7 @@ def test_a_reader_of_the_output_may_leave(writer: SharedMemoryFrameWriter, name:
 # list
 
 
-def test_list_shows_a_line_a_segment(writer: SharedMemoryFrameWriter, name: str) -> None:
+def test_list_shows_one_line_per_segment(writer: SharedMemoryFrameWriter, name: str) -> None:
     result = run("list")
     assert result.returncode == 0
     header, *rows = result.stdout.splitlines()
@@ -216,7 +220,7 @@ def test_list_shows_a_line_a_segment(writer: SharedMemoryFrameWriter, name: str)
     assert "\x1b" not in result.stdout
 
 
-def test_list_as_json_is_an_object_a_line(writer: SharedMemoryFrameWriter, name: str) -> None:
+def test_list_as_json_is_one_object_per_line(writer: SharedMemoryFrameWriter, name: str) -> None:
     result = call("list", "--json")
     assert result.returncode == 0
     segment = next(segment for segment in json_lines(result.stdout) if segment["name"] == name)
@@ -254,7 +258,7 @@ def test_list_shows_the_others_when_a_path_is_missing(
     assert_fails(result, 4, missing)
 
 
-def test_list_refuses_what_is_no_path(name: str) -> None:
+def test_list_refuses_anything_but_a_path(name: str) -> None:
     assert_fails(call("list", name), 2, name, "inspect")
 
 
@@ -310,7 +314,7 @@ def test_inspect_shows_everything(writer: SharedMemoryFrameWriter, name: str) ->
     assert "1 frames" in shown["reader"]
 
 
-def test_inspect_and_watch_show_a_statistic_where_the_table_says(writer: SharedMemoryFrameWriter, name: str) -> None:
+def test_inspect_and_watch_show_statistics_as_the_table_says(writer: SharedMemoryFrameWriter, name: str) -> None:
     values = {statistic: 1_000_000 * number for number, statistic in enumerate(STATISTICS, 1)}
     with opened(path_of(name)) as segment:
         for statistic, value in values.items():
@@ -357,7 +361,7 @@ def test_a_missing_segment_is_exit_code_4_for_snapshot(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("wrong", ["with space", "/leading_slash", "", "x" * 65])
-def test_a_name_that_cannot_be_is_exit_code_2(wrong: str) -> None:
+def test_an_invalid_name_is_exit_code_2(wrong: str) -> None:
     assert_fails(call("inspect", wrong), 2)
 
 
@@ -383,7 +387,7 @@ def test_escape_sequences_in_a_segment_do_not_reach_the_terminal(writer: SharedM
 # watch
 
 
-def test_watch_prints_a_line_a_look_when_piped(writer: SharedMemoryFrameWriter, name: str) -> None:
+def test_watch_prints_one_line_per_look_when_piped(writer: SharedMemoryFrameWriter, name: str) -> None:
     result = call("watch", name, "--interval", "0.02", "--count", "3")
     assert result.returncode == 0
     lines = result.stdout.splitlines()
@@ -440,7 +444,7 @@ def test_watch_draws_in_place_on_a_terminal(writer: SharedMemoryFrameWriter, nam
     assert "Traceback" not in terminal.text
 
 
-def test_a_terminal_that_can_nothing_gets_lines(writer: SharedMemoryFrameWriter, name: str) -> None:
+def test_a_dumb_terminal_gets_lines(writer: SharedMemoryFrameWriter, name: str) -> None:
     terminal = Terminal("watch", name, "--interval", "0.02", "--count", "2", TERM="dumb")
     assert terminal.wait() == 0
     assert "\x1b" not in terminal.text
@@ -518,7 +522,7 @@ def test_snapshot_waits_for_a_first_frame(name: str, gradient: npt.NDArray[Any])
     np.testing.assert_array_equal(cv2.imread("first.png"), gradient)
 
 
-def test_snapshot_gives_up_when_no_frame_comes(name: str, tmp_path: Path) -> None:
+def test_snapshot_gives_up_when_no_frame_arrives(name: str, tmp_path: Path) -> None:
     with SharedMemoryFrameWriter(name, SHAPE):
         assert_fails(call("snapshot", name, "x.png", "--timeout", "0.1"), 1, name, "0.1 s")
     assert list(tmp_path.iterdir()) == []
@@ -533,6 +537,11 @@ def test_snapshot_needs_a_directory_that_exists(writer: SharedMemoryFrameWriter,
     assert_fails(call("snapshot", name, "missing/table.png"), 2, "missing")
     (tmp_path / "directory.png").mkdir()
     assert_fails(call("snapshot", name, "directory.png"), 2, "directory.png")
+
+
+def test_a_snapshot_that_cannot_be_written_names_the_file(writer: SharedMemoryFrameWriter, name: str) -> None:
+    result = call("snapshot", name, "/proc/table.png")
+    assert_fails(result, 1, "/proc/table.png")
 
 
 def test_a_snapshot_that_fails_leaves_the_old_file(name: str, tmp_path: Path) -> None:
@@ -575,7 +584,7 @@ def test_snapshot_to_standard_output_is_the_image_alone(
         (("table.png", "--timeout", "1e300"), ("--timeout", "1e+300")),
     ],
 )
-def test_options_of_snapshot_that_make_no_sense_are_refused(
+def test_nonsensical_options_of_snapshot_are_refused(
     name: str, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     assert_fails(call("snapshot", name, *arguments), 2, *words)
@@ -595,7 +604,7 @@ def frames_in(process: subprocess.Popen[str]) -> Iterator[str]:
         yield line.partition(":")[0]
 
 
-def test_a_time_lapse_numbers_its_files_after_those_there_are_and_leaves_out_what_is_not_new(
+def test_a_time_lapse_continues_the_file_numbers_and_skips_frames_that_are_not_new(
     writer: SharedMemoryFrameWriter, name: str
 ) -> None:
     Path("100%-01.png").touch()
@@ -603,7 +612,7 @@ def test_a_time_lapse_numbers_its_files_after_those_there_are_and_leaves_out_wha
     files = frames_in(process)
     assert next(files) == "100%-02.png"
     for value in (20, 30):
-        # The frame before is not written again meanwhile.
+        # The previous frame is not written again in the meantime.
         time.sleep(0.1)
         writer.write_frame(np.full(SHAPE, value, np.uint8))
         assert next(files) == f"100%-{value // 10 + 1:02d}.png"
@@ -611,6 +620,28 @@ def test_a_time_lapse_numbers_its_files_after_those_there_are_and_leaves_out_wha
     assert (process.wait(30), [*files]) == (0, [])
     assert [int(cv2.imread(f"100%-0{number}.png")[0, 0, 0]) for number in (2, 3, 4)] == [7, 20, 30]
     assert Path("100%-01.png").stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "there", "first"),
+    [
+        ("n-%05d.png", "n-00003.png n-00005.png", "n-00006.png"),
+        ("n-%d.png", "n-9.png n-10.png n-011.png m-12.png n-13.jpg", "n-11.png"),
+        ("%02d.png", "99.png 100.png 0101.png", "101.png"),
+        ("%4d.png", "0007.png", "0008.png"),
+        ("%d-%d.png", "1-1.png 2-5.png", "6-6.png"),
+        ("%d%%.png", "0%.png", "1%.png"),
+    ],
+)
+def test_a_time_lapse_begins_after_the_highest_number_and_overwrites_nothing(
+    writer: SharedMemoryFrameWriter, name: str, pattern: str, there: str, first: str
+) -> None:
+    for file in there.split():
+        Path(file).touch()
+    done = call("snapshot", name, pattern, "--every", "0.02", "--count", "1")
+    assert done.stdout.startswith(f"{first}: frame ")
+    assert {path.name for path in Path().iterdir() if path.stat().st_size} == {first}
+    assert {path.name for path in Path().iterdir()} == {first, *there.split()}
 
 
 def test_a_time_lapse_goes_on_with_the_next_writer_and_ends_after_a_count(name: str) -> None:
@@ -638,7 +669,7 @@ def encoded(frame: npt.NDArray[Any], pixel_format: str, extension: str = ".png")
     return image
 
 
-def test_every_lossless_format_comes_out_of_a_png_as_it_was(gradient: npt.NDArray[Any]) -> None:
+def test_every_lossless_format_is_unchanged_in_a_png(gradient: npt.NDArray[Any]) -> None:
     gray = gradient[..., 2]
     deep = gray.astype(np.uint16) * 257 + 3
     with_alpha = np.dstack([gradient, gray])
@@ -651,7 +682,7 @@ def test_every_lossless_format_comes_out_of_a_png_as_it_was(gradient: npt.NDArra
     assert encoded(with_alpha, "BGRA32", ".jpg").shape == SHAPE
 
 
-def test_luma_and_chroma_formats_come_out_in_their_colours() -> None:
+def test_luma_and_chroma_formats_keep_their_colours() -> None:
     # BT.601, studio range: Y 81, U 90, V 240 is pure red.
     luma, u, v = 81, 90, 240
     yuyv = np.empty((48, 64, 2), np.uint8)
@@ -707,7 +738,9 @@ def test_a_jpeg_frame_without_its_tables_becomes_a_file_with_them(gradient: npt.
         (np.zeros((4, 4, 3), np.uint8), "PNM", "PNM"),
     ],
 )
-def test_what_cannot_be_encoded_says_why(frame: npt.NDArray[Any], pixel_format: str, words: str) -> None:
+def test_a_frame_that_cannot_be_encoded_is_reported_with_the_reason(
+    frame: npt.NDArray[Any], pixel_format: str, words: str
+) -> None:
     from billiards_shm.images import encode_image
 
     with pytest.raises(ValueError, match=words):
@@ -736,8 +769,8 @@ with SharedMemoryFrameWriter(name, (48, 64, 3)):
 
 
 @pytest.mark.slow
-def test_clean_removes_what_dead_writers_left_and_nothing_else(name: str) -> None:
-    # With a /dev/shm of its own: other tests have dead writers too.
+def test_clean_removes_segments_of_dead_writers_and_nothing_else(name: str) -> None:
+    # With its own /dev/shm, because other tests have dead writers too.
     private = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none /dev/shm && exec "$@"', "sh"]
     command = [*private, sys.executable, "-c", CLEAN_ALL, name, SCRIPT]
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
@@ -758,7 +791,7 @@ def test_clean_of_one_name_spares_the_others(name: str) -> None:
     remove_stale_segments([other])
 
 
-def test_clean_as_json_is_an_object_a_segment(name: str) -> None:
+def test_clean_as_json_is_one_object_per_segment(name: str) -> None:
     leave_dead_segment(name)
     assert json_lines(call("clean", name, "--json").stdout) == [{"name": name, "removed": True}]
 
@@ -798,7 +831,7 @@ def test_readers_keep_their_frames_across_clean(name: str) -> None:
 
 
 def complete(*words: str) -> list[str]:
-    """What the shell would offer for the last word."""
+    """The shell's completions for the last word."""
     result = run(
         _BILLIARDS_SHM_COMPLETE="bash_complete",
         COMP_WORDS=" ".join(["billiards-shm", *words]),
@@ -854,15 +887,14 @@ def test_completion_works_in_bash(writer: SharedMemoryFrameWriter, name: str) ->
     assert result.stdout.split() == [name]
 
 
-# Standard streams that are closed
+# Closed standard streams
 
 
 ALL_CLOSED = "<&- >&- 2>&-"
 
 
-@pytest.mark.parametrize(
-    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("<&-", ">&-", "2>&-")), ALL_CLOSED]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ALL_CLOSED])
 def test_commands_work_without_standard_streams(name: str, writer: SharedMemoryFrameWriter, closed: str) -> None:
     before = inspect_segment(name).published
     captured = f"{name}_captured"
@@ -882,13 +914,15 @@ def test_commands_work_without_standard_streams(name: str, writer: SharedMemoryF
         code = 4 if arguments[0] == "clean" else 0
         assert done.returncode == code, (arguments, done.stderr)
         assert ("error" in done.stderr) == (code != 0 and "2>&-" not in closed), (arguments, done.stderr)
-    # What is printed must not land in a file that was opened since, as the segment's would be.
+    # Output must not land in a file opened since then, such as the segment's.
     assert inspect_segment(name).published == before
     if closed == ALL_CLOSED:
         assert cv2.imread("table.png").shape == SHAPE
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+@pytest.mark.parametrize(
+    "closed", [pytest.param("<&-", marks=pytest.mark.slow), pytest.param(">&-", marks=pytest.mark.slow), "<&- >&-"]
+)
 def test_the_server_works_without_standard_streams(name: str, writer: SharedMemoryFrameWriter, closed: str) -> None:
     program = ["sh", "-c", f'exec "$@" {closed}', "sh", SCRIPT, "serve", name, "--port", "0"]
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True, env=environment()) as process:

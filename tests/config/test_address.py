@@ -1,4 +1,4 @@
-"""What a source is: by what there is under its name, and else by how it is written."""
+"""What kind a source is: by what exists under its name, or else by how it is written."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("a\0b.mp4", SourceKind.FILE, "a\0b.mp4"),
     ],
 )
-def test_what_is_not_there_is_known_by_how_it_is_written(
+def test_a_missing_source_is_classified_by_how_it_is_written(
     here: Path, device_id: int | str, kind: SourceKind, place: int | str
 ) -> None:
     assert SourceAddress.parse(device_id) == SourceAddress(kind, place)
@@ -100,7 +100,7 @@ def test_what_is_not_there_is_known_by_how_it_is_written(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_exists_is_a_file_whatever_it_is_called(here: Path, name: str) -> None:
+def test_an_existing_file_is_a_file_whatever_its_name(here: Path, name: str) -> None:
     Path(name).touch()
     assert SourceAddress.parse(name) == SourceAddress(SourceKind.FILE, name)
     assert SourceAddress.parse(str(here / name)) == SourceAddress(SourceKind.FILE, str(here / name))
@@ -108,7 +108,7 @@ def test_what_exists_is_a_file_whatever_it_is_called(here: Path, name: str) -> N
 
 @hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=30).filter(lambda name: not {0, ord("/")} & {*name} and name.strip(b".")))
-def test_any_name_that_a_file_can_have_is_that_file(here: Path, name: bytes) -> None:
+def test_any_valid_file_name_means_that_file(here: Path, name: bytes) -> None:
     path = Path(os.fsdecode(name))
     path.touch()
     try:
@@ -128,7 +128,7 @@ def test_folders_may_be_called_anything_too(here: Path, folder: str) -> None:
     assert SourceAddress.parse(f"{folder}//x.mp4").kind is SourceKind.FILE
 
 
-def test_a_folder_is_not_a_file_and_a_camera_stays_one_beside_it(here: Path) -> None:
+def test_a_folder_is_not_a_file_and_a_camera_stays_a_camera_next_to_it(here: Path) -> None:
     Path("0").mkdir()
     assert SourceAddress.parse("0") == SourceAddress(SourceKind.CAMERA, 0)
     Path("1").touch()
@@ -138,7 +138,7 @@ def test_a_folder_is_not_a_file_and_a_camera_stays_one_beside_it(here: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.JPG", "x%d.jpeg", "match%20day.tiff", "7.bmp"])
-def test_one_image_is_of_the_kind_of_images(here: Path, name: str) -> None:
+def test_one_image_is_of_the_kind_images(here: Path, name: str) -> None:
     Path(name).touch()
     assert SourceAddress.parse(name) == SourceAddress(SourceKind.IMAGES, name)
 
@@ -151,7 +151,7 @@ def test_a_url_of_a_file_finds_it_with_and_without_percent_signs(here: Path, nam
     assert SourceAddress.parse(f"FILE://{here}/{encoded}") == SourceAddress(SourceKind.FILE, f"{here}/{name}")
 
 
-def test_a_link_is_what_it_leads_to(here: Path) -> None:
+def test_a_link_is_what_it_points_to(here: Path) -> None:
     Path("cam").symlink_to("/dev/null")
     assert SourceAddress.parse("cam").kind is SourceKind.DEVICE
     os.mkfifo("fifo")
@@ -163,7 +163,7 @@ def test_a_link_is_what_it_leads_to(here: Path) -> None:
 
 @pytest.fixture
 def connected() -> Iterator[dict[str, int]]:
-    """Descriptors of all kinds, as a shell or a program may hand them over."""
+    """Descriptors of all kinds, as a shell or a program may pass them."""
     read, write = os.pipe()
     ours, theirs = socket.socketpair()
     file = os.open(__file__, os.O_RDONLY)
@@ -180,7 +180,7 @@ def connected() -> Iterator[dict[str, int]]:
 @pytest.mark.parametrize(
     ("what", "kind"), [("pipe", SourceKind.PIPE), ("socket", SourceKind.PIPE), ("file", SourceKind.FILE)]
 )
-def test_what_a_shell_connected_is_what_it_is(
+def test_descriptors_from_a_shell_are_classified_by_what_they_are(
     connected: dict[str, int], folder: str, what: str, kind: SourceKind
 ) -> None:
     address = SourceAddress.parse(f"{folder}/{connected[what]}")
@@ -217,13 +217,13 @@ def test_a_number_is_a_camera_where_there_is_no_such_file(here: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["a\0b.mp4", "", -1, True, 1.5, None, ["x"]])
-def test_what_cannot_be_a_source_is_a_configuration_error(here: Path, wrong: object) -> None:
+def test_an_impossible_source_is_a_configuration_error(here: Path, wrong: object) -> None:
     Path("wrong.json").write_text(json.dumps({"vision": {"camera": {"device_id": wrong}}}))
     with pytest.raises(ConfigurationError, match=r"vision\.camera\.device_id is .*; allowed: a camera number, "):
         load_settings(Path("wrong.json"), {}, {})
 
 
-# How it is shown.
+# How a source is shown.
 
 
 @pytest.mark.parametrize(

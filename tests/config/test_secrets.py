@@ -1,4 +1,4 @@
-"""Passwords and tokens never appear in what is shown, wherever in a URL, a pipeline or a message they stand."""
+"""Passwords and tokens are never shown, wherever they are in a URL, a pipeline or a message."""
 
 import re
 import time
@@ -23,7 +23,7 @@ URLS = [
     ("rtsp://token@host/s", "rtsp://***@host/s"),
     ("https://token:@host/s", "https://***@host/s"),
     ("rtsp://admin:hunter2/s", "rtsp://admin:***/s"),
-    # What follows may be the end of a token: it goes too.
+    # What follows may be the end of a token, so it is masked too.
     ("rtsp://admin:hun?ter2@host/s", "rtsp://admin:***"),
     ("rtsp://admin:hun#ter2@host/s", "rtsp://admin:***"),
     ("http://me:pw@host/x?token=ab@cd", "http://me:***"),
@@ -82,7 +82,7 @@ def test_the_secrets_of_a_url_are_masked(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_has_no_secret_stays_as_it_is(text: str) -> None:
+def test_text_without_secrets_is_unchanged(text: str) -> None:
     assert without_secrets(text) == text
 
 
@@ -113,7 +113,7 @@ def test_what_has_no_secret_stays_as_it_is(text: str) -> None:
         ("first\nrtsp://u:p@h\nlast", "first\nrtsp://u:***@h\nlast"),
     ],
 )
-def test_secrets_are_masked_wherever_in_a_text_they_stand(text: str, shown: str) -> None:
+def test_secrets_are_masked_anywhere_in_a_text(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 
@@ -128,11 +128,11 @@ def test_secrets_are_masked_wherever_in_a_text_they_stand(text: str, shown: str)
         ("rtsp://host/a@b", False),
     ],
 )
-def test_a_password_that_a_url_cannot_have_is_noticed(url: str, misplaced: bool) -> None:
+def test_an_invalid_password_in_a_url_is_noticed(url: str, misplaced: bool) -> None:
     assert has_misplaced_password(url) == misplaced
 
 
-# Secrets are of capital letters, digits and signs, and what surrounds them is not: whatever of one is shown is found.
+# Secrets consist of capitals, digits and signs; the text around them does not, so any part that leaks is found.
 
 SIGNS = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ÄЖ漢" + SIGNS
@@ -163,7 +163,7 @@ def secrets(without: str = "") -> st.SearchStrategy[str]:
 
 
 def pieces(secret: str) -> set[str]:
-    """What of a secret must not be seen: three characters in a row, of which two are no signs."""
+    """The parts of a secret that must not be seen: three characters in a row, at least two of them not signs."""
     found = {secret[start : start + 3] for start in range(len(secret) - 2)}
     return {piece for piece in found if sum(map(str.isalnum, piece)) > 1} | {secret}
 
@@ -175,7 +175,7 @@ def assert_hidden(shown: str, secret: str, public: str) -> None:
 
 @st.composite
 def addresses(draw: st.DrawFn) -> str:
-    """What follows the user information: host, perhaps port, path and parameters that tell cameras apart."""
+    """The rest of a URL after the user information: host, perhaps port, path and parameters that tell cameras apart."""
     port = draw(st.sampled_from(["", ":8", ":8554"]))
     path = draw(st.sampled_from(["", "/", "/live/main", "/a@b"]))
     return draw(st.sampled_from(HOSTS)) + port + path + draw(st.sampled_from(["", "?channel=1", "?stream=a&fps=5"]))
@@ -222,6 +222,7 @@ def test_no_user_information_without_a_password_is_ever_shown(
         assert_hidden(without_secrets(before + url + after), secret, before + public + after)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(["", "admin:x@"]),
@@ -258,9 +259,10 @@ def test_a_forgotten_scheme_shows_no_password_either(user: str, secret: str, add
     assert_hidden(str(SourceAddress.parse(f"{user}:{secret}@{address}")), secret, f"{user}:***@{address}")
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.sampled_from(URLS), st.text(max_size=60))
-def test_any_text_can_be_masked_and_other_lines_stay(before: str, url: tuple[str, str], after: str) -> None:
+def test_any_text_can_be_masked_and_other_lines_are_kept(before: str, url: tuple[str, str], after: str) -> None:
     shown = without_secrets(f"first line\n{before}{url[0]}{after}\nlast line")
     assert shown.startswith("first line\n")
     assert shown.endswith("\nlast line")
@@ -268,7 +270,7 @@ def test_any_text_can_be_masked_and_other_lines_stay(before: str, url: tuple[str
 
 
 @pytest.mark.parametrize("piece", ["a", "a-", "a:", "a@", "pass", "pass=", "%3A%2F%2F", '"', "/a_=", "x://"])
-def test_masking_a_long_text_takes_no_longer_than_its_length_asks_for(piece: str) -> None:
+def test_masking_a_long_text_takes_time_in_proportion_to_its_length(piece: str) -> None:
     def seconds(length: int) -> float:
         text = piece * (length // len(piece))
         started = time.process_time()
@@ -276,5 +278,5 @@ def test_masking_a_long_text_takes_no_longer_than_its_length_asks_for(piece: str
         return time.process_time() - started
 
     seconds(1000)
-    # Were it the square of the length, it would be a hundredfold.
+    # Quadratic time would be a hundredfold.
     assert seconds(50_000) < 40 * max(seconds(5_000), 0.002)

@@ -1,8 +1,8 @@
-"""The wheel for Linux on ARM64: built for it on this machine, examined, and run with numpy by an emulated interpreter.
+"""The wheel for Linux on ARM64: built on this machine, examined, and run with numpy by an emulated interpreter.
 
-qemu executes ARM's instructions and system calls; loads and stores keep the order that this machine gives them, so what
-ARM may reorder is for the models (tests/core/model). It accepts MADV_DONTFORK and does nothing: that forked children
-keep no lock alive is not to be seen in it.
+qemu executes ARM's instructions and system calls; loads and stores keep this machine's order, so any
+reordering by ARM is for the models (tests/core/model). It accepts MADV_DONTFORK but does nothing, so it cannot show
+that forked children keep no lock alive.
 """
 
 import re
@@ -34,23 +34,23 @@ from billiards_shm import SegmentStatus, SharedMemoryFrameReader, SharedMemoryFr
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("arm wheel")]
 
-# The oldest glibc of pyproject.toml's images of manylinux.
+# The oldest glibc of the manylinux images in pyproject.toml.
 COMPILER = f"{Path(ziglang.__file__).parent / 'zig'} cc -target aarch64-linux-gnu.2.28"
 
-# What every platform keeps; views, copies, leaks; processes that come, go and are killed; whole frames under stress.
+# Promises of every platform; views, copies, leaks; processes that start, end and are killed; frames under stress.
 OWN_TESTS = [
     "tests/core/test_anywhere.py",
     "tests/core/test_lifetime.py::test_a_pinned_view_never_changes_while_thousands_of_frames_are_written",
-    "tests/core/test_lifetime.py::test_after_a_wait_each_frame_comes_in_its_own_geometry_from_its_own_slot",
+    "tests/core/test_lifetime.py::test_after_a_wait_each_frame_has_its_own_geometry_from_its_own_slot",
     "tests/core/test_lifetime.py::test_a_thousand_attachments_leave_no_file_mapping_or_thread",
     "tests/core/test_lifetime.py::test_closing_in_any_order_raises_nothing_and_leaks_nothing",
     "tests/core/test_processes.py::test_readers_in_many_processes_see_the_same_pictures",
-    "tests/core/test_processes.py::test_a_reader_that_is_killed_gives_its_tokens_to_the_next",
-    "tests/core/test_processes.py::test_a_writer_killed_with_an_open_loan_uses_no_number_up_twice",
+    "tests/core/test_processes.py::test_a_killed_readers_tokens_go_to_the_next_reader",
+    "tests/core/test_processes.py::test_a_writer_killed_with_an_open_loan_uses_up_no_number_twice",
     "tests/core/test_torn_frames.py::test_no_frame_is_torn_in_seconds_of_stops_kills_takeovers_and_replacements",
 ]
 
-LARGE = (720, 1280, 3)  # of a size that the vector kernel copies
+LARGE = (720, 1280, 3)  # large enough for the vector kernel
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the project's build makes when it knows the other system: its compiler, headers and settings."""
+    """The wheel that the project's build makes with the other system's compiler, headers and settings."""
     place = tmp_path_factory.mktemp("dist")
     settings = "_sysconfigdata__aarch64-linux-gnu"
     (place / f"{settings}.py").symlink_to(root / "usr/lib/python3.11" / f"{settings}.py")
@@ -80,12 +80,12 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter for ARM64 in a virtual environment with the wheel, numpy and what the tests need."""
+    """An interpreter for ARM64 in a virtual environment with the wheel, numpy and the tests' requirements."""
     requirements = [f"{wheel}[cli]", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil"]
     return environment(tmp_path_factory.mktemp("arm") / "venv", emulated(root), requirements)
 
 
-def test_the_wheel_says_what_it_is_for_and_records_every_file(wheel: Path) -> None:
+def test_the_wheel_is_tagged_for_its_platform_and_records_every_file(wheel: Path) -> None:
     _, _, interpreter, abi, platform = wheel.stem.split("-")
     assert (interpreter, abi, platform) == ("cp311", "abi3", "manylinux_2_28_aarch64")
     assert wheel.stat().st_size < 1_000_000
@@ -102,7 +102,7 @@ def test_the_extension_is_for_arm_and_has_its_copy_kernel(wheel: Path) -> None:
     assert any(word & 0xFFC00000 == 0xAC000000 for word in words), "no STNP of two vector registers"
 
 
-def test_the_interpreter_believes_to_be_on_arm_and_finds_numpy_there(python: Path) -> None:
+def test_the_interpreter_believes_it_is_on_arm_and_finds_numpy_there(python: Path) -> None:
     code = "import platform, sys, numpy; print(platform.machine(), sys.executable, numpy.__file__)"
     machine, executable, numpy = run(python, "-P", "-c", code).split()
     assert (machine, executable) == ("aarch64", str(python))
@@ -114,7 +114,7 @@ def test_the_packages_own_tests_pass(python: Path, tmp_path: Path) -> None:
     run_tests(python, shipped_tests(tmp_path), ["-n0", *OWN_TESTS], at_least=33)
 
 
-def test_frames_pass_between_processors_and_outlive_who_wrote_them(python: Path, name: str) -> None:
+def test_frames_pass_between_processors_and_outlive_their_writer(python: Path, name: str) -> None:
     write = """
     import platform
     writer = SharedMemoryFrameWriter(sys.argv[1], (720, 1280, 3))
@@ -156,7 +156,7 @@ def test_a_capture_process_on_arm_is_read_from_here_and_stops_cleanly(python: Pa
     )
     try:
         with SharedMemoryFrameReader(segment_name) as reader:
-            reader.attach(timeout=120)
+            reader.attach(timeout=300)
             first = new_frame(reader)[1]
             frame, metadata = new_frame(reader)
             assert metadata.sequence > first.sequence

@@ -1,6 +1,6 @@
-"""Dockerfile and compose.yaml: linted, and run without Docker: their commands, as their user, on their tmpfs.
+"""Dockerfile and compose.yaml: linted, and run without Docker: the same commands, user and tmpfs.
 
-What runs is in a network of its own too, so that ports are those of the file, whatever else this machine serves.
+Everything runs in its own network too, so that the file's ports are free, whatever else this machine serves.
 """
 
 import contextlib
@@ -27,23 +27,23 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 USER = "10001"
-ADDRESS = "172.31.255.2"  # of a container, as Docker would give it one
+ADDRESS = "172.31.255.2"  # of a container, as Docker would assign it
 
-# Where things are in the image, and where they are here.
+# Paths in the image, and the same things here.
 PLACES = {"billiards-shm": SCRIPT, "python": sys.executable, "/opt/billiards-shm/examples": str(ROOT / "examples")}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def as_root() -> None:
     if os.geteuid() != 0:
-        pytest.fail("file systems are mounted, and the user of the containers is taken on: run this as root")
+        pytest.fail("this mounts file systems and becomes the user of the containers: run it as root")
 
 
 def test_a_linter_finds_nothing_in_the_dockerfile() -> None:
     tool("hadolint", "--failure-threshold", "style", "Dockerfile")
 
 
-def test_the_compose_file_is_as_its_schema_says() -> None:
+def test_the_compose_file_matches_its_schema() -> None:
     tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
 
 
@@ -54,7 +54,7 @@ def instruction(name: str) -> list[str]:
 
 
 def here(words: list[str]) -> list[str]:
-    """A command of the image, as one of this machine."""
+    """A command of the image, translated to this machine."""
     command = []
     for word in words:
         place = next((place for place in PLACES if word == place or word.startswith(f"{place}/")), None)
@@ -71,7 +71,7 @@ def test_nothing_runs_as_root_and_all_as_one_user() -> None:
     assert {service["user"] for service in SERVICES.values()} == {f"{USER}:{USER}"}
 
 
-def test_everything_runs_with_little_power_and_from_one_image_that_has_what_it_needs() -> None:
+def test_everything_runs_with_few_privileges_and_from_one_image_that_has_what_it_needs() -> None:
     for service in SERVICES.values():
         assert service["image"] == "billiards-shm"
         assert service["read_only"] is True
@@ -81,7 +81,7 @@ def test_everything_runs_with_little_power_and_from_one_image_that_has_what_it_n
     assert set(extras.split(",")) == {"headless", "serve"}
 
 
-def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
+def test_files_that_the_dockerfile_copies_exist_and_are_not_ignored() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [words.split()[:-1] for words in re.findall(r"^COPY (.*)$", DOCKERFILE, re.MULTILINE)]
     for name in (name for names in copied for name in names):
@@ -89,13 +89,13 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
         assert name in kept, name
 
 
-def test_nothing_is_reached_from_other_machines_unless_somebody_says_so() -> None:
+def test_nothing_is_reachable_from_other_machines_unless_configured() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {"serve": ["127.0.0.1:8000:8000"]}
 
 
 class Containers:
-    """The compose file's volume in a mount namespace of its own, a network of its own, and its commands in there."""
+    """The compose file's volume in its own mount namespace, with its own network, and its commands in there."""
 
     def __init__(self, options: str) -> None:
         mounts = (
@@ -119,7 +119,7 @@ class Containers:
         assert self._holder.stdout.readline() == "ready\n"
 
     def command(self, words: list[str]) -> list[str]:
-        # The capability lets that user find this interpreter, wherever it lies. It does not let it write.
+        # The capability lets that user reach this interpreter, wherever it is. It does not permit writing.
         user = ["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups"]
         search = ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
         return ["nsenter", "--mount", "--net", "--target", str(self._holder.pid), *user, *search, *words]
@@ -136,7 +136,7 @@ class Containers:
         )
 
     def get(self, path: str, *headers: str, address: str = "127.0.0.1") -> Answer:
-        """What port 8000 answers; status 0 if there is no server."""
+        """The answer of port 8000; status 0 if there is no server."""
         options = [word for header in headers for word in ("--header", header)]
         url = f"http://{address}:8000{path}"
         done = subprocess.run(
@@ -169,7 +169,7 @@ class Containers:
 
     @staticmethod
     def environment(**more: str) -> dict[str, str]:
-        """Little, as in a container; no home that could be written to."""
+        """A small environment, as in a container; no writable home."""
         python = {"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         return {"PATH": os.environ["PATH"], "HOME": "/", **python, **more}
 
@@ -193,7 +193,7 @@ def health_of(service: str) -> list[str]:
 
 HEALTHY = health_of("capture")
 SNAPSHOT = "/snapshot/%2Frun%2Fbilliards%2Fvideo.jpg"
-BROWSER = "Host: localhost:8000"  # what one says that comes through the published port
+BROWSER = "Host: localhost:8000"  # the answer to a request through the published port
 
 
 def test_the_services_work_together_and_stop_cleanly(containers: Containers) -> None:
@@ -218,7 +218,7 @@ def test_the_server_shows_the_frames_to_a_browser_on_the_same_machine(containers
         gone = containers.get("/readyz")
         assert (gone.status, gone.json["segments"]["/run/billiards/video"]["state"]) == (503, "gone")
         with containers.start(command_of("capture")):
-            wait_until(lambda: containers.get("/readyz").status == 200, "the server's word that frames come")
+            wait_until(lambda: containers.get("/readyz").status == 200, "the server reporting frames")
             page = containers.get("/", BROWSER, address=ADDRESS)
             assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
             first = containers.get(SNAPSHOT, BROWSER, address=ADDRESS)
@@ -242,9 +242,9 @@ def test_the_server_goes_on_when_the_capture_container_is_restarted(containers: 
             assert int(containers.get(SNAPSHOT).headers["x-frame-sequence"]) > before
 
 
-def test_a_token_of_the_environment_keeps_others_out_and_not_the_health_check(containers: Containers) -> None:
+def test_a_token_from_the_environment_keeps_others_out_but_not_the_health_check(containers: Containers) -> None:
     (variable,) = SERVICES["serve"]["environment"]
-    assert SERVICES["serve"]["environment"][variable] is None, "handed on if it is set, and else not there"
+    assert SERVICES["serve"]["environment"][variable] is None, "passed on if set, otherwise absent"
     with containers.start(command_of("serve"), **{variable: "a-secret"}):
         wait_until(lambda: containers.run(health_of("serve")).returncode == 0, "the health of serve")
         with containers.start(command_of("capture")):
@@ -255,17 +255,17 @@ def test_a_token_of_the_environment_keeps_others_out_and_not_the_health_check(co
             assert containers.get(SNAPSHOT, bearer).image.shape == (1080, 1920, 3)
 
 
-def test_a_capture_process_that_stands_still_is_not_healthy(containers: Containers) -> None:
+def test_a_stuck_capture_process_is_not_healthy(containers: Containers) -> None:
     impatient = [*HEALTHY[: HEALTHY.index("--max-age")], "--max-age", "0.5"]
     with containers.start(command_of("capture")) as capture:
         wait_until(lambda: containers.run(HEALTHY).returncode == 0, "the health of capture")
-        # The process that nsenter and setpriv have become.
+        # The process that nsenter and setpriv turned into.
         subprocess.run(["kill", "-STOP", str(capture.pid)], check=True)
         wait_until(lambda: containers.run(impatient).returncode == 1, "the end of health")
         assert "the newest frame is" in containers.run(impatient).stderr
 
 
-def test_the_image_asks_after_its_own_default(containers: Containers) -> None:
+def test_the_image_checks_the_health_of_its_own_default(containers: Containers) -> None:
     healthcheck = instruction("CMD")
     assert healthcheck == ["capture", "demo"]
     asked = json.loads(re.findall(r"HEALTHCHECK .*?CMD (\[.*?\])$", DOCKERFILE, re.MULTILINE | re.DOTALL)[0])

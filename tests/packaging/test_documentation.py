@@ -1,4 +1,4 @@
-"""Every code block of README, CONTRIBUTING and docs/ is run or checked, and what is generated is up to date.
+"""Every code block of README, CONTRIBUTING and docs/ is run or checked, and generated parts are up to date.
 
 Blocks that need more than the extras `headless` and `test` are run by test_integrations.py.
 """
@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import cv2
 import documentation
 import numpy as np
@@ -34,7 +35,7 @@ GENERATED = runpy.run_path(str(DOCS / "generate.py"))
 PYTHON = [block for block in documentation.in_language("python") if not block.needs]
 SHELL = [block for block in documentation.in_language("sh") if block.label not in ("run", "test") and not block.needs]
 CONFIGURATIONS = documentation.labelled("configuration file")
-# A test of its own reads these.
+# A separate test reads these.
 ELSEWHERE = {
     "ini": "service/test_service.py",
     "nginx": "serve/test_serve_proxies.py",
@@ -70,10 +71,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_python_block_runs_as_written(block: Block, captured: str, folder: Path) -> None:
     documentation.run_python(block.under(captured))
     gc.collect()
-    assert inspect_segment(captured).readers == (), "a reader is left open"
+    assert inspect_segment(captured).readers == (), "a reader was left open"
 
 
-def test_a_line_that_is_to_fail_has_to_fail() -> None:
+def test_a_line_marked_to_fail_has_to_fail() -> None:
     block = Block("page.md", 1, "", "python", "for x in (1,):\n    float('x')  # ERROR  ValueError: no number\n")
     documentation.run_python(block)
     with pytest.raises(AssertionError, match=r"float\('1'\): no ValueError"):
@@ -86,7 +87,7 @@ def fastapi_apps() -> dict[str, Block]:
 
 @pytest.fixture
 def application(captured: str, request: pytest.FixtureRequest) -> Iterator[Address]:
-    """The server of the FastAPI block of one page."""
+    """The server from the FastAPI block of one page."""
     with served(documentation.run_python(fastapi_apps()[request.param].under(captured))["app"]) as server:
         yield server
 
@@ -99,7 +100,7 @@ def test_the_mounted_application_serves_the_pictures_and_its_own_endpoint(applic
 
 
 @pytest.mark.parametrize("application", ["docs/integrations.md"], indirect=True)
-def test_the_endpoint_of_ones_own_gives_the_newest_picture(application: Address, captured: str) -> None:
+def test_the_custom_endpoint_returns_the_newest_picture(application: Address, captured: str) -> None:
     answer = application.get("/table.jpg")
     assert answer.image.shape == (240, 320, 3)
     assert 0 < int(answer.headers["x-sequence"]) <= inspect_segment(captured).sequence
@@ -128,7 +129,7 @@ def commands(block: Block) -> list[list[str]]:
 
 
 COMMANDS = [(block, words) for block in SHELL for words in commands(block)]
-# Those that end by themselves are run; of the others the command line is only parsed.
+# Commands that end on their own are run; for the others the command line is only parsed.
 ENDING = (["list"], ["inspect"], ["snapshot"])
 
 
@@ -141,21 +142,22 @@ def given_to(program: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("block", "arguments"), given_to("billiards-shm"))
-def test_each_command_is_one_that_the_command_line_takes(
+def test_each_command_is_accepted_by_the_command_line(
     block: Block, arguments: list[str], captured: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "tables.json").write_text("{}")
     arguments = [captured if word == "billiards_video" else word for word in arguments]
     if arguments[:1] not in ENDING:
         monkeypatch.setattr("billiards_shm.cli.main.capture_configured", lambda *_: 0)
-        for command in command_line.commands.values():
+        groups = [command for command in command_line.commands.values() if isinstance(command, click.Group)]
+        for command in (each for group in (command_line, *groups) for each in group.commands.values()):
             monkeypatch.setattr(command, "callback", lambda **_: 0)
     done = CliRunner().invoke(command_line, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize(("block", "arguments"), given_to("pip"))
-def test_what_is_installed_are_extras_of_this_package(block: Block, arguments: list[str]) -> None:
+def test_installed_extras_belong_to_this_package(block: Block, arguments: list[str]) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     asked = re.fullmatch(r"\.\[([\w,]+)\]", arguments[-1])
     assert arguments[0] == "install"
@@ -164,7 +166,7 @@ def test_what_is_installed_are_extras_of_this_package(block: Block, arguments: l
 
 
 @pytest.mark.parametrize(("block", "arguments"), [*given_to("python"), *given_to("python3")])
-def test_each_program_of_python_is_there(block: Block, arguments: list[str]) -> None:
+def test_each_python_program_exists(block: Block, arguments: list[str]) -> None:
     if arguments[0] == "-m":
         name = arguments[1]
         where = ROOT.joinpath(*name.split("."))
@@ -178,7 +180,7 @@ def test_each_program_of_python_is_there(block: Block, arguments: list[str]) -> 
         assert any(f'"{option}"' in source.read_text() for source in sources), option
 
 
-# Programs of others. Each of their commands stands here, so that a new one is looked at by its author.
+# Other programs. Each of their commands is listed here, so that the author of a new one checks it.
 FOREIGN = {
     ".": {". .venv/bin/activate"},
     "docker": {"docker compose up --build"},
@@ -192,11 +194,11 @@ def test_every_other_command_is_known() -> None:
     assert {" ".join(words) for words in others} == set().union(*FOREIGN.values())
 
 
-def test_every_block_is_one_that_some_test_reads() -> None:
+def test_every_block_is_read_by_some_test() -> None:
     read = [*PYTHON, *SHELL, *CONFIGURATIONS, *documentation.labelled("run"), *documentation.labelled("test")]
     left = [block for block in BLOCKS if block not in read and not block.needs]
     assert Counter(block.language for block in left if block.language in ELSEWHERE) == dict.fromkeys(ELSEWHERE, 1)
-    # Pictures made of letters; and what Sphinx is told.
+    # Diagrams made of letters, and Sphinx directives.
     rest = [block for block in left if block.language not in ELSEWHERE]
     assert [str(block) for block in rest if block.language and not block.language.startswith("{")] == []
     for language, test in ELSEWHERE.items():
@@ -212,7 +214,7 @@ def test_readme_is_read_in_three_minutes() -> None:
     assert len(re.findall(r"\w+", re.sub(r"```.*?```", "", text, flags=re.DOTALL))) < 900
 
 
-def test_both_commands_stand_on_one_line_each() -> None:
+def test_both_commands_are_on_one_line_each() -> None:
     ((run,), (test,)) = ([block.code.strip() for block in documentation.labelled(label)] for label in ("run", "test"))
     assert run.endswith("billiards-shm capture demo --frames 300")
     assert test.split()[-1].endswith("pytest")
@@ -225,13 +227,13 @@ def test_readme_shows_the_page_and_the_picture_is_not_too_large() -> None:
 
 
 @pytest.mark.parametrize("page", documentation.PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_every_place_that_contributors_are_sent_to_is_there() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## How the house is laid out")[2].partition("## Rules")[0]
+def test_every_place_that_contributors_are_sent_to_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## How the code is laid out")[2].partition("## Rules")[0]
     places = re.findall(r"`((?:\.ci|bench|billiards_shm|csrc|docs|tests)/[\w./*-]*)", text)
     assert len(places) > 40
     assert [place for place in places if not [*ROOT.glob(place)]] == []
@@ -243,12 +245,12 @@ def test_every_place_that_contributors_are_sent_to_is_there() -> None:
 @pytest.mark.parametrize(
     ("page", "label"), GENERATED["TABLES"], ids=[f"{page.name} {label}" for page, label in GENERATED["TABLES"]]
 )
-def test_a_table_is_what_generates_it(page: Path, label: str) -> None:
+def test_a_generated_table_is_up_to_date(page: Path, label: str) -> None:
     assert GENERATED["current"](page, label) == GENERATED["TABLES"][page, label](), "run: python docs/generate.py"
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 720), (3840, 2160)])
-def test_the_table_of_memory_is_what_segments_take(width: int, height: int, segment_name: str) -> None:
+def test_the_table_of_memory_matches_real_segments(width: int, height: int, segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, (height, width, 3)):
         found = inspect_segment(segment_name)
     segment_bytes, frame = GENERATED["segment_bytes"], width * height * 3
@@ -260,7 +262,7 @@ def test_the_figures_name_the_targets_that_are_missed() -> None:
     assert (DOCS / "figures.md").read_text().count("**missed**") == len(missed)
 
 
-def test_the_ranges_begin_where_those_of_the_package_do() -> None:
+def test_the_ranges_begin_where_the_packages_do() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["headless"]]
     oldest = dict(line.split(">=") for line in declared if ">=" in line)

@@ -31,7 +31,7 @@ def build(command: list[str | Path], **options: Any) -> None:
 
 @pytest.fixture(scope="module", params=["reader.c", pytest.param("reader.cpp", marks=pytest.mark.slow)])
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example, built by the commands that it says it is built by."""
+    """The example, built with the commands in its own comment."""
     directory = tmp_path_factory.mktemp("example")
     example = shutil.copy(EXAMPLES / request.param, directory)
     commands = re.findall(r"^//     ((?:include=|cc |c\+\+ ).*)$", Path(example).read_text(), re.MULTILINE)
@@ -43,12 +43,12 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("source", sorted(Path(get_include()).rglob("*.c")), ids=lambda path: path.name)
-def test_a_strict_c_compiler_takes_every_source(source: Path) -> None:
+def test_a_strict_c_compiler_accepts_every_source(source: Path) -> None:
     build([*C_COMPILER, "-std=c11", "-O1", "-fsyntax-only", *WARNINGS, source])
 
 
 @pytest.mark.parametrize("example", ["reader.c", pytest.param("reader.cpp", marks=pytest.mark.slow)])
-def test_a_strict_compiler_takes_the_example(example: str) -> None:
+def test_a_strict_compiler_accepts_the_example(example: str) -> None:
     compiler = [*C_COMPILER, "-std=c11"] if example.endswith(".c") else [*CXX_COMPILER, "-std=c++17"]
     build([*compiler, "-O1", "-fsyntax-only", *WARNINGS, f"-I{get_include()}", EXAMPLES / example])
 
@@ -68,13 +68,13 @@ def test_the_package_ships_header_and_sources() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("standard", ["c++11", "c++20"])
-def test_any_cxx_compiler_takes_the_header(standard: str, tmp_path: Path) -> None:
+def test_any_cxx_compiler_accepts_the_header(standard: str, tmp_path: Path) -> None:
     source = tmp_path / "only.cpp"
     source.write_text('#include "billiards_shm.h"\n')
     build([*CXX_COMPILER, f"-std={standard}", *WARNINGS, f"-I{get_include()}", "-c", source, "-o", tmp_path / "only.o"])
 
 
-def test_a_program_reads_frames_as_they_come_and_ends_with_the_writer(program: Path, segment_name: str) -> None:
+def test_a_program_reads_frames_as_they_arrive_and_ends_with_the_writer(program: Path, segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
         writer.write_frame(picture(1))
         with subprocess.Popen([program, segment_name], stdout=subprocess.PIPE, text=True) as process:
@@ -83,7 +83,7 @@ def test_a_program_reads_frames_as_they_come_and_ends_with_the_writer(program: P
             assert len(inspect_segment(segment_name).readers) == 1
             for number in range(2, 11):
                 writer.write_frame(picture(number))
-                lines.append(process.stdout.readline())  # it has read this one before the next comes
+                lines.append(process.stdout.readline())  # it has read this one before the next arrives
             writer.close()
             rest, _ = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -100,7 +100,7 @@ def test_a_program_stops_after_the_frames_it_was_asked_for(program: Path, segmen
     assert finished.stdout.startswith("1: 80 x 60 x 3, mean 7.0")
 
 
-def test_a_program_says_what_is_wrong_with_a_name(program: Path) -> None:
+def test_a_program_reports_what_is_wrong_with_a_name(program: Path) -> None:
     finished = subprocess.run([program, "/billiards_video"], capture_output=True, text=True, timeout=30, check=False)
     assert finished.returncode == 1
     assert "leave the slash out" in finished.stderr

@@ -1,4 +1,4 @@
-"""Arrows point one way, and ``import billiards_shm`` needs numpy and nothing else."""
+"""Imports point one way, and ``import billiards_shm`` needs numpy and nothing else."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ import billiards_shm
 
 PACKAGE = Path(billiards_shm.__file__).parent
 
-# What a room (a folder, or a module at the top) may import from this package, besides itself.
+# What a room (a folder, or a top-level module) may import from this package, besides itself.
 ARROWS: dict[str, set[str]] = {
     # The transport, which needs numpy alone.
     "errors": set(),
@@ -30,8 +30,18 @@ ARROWS: dict[str, set[str]] = {
     "segments": {"_core", "errors", "pixel_formats", "statistics", "status"},
     "planes": {"_core", "pixel_formats"},
     "consumer": {"_core", "errors", "images", "jpeg", "pixel_formats", "reader", "segments", "status"},
-    "__init__": {"_core", "consumer", "errors", "include", "planes", "reader", "segments", "statistics", "status"},
-    # The rooms of the capture process and the server, from the bottom up.
+    "__init__": {
+        "_core",
+        "consumer",
+        "errors",
+        "include",
+        "planes",
+        "reader",
+        "segments",
+        "statistics",
+        "status",
+    },
+    # The rooms of the capture process and the server, bottom up.
     "config": {"_core", "errors"},
     "service": {"config", "errors"},
     "monitor": {"errors", "segments", "statistics", "status"},
@@ -108,7 +118,7 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of the modules that a file imports, wherever in it."""
+    """Dotted names of the modules that a file imports, anywhere in it."""
     if path.suffix in (".pyx", ".pxi"):
         text = path.read_text()
         found = set(re.findall(r"^\s*(?:from|import|cimport) ([\w.]+)", text, re.MULTILINE))
@@ -143,7 +153,7 @@ def room_named(name: str) -> str:
 
 
 def used(room: str) -> tuple[set[str], set[str]]:
-    """What the files of a room import: other rooms of this package, and foreign packages."""
+    """What the files of a room import: other rooms of this package, and other packages."""
     found = set().union(*(imports(path) for path in sources() if room_of(path) == room))
     own = {room_named(name) for name in found if name.split(".")[0] == "billiards_shm"}
     return own - {room}, {name.split(".")[0] for name in found} - set(sys.stdlib_module_names) - {"billiards_shm"}
@@ -154,13 +164,13 @@ def test_every_file_has_its_row_in_the_tables() -> None:
 
 
 @pytest.mark.parametrize("room", ARROWS)
-def test_a_room_imports_what_the_tables_say_no_more_and_no_less(room: str) -> None:
+def test_a_room_imports_exactly_what_the_tables_say(room: str) -> None:
     own, foreign = used(room)
     assert own == ARROWS[room]
     assert foreign == OTHERS[room]
 
 
-def test_the_table_has_no_circle() -> None:
+def test_the_table_has_no_cycle() -> None:
     done: set[str] = {"_abi"}
     while len(done) <= len(ARROWS):
         ready = {room for room, targets in ARROWS.items() if room not in done and targets <= done}
@@ -171,7 +181,7 @@ def test_the_table_has_no_circle() -> None:
 IMPORT_ONLY = "import sys\n"
 
 
-def test_importing_the_package_imports_numpy_and_nothing_else_of_others() -> None:
+def test_importing_the_package_imports_no_other_package_than_numpy() -> None:
     printed = run(
         """
         import numpy
@@ -181,7 +191,7 @@ def test_importing_the_package_imports_numpy_and_nothing_else_of_others() -> Non
         """,
         prelude=IMPORT_ONLY,
     )
-    tops = {name for name in printed.split() if "cython" not in name}  # names that Cython's runtime gives itself
+    tops = {name for name in printed.split() if "cython" not in name}  # names that Cython's runtime uses for itself
     assert tops - set(sys.stdlib_module_names) <= {"billiards_shm", "numpy"}
     everything = set(run("import billiards_shm\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
     heavy = {"av", "cv2", "click", "rich", "pydantic", "fastapi", "starlette", "uvicorn", "cython"}
@@ -193,7 +203,7 @@ def of_numpy() -> set[str]:
     return set(run("import numpy\nprint(*sys.modules)", prelude=IMPORT_ONLY).split())
 
 
-def test_importing_the_package_takes_less_than_half_of_what_numpy_takes() -> None:
+def test_importing_the_package_takes_less_than_half_the_time_of_numpy() -> None:
     code = """
     import time
     begun = time.process_time()
@@ -202,7 +212,7 @@ def test_importing_the_package_takes_less_than_half_of_what_numpy_takes() -> Non
     import billiards_shm
     print(between - begun, time.process_time() - between)
     """
-    # CPU time, and the best of several: what other processes do meanwhile does not count.
+    # CPU time, and the best of several runs, so that other processes do not count.
     runs = [[float(word) for word in run(code, prelude=IMPORT_ONLY).split()] for _ in range(7)]
     of_numpy_alone, beyond = map(min, zip(*runs, strict=True))
     print(f"import: {beyond * 1e3:.1f} ms beyond numpy's {of_numpy_alone * 1e3:.1f} ms")
@@ -228,7 +238,7 @@ def test_importing_never_fails_for_lack_of_a_home_or_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("module", ["inspect", "collections.abc", "weakref", "atexit"])
-def test_a_module_of_the_standard_library_that_cannot_be_read_is_an_error_of_python(module: str) -> None:
+def test_an_unreadable_module_of_the_standard_library_is_pythons_own_error(module: str) -> None:
     code = """
     import sys, numpy
     class Unreadable:

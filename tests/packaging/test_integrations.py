@@ -1,6 +1,6 @@
-"""The blocks of docs/ that need more than this package's extras: run with the libraries that they are about.
+"""The blocks of docs/ that need more than this package's extras: run with the libraries they are about.
 
-The libraries go into folders of their own, beside the package that is tested. What cannot be installed everywhere has a
+The libraries go into their own folders, next to the tested package. A library that cannot be installed everywhere has a
 stand-in, in `standins`, and the page says so.
 """
 
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_grou
 
 STANDINS = TESTS / "packaging" / "standins"
 PACKAGE = Path(billiards_shm.__file__).parent
-DEBIAN = Path("/usr/bin/python3")  # the one that Debian's python3-gi is for
-# Of Ultralytics what a track needs; its own list has CUDA's libraries and a second OpenCV.
+DEBIAN = Path("/usr/bin/python3")  # the one Debian's python3-gi is made for
+# What tracking with Ultralytics needs; its own list has CUDA's libraries and a second OpenCV.
 WITHOUT_DEPENDENCIES = (
     *("ultralytics==8.4.190", "torchvision==0.28.0", "lap", "polars", "polars-runtime-32", "pyyaml"),
     *("requests", "urllib3", "certifi", "idna", "charset-normalizer"),
@@ -72,7 +72,7 @@ def run(
     flags: tuple[str, ...] = (),
     ends_with: int = 0,
 ) -> str:
-    """Run a program in a folder with more paths to import from; give what it prints."""
+    """Run a program in a folder with extra import paths; return what it prints."""
     script = folder / "block.py"
     script.write_text(code)
     environment = os.environ | {
@@ -110,7 +110,7 @@ print("kept", flush=True)
     assert run(writes, tmp_path, libraries, ends_with=-signal.SIGSEGV) == "kept\n"
 
 
-def test_pyav_encodes_what_it_is_given(libraries: Path, captured: str, tmp_path: Path) -> None:
+def test_pyav_encodes_the_frames_it_is_given(libraries: Path, captured: str, tmp_path: Path) -> None:
     run(needing("av").under(captured).code, tmp_path, libraries, flags=("-W", "error"))
     video = cv2.VideoCapture(str(tmp_path / "table.mp4"))
     good, image = video.read()
@@ -150,7 +150,7 @@ def test_pyscenedetect_reads_a_recording_to_its_end(libraries: Path, tmp_path: P
         for _ in range(20):
             clip.write(np.full((48, 64, 3), colour, np.uint8))
     clip.release()
-    # Each read that fails would be waited for, without end.
+    # Each failing read would wait forever.
     block = needing("scenedetect").under(segment_name).code
     block = block.replace(f'VideoConsumer("{segment_name}")', f'VideoConsumer("{segment_name}", timeout=None)')
     assert "timeout=None" in block
@@ -174,7 +174,7 @@ assert (np.asarray(Image.frombuffer("RGB", size, frame, "raw", "BGR", frame.stri
     assert image.shape == (90, 120, 3)
 
 
-def test_gstreamer_encodes_what_appsrc_is_given(captured: str, tmp_path: Path) -> None:
+def test_gstreamer_encodes_the_frames_given_to_appsrc(captured: str, tmp_path: Path) -> None:
     libraries = tmp_path / "libraries"
     install(libraries, "numpy", interpreter=DEBIAN)
     (libraries / "billiards_shm").symlink_to(PACKAGE)  # one binary serves every Python

@@ -1,4 +1,4 @@
-"""What other machines are told to do: the workflows, cibuildwheel's section, the project's own metadata."""
+"""Instructions for other machines: the workflows, cibuildwheel's section, the project's own metadata."""
 
 import tomllib
 from pathlib import Path
@@ -41,11 +41,11 @@ def test_cibuildwheel_would_build_one_wheel_per_platform(system: str, identifier
     assert set(tool("cibuildwheel", "--print-build-identifiers", "--platform", system).split()) == identifiers
 
 
-def test_the_metadata_are_valid() -> None:
+def test_the_metadata_is_valid() -> None:
     tool("validate-pyproject", "pyproject.toml")
 
 
-def test_every_python_that_is_claimed_is_tested_by_a_workflow() -> None:
+def test_every_supported_python_is_tested_by_a_workflow() -> None:
     claimed = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
     tested = workflow(ROOT / ".github/workflows/test.yml")["jobs"]["python"]["strategy"]["matrix"]["python"]
     assert claimed == set(tested)
@@ -56,7 +56,7 @@ def test_there_are_workflows_for_tests_wheels_and_releases() -> None:
     assert {"test.yml", "wheels.yml", "release.yml"} <= {path.name for path in WORKFLOWS}
 
 
-def test_the_workflows_are_as_their_schema_says() -> None:
+def test_the_workflows_match_their_schema() -> None:
     tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
 
 
@@ -65,16 +65,16 @@ def test_an_auditor_of_workflows_finds_nothing() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_may_do_little_and_ends(path: Path) -> None:
+def test_a_workflow_has_few_permissions_and_a_time_limit(path: Path) -> None:
     content = workflow(path)
     assert content["permissions"] == {"contents": "read"}
     assert "concurrency" in content
     for name, job in content["jobs"].items():
-        assert "timeout-minutes" in job or "uses" in job, f"{path.name}: {name} may take for ever"
+        assert "timeout-minutes" in job or "uses" in job, f"{path.name}: {name} may take forever"
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_the_files_that_a_workflow_names_are_there(path: Path) -> None:
+def test_the_files_that_a_workflow_names_exist(path: Path) -> None:
     words = {word.strip("'\"[],") for word in path.read_text().split()}
     named = {word for word in words if word.startswith(("tests/", "bench/", ".ci/", "./.github/"))}
     assert [word for word in named if not (ROOT / word).exists()] == []

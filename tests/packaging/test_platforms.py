@@ -1,7 +1,7 @@
-"""Every platform that is claimed: core and tests in C are compiled and linked, and run where something here can.
+"""Every supported platform: core and tests in C are compiled and linked, and run where this machine can.
 
 zig (PyPI: ziglang) has compilers, headers and libraries for all of them. Programs for Windows run in wine, those for
-ARM64 in qemu, those for musl with musl's own loader. What runs natively is for test_c_core.py.
+ARM64 in qemu, those for musl with musl's own loader. Native programs are run by test_c_core.py.
 """
 
 import os
@@ -18,16 +18,16 @@ from repository import CSRC, TESTS
 from tools import needs
 
 PROGRAMS_DIRECTORY = TESTS / "c"
-# test_failures puts itself in front of functions with GNU ld, test_old_kernel filters system calls of the kernel here,
-# test_fork looks for what MADV_DONTFORK keeps out of a child, and qemu ignores that.
+# test_failures wraps functions with GNU ld, test_old_kernel filters this kernel's system calls,
+# and test_fork checks what MADV_DONTFORK keeps out of a child, which qemu ignores.
 NATIVE_ONLY = {"test_failures", "test_fork", "test_old_kernel"}
 PROGRAMS = {path.stem for path in PROGRAMS_DIRECTORY.glob("test_*.c")} - NATIVE_ONLY
-# What stands on the platform layer, rather than on the compiler.
+# Programs that depend on the platform layer, rather than on the compiler.
 WITH_SEGMENT = {"test_inspect", "test_life_cycle", "test_names", "test_reader", "test_two_processes", "test_writer"}
 
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-g0", "-fno-sanitize=all", f"-I{CSRC}", f"-I{PROGRAMS_DIRECTORY}"]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
-CORE = sorted(CSRC.rglob("*.c"))  # the files of other systems compile to nothing
+CORE = sorted(CSRC.rglob("*.c"))  # files for other systems compile to nothing
 
 WINE = next((path for path in ("/usr/lib/wine/wine64", shutil.which("wine64")) if path and Path(path).exists()), None)
 MUSL = "/lib/ld-musl-x86_64.so.1"
@@ -36,7 +36,7 @@ QEMU = [shutil.which("qemu-aarch64-static") or "qemu-aarch64-static", "-L", "/us
 
 @dataclass(frozen=True)
 class Target:
-    """One platform: what zig calls it, which programs are built, and how they are started, if they can be."""
+    """One platform: its name in zig, the programs to build, and how to start them, if possible."""
 
     triple: str
     programs: frozenset[str]
@@ -60,7 +60,7 @@ TARGETS = [
     Target(
         "x86_64-windows-gnu",
         frozenset({"test_steps", "test_interleavings", "test_races", "test_reader", "test_threads", "test_writer"}),
-        flags=("-DBSHM_INTERLOCKED",),  # the atomics that Microsoft's compiler is given
+        flags=("-DBSHM_INTERLOCKED",),  # the atomics for Microsoft's compiler
         **WINDOWS,  # type: ignore[arg-type]
     ),
     Target("aarch64-linux-gnu.2.28", POSIX, runner=tuple(QEMU)),
@@ -80,7 +80,7 @@ RUNS = [
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("platforms"),
-    pytest.mark.timeout(900),  # zig builds each system's C library once for each user: minutes on a busy machine
+    pytest.mark.timeout(900),  # zig builds each system's C library once per user: minutes on a busy machine
 ]
 
 
@@ -90,7 +90,7 @@ def zig() -> list[str]:
     return [str(Path(ziglang.__file__).parent / "zig")]
 
 
-def run(command: list[str | Path], timeout: float = 120.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(command: list[str | Path], timeout: float = 600.0, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -105,7 +105,7 @@ def run(command: list[str | Path], timeout: float = 120.0, **environment: str) -
 
 @dataclass
 class Built:
-    """What became of one target: programs by name, and what compiler and linker complained of."""
+    """The result of one target: programs by name, and the complaints of compiler and linker."""
 
     directory: Path
     complaints: list[str] = field(default_factory=list)
@@ -125,7 +125,7 @@ def build(target: Target, directory: Path, pool: ThreadPoolExecutor) -> Built:
     programs = [PROGRAMS_DIRECTORY / f"{name}.c" for name in sorted(target.programs)]
 
     def compile_one(source: Path) -> None:
-        # The programs' own warnings are those of every system, which test_c_core.py sees.
+        # The programs' own warnings are the same on every system, and test_c_core.py sees them.
         warnings = WARNINGS if source in CORE else ["-w"]
         built.attempt([*common, *warnings, "-c", source, "-o", directory / f"{source.stem}.o"])
 
@@ -136,7 +136,7 @@ def build(target: Target, directory: Path, pool: ThreadPoolExecutor) -> Built:
 
     list(pool.map(compile_one, [*sources, *programs]))
     if not built.complaints:
-        # An archive: some programs include sources of the core, whose objects the linker then leaves out.
+        # An archive: some programs include core sources, and the linker then leaves out their objects.
         built.attempt([*tool, "ar", "rcs", directory / "core.a", *(directory / f"{path.stem}.o" for path in sources)])
         link_one(programs[0])  # alone: the first builds the system's libraries
         list(pool.map(link_one, programs[1:]))
@@ -145,7 +145,7 @@ def build(target: Target, directory: Path, pool: ThreadPoolExecutor) -> Built:
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Target, Future[Built]]]:
-    """All targets, one after the other, on all processors, while what is done already runs."""
+    """All targets, one after another, on all processors, while finished ones already run."""
     zig()
     directory = tmp_path_factory.mktemp("platforms")
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as pool:
@@ -179,7 +179,7 @@ def test_core_and_programs_are_compiled_without_a_warning_and_linked(
 
 
 @pytest.mark.parametrize(("target", "name"), RUNS)
-def test_every_check_of_the_program_holds_there(
+def test_every_check_of_the_program_holds_on_that_platform(
     target: Target,
     name: str,
     builds: dict[Target, Future[Built]],
@@ -207,7 +207,7 @@ def test_atomics_for_microsofts_compiler_are_compiled_for_arm(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("triple", ["x86_64-windows-gnu", "aarch64-macos.11.0"])
-def test_every_global_name_of_the_core_has_the_prefix_there(triple: str, tmp_path: Path) -> None:
+def test_every_global_name_of_the_core_has_the_prefix_on_that_platform(triple: str, tmp_path: Path) -> None:
     names = []
     for source in CORE:
         assembly = tmp_path / f"{source.stem}.s"
@@ -218,7 +218,7 @@ def test_every_global_name_of_the_core_has_the_prefix_there(triple: str, tmp_pat
     assert [name for name in names if not name.startswith("bshm_")] == []
 
 
-def test_a_32_bit_system_is_told_why_not(tmp_path: Path) -> None:
+def test_a_32_bit_system_gets_an_error_that_explains_it(tmp_path: Path) -> None:
     source = CSRC / "layout.c"
     finished = run([*zig(), "cc", "-target", "x86-linux-gnu", *FLAGS, "-c", source, "-o", tmp_path / "object"])
     assert finished.returncode != 0

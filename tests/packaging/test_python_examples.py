@@ -62,13 +62,13 @@ def test_opencv_consumer_finds_edges(capturing: str) -> None:
     assert all(int(line.removeprefix("320x240: ").split()[0]) > 0 for line in lines)
 
 
-def test_async_reader_watches_its_sources_at_once(capturing: str) -> None:
+def test_async_reader_watches_its_sources_at_the_same_time(capturing: str) -> None:
     lines = output_of("async_reader.py", capturing, capturing, "--frames", 4)
     assert len([line for line in lines if "frame " in line]) == 8
     assert len([line for line in lines if line.endswith("frames missed")]) == 2
 
 
-def test_publish_publishes_what_readers_see(segment_name: str) -> None:
+def test_publish_publishes_frames_that_readers_see(segment_name: str) -> None:
     with subprocess.Popen(
         [sys.executable, EXAMPLES / "publish.py", segment_name, "--frames", "20", "--fps", "40"],
         stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def test_numpy_statistics_refuses_jpegs(segment_name: str) -> None:
         command = [sys.executable, EXAMPLES / "numpy_statistics.py", segment_name]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "whose bytes are no pixels" in refused.stderr
+    assert "whose bytes are not pixels" in refused.stderr
 
 
 def test_record_refuses_raw_frames(segment_name: str, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_record_ends_when_the_size_changes(segment_name: str, tmp_path: Path) ->
     assert int(line.partition(": ")[2].split()[0]) <= 10
 
 
-def test_healthy_says_nothing_of_a_source_that_is_well_and_what_is_wrong_otherwise(capturing: str) -> None:
+def test_healthy_is_silent_about_a_healthy_source_and_otherwise_says_what_is_wrong(capturing: str) -> None:
     assert output_of("healthy.py", capturing) == []
     wrong = subprocess.run(
         [sys.executable, EXAMPLES / "healthy.py", capturing, "--max-age", "0"],
@@ -182,7 +182,7 @@ def test_every_example_is_run() -> None:
     ],
 )
 def test_strict_type_checkers_find_nothing(checker: list[str], tmp_path: Path) -> None:
-    # Elsewhere, as at a user's, with no configuration of ours.
+    # In another folder, as a user would, without this project's configuration.
     for path in SOURCES:
         (tmp_path / path.name).write_text(path.read_text())
     (tmp_path / "pyrightconfig.json").write_text(

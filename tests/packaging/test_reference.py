@@ -12,7 +12,7 @@ from sphinx.util.inventory import InventoryFile
 
 import billiards_shm
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reference")]  # one build of the pages for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reference")]  # one build of the pages for all tests
 
 NAMES = [*billiards_shm.__all__]
 HEADER = (CSRC / "billiards_shm.h").read_text()
@@ -20,7 +20,7 @@ HEADER = (CSRC / "billiards_shm.h").read_text()
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the pages. A link that leads nowhere, and any other warning, is an error."""
+    """The folder with the pages. A broken link, like any other warning, is an error."""
     folder = tmp_path_factory.mktemp("pages")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", ROOT / "docs", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -34,7 +34,7 @@ def names_in(pages: Path) -> set[str]:
 
 
 def described(found: object) -> str:
-    """Its docstring, without the signature that Cython puts in front."""
+    """The docstring, without the signature that Cython puts in front."""
     return re.sub(r"\A\w+\(.*\)( -> .*)?\n", "", inspect.getdoc(found) or "").strip()
 
 
@@ -46,14 +46,14 @@ def test_a_public_name_is_described_by_a_sentence(name: str) -> None:
 
 
 def members(name: str) -> list[str]:
-    """Of a class: what it has, and what it inherits from a class of this package."""
+    """A class's own members, and those inherited from classes of this package."""
     found = getattr(billiards_shm, name)
     bases = [base for base in getattr(found, "__mro__", ()) if base.__module__.startswith("billiards_shm")]
     return sorted({member for base in bases for member in vars(base) if not member.startswith("_")})
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_member_is_described_by_itself_or_by_its_class(name: str, pages: Path) -> None:
+def test_every_member_is_described_on_its_own_or_by_its_class(name: str, pages: Path) -> None:
     page, known = (pages / "reference.html").read_text(), names_in(pages)
     assert f"billiards_shm.{name}" in known
     text = described(getattr(billiards_shm, name))

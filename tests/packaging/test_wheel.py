@@ -1,4 +1,4 @@
-"""What is shipped: one wheel for all Pythons, and the source archive; built, examined, installed and tested."""
+"""The shipped files: one wheel for all Pythons, and the source archive; built, examined, installed and tested."""
 
 import re
 import sys
@@ -20,23 +20,23 @@ from wheels import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("wheel")]
 
-# Quick, and through what differs between versions (the buffer protocol, numpy, OpenCV) or is no module (page, headers).
+# Quick tests of what differs between versions (the buffer protocol, numpy, OpenCV) or is not a module (page, headers).
 SUBSET = [
     "tests/core/test_lifetime.py",
     "tests/core/test_consumer.py",
     "tests/sources/test_camera.py",
     "tests/sources/test_engines.py",
     "tests/packaging/test_examples.py",
-    "tests/serve/test_serve.py::test_the_page_is_served_and_kept_by_browsers_while_it_is_the_same",
+    "tests/serve/test_serve.py::test_the_page_is_served_and_cached_while_it_is_unchanged",
 ]
 
-# The oldest that pyproject.toml allows stand there; Python 3.13 has no wheels of them, so its oldest is named here.
+# pyproject.toml lists the oldest versions; Python 3.13 has no wheels of them, so its oldest is named here.
 OLDEST_ON_3_13 = ["numpy==2.1.0", "opencv-python-headless==4.10.0.84", "av==18.1.0"]
 
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the source archive and the wheel built from it, which shows that it holds all that is needed."""
+    """A directory with the source archive and the wheel built from it, which shows that it is complete."""
     place = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", place, ROOT)
     return place
@@ -61,7 +61,7 @@ def test_the_wheel_is_one_for_all_pythons_and_for_old_systems(wheel: Path) -> No
     assert re.fullmatch(r"manylinux_2_\d+_x86_64(\.manylinux\w+)*", platform)
 
 
-def test_the_wheel_is_small_and_holds_what_runs_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_is_small_and_contains_only_what_runs(wheel: Path) -> None:
     assert wheel.stat().st_size < 1_000_000
     names = [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]
     assert {name.partition("/")[0] for name in names} == {"billiards_shm", f"{wheel.stem.rsplit('-', 3)[0]}.dist-info"}
@@ -75,7 +75,7 @@ def test_the_wheel_is_small_and_holds_what_runs_and_nothing_else(wheel: Path) ->
     } <= set(names)
 
 
-def test_the_extension_looks_for_libraries_only_where_the_system_does(wheel: Path) -> None:
+def test_the_extension_searches_libraries_only_where_the_system_does(wheel: Path) -> None:
     assert_only_libraries_of_the_system(extension_of(wheel))
 
 
@@ -83,7 +83,7 @@ def test_the_extension_keeps_to_the_stable_abi(wheel: Path) -> None:
     assert_stable_abi(wheel)
 
 
-def test_an_index_would_take_both_files(wheel: Path, sdist: Path) -> None:
+def test_an_index_would_accept_both_files(wheel: Path, sdist: Path) -> None:
     assert run(TOOLS / "twine", "check", "--strict", wheel, sdist).count("PASSED") == 2
 
 

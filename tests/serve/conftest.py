@@ -16,7 +16,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture
 def browser(chromium: Chromium) -> Iterator[Chromium]:
-    """A browser without traces of the test before."""
+    """A browser without traces of the previous test."""
     yield chromium
     chromium.command("Page.navigate", url="about:blank")
     chromium.command("Emulation.clearDeviceMetricsOverride")
@@ -28,7 +28,7 @@ def browser(chromium: Chromium) -> Iterator[Chromium]:
 
 @pytest.fixture
 def capture() -> Iterator[Callable[..., Popen[str]]]:
-    """Starts `capture demo`, until the end of the test."""
+    """Start `capture demo`, until the end of the test."""
     running = []
 
     def start(name: str, *more: object) -> Popen[str]:

@@ -1,5 +1,6 @@
-"""What the server says of segments, and to whom."""
+"""What the server reports about segments, and to whom."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -28,6 +29,7 @@ from billiards_shm import SegmentInfo, SharedMemoryFrameWriter, inspect_segment,
 from billiards_shm.monitor import health
 from billiards_shm.serve import create_app
 from billiards_shm.serve.metrics import ServerMetrics
+from billiards_shm.serve.state import AppState
 from billiards_shm.statistics import STATISTICS
 
 SHAPE = (24, 32, 3)
@@ -43,10 +45,10 @@ def names_at(server: Address) -> dict[str, Any]:
     return {one["name"]: one for one in server.get("/api/segments").json}
 
 
-# Segments that come and go.
+# Segments that appear and disappear.
 
 
-def test_without_names_every_segment_is_shown_and_those_that_are_gone_are_said_to_be(segment_name: str) -> None:
+def test_without_names_every_segment_is_shown_and_missing_ones_are_reported_as_gone(segment_name: str) -> None:
     with served(create_app()) as server:
         assert segment_name not in names_at(server)
         with SharedMemoryFrameWriter(segment_name, SHAPE) as writer:
@@ -95,7 +97,7 @@ def test_one_segment_is_described_in_full(segment_name: str, writer: SharedMemor
     assert found["segment"]["writer_pid"] == os.getpid()
 
 
-def test_a_text_instead_of_a_list_of_names_is_an_error() -> None:
+def test_a_string_instead_of_a_list_of_names_is_an_error() -> None:
     with pytest.raises(TypeError, match="a list"):
         create_app("billiards_video")
 
@@ -183,7 +185,7 @@ def test_all_segments_that_exist_are_shown_however_many_are_remembered(
             assert {segment_name, f"{segment_name}_too"} <= set(monitor.health())
 
 
-def test_ready_is_who_has_all_named_segments_well(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_ready_means_that_all_named_segments_are_healthy(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     writer.write_frame(picture(1))
     with served(create_app([segment_name], max_frame_age=100)) as server:
         assert server.get("/readyz").json["ready"]
@@ -295,7 +297,7 @@ def test_frames_of_every_kind_can_be_looked_at(
             assert server.get(f"/snapshot/{segment_name}.jpg?width=32").image.shape[:2] == (24, 32)
 
 
-def test_what_cannot_be_a_picture_is_said_to_be_none(segment_name: str) -> None:
+def test_a_frame_that_cannot_be_a_picture_is_reported_as_such(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE, dtype="float32", pixel_format="RAW") as writer:
         writer.write_frame(picture(1, SHAPE, "float32"))
         with served(create_app([segment_name])) as server:
@@ -332,7 +334,7 @@ def test_names_may_have_every_character_that_is_allowed(segment_name: str) -> No
         assert all(server.get(f"/health/{name}").status == 200 for name in names)
 
 
-def test_a_segment_may_be_a_file_whose_path_is_as_odd_as_paths_are(tmp_path: Path) -> None:
+def test_a_segment_may_be_a_file_with_any_odd_path(tmp_path: Path) -> None:
     name = str(tmp_path / 'täble 1 "#?%&<b>.seg')
     with SharedMemoryFrameWriter(name, SHAPE) as writer, served(create_app([name])) as server:
         writer.write_frame(picture(1))
@@ -353,7 +355,7 @@ def test_a_segment_may_be_a_file_whose_path_is_as_odd_as_paths_are(tmp_path: Pat
 def test_no_name_leads_anywhere_but_to_watched_segments(
     watched: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("billiards_shm.serve.app.REFRESH_INTERVAL_S", 0.01)  # it looks twice for each
+    monkeypatch.setattr("billiards_shm.serve.state.REFRESH_INTERVAL_S", 0.01)  # it looks twice for each
     with served(create_app(watched)) as server:
         for path in ("/snapshot/{}.jpg", "/stream/{}.mjpg", "/health/{}", "/api/segments/{}", "/static/{}"):
             for name in (
@@ -394,7 +396,7 @@ def test_wrong_parameters_of_other_requests_are_422_too(segment_name: str, write
 # The page.
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing_that_its_policy_forbids() -> None:
+def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_that_its_policy_forbids() -> None:
     directory = files("billiards_shm.serve") / "page"
     for file in directory.iterdir():
         text = file.read_text().replace("http://www.w3.org/2000/svg", "")
@@ -404,7 +406,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing_that_its_policy_
             assert not re.search(r"<style|\sstyle=|\son\w+=", text), "no style and no handler in the page"
 
 
-def test_the_page_is_served_and_kept_by_browsers_while_it_is_the_same() -> None:
+def test_the_page_is_served_and_cached_while_it_is_unchanged() -> None:
     with served(create_app([])) as server:
         page = server.get("/")
         assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -429,7 +431,7 @@ def test_a_statistic_is_in_metrics_and_json_and_if_prominent_on_the_page(
         metric = f"billiards_shm_{row.metric}{'_total' if row.kind == 'counter' else ''}"
         assert described[name] == values[name], name
         assert found[metric, segment_name] == values[name] / (1e6 if row.unit == "us" else 1), name
-        assert (f'data-statistic="{name}"' in page) == row.prominent, name
+        assert (f'data-statistic="{name}"' in page) == (row.prominent or row.of_copies), name
 
 
 def test_everything_public_is_in_the_openapi_description() -> None:
@@ -442,8 +444,9 @@ def test_everything_public_is_in_the_openapi_description() -> None:
     json.dumps(description)
     assert all("summary" in method for path in description["paths"].values() for method in path.values())
     for path, found in description["paths"].items():
-        assert set(found) == {"get"}
-        answers = set(found["get"]["responses"])
+        (method,) = found
+        assert method == "get"
+        answers = set(found[method]["responses"])
         assert "{name}" not in path or "404" in answers, path
         assert not path.startswith(("/snapshot", "/stream", "/health/", "/readyz")) or "503" in answers, path
 
@@ -511,7 +514,7 @@ def test_the_histogram_of_write_latencies_rises_to_its_count(
     assert [value for _, value in buckets] == sorted(value for _, value in buckets)
 
 
-def test_metrics_come_as_openmetrics_for_who_asks_for_that(segment_name: str) -> None:
+def test_metrics_are_sent_as_openmetrics_on_request(segment_name: str) -> None:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse
 
     with served(create_app([segment_name])) as server:
@@ -522,7 +525,7 @@ def test_metrics_come_as_openmetrics_for_who_asks_for_that(segment_name: str) ->
     }
 
 
-def test_metrics_are_made_once_for_all_that_ask_at_the_same_time(
+def test_metrics_are_made_once_for_all_simultaneous_requests(
     segment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
@@ -540,16 +543,51 @@ def test_metrics_are_made_once_for_all_that_ask_at_the_same_time(
         wait_until(lambda: made)
         asked = [clients.submit(server.get, "/metrics") for _ in range(20)]
         gone.close()
-        assert server.get("/healthz").status == 200, "others are answered meanwhile"
+        assert server.get("/healthz").status == 200, "others are answered in the meantime"
         waiting.set()
         assert {one.result().body for one in asked} == {b"# made"}
         assert len(made) == 1
         wait_until(lambda: server.get("/metrics").status == 200 and len(made) == 2)
 
 
+def test_what_is_known_of_a_segment_is_dropped_when_it_is_no_longer_reported_and_has_no_clients(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "REFRESH_INTERVAL_S", 0.0)
+
+    async def come_and_go() -> None:
+        state = AppState(None, 4, 3.0, None)
+
+        def metrics() -> str:
+            return state.metrics._render("")[0].decode()
+
+        with SharedMemoryFrameWriter(segment_name, SHAPE), state.clients.join("events", "", "") as everything:
+            everything.bytes_sent = 5
+            feed = await state.feed(segment_name)
+            await state.describe_segments()
+            with state.clients.join("mjpeg", segment_name, "") as client:
+                client.frames = 7
+            state.metrics.encoded(segment_name, 0.001)
+        sent = f'billiards_shm_client_frames_total{{kind="mjpeg",name="{segment_name}"}} 7.0'
+        assert sent in metrics(), "while it is remembered"
+        monkeypatch.setattr(health, "REMEMBERED_S", 1e-9)
+        with state.clients.join("mjpeg", segment_name, ""):
+            assert segment_name not in state.monitor.health()
+            text = metrics()
+            assert sent in text, "while it has a client"
+            assert f'billiards_shm_encode_seconds_count{{name="{segment_name}"}} 1.0' in text
+            assert state._feeds[segment_name] is feed
+        text = metrics()
+        assert segment_name not in text
+        assert 'billiards_shm_client_bytes_total{kind="events",name=""} 5.0' in text
+        assert segment_name not in state._feeds
+
+    asyncio.run(come_and_go())
+
+
 @pytest.mark.parametrize("version", ["", "0.0.1", "a", "9" * 5000, "1.0.0; escaping=x", "1.0.0; escaping=allow-utf-8"])
 @pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
-def test_metrics_come_in_a_known_format_whatever_is_asked_for(kind: str, version: str) -> None:
+def test_metrics_are_sent_in_a_known_format_whatever_is_requested(kind: str, version: str) -> None:
     with served(create_app([])) as server:
         answer = server.get("/metrics", Accept=f"{kind};version={version}")
     assert answer.status == 200
@@ -560,7 +598,9 @@ def test_metrics_come_in_a_known_format_whatever_is_asked_for(kind: str, version
 # In other applications.
 
 
-def test_the_application_works_under_a_prefix_of_another(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_the_application_works_under_a_prefix_in_another_one(
+    segment_name: str, writer: SharedMemoryFrameWriter
+) -> None:
     from fastapi import FastAPI
 
     parent = FastAPI()

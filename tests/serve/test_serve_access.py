@@ -53,7 +53,7 @@ CHALLENGES = 'Basic realm="billiards_shm", charset="UTF-8", Bearer'
 PROTECTED = ["/readyz", "/metrics", "/api/segments", "/api/clients", "/api/events", "/openapi.json", "/nothing"]
 
 
-def test_a_token_is_needed_for_everything_but_whether_the_process_lives(segment_name: str) -> None:
+def test_a_token_is_needed_for_everything_except_liveness(segment_name: str) -> None:
     with served(create_app([segment_name], token="open sesame")) as server:
         assert server.get("/healthz").status == 200
         more = [f"/stream/{segment_name}.mjpg", f"/snapshot/{segment_name}.jpg", f"/health/{segment_name}"]
@@ -114,7 +114,7 @@ def test_tokens_and_cookies_are_compared_in_constant_time(monkeypatch: pytest.Mo
     assert [one for one, _ in compared] == [b"secret", b"secret", b"99999999999.abc", b"abc"], "nothing else decides"
 
 
-def test_requests_with_much_to_look_at_are_not_looked_at_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_requests_are_not_examined_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     access = Access("secret")
     digests = []
     monkeypatch.setattr("billiards_shm.serve.access.hmac.digest", lambda *_: digests.append(1) or b"")
@@ -124,7 +124,7 @@ def test_requests_with_much_to_look_at_are_not_looked_at_for_long(monkeypatch: p
 
 
 @pytest.mark.parametrize("token", ["", "  "])
-def test_an_empty_token_is_an_error_and_no_open_door(token: str) -> None:
+def test_an_empty_token_is_an_error_and_not_an_open_door(token: str) -> None:
     with pytest.raises(ValueError, match="empty"):
         create_app(token=token)
 
@@ -150,7 +150,7 @@ def test_pages_of_other_sites_may_not_open_websockets(segment_name: str, writer:
             assert isinstance(socket.recv(10), bytes)
 
 
-def test_a_name_that_was_led_here_by_somebody_else_is_not_answered() -> None:
+def test_a_foreign_host_name_that_resolves_here_is_not_answered() -> None:
     with served(create_app([], allowed_hosts=["table.example"])) as server:
         for known in ("127.0.0.1", "127.0.0.1:8000", "[::1]:8000", "localhost", "TABLE.example:80", "a.localhost"):
             assert server.get("/api/segments", Host=known).status == 200, known
@@ -183,7 +183,7 @@ def test_every_answer_has_the_headers_that_keep_browsers_careful(segment_name: s
 SHOP = "https://shop.example"
 
 
-def test_sites_that_are_allowed_may_embed_and_no_others(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_only_allowed_sites_may_embed(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     writer.write_frame(picture(1))
     path = f"/snapshot/{segment_name}.jpg"
     app = create_app([segment_name], token="secret", allowed_origins=[SHOP, " HTTP://10.0.0.5:8123/ "])
@@ -208,7 +208,7 @@ def test_sites_that_are_allowed_may_embed_and_no_others(segment_name: str, write
                     stack.enter_context(pytest.raises(InvalidStatus))
                 stack.enter_context(connect(url, origin=origin, additional_headers=open_))
         assert "X-Frame-Sequence" in server.get(path, Origin=SHOP, **open_).headers["access-control-expose-headers"]
-        assert server.get(path, Origin=SHOP).status == 401, "a site that is allowed has no token yet"
+        assert server.get(path, Origin=SHOP).status == 401, "an allowed site has no token yet"
         assert server.get(path, **open_).headers["cross-origin-resource-policy"] == "same-origin"
 
 
@@ -222,7 +222,7 @@ def test_every_site_may_be_allowed(segment_name: str, writer: SharedMemoryFrameW
 
 
 @pytest.mark.parametrize("wrong", ["shop.example", "https://", "https://a/b", "https://a;script-src b", "ftp://a"])
-def test_what_is_no_origin_is_an_error(wrong: str) -> None:
+def test_an_invalid_origin_is_an_error(wrong: str) -> None:
     with pytest.raises(ValueError, match="is not an origin"):
         create_app(allowed_origins=[wrong])
     with pytest.raises(TypeError, match="a list"):
@@ -275,7 +275,7 @@ def test_an_address_that_sends_many_wrong_tokens_has_to_wait_and_no_other(
     assert wrong.wait_s("10.0.0.7") == 0
     assert wrong.count("10.0.0.7", b"old")
     assert wrong.wait_s("10.0.0.7") == INTERVAL_S
-    assert not wrong.count("10.0.0.7", b"old"), "who sends the same again does not guess"
+    assert not wrong.count("10.0.0.7", b"old"), "repeating the same token is not guessing"
     assert wrong.wait_s("10.0.0.7") == INTERVAL_S
     now += 100 * INTERVAL_S
     for _ in range(AT_ONCE):
@@ -293,7 +293,7 @@ def test_counting_wrong_tokens_takes_bounded_memory() -> None:
     assert len(wrong) == REMEMBERED_ADDRESSES
 
 
-def test_while_tokens_of_an_address_are_not_looked_at_cookies_and_other_addresses_work(
+def test_while_an_addresss_tokens_are_ignored_cookies_and_other_addresses_work(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("billiards_shm.serve.access"), "filters", [])
@@ -313,7 +313,7 @@ def test_while_tokens_of_an_address_are_not_looked_at_cookies_and_other_addresse
         assert server.request("POST", "/login", b"token=secret").headers["location"] == "login#wait"
         assert server.get("/metrics", Cookie=cookie).status == 200
         assert server.get(sign_url("/metrics", "secret")).status == 200
-        assert server.get("/metrics").status == 401, "without a token there is nothing to look at"
+        assert server.get("/metrics").status == 401, "without a token there is nothing to check"
         assert server.get("/metrics", Authorization="Bearer secret", X_Forwarded_For="10.0.0.9").status == 200
     lines = [record.getMessage() for record in caplog.records if record.name == "billiards_shm.serve.access"]
     assert lines[0] == "Wrong token from '127.0.0.1', in a header"
@@ -363,7 +363,7 @@ def test_cookies_of_other_ports_and_prefixes_have_other_names() -> None:
         ):  # fmt: skip
             answer = server.request("POST", "/video/login", b"token=secret", Host=known)
             assert answer.headers["set-cookie"].startswith(f"{name}="), known
-            assert "path=" not in answer.headers["set-cookie"].lower(), "browsers take that of the login page"
+            assert "path=" not in answer.headers["set-cookie"].lower(), "browsers use the login page's"
 
 
 # Log out.
@@ -390,13 +390,13 @@ def test_pages_of_other_sites_may_not_log_in_or_out() -> None:
             assert server.request("POST", path, b"token=secret", Origin=own).status == 303
 
 
-def test_no_page_without_an_origin_of_its_own_may_log_in_even_where_no_host_is_named() -> None:
+def test_no_page_without_its_own_origin_may_log_in_even_if_no_host_is_named() -> None:
     with served(create_app([], token="secret")) as server:
         assert server.request("POST", "/login", b"token=secret", Host="", Origin="null").status == 403
         assert server.request("POST", "/login", b"token=secret", Host="").status == 303
 
 
-def test_nothing_leads_to_a_host_that_a_request_names() -> None:
+def test_no_link_leads_to_a_host_named_by_the_request() -> None:
     with served(create_app([], token="secret")) as server:
         for path in ("/static/x/", "/login/", "/metrics/", "//evil.example/", "/healthz/"):
             for access in ({}, {"Authorization": "Bearer secret"}):
@@ -448,7 +448,9 @@ def test_a_signed_address_needs_no_token(segment_name: str, writer: SharedMemory
             assert server.get(address + "&t=1&_=2&t=3").status == 200, "what pages add to fetch a picture again"
             assert server.request("HEAD", address).status == 200
             assert server.request("POST", address).status == 405
-            assert server.get(sign_url(path, "another")).status in (401, 303)
+            refused = server.get(sign_url(path, "another"))
+            assert refused.status in (401, 303)
+            assert refused.status == 303 or b"this signed address has expired, or was changed" in refused.body
 
 
 def changed(address: str) -> Iterator[str]:
@@ -480,7 +482,7 @@ def changed(address: str) -> Iterator[str]:
     yield f"{path}?expires={expires}"
 
 
-def test_what_was_not_signed_gives_no_access(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
+def test_unsigned_addresses_give_no_access(segment_name: str, writer: SharedMemoryFrameWriter) -> None:
     with served(create_app([segment_name], token="secret")) as server:
         address = sign_url(f"/snapshot/{segment_name}.jpg?width=16", "secret")
         assert server.get(address).status == 200
@@ -532,6 +534,18 @@ def test_a_stream_ends_when_its_address_does(segment_name: str, writer: SharedMe
         wait_until(lambda: server.get("/api/clients", Authorization="Bearer secret").json == [])
 
 
+@pytest.mark.slow
+def test_a_stream_whose_address_expires_before_the_first_picture_is_503(
+    segment_name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("billiards_shm.serve.streams.FIRST_FRAME_S", 600)
+    with served(create_app([segment_name], token="secret")) as server:
+        answer = server.get(sign_url(f"/stream/{segment_name}.mjpg", "secret", seconds=2))
+    assert (answer.status, answer.json["detail"]) == (503, "the stream ended before it had a frame")
+    assert "retry-after" in answer.headers
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 @pytest.mark.parametrize(
     ("path", "token", "seconds", "about"),
     [
@@ -542,7 +556,7 @@ def test_a_stream_ends_when_its_address_does(segment_name: str, writer: SharedMe
         ("/", "secret", float("nan"), "up to"), ("/", "secret", float("inf"), "up to"), ("/", "secret", 1e9, "up to"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_signed_is_an_error(path: str, token: str, seconds: float, about: str) -> None:
+def test_an_address_that_cannot_be_signed_is_an_error(path: str, token: str, seconds: float, about: str) -> None:
     with pytest.raises(ValueError, match=about):
         sign_url(path, token, seconds=seconds)
 

@@ -56,7 +56,7 @@ def test_two_sources_move_and_one_that_dies_is_called_dead_and_comes_back(
         assert browser.complaints() == []
 
 
-def test_a_stall_a_clean_end_and_a_return_are_shown_for_what_they_are(browser: Chromium, segment_name: str) -> None:
+def test_a_stall_a_clean_end_and_a_return_are_shown_as_such(browser: Chromium, segment_name: str) -> None:
     table = DemoTable(640, 360, 30)
     with ServeProcess(segment_name, "--max-frame-age", 1) as server:
         page = Page(browser, server)
@@ -77,14 +77,14 @@ def test_a_stall_a_clean_end_and_a_return_are_shown_for_what_they_are(browser: C
         assert browser.complaints() == []
 
 
-def test_an_address_with_user_and_password_shows_the_page_all_the_same(browser: Chromium, segment_name: str) -> None:
+def test_an_address_with_user_and_password_still_shows_the_page(browser: Chromium, segment_name: str) -> None:
     with Filming(segment_name), ServeProcess(segment_name) as server:
         page = Page(browser, server)
         browser.goto(f"http://user:secret@127.0.0.1:{server.address.port}/")
         page.moves(segment_name)
 
 
-def test_sources_appear_by_themselves_and_names_are_never_markup(browser: Chromium, tmp_path: Path) -> None:
+def test_sources_appear_automatically_and_names_are_never_markup(browser: Chromium, tmp_path: Path) -> None:
     name = str(tmp_path / "<img src=x onerror=document.title=1> & more.seg")
     with ServeProcess(name) as server, SharedMemoryFrameWriter(name, (36, 64, 3)) as writer:
         table = DemoTable(64, 48, 30)
@@ -116,7 +116,7 @@ def test_the_page_survives_the_server_and_comes_back(browser: Chromium, segment_
         assert again.wait(20) == 0
 
 
-def test_what_nobody_sees_is_not_streamed(browser: Chromium, segment_name: str) -> None:
+def test_invisible_pictures_are_not_streamed(browser: Chromium, segment_name: str) -> None:
     with Filming(segment_name), ServeProcess(segment_name) as server:
         page = Page(browser, server)
         page.moves(segment_name)
@@ -158,7 +158,7 @@ def test_where_no_websocket_passes_snapshots_are_shown_and_a_restart_of_the_serv
         assert again.wait(20) == 0
 
 
-def test_a_picture_that_does_not_come_is_never_called_live(browser: Chromium, segment_name: str) -> None:
+def test_a_picture_that_does_not_arrive_is_never_called_live(browser: Chromium, segment_name: str) -> None:
     with (
         Filming(segment_name) as filming,
         ServeProcess(segment_name, "--max-frame-age", 60) as server,
@@ -166,26 +166,26 @@ def test_a_picture_that_does_not_come_is_never_called_live(browser: Chromium, se
     ):
         page = Page(browser, proxy)
         page.moves(segment_name)
-        proxy.frozen = True  # the server's word still comes: frames are published
+        proxy.frozen = True  # the server still reports that frames are published
         page.wait(lambda: page.state(segment_name) == "no picture")
         frozen = page.pixels(segment_name)
         assert "No new picture" in page.text(segment_name, ".veil")
         assert f"{segment_name} shows no picture" in page.summary()
         page.screenshot("no-picture")
-        # Further WebSockets bring nothing either, so snapshots are asked for.
+        # Further WebSockets deliver nothing either, so snapshots are requested.
         page.wait(lambda: page.state(segment_name) == "live")
         assert page.pixels(segment_name) != frozen
         proxy.frozen = False
         page.wait(lambda: kinds_of_clients(server) == ["events", "websocket"])
         page.moves(segment_name)
-        # An old picture is no problem where there is no newer one.
+        # An old picture is not a problem if there is no newer one.
         filming.pause()
         page.wait(lambda: page.sequence(segment_name) == filming.published)
         page.wait(lambda: page.figure(segment_name, "age").startswith("10."))  # seconds
         assert page.state(segment_name) == "live"
 
 
-def test_websockets_that_end_early_are_given_up_only_if_they_had_pictures_to_bring(
+def test_websockets_that_end_early_are_given_up_only_if_they_had_pictures_to_deliver(
     browser: Chromium, segment_name: str
 ) -> None:
     with (
@@ -194,7 +194,7 @@ def test_websockets_that_end_early_are_given_up_only_if_they_had_pictures_to_bri
         Proxy(server.address.port, ends_websockets=True) as proxy,
     ):
         page = Page(browser, proxy)
-        page.wait(lambda: proxy.refused > 3)  # proxies end connections over which nothing comes
+        page.wait(lambda: proxy.refused > 3)  # proxies close idle connections
         assert page.state(segment_name) == "waiting"
         passing = "import('/static/transports.js').then(({ webSockets }) => webSockets.pass)"
         assert browser.js(passing)

@@ -120,7 +120,7 @@ UPGRADE = (
 )
 
 
-def test_a_websocket_that_is_asked_for_behind_a_stream_ends_the_stream(segment_name: str) -> None:
+def test_a_websocket_requested_behind_a_stream_ends_the_stream(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, (48, 64, 3)) as writer, served(create_app([segment_name])) as server:
         writer.write_frame(picture(1, (48, 64, 3)))
         with opened(server, f"GET /stream/{segment_name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()) as client:
@@ -159,7 +159,7 @@ def test_nothing_is_answered_after_a_refusal(server: Address) -> None:
 # Too slowly.
 
 
-def test_headers_that_do_not_come_to_an_end_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_never_end_close_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.3)
     with served(create_app([])) as server:
         for half in (b"", b"GET", b"GET / HTTP/1.1\r\nHost: loc"):
@@ -181,7 +181,7 @@ HALF_BODIES = [
 
 
 @pytest.mark.parametrize("half", HALF_BODIES, ids=["length", "chunked", "get"])
-def test_bodies_that_do_not_come_to_an_end_end_the_connection(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_that_never_end_close_the_connection(half: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", 0.3)
     with served(create_app([], token="secret")) as server, opened(server, half) as client, suppress(ConnectionError):
         while client.recv(4096):
@@ -189,14 +189,14 @@ def test_bodies_that_do_not_come_to_an_end_end_the_connection(half: bytes, monke
 
 
 @pytest.mark.parametrize("half", HALF_BODIES, ids=["length", "chunked", "get"])
-def test_connections_whose_bodies_do_not_come_make_room(half: bytes) -> None:
+def test_connections_whose_bodies_do_not_arrive_make_room(half: bytes) -> None:
     with served(create_app([], token="secret"), connections=4) as server, ExitStack() as stack:
         for _ in range(20):
             stack.enter_context(opened(server, half))
         assert server.get("/healthz").status == 200
 
 
-def test_what_follows_a_chunked_body_is_limited(server: Address) -> None:
+def test_data_after_a_chunked_body_is_limited(server: Address) -> None:
     with opened(server, HALF_BODIES[1] + b"0\r\n") as client:
         sent = 0
         with suppress(ConnectionError):
@@ -206,7 +206,7 @@ def test_what_follows_a_chunked_body_is_limited(server: Address) -> None:
     assert sent < 10**9
 
 
-def test_a_body_may_take_its_time_as_long_as_it_comes(server: Address) -> None:
+def test_a_body_may_be_slow_as_long_as_it_keeps_arriving(server: Address) -> None:
     with opened(server, HALF_BODIES[1]) as client:
         client.sendall(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n")
         assert status_of(client) == 303
@@ -250,14 +250,14 @@ def test_a_server_whose_connections_are_all_busy_says_so(segment_name: str) -> N
             assert status_of(client) == 503
 
 
-# Many hostile clients at once, beside one that wants its pictures.
+# Many hostile clients at once, and one that wants its pictures.
 
 NEVER_READ, SLOW, RESET = 200, 1500, 300
 MAX_GROWTH_BYTES = 150_000_000
 
 
 class Watched:
-    """A server with a viewer, and what the server uses."""
+    """A server with a viewer, and the resources that the server uses."""
 
     def __init__(self, running: ServeProcess, viewer: Mjpeg) -> None:
         self.address = running.address
@@ -363,14 +363,15 @@ def test_connections_that_are_reset_leave_nothing_behind(watched: Watched, segme
 
 
 def limited(tmp_path: Path, option: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the program started with so many descriptors."""
+    """Start the program with that many descriptors."""
     script = tmp_path / "limited"
     script.write_text(f'#!/bin/sh\nulimit {option} {count}\nexec "{command_line.SCRIPT}" "$@"\n')
     script.chmod(0o755)
     monkeypatch.setattr(command_line, "SCRIPT", str(script))
 
 
-def test_more_half_sent_requests_than_descriptors_keep_nobody_out_and_fill_no_log(
+@pytest.mark.slow
+def test_more_half_sent_requests_than_descriptors_lock_nobody_out_and_fill_no_log(
     tmp_path: Path, segment_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited(tmp_path, "-n", 256, monkeypatch)
@@ -400,7 +401,7 @@ def test_the_soft_limit_of_descriptors_is_raised(
 
 def test_a_line_of_log_is_repeated_once_a_minute_with_a_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))  # the loops of servers need theirs
+    monkeypatch.setattr(connections, "time", SimpleNamespace(monotonic=lambda: now))  # the servers' loops keep theirs
     limit, three = LogLimit(), LogLimit(lines=3)
 
     def passes(line: int, error: BaseException | None = None, limit: LogLimit = limit) -> str | None:

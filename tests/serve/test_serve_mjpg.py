@@ -1,4 +1,4 @@
-"""Frames that are JPEGs already: handed on untouched, and decoded once for all that want them smaller."""
+"""Frames that are JPEGs already: passed on untouched, and decoded once for all clients that want them smaller."""
 
 import io
 from collections.abc import Iterator
@@ -76,6 +76,7 @@ def test_tables_that_a_camera_leaves_out_are_added(
     assert decodings == []
 
 
+@pytest.mark.slow
 def test_all_smaller_sizes_share_one_decoding(
     server: Address, writer: SharedMemoryFrameWriter, decodings: list[int]
 ) -> None:
@@ -103,7 +104,7 @@ def test_other_snapshots_are_decoded(server: Address, writer: SharedMemoryFrameW
     assert io.BytesIO(png.body).read(4) == b"\x89PNG"
 
 
-def test_a_damaged_frame_is_no_picture(server: Address, writer: SharedMemoryFrameWriter) -> None:
+def test_a_damaged_frame_is_not_a_picture(server: Address, writer: SharedMemoryFrameWriter) -> None:
     writer.write_frame(as_frame(jpeg(picture(1))[:-200]))
     answer = server.get(f"/snapshot/{writer.name}.jpg")
     assert answer.status == 415
@@ -112,7 +113,7 @@ def test_a_damaged_frame_is_no_picture(server: Address, writer: SharedMemoryFram
     assert server.get(f"/snapshot/{writer.name}.jpg").status == 200
 
 
-def test_the_size_of_a_picture_that_is_planar_is_not_that_of_its_array(segment_name: str) -> None:
+def test_a_planar_picture_has_another_size_than_its_array(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, (270, 320), pixel_format="NV12") as writer:
         writer.write_frame(np.zeros((270, 320), np.uint8))
         with served(create_app([segment_name])) as server:

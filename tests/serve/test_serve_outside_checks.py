@@ -1,4 +1,4 @@
-"""What other tools make of the server: promtool of the metrics, schemathesis of the OpenAPI description, gunicorn."""
+"""Other tools check the server: promtool its metrics, schemathesis its OpenAPI description, and gunicorn runs it."""
 
 import re
 import socket
@@ -31,7 +31,7 @@ def nothing_runs_on() -> Iterator[None]:
 
 @contextmanager
 def three_segments(name: str) -> Iterator[list[str]]:
-    """One with pictures, one with frames that cannot be pictures, one that is not there."""
+    """One with pictures, one with frames that cannot be pictures, and a missing one."""
     with (
         SharedMemoryFrameWriter(name, (48, 64, 3)) as writer,
         SharedMemoryFrameWriter(f"{name}-raw", (48, 64), dtype="float32", pixel_format="RAW") as raw,
@@ -74,7 +74,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics_of_a_capture_process(segm
                 check_with_promtool(Address(port).get("/metrics").body.decode())
 
 
-# Statuses that are right although they do not say whether the request was: no frame, an unknown name, too many clients.
+# Valid statuses that do not show whether the request was valid: no frame, an unknown name, too many clients.
 CONFIGURATION = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "503"]
@@ -82,7 +82,7 @@ expected-statuses = ["2xx", "3xx", "4xx", "503"]
 [checks.negative_data_rejection]
 expected-statuses = [404, 422, 431, 503]
 
-# A PNG has no width to choose, which a schema cannot say.
+# A PNG has no width to choose, which a schema cannot express.
 [[operations]]
 include-path-regex = "/snapshot/"
 [operations.checks.positive_data_acceptance]
@@ -111,17 +111,17 @@ def check_with_schemathesis(running: ServeProcess, folder: Path, parameters: str
 
 
 @pytest.mark.parametrize("which", [0, 1, 2, None], ids=["pictures", "raw", "missing", "any"])
-def test_the_server_does_what_its_description_says(segment_name: str, which: int | None, tmp_path: Path) -> None:
+def test_the_server_matches_its_description(segment_name: str, which: int | None, tmp_path: Path) -> None:
     with (
         three_segments(segment_name) as names,
         ServeProcess(*names, "--max-clients", 1) as running,
-        running.address.stream("/api/events"),  # takes the only place, so that every answer has an end
+        running.address.stream("/api/events"),  # takes the only place, so that every answer ends
     ):
         parameters = "" if which is None else f'[parameters]\n"path.name" = "{names[which]}"\n'
         check_with_schemathesis(running, tmp_path, parameters, "--checks", "all")
 
 
-def test_nothing_that_needs_the_token_is_given_without_it(segment_name: str, tmp_path: Path) -> None:
+def test_nothing_that_needs_the_token_is_served_without_it(segment_name: str, tmp_path: Path) -> None:
     with (
         three_segments(segment_name) as names,
         ServeProcess(*names, "--token", "secret", "--max-clients", 1) as running,
@@ -156,7 +156,7 @@ def test_with_several_workers_of_gunicorn_each_counts_its_own_clients(segment_na
             streams: list[Mjpeg] = []
 
             def counts() -> set[int]:
-                """Of all workers, most likely; a stream more makes them differ."""
+                """The counts of all workers, most likely; one more stream makes them differ."""
                 streams.append(stack.enter_context(address.stream(f"/stream/{segment_name}.mjpg")))
                 found = set()
                 for _ in range(20):

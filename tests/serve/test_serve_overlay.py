@@ -1,4 +1,4 @@
-"""Time and text in pictures: drawn for those who ask, never into the frame."""
+"""Time and text in pictures: drawn on request, never into the frame."""
 
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from billiards_shm.serve.feed import MAX_OTHER_FORMATS, capture_time_text, drawn
 SHAPE = (180, 320, 3)
 
 
-def test_the_time_is_that_of_capture_and_the_frame_stays_as_it_is(segment_name: str) -> None:
+def test_the_time_is_the_capture_time_and_the_frame_is_unchanged(segment_name: str) -> None:
     frame = picture(1, SHAPE)
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, served(create_app([segment_name])) as server:
         writer.write_frame(frame)
@@ -75,11 +75,11 @@ def test_lines_are_at_the_bottom_of_every_kind_of_picture(pixel_format: str, fra
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 16), (16, 1), (9, 16)])
-def test_pictures_that_are_too_small_for_text_are_encoded_all_the_same(size: tuple[int, int]) -> None:
+def test_pictures_that_are_too_small_for_text_are_still_encoded(size: tuple[int, int]) -> None:
     assert Previews(np.zeros((*size, 3), np.uint8), "BGR24").encode(None, 80, ["2026-11-28 20:11:03.312Z"])
 
 
-def test_those_who_ask_for_the_same_text_share_one_encoding(segment_name: str) -> None:
+def test_clients_with_the_same_text_share_one_encoding(segment_name: str) -> None:
     with ExitStack() as stack:
         filming = stack.enter_context(Filming(segment_name))
         server = stack.enter_context(served(create_app([segment_name])))
@@ -118,7 +118,7 @@ def test_when_too_many_texts_are_in_use_the_time_is_still_drawn(segment_name: st
 @pytest.mark.parametrize(
     "query", ["overlay=date", "overlay=", f"text={'x' * 65}", "text=T%C3%BCr", "text=a%0Ab", "text=%00"]
 )
-def test_what_cannot_be_drawn_is_refused(segment_name: str, query: str) -> None:
+def test_text_that_cannot_be_drawn_is_refused(segment_name: str, query: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, served(create_app([segment_name])) as server:
         writer.write_frame(picture(1, SHAPE))
         for path in (f"/stream/{segment_name}.mjpg", f"/snapshot/{segment_name}.jpg"):
@@ -129,7 +129,7 @@ def test_what_cannot_be_drawn_is_refused(segment_name: str, query: str) -> None:
         wait_until(lambda: not server.get("/api/clients").json)
 
 
-def test_a_png_is_the_frame_as_it_is(segment_name: str) -> None:
+def test_a_png_is_the_unchanged_frame(segment_name: str) -> None:
     with SharedMemoryFrameWriter(segment_name, SHAPE) as writer, served(create_app([segment_name])) as server:
         writer.write_frame(picture(1, SHAPE))
         for query in ("overlay=time", "text=a"):

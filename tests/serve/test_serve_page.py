@@ -1,4 +1,4 @@
-"""What the page says of sources and server, and how it looks: on desktop and phone, in the light and the dark."""
+"""What the page says about sources and server, and how it looks: on desktop and phone, in light and dark mode."""
 
 import contextlib
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ LONG_REASON = "the cable is out, and the driver says: " + "select() timeout, VID
 
 
 def look(browser: Chromium, size: str = "desktop", scheme: str = "light", height: int | None = None) -> None:
-    """Have the browser look like that one."""
+    """Make the browser look like that device."""
     width, usual_height, scale = SIZES[size]
     metrics = {"width": width, "height": height or usual_height, "deviceScaleFactor": scale, "mobile": size == "phone"}
     browser.command("Emulation.setDeviceMetricsOverride", **metrics)
@@ -30,7 +30,7 @@ def look(browser: Chromium, size: str = "desktop", scheme: str = "light", height
 
 @pytest.fixture
 def trouble(segment_name: str) -> Iterator[ServeProcess]:
-    """A server of sources in every state. Their names begin with the states."""
+    """A server with sources in every state. Their names begin with the states."""
     names = {state: f"{state}_{segment_name}" for state in ("live", "stalled", "waiting", "dead", "gone", "ended")}
     with contextlib.ExitStack() as ends:
         for number in range(2):
@@ -53,11 +53,11 @@ def trouble(segment_name: str) -> Iterator[ServeProcess]:
 
 
 def states(page: Page) -> list[str]:
-    """The cards that are to be seen, in their order, by their states."""
+    """The states of the visible cards, in order."""
     return list(page.browser.js("[...document.querySelectorAll('#sources article')].map((one) => one.dataset.state)"))
 
 
-def test_problems_come_first_and_what_has_ended_is_folded_away(browser: Chromium, trouble: ServeProcess) -> None:
+def test_problems_come_first_and_ended_sources_are_folded_away(browser: Chromium, trouble: ServeProcess) -> None:
     look(browser)
     page = Page(browser, trouble)
     page.wait(lambda: states(page) == ["dead", "gone", "stalled", "waiting", "live", "live"])
@@ -88,14 +88,14 @@ def test_a_source_that_was_dismissed_is_shown_again_when_it_comes_back(browser: 
             page.wait(lambda: page.state(segment_name) == "live")
         page.wait(lambda: page.shown("#ended"))
         assert states(page) == []
-        assert browser.js("document.title") == "billiards_shm", "what has ended is no problem"
+        assert browser.js("document.title") == "billiards_shm", "an ended source is not a problem"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("view", ["cards", "wall"])
 def test_everything_can_be_read(browser: Chromium, trouble: ServeProcess, view: str, size: str, scheme: str) -> None:
-    look(browser, size, scheme, height=2700)  # so that all of it is in sight
+    look(browser, size, scheme, height=2700)  # so that all of it is visible
     page = Page(browser, trouble)
     page.choose("view", view)
     page.wait(lambda: states(page) == ["dead", "gone", "stalled", "waiting", "live", "live"])
@@ -111,13 +111,13 @@ def test_everything_can_be_read(browser: Chromium, trouble: ServeProcess, view: 
 
 PICTURES = "[...document.querySelectorAll('canvas')].filter((one) => one.dataset.sequence)"
 
-# Texts that do not fit and are not meant to end with three dots.
+# Texts that do not fit and are not meant to end with an ellipsis.
 CUT_OFF = """[...document.querySelectorAll('dt, dd, figcaption span, .badge, button, .button, label, summary')]
     .filter((one) => one.checkVisibility() && getComputedStyle(one).display != 'inline')
     .filter((one) => one.scrollWidth > one.clientWidth + 1)
     .map((one) => one.outerHTML)"""
 
-# Texts whose contrast is below what WCAG 2.2 wants (1.4.3, level AA). Those on pictures have a ground of their own.
+# Texts whose contrast is below what WCAG 2.2 wants (1.4.3, level AA). Those on pictures have their own background.
 FAINT = """(() => {
     const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
     const luminance = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
@@ -157,7 +157,7 @@ def test_a_long_reason_shifts_nothing(browser: Chromium, segment_name: str) -> N
         assert "the cable is out" in page.text(segment_name, ".veil"), "where there is room for it"
 
 
-def test_on_a_phone_figures_are_folded_and_the_most_important_still_there(browser: Chromium, segment_name: str) -> None:
+def test_on_a_phone_figures_are_folded_except_the_most_important(browser: Chromium, segment_name: str) -> None:
     look(browser, "phone")
     with Filming(segment_name), ServeProcess(segment_name) as server:
         page = Page(browser, server)
@@ -236,7 +236,7 @@ def test_a_full_server_says_so(browser: Chromium, segment_name: str) -> None:
             page.screenshot("no-place-for-a-picture")
         page.wait(lambda: page.state(segment_name) == "live")
         browser.command("Page.navigate", url="about:blank")
-        wait_until(lambda: kinds_of_clients(server) == [], "a page that was left is no client")
+        wait_until(lambda: kinds_of_clients(server) == [], "a closed page is not a client")
         with server.address.stream(stream), server.address.stream(stream):
             page = Page(browser, server)
             page.wait(lambda: page.shown("#alert"))
@@ -246,9 +246,9 @@ def test_a_full_server_says_so(browser: Chromium, segment_name: str) -> None:
         page.moves(segment_name)
 
 
-def test_one_logs_in_with_the_token_and_out_again(browser: Chromium, segment_name: str) -> None:
+def test_users_log_in_with_the_token_and_out_again(browser: Chromium, segment_name: str) -> None:
     look(browser)
-    browser.command("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus of a screen
+    browser.command("Emulation.setFocusEmulationEnabled", enabled=True)  # no window has the focus
     focused = "document.querySelector(':focus-visible')?.id"
     with Filming(segment_name), ServeProcess(segment_name, "--token", "eight ball") as server:
         page = Page(browser, server)
@@ -285,6 +285,21 @@ def test_a_card_that_moves_keeps_the_focus(browser: Chromium, segment_name: str)
         assert browser.js("document.activeElement.closest('article').dataset.name") == names[1]
 
 
+def test_link_information_is_shown_only_for_copies(browser: Chromium, segment_name: str) -> None:
+    copied, captured = f"{segment_name}-a", f"{segment_name}-b"
+    with SharedMemoryFrameWriter(copied, SHAPE) as one, SharedMemoryFrameWriter(captured, SHAPE) as two:
+        for writer in (one, two):
+            writer.write_frame(picture(1))
+        one.update_source(backend="Zenoh h264", link_bytes=12_300_000, link_age_us=8_200)
+        with ServeProcess(copied, captured) as server:
+            page = Page(browser, server)
+            page.wait(lambda: page.text(copied, "[data-statistic=link_age_us]") == "8.2 ms")
+            assert page.text(copied, "[data-statistic=link_bytes]") == "12.3 MB"
+            # Without new frames, the card says that instead.
+            page.wait(lambda: one.write_frame(picture(1)) and "Zenoh h264" in page.text(copied, ".reason"))
+            assert page.text(captured, "[data-statistic=link_age_us]") == ""
+
+
 def test_a_screen_reader_finds_names_for_everything_that_can_be_used(browser: Chromium, segment_name: str) -> None:
     look(browser)
     with Filming(segment_name), ServeProcess(segment_name) as server:
@@ -304,7 +319,7 @@ def test_a_screen_reader_finds_names_for_everything_that_can_be_used(browser: Ch
     roles = [role for role, _ in named]
     assert roles.count("button") >= 2
     assert roles.count("radio") == 5
-    assert roles.count("status") == 1, "one place tells of all states"
+    assert roles.count("status") == 1, "one place announces all states"
     assert ("article", segment_name) in named
     assert any("fps" in name for role, name in named if role in ("image", "img"))
 

@@ -1,4 +1,4 @@
-"""The page with many sources, in hidden tabs, over slow links: what it keeps open, and what it lets go."""
+"""The page with many sources, in hidden tabs, over slow links: what it keeps open, and what it releases."""
 
 import contextlib
 import signal
@@ -32,7 +32,7 @@ def names(segment_name: str) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def hidden(browser: Chromium) -> Iterator[None]:
-    """Have another tab in front."""
+    """Put another tab in front."""
     page = browser.command("Target.getTargetInfo")["targetInfo"]["targetId"]
     other = browser.command("Target.createTarget", url="about:blank")["targetId"]
     wait_until(lambda: browser.js("document.visibilityState") == "hidden", "a hidden page")
@@ -93,7 +93,7 @@ def test_full_size_in_a_hidden_tab_is_not_streamed(browser: Chromium, segment_na
         page.wait(lambda: number() > before)
 
 
-def test_the_title_of_a_hidden_page_tells_of_problems(browser: Chromium, segment_name: str) -> None:
+def test_the_title_of_a_hidden_page_shows_problems(browser: Chromium, segment_name: str) -> None:
     with Filming(segment_name) as filming, ServeProcess(segment_name, "--max-frame-age", 1) as server:
         page = Page(browser, server)
         page.moves(segment_name)
@@ -104,9 +104,7 @@ def test_the_title_of_a_hidden_page_tells_of_problems(browser: Chromium, segment
             page.wait(lambda: browser.js("document.title") == "(no connection) billiards_shm")
 
 
-def test_nothing_is_left_of_sources_streams_and_full_sizes_that_were_closed(
-    browser: Chromium, segment_name: str
-) -> None:
+def test_nothing_is_left_of_closed_sources_streams_and_full_sizes(browser: Chromium, segment_name: str) -> None:
     passing = f"{segment_name}-passing"
     with (
         Filming(segment_name) as filming,
@@ -114,7 +112,7 @@ def test_nothing_is_left_of_sources_streams_and_full_sizes_that_were_closed(
         Proxy(server.address.port) as proxy,
     ):
         page = Page(browser, proxy)
-        page.choose("view", "wall")  # without plots, which have more nodes the more gaps they have
+        page.choose("view", "wall")  # without plots, which have more nodes when they have more gaps
         page.moves(segment_name)
         browser.command("Performance.enable")
         counts = []
@@ -146,7 +144,7 @@ def held(browser: Chromium) -> tuple[int, int]:
     return metrics["Nodes"], metrics["JSEventListeners"]
 
 
-def test_over_a_slow_link_pictures_get_narrower_until_they_are_new_and_wide_again_over_a_fast_one(
+def test_over_a_slow_link_pictures_get_narrower_until_they_are_new_and_then_wide_again(
     browser: Chromium, segment_name: str
 ) -> None:
     with (

@@ -135,7 +135,7 @@ def test_everything_works_below_a_path_and_with_tls(
         assert address.request("HEAD", f"/video/stream/{segment_name}.mjpg").status == 200
 
         with address.stream(f"/video/stream/{segment_name}.mjpg") as stream:
-            for number in range(1, 6):  # each comes although nothing follows it: the proxy holds nothing back
+            for number in range(1, 6):  # each arrives although nothing follows it: the proxy holds nothing back
                 assert stream.part().headers["x-frame-sequence"] == str(number)
                 writer.write_frame(picture(number + 1, (48, 64, 3)))
 
@@ -147,7 +147,7 @@ def test_everything_works_below_a_path_and_with_tls(
             connect(url, ssl=address.tls, origin="https://another.example"),
         ):
             pass
-        wait_until(lambda: not running.address.get("/api/clients").json, what="the end of every viewer")
+        wait_until(lambda: not running.address.get("/api/clients").json, "the end of every viewer")
 
 
 def test_the_cookie_of_the_login_page_is_for_tls_and_below_the_path(
@@ -169,7 +169,7 @@ def test_the_cookie_of_the_login_page_is_for_tls_and_below_the_path(
         assert address.get("/video/api/segments", Cookie=cookie).status == 200
 
 
-def test_a_stream_of_a_slow_client_of_nginx_stays_new(certificate: Path, segment_name: str, tmp_path: Path) -> None:
+def test_the_stream_of_a_slow_client_of_nginx_stays_new(certificate: Path, segment_name: str, tmp_path: Path) -> None:
     site = SITES["nginx"]
     waiting = {}
     with Filming(segment_name, LARGE, fps=30) as filming, ServeProcess(segment_name) as running:

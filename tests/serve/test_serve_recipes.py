@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes.md, run by ffmpeg; an RTSP server of GStreamer stands for MediaMTX."""
+"""The recipes of docs/recipes.md, run by ffmpeg; GStreamer's RTSP server stands in for MediaMTX."""
 
 import shlex
 import subprocess
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 [FROM_SERVER] = documentation.in_language("bash")
 [MEDIAMTX] = documentation.in_language("yaml")
-SIZE = (641, 359)  # odd, as H.264 does not allow
+SIZE = (641, 359)  # odd, which H.264 does not allow
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_frames_of_a_segment_become_hls(segment_name: str, tmp_path: Path) -> No
     assert numbers == sorted(set(numbers))
 
 
-def test_the_server_s_stream_becomes_hls(segment_name: str, tmp_path: Path) -> None:
+def test_the_servers_stream_becomes_hls(segment_name: str, tmp_path: Path) -> None:
     needs("bash", "ffmpeg")
     playlist = tmp_path / "live.m3u8"
     with Filming(segment_name, SIZE, fps=20), ServeProcess(segment_name) as server:
@@ -84,7 +84,7 @@ def test_the_server_s_stream_becomes_hls(segment_name: str, tmp_path: Path) -> N
     assert numbers == sorted(set(numbers))
 
 
-def test_a_server_of_rtsp_takes_what_mediamtx_is_to_take(segment_name: str, tmp_path: Path) -> None:
+def test_an_rtsp_server_accepts_the_stream_meant_for_mediamtx(segment_name: str, tmp_path: Path) -> None:
     needs("ffmpeg")
     port, taken = free_port(), tmp_path / "taken.h264"
     [line] = [line for line in MEDIAMTX.code.splitlines() if "runOnDemand:" in line]

@@ -1,4 +1,4 @@
-"""Under systemd and as the first process of a container: what is told, who is reaped, how it ends."""
+"""Under systemd and as the first process of a container: notifications, reaped processes, and how it ends."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SMALL = ("--resolution", "64x48", "--fps", "50")
 
 
 class ServiceManager:
-    """The socket that systemd would listen to."""
+    """The socket that systemd would listen on."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -32,7 +32,7 @@ class ServiceManager:
         self.heard: list[str] = []
 
     def read(self) -> list[str]:
-        """Everything that was told so far."""
+        """Everything received so far."""
         self.socket.setblocking(False)
         while True:
             try:
@@ -40,8 +40,8 @@ class ServiceManager:
             except BlockingIOError:
                 return self.heard
 
-    def hears(self, word: str, seconds: float = 40.0) -> None:
-        """Wait for a word."""
+    def hears(self, word: str) -> None:
+        """Wait for a message."""
         wait_until(lambda: any(word in line for line in self.read()), f"{word} from the service")
 
     def count(self, word: str) -> int:
@@ -64,10 +64,10 @@ def _no_process_left(segment_name: str) -> Iterator[None]:
     remove_stale_segments([segment_name])
 
 
-# The words.
+# The messages.
 
 
-def test_each_word_is_told_once_and_a_ping_at_a_quarter_of_the_time(manager: ServiceManager) -> None:
+def test_each_message_is_sent_once_and_a_ping_at_a_quarter_of_the_time(manager: ServiceManager) -> None:
     variables = {
         "NOTIFY_SOCKET": manager.address,
         "WATCHDOG_USEC": "400000",
@@ -75,7 +75,7 @@ def test_each_word_is_told_once_and_a_ping_at_a_quarter_of_the_time(manager: Ser
         "A": "1",
     }
     notifier = ServiceNotifier.from_environment(variables)
-    assert variables == {"A": "1"}  # children are not to inherit it
+    assert variables == {"A": "1"}  # children must not inherit it
     assert notifier.ping_interval_sec == pytest.approx(0.1)
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < 0.35:
@@ -124,7 +124,7 @@ def test_without_a_manager_nothing_happens(address: str) -> None:
     notifier.close()
 
 
-def test_a_manager_that_does_not_read_keeps_nobody_waiting(manager: ServiceManager) -> None:
+def test_a_manager_that_does_not_read_delays_nobody(manager: ServiceManager) -> None:
     notifier = ServiceNotifier(manager.address)
     for number in range(5000):
         notifier.status(f"frame {number}")
@@ -135,6 +135,7 @@ def test_a_manager_that_does_not_read_keeps_nobody_waiting(manager: ServiceManag
 # One capture process.
 
 
+@pytest.mark.slow
 def test_a_capture_process_is_ready_at_its_first_frame_and_lives_by_its_frames(
     manager: ServiceManager, segment_name: str
 ) -> None:
@@ -147,7 +148,7 @@ def test_a_capture_process_is_ready_at_its_first_frame_and_lives_by_its_frames(
     assert published(segment_name)
     manager.hears("STATUS=" + segment_name)
     wait_until(lambda: manager.count("WATCHDOG=1") >= 3)
-    # Only the watchdog sees a process that is there and does nothing.
+    # Only the watchdog notices a process that exists but does nothing.
     send(process.pid, signal.SIGSTOP)
     wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
     before = manager.count("WATCHDOG=1")
@@ -162,7 +163,7 @@ def test_a_capture_process_is_ready_at_its_first_frame_and_lives_by_its_frames(
 
 
 @pytest.mark.slow
-def test_a_source_that_does_not_return_starves_the_watchdog_and_one_that_is_awaited_does_not(
+def test_a_source_that_does_not_return_starves_the_watchdog_and_a_reconnecting_one_does_not(
     tmp_path: Path, segment_name: str
 ) -> None:
     manager = ServiceManager(str(tmp_path / "notify"))
@@ -170,11 +171,11 @@ def test_a_source_that_does_not_return_starves_the_watchdog_and_one_that_is_awai
     variables = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "400000"}
     with subprocess.Popen([SCRIPT_PYTHON, "-c", code], stdin=subprocess.PIPE, env=environment(**variables)) as process:
         manager.hears("READY=1")
-        # The source is gone, and the attempts to get it back come to an end, each of them.
+        # The source is gone, and each attempt to get it back ends.
         manager.hears("STATUS=" + segment_name + ": reconnecting (gone)")
         before = manager.count("WATCHDOG=1")
         wait_until(lambda: manager.count("WATCHDOG=1") > before)
-        # From now on the attempt does not.
+        # From now on an attempt does not end.
         assert process.stdin is not None
         process.stdin.close()
         wait_until(lambda: starved(manager))
@@ -190,7 +191,7 @@ def starved(manager: ServiceManager) -> bool:
 
 SCRIPT_PYTHON = str(Path(SCRIPT).parent / "python")
 
-# Three frames, then attempts that fail; once standard input is closed an attempt that does not return.
+# Three frames, then attempts that fail; once standard input is closed, an attempt that does not return.
 SOURCE_THAT_PAUSES = """
 import select, sys, time
 import numpy as np
@@ -231,7 +232,7 @@ process.run_capture(settings)
 # Several.
 
 
-def test_a_supervisor_is_ready_when_every_source_was_tried_and_says_how_many_capture(
+def test_a_supervisor_is_ready_when_every_source_was_tried_and_reports_how_many_capture(
     tmp_path: Path, segment_name: str
 ) -> None:
     manager = ServiceManager(str(tmp_path / "notify"))
@@ -251,7 +252,10 @@ def test_a_supervisor_is_ready_when_every_source_was_tried_and_says_how_many_cap
     manager.socket.close()
 
 
-def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_path: Path, segment_name: str) -> None:
+@pytest.mark.slow
+def test_all_processes_get_the_signal_together_as_by_default_and_still_end_cleanly(
+    tmp_path: Path, segment_name: str
+) -> None:
     names = [f"{segment_name}-{letter}" for letter in "ab"]
     with socket.create_server(("127.0.0.1", 0)) as server:  # never answers
         hangs = {"device_id": f"http://127.0.0.1:{server.getsockname()[1]}/video", "open_timeout_sec": 20.0}
@@ -268,14 +272,14 @@ def test_all_get_the_signal_at_once_as_by_default_and_still_end_in_order(tmp_pat
 
 
 @pytest.mark.slow
-def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
+def test_systemd_accepts_the_example_unit(tmp_path: Path) -> None:
     unit = in_language("ini")[0].code
     assert "Type=notify" in unit
     assert "WatchdogSec=" in unit
     command = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     assert len(command) == 1
     program = command[0].partition("=")[2].split()[0]
-    # Where it is installed is the reader's affair.
+    # Where it is installed is up to the user.
     (tmp_path / "billiards-shm.service").write_text(unit.replace(program, SCRIPT))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / "billiards-shm.service")],
@@ -296,7 +300,7 @@ def test_the_example_unit_is_one_that_systemd_accepts(tmp_path: Path) -> None:
 def test_the_first_process_of_a_container_reaps_orphans_and_ends_by_a_signal(
     tmp_path: Path, segment_name: str, command: str
 ) -> None:
-    # The orphan's parent ends at once, so that it falls to process 1, and the orphan itself half a second later.
+    # The orphan's parent ends immediately, so process 1 adopts the orphan, which ends half a second later.
     script = 'sh -c "sleep 0.5 & echo orphan" && exec "$@"'
     namespace = ["unshare", *(["--map-root-user"] if os.getuid() else []), "--pid", "--fork", "--mount-proc"]
     supervised = SupervisedRun(tmp_path, {segment_name: DEMO})

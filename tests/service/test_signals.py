@@ -30,10 +30,10 @@ def _no_process_left(segment_name: str) -> Iterator[None]:
 
 
 def signal_again_and_again(process: subprocess.Popen[str] | subprocess.Popen[bytes], *numbers: int) -> int:
-    """Send signals without a pause until the process is gone, or those that belong to the first are over; how many."""
+    """Send signals without a pause until the process ends, or the time of the first stop is over; return how many."""
     sent = 0
     first = time.monotonic()
-    # The process counts from when it receives the first, which is later.
+    # The process counts from when it receives the first signal, which is later.
     while process.poll() is None and time.monotonic() - first < SAME_STOP_SEC - 0.4:
         for number in numbers:
             process.send_signal(number)
@@ -42,9 +42,10 @@ def signal_again_and_again(process: subprocess.Popen[str] | subprocess.Popen[byt
     return sent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)], ids=["equal", "different"])
 @pytest.mark.parametrize("command", ["capture", "run", "serve", "watch"])
-def test_signals_that_follow_at_once_belong_to_the_first(
+def test_signals_that_follow_immediately_belong_to_the_first(
     tmp_path: Path, segment_name: str, command: str, numbers: tuple[int, ...]
 ) -> None:
     supervised = SupervisedRun(tmp_path, {segment_name: DEMO})
@@ -64,7 +65,7 @@ def test_signals_that_follow_at_once_belong_to_the_first(
             output = process.stdout if command == "watch" else process.stderr
             assert output is not None
             assert output.readline()
-            # What it prints meanwhile is of no interest, and must not fill the pipe.
+            # Its output in the meantime is irrelevant, and must not fill the pipe.
             threading.Thread(target=output.read, daemon=True).start()
         sent = signal_again_and_again(process, *numbers)
         print(f"{sent} signals to {command}")
@@ -72,7 +73,8 @@ def test_signals_that_follow_at_once_belong_to_the_first(
     assert not Path("/dev/shm", segment_name).exists()
 
 
-def test_a_second_signal_ends_the_server_at_once(segment_name: str) -> None:
+@pytest.mark.slow
+def test_a_second_signal_ends_the_server_immediately(segment_name: str) -> None:
     code = """
 import asyncio, sys
 from billiards_shm.cli import main
@@ -102,7 +104,7 @@ with SharedMemoryFrameWriter({segment_name!r}, (8, 8, 3)):
 
 
 def second_signal(code: str, command: str) -> int:
-    """Run code that hangs in its stop, or before it; send two signals; give the exit code."""
+    """Run code that hangs in its stop, or before it; send two signals; return the exit code."""
     with Child(code, prelude="") as child:
         assert child.process.stdout is not None
         if command == "serve":
@@ -121,7 +123,7 @@ def listens(pid: int) -> bool:
     return bool(psutil.Process(pid).net_connections("tcp"))
 
 
-def test_without_a_request_the_signals_go_back_to_their_former_handlers() -> None:
+def test_without_a_request_the_former_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in STOP_SIGNALS]
     threads = threading.active_count()
     with StopRequest() as stop:

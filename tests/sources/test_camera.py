@@ -1,4 +1,4 @@
-"""OpenCV's sources: what is opened, what is said of what cannot be, and frames that land where they are wanted."""
+"""OpenCV's sources: what is opened, the errors if it cannot be, and frames that land where they should."""
 
 import os
 import subprocess
@@ -44,19 +44,19 @@ def test_the_backend_can_be_named(tmp_path: Path) -> None:
         ("v4l2src ! image/jpeg ! jpegdec ! videoconvert ! appsink", ""),
     ],
 )
-def test_a_pipeline_says_itself_what_it_brings(pipeline: str, name: str) -> None:
+def test_a_pipeline_states_its_own_format(pipeline: str, name: str) -> None:
     assert camera_module._format_of_pipeline(pipeline) == name
 
 
 @pytest.mark.parametrize("device", [63, "/dev/video63", "/dev/v4l/by-id/usb-none-video-index0"])
-def test_a_missing_camera_is_an_error_that_names_those_there_are(device: int | str) -> None:
-    with pytest.raises(CameraError, match=r"no device /dev/v.* \(there is: "):
+def test_a_missing_camera_is_an_error_that_names_the_existing_ones(device: int | str) -> None:
+    with pytest.raises(CameraError, match=r"no device /dev/v.* \(available: "):
         open_camera(device)
 
 
 def test_a_stable_name_is_followed_again_at_each_attempt(tmp_path: Path) -> None:
     link = tmp_path / "usb-table-video-index0"
-    # It stands below /dev, where tests make no files.
+    # It is below /dev, where tests create no files.
     address = SourceAddress(SourceKind.DEVICE, str(link))
     for number in (62, 63):
         link.unlink(missing_ok=True)
@@ -69,19 +69,17 @@ def test_a_stable_name_is_followed_again_at_each_attempt(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("fps", [0.0, -1.0, 2000.0, 180000.0, float("nan"), float("inf")])
-def test_a_rate_that_no_camera_has_is_an_unknown_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float
-) -> None:
+def test_an_impossible_rate_counts_as_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fps: float) -> None:
     monkeypatch.setattr(camera_module, "negotiated", lambda capture: VideoFormat(*SIZE, fps))
     assert open_camera(make_clip(tmp_path / "clip.avi", 1)).details.fps == 0.0
 
 
-def test_a_device_that_is_no_camera_is_an_error() -> None:
-    with pytest.raises(CameraError, match=r"^cannot open /dev/null: unreadable: not a device that gives pictures$"):
+def test_a_device_that_is_not_a_camera_is_an_error() -> None:
+    with pytest.raises(CameraError, match=r"^cannot open /dev/null: unreadable: not a device that delivers images$"):
         open_camera("/dev/null")
 
 
-def test_a_backend_that_opencv_lacks_is_an_error_that_names_those_it_has(tmp_path: Path) -> None:
+def test_a_backend_that_opencv_lacks_is_an_error_that_names_the_available_ones(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.avi", 1)
     missing = {"v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg"} - set(available_backends())
     assert missing
@@ -125,7 +123,7 @@ assert frames == 4
 # Interlaced video.
 
 
-def test_an_opencv_that_cannot_convert_interlaced_video_is_warned_of(
+def test_an_opencv_that_cannot_convert_interlaced_video_causes_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = make_clip(tmp_path / "clip.avi", 1)
@@ -137,10 +135,10 @@ def test_an_opencv_that_cannot_convert_interlaced_video_is_warned_of(
         )
 
 
-def test_the_probe_says_what_opencv_makes_of_an_interlaced_file(tmp_path: Path) -> None:
+def test_the_probe_matches_what_opencv_makes_of_an_interlaced_file(tmp_path: Path) -> None:
     path = encode(tmp_path / "clip.ts", "mpeg2video", "yuv420p", interlaced=True)
     ours = next(iter(read_all(open_with("PyAV", path))))
-    # In a new process: where OpenCV does not convert, its picture is what the memory held before.
+    # In a new process: where OpenCV does not convert, its picture is whatever the memory held before.
     code = "import cv2, sys; cv2.imwrite(sys.argv[2], cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG).read()[1])"
     subprocess.run([sys.executable, "-c", code, path, tmp_path / "first.png"], check=True)
     theirs = cv2.imread(str(tmp_path / "first.png"))

@@ -1,4 +1,4 @@
-"""Frames on their way into the slot: formats, turns, mirrors and crops, each the same as numpy makes it."""
+"""Frames on their way into the slot: formats, rotations, mirrors and crops, each the same as with numpy."""
 
 import itertools
 from typing import Any
@@ -35,7 +35,7 @@ def picture(turn: int = 0, raw_format: str = "", **keys: Any) -> FrameConverter:
 
 
 def slot_for(shape: tuple[int, ...]) -> np.ndarray:
-    """Memory of that shape with padded rows, as the worst that a slot can be."""
+    """Memory of that shape with padded rows, the worst case of a slot."""
     return np.zeros((shape[0], shape[1] + 16, 3), np.uint8)[:, : shape[1]]
 
 
@@ -43,7 +43,9 @@ def slot_for(shape: tuple[int, ...]) -> np.ndarray:
     ("rotation", "flip", "crop"),
     list(itertools.product((0, 90, 180, 270), ("none", "horizontal", "vertical", "both"), (None, (3, 5, 20, 30)))),
 )
-def test_turns_mirrors_and_crops_land_in_the_slot(rotation: int, flip: str, crop: tuple[int, ...] | None) -> None:
+def test_rotated_mirrored_and_cropped_pictures_land_in_the_slot(
+    rotation: int, flip: str, crop: tuple[int, ...] | None
+) -> None:
     ours = picture(rotation=rotation, flip=flip, crop=crop)
     theirs = expected(PICTURE, rotation, flip, crop)
     slot = slot_for(theirs.shape)
@@ -60,7 +62,7 @@ def test_turns_mirrors_and_crops_land_in_the_slot(rotation: int, flip: str, crop
 
 
 @pytest.mark.parametrize("turn", [90, 180, 270])
-def test_what_the_file_asks_for_and_what_the_user_asks_for_add_up(turn: int) -> None:
+def test_the_files_rotation_and_the_users_add_up(turn: int) -> None:
     upright = picture(turn, rotation=360 - turn)
     assert upright.straight
     twice = picture(turn, rotation=180).into(PICTURE, None)
@@ -82,8 +84,8 @@ def test_a_crop_that_reaches_beyond_the_frame_ends_with_it() -> None:
     assert np.array_equal(image, PICTURE[40:, 60:])
 
 
-def test_a_crop_outside_of_the_frame_is_an_error_with_both_sizes() -> None:
-    with pytest.raises(CameraError, match=r"crop \[64, 0, 10, 10\] lies outside of the frames, which are 64x48"):
+def test_a_crop_outside_the_frame_is_an_error_with_both_sizes() -> None:
+    with pytest.raises(CameraError, match=r"crop \[64, 0, 10, 10\] lies outside the frames, which are 64x48"):
         picture(crop=(64, 0, 10, 10)).into(PICTURE, None)
 
 
@@ -113,7 +115,7 @@ def test_raw_formats_become_pictures_in_the_slot(fourcc: str, keys: dict[str, An
     assert np.abs(slot.astype(int) - theirs).mean() < 3
 
 
-def test_a_compressed_frame_that_is_damaged_is_none() -> None:
+def test_a_damaged_compressed_frame_is_none() -> None:
     ours = picture(raw_format="MJPG", publish="both")
     assert ours.into(np.zeros((1, 500), np.uint8), None) is None
 

@@ -1,4 +1,4 @@
-"""What a camera is asked for, against a driver that takes some of it."""
+"""Settings requested from a camera whose driver accepts some of them."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from billiards_shm.sources.camera_settings import apply_settings, fourcc_text, n
 
 
 class Driver:
-    """A `cv2.VideoCapture` of which one can say what it takes."""
+    """A `cv2.VideoCapture` with configurable limits."""
 
     def __init__(self, backend: str = "V4L2", **takes: Any) -> None:
         self.backend = backend
@@ -56,13 +56,13 @@ def test_each_level_reaches_the_driver(name: str) -> None:
     assert driver.values[LEVELS[name]] == 7
 
 
-def test_what_is_not_configured_is_left_as_it_is() -> None:
+def test_settings_that_are_not_configured_are_left_alone() -> None:
     driver = Driver()
     assert apply_settings(driver, config()) == ()
     assert set(driver.asked) == {cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS}
 
 
-def test_the_format_is_asked_for_before_the_size_as_it_decides_which_there_are() -> None:
+def test_the_format_is_requested_before_the_size_because_it_decides_the_sizes() -> None:
     driver = Driver()
     apply_settings(driver, config(fourcc="MJPG"))
     assert driver.asked[0] == cv2.CAP_PROP_FOURCC
@@ -79,7 +79,7 @@ def test_a_level_that_the_driver_refuses_is_reported() -> None:
     assert apply_settings(driver, config(focus=5)) == ("focus: asked for 5, the driver has no such setting",)
 
 
-def test_rounding_is_no_refusal() -> None:
+def test_rounding_does_not_count_as_refusal() -> None:
     driver = Driver(BRIGHTNESS=lambda value: round(value))
     assert apply_settings(driver, config(brightness=100.4)) == ()
 
@@ -103,7 +103,7 @@ def test_switches_are_written_as_the_backend_wants_them(
     assert driver.values[number] == value
 
 
-def test_a_camera_whose_menu_has_no_aperture_priority_is_asked_for_full_automatic() -> None:
+def test_a_camera_without_aperture_priority_is_set_to_full_automatic() -> None:
     driver = Driver(AUTO_EXPOSURE=lambda value: value if value in (0, 1) else 1)
     assert apply_settings(driver, config(auto_exposure=True)) == ()
     assert driver.values[cv2.CAP_PROP_AUTO_EXPOSURE] == 0
@@ -117,7 +117,7 @@ def test_a_camera_whose_menu_has_no_aperture_priority_is_asked_for_full_automati
         ("focus", cv2.CAP_PROP_AUTOFOCUS),
     ],
 )
-def test_a_level_switches_off_what_would_choose_it_and_does_so_first(level: str, switch: int) -> None:
+def test_a_level_first_switches_off_the_automatic_that_would_choose_it(level: str, switch: int) -> None:
     driver = Driver("MSMF")
     assert apply_settings(driver, config(**{level: 10})) == ()
     assert driver.values[switch] == 0
@@ -141,5 +141,5 @@ def test_a_switch_that_the_driver_refuses_is_reported() -> None:
         (1e12, ""),
     ],
 )
-def test_formats_are_shown_as_four_characters_if_they_are_any(number: float, text: str) -> None:
+def test_formats_are_shown_as_four_characters_if_possible(number: float, text: str) -> None:
     assert fourcc_text(number) == text

@@ -29,7 +29,7 @@ def test_the_number_of_a_frame_can_be_read_back_at_any_size(size: tuple[int, int
 
 
 @pytest.mark.parametrize("size", [(2000, 60), (64, 2000)])
-def test_all_around_the_table_is_floor_however_long_the_picture(size: tuple[int, int]) -> None:
+def test_the_table_is_surrounded_by_floor_however_long_the_picture(size: tuple[int, int]) -> None:
     corners = draw(1, size)[[[0], [-1]], [0, -1]]
     assert (corners < 60).all(), corners
 
@@ -55,12 +55,12 @@ def test_the_number_survives_scaling_and_jpeg(width: int, quality: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
-def test_a_frame_without_a_number_is_an_error_and_no_number(value: int) -> None:
+def test_a_frame_without_a_number_is_an_error(value: int) -> None:
     with pytest.raises(ValueError, match="no readable counter"):
         read_counter(np.full((180, 320, 3), value, np.uint8))
 
 
-def test_a_frame_with_a_damaged_number_is_an_error_and_no_number() -> None:
+def test_a_frame_with_a_damaged_number_is_an_error() -> None:
     frame = draw(7)
     strip = frame[int(0.962 * 180) :]
     middle = strip.shape[1] // 2
@@ -108,7 +108,7 @@ def test_memory_of_another_shape_or_type_stays_untouched(slot: np.ndarray) -> No
     assert np.array_equal(frame, draw(1))
 
 
-def test_a_second_of_the_shot_has_as_many_frames_as_fps_says() -> None:
+def test_a_second_of_the_shot_has_fps_frames() -> None:
     # The same moment at two rates: only the numbers in the picture differ.
     slow, fast = draw(31, fps=30), draw(61, fps=60)
     field = slice(30, 150)
@@ -119,7 +119,7 @@ def test_a_second_of_the_shot_has_as_many_frames_as_fps_says() -> None:
 
 
 def test_a_size_without_room_for_the_counter_is_refused_with_what_it_needs() -> None:
-    with pytest.raises(CameraError, match="40x30 is too small, it needs 64x48"):
+    with pytest.raises(CameraError, match="40x30 is too small, it needs at least 64x48"):
         DemoTable(40, 30, 30)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoding import encode
 from engines import BACKENDS, ENGINES, open_with, read_all
 from tools import needs
 from videos import FPS, SIZE, damage_clip, decode_all, make_clip, make_images, turn_clip
@@ -31,7 +32,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("name", ["clip.avi", "clip.mp4"])
-def test_a_clip_gives_its_frames_as_opencv_decodes_them(engine: str, tmp_path: Path, name: str) -> None:
+def test_the_frames_of_a_clip_are_as_opencv_decodes_them(engine: str, tmp_path: Path, name: str) -> None:
     clip = make_clip(tmp_path / name, 20)
     camera = open_with(engine, clip)
     assert (camera.details.width, camera.details.height) == SIZE
@@ -53,7 +54,7 @@ def test_positions_rise_by_the_duration_of_a_frame(engine: str, tmp_path: Path) 
     assert positions == pytest.approx([0, 40, 80, 120])
 
 
-def test_a_recording_tells_how_many_frames_are_left(engine: str, tmp_path: Path) -> None:
+def test_a_recording_knows_how_many_frames_are_left(engine: str, tmp_path: Path) -> None:
     camera = open_with(engine, make_clip(tmp_path / "clip.avi", 3))
     left = [camera.frames_left]
     while camera.grab():
@@ -93,14 +94,14 @@ def test_frames_land_in_memory_with_padded_rows(engine: str, tmp_path: Path) -> 
     assert not padded[:, SIZE[0] :].any()
 
 
-def test_damaged_frames_are_left_out_and_the_others_come(engine: str, tmp_path: Path) -> None:
+def test_damaged_frames_are_left_out_and_the_others_arrive(engine: str, tmp_path: Path) -> None:
     camera = open_with(engine, damage_clip(make_clip(tmp_path / "clip.avi", 20), 5, 11, 12))
     numbers = [read_counter(frame) for frame in read_all(camera)]
     assert numbers == [number for number in range(1, 21) if number not in (5, 11, 12)]
 
 
 def test_numbered_images_are_not_for_ffmpeg_which_would_guess(engine: str, tmp_path: Path) -> None:
-    with pytest.raises(CameraError, match=r"numbered images are for the backends images and auto$"):
+    with pytest.raises(CameraError, match=r"numbered images need backend images or auto$"):
         open_with(engine, make_images(tmp_path / "images", range(1, 4)), backend=BACKENDS[engine])
 
 
@@ -116,7 +117,7 @@ def test_a_missing_file_is_an_error_that_says_so(engine: str, tmp_path: Path, na
 @pytest.mark.parametrize(
     ("name", "hint"), [("demmo", True), ("Demo", True), ("dmo", True), ("clip", False), ("demo.mp4", False)]
 )
-def test_a_name_like_that_of_the_demo_gets_a_hint(
+def test_a_name_similar_to_demo_gets_a_hint(
     engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, hint: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -139,13 +140,19 @@ def test_a_directory_is_an_error_that_says_so(engine: str, tmp_path: Path) -> No
         (bytes(range(256)) * 20, "not a video that {engine} can read"),
     ],
 )
-def test_a_file_that_is_no_video_is_an_error_that_says_what_it_is(
+def test_a_file_that_is_not_a_video_is_an_error_that_says_what_it_is(
     engine: str, tmp_path: Path, content: bytes, reason: str
 ) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     with pytest.raises(CameraError, match=f"{reason.format(engine=engine)}$"):
         open_with(engine, path)
+
+
+def test_a_raw_video_whose_bytes_could_be_text_is_played(engine: str, tmp_path: Path) -> None:
+    path = tmp_path / "dark.y4m"
+    path.write_bytes(b"YUV4MPEG2 W64 H96 F25:1 Ip A1:1 C420jpeg\n" + 3 * (b"FRAME\n" + b"<" * (64 * 96 * 3 // 2)))
+    assert [frame.shape for frame in read_all(open_with(engine, path))] == [(96, 64, 3)] * 3
 
 
 def test_a_file_that_was_cut_off_is_an_error_that_says_so(engine: str, tmp_path: Path) -> None:
@@ -157,7 +164,7 @@ def test_a_file_that_was_cut_off_is_an_error_that_says_so(engine: str, tmp_path:
 
 @pytest.fixture
 def unprivileged() -> Iterator[Path]:
-    """A directory of a user who may not read everything: root is `nobody` meanwhile."""
+    """A directory of a user who may not read everything: root becomes `nobody` for the test."""
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         if user == 0:
@@ -187,7 +194,7 @@ def server() -> Iterator[socket.socket]:
 
 
 def answer(server: socket.socket, text: bytes | Callable[[bytes], bytes]) -> threading.Thread:
-    """Answer every connection with the same text, or what a function makes of the request, until it is closed."""
+    """Answer every connection with the same text, or with a function's reply to the request, until it is closed."""
 
     def serve() -> None:
         while True:
@@ -228,7 +235,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["rtsp", "http"])
-def test_a_server_that_is_not_there_is_an_error_that_says_so_without_the_password(engine: str, scheme: str) -> None:
+def test_an_unreachable_server_is_an_error_that_says_so_without_the_password(engine: str, scheme: str) -> None:
     port = free_port()
     expected = (
         rf"^cannot open {scheme}://me:\*\*\*@127.0.0.1:{port}/x: not found: 127.0.0.1:{port}: connection refused$"
@@ -238,7 +245,7 @@ def test_a_server_that_is_not_there_is_an_error_that_says_so_without_the_passwor
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 70])
-def test_a_name_that_no_host_can_have_is_an_error_that_says_so(engine: str, host: str) -> None:
+def test_an_impossible_host_name_is_an_error_that_says_so(engine: str, host: str) -> None:
     with pytest.raises(CameraError, match=f"not found: there is no host {host}$"):
         open_with(engine, f"http://me:secret@{host}/x")
 
@@ -255,7 +262,7 @@ def test_a_server_that_refuses_is_an_error_with_its_reason(
     assert reason_for_url(f"{scheme}://127.0.0.1:{port_of(server)}/x?y=1", 2.0, "OpenCV").startswith(reason)
 
 
-def test_a_server_that_knows_the_user_and_has_no_such_stream_is_not_said_to_refuse_the_user(
+def test_a_server_without_the_stream_is_not_reported_as_refusing_the_user(
     server: socket.socket,
 ) -> None:
     def refusing(request: bytes) -> bytes:
@@ -314,6 +321,37 @@ def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None
     assert reason_for_url(f"rtsp://127.0.0.1:{port_of(server)}/x", 0.1, "OpenCV").startswith("timeout: ")
 
 
+@pytest.mark.slow
+def test_a_server_that_keeps_sending_without_a_frame_is_a_timeout(
+    engine: str, server: socket.socket, tmp_path: Path
+) -> None:
+    video = encode(tmp_path / "clip.ts", "libx264", "yuv420p", (64, 48), frames=60, g=1, bf=0).read_bytes()
+    padding = b"\x47\x1f\xff\x10" + bytes(184)
+    done = threading.Event()
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: video/mp2t\r\n\r\n" + video)
+            while not done.wait(0.02):
+                connection.sendall(padding)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        source = open_with(engine, f"http://127.0.0.1:{port_of(server)}/live.ts", read_timeout_sec=0.5)
+        frames = 0
+        while source.grab():
+            frames += 1
+        assert 40 <= frames <= 60
+        assert thread.is_alive(), "it was the time that was up"
+        source.release()
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
@@ -322,5 +360,5 @@ def test_a_server_that_never_answers_is_a_timeout(server: socket.socket) -> None
         ("strange://host/x", "unreadable: nothing there"),
     ],
 )
-def test_addresses_that_lead_nowhere_have_a_reason_too(url: str, reason: str) -> None:
+def test_unusable_addresses_have_a_reason_too(url: str, reason: str) -> None:
     assert reason_for_url(url, 0.1, "OpenCV").startswith(reason)

@@ -1,4 +1,4 @@
-"""Numbered images: which files a pattern names, in what order, and that those that are none are left out."""
+"""Numbered images: which files a pattern names, in what order, and that files that are not images are left out."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def open_images(pattern: str | Path, **camera: object) -> FrameSource:
 
 
 def read_all(source: FrameSource) -> list[np.ndarray]:
-    """Every frame, each put into memory of the last one's shape if it has that."""
+    """Every frame, each read into memory of the previous shape if it fits."""
     slot: np.ndarray | None = None
     frames = []
     while source.grab():
@@ -40,7 +40,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def shade(path: Path, value: int) -> None:
-    """An image all of whose pixels have that value."""
+    """An image with that value in all pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.full((48, 64, 3), value, np.uint8))
 
@@ -95,7 +95,7 @@ def test_a_pattern_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert numbered_files(Path("%d.png")) == [Path("3.png")]
 
 
-def test_a_folder_or_a_dangling_link_is_no_image(tmp_path: Path) -> None:
+def test_a_folder_or_a_dangling_link_is_not_an_image(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "2.png/x")
     (tmp_path / "3.png").symlink_to("nowhere")
     (tmp_path / "4.png").symlink_to("1.png")
@@ -122,7 +122,7 @@ def test_each_camera_shows_its_own_pictures(tmp_path: Path) -> None:
         assert shades(read_all(open_images(pattern))) == [camera * 50 + number for number in range(1, 6)]
 
 
-def test_missing_numbers_are_passed_over(tmp_path: Path) -> None:
+def test_missing_numbers_are_skipped(tmp_path: Path) -> None:
     for number in 3, 4, 8, 100, 1000:
         shade(tmp_path / f"{number:03d}.png", number % 256)
     assert shades(read_all(open_images(tmp_path / "%03d.png"))) == [3, 4, 8, 100, 1000 % 256]
@@ -217,7 +217,7 @@ def test_a_file_that_is_cut_off_is_left_out(tmp_path: Path, suffix: str, share: 
         cv2.imwrite(str(tmp_path / f"{number}.{suffix}"), texture)
     whole = (tmp_path / f"1.{suffix}").read_bytes()
     (tmp_path / f"1.{suffix}").write_bytes(whole[: int(len(whole) * share)])
-    # What cameras add behind the end does no harm, and a preview in the header does not count as one.
+    # Bytes that cameras add after the end do no harm, and a preview in the header does not count as an end.
     (tmp_path / f"2.{suffix}").write_bytes(whole + b"SEFH\xff\xda\0")
     source = open_images(tmp_path / f"%d.{suffix}")
     assert source.grab()
@@ -226,7 +226,7 @@ def test_a_file_that_is_cut_off_is_left_out(tmp_path: Path, suffix: str, share: 
     assert source.retrieve(None) is not None
 
 
-def test_a_sequence_is_published_and_begins_again_with_the_files_there_are_then(name: str, tmp_path: Path) -> None:
+def test_a_sequence_is_published_and_starts_over_with_the_files_that_exist_then(name: str, tmp_path: Path) -> None:
     pattern = make_images(tmp_path / "images", range(3, 6))
     settings = settings_for(name, pattern, playback_fps=0)
     frames = published(name, settings, frames=8)
@@ -247,13 +247,13 @@ def test_a_sequence_is_published_and_begins_again_with_the_files_there_are_then(
         ("cam_%02d.png", "no file has such a name; there is cam_0001.png"),
     ],
 )
-def test_images_that_are_not_there_are_an_error(tmp_path: Path, pattern: str, reason: str) -> None:
+def test_missing_images_are_an_error(tmp_path: Path, pattern: str, reason: str) -> None:
     touch(tmp_path, "cam_0001.png", "cam_0002.png", "cam_x.png")
     with pytest.raises(CameraError, match=rf": not found: {reason}$"):
         open_images(tmp_path / pattern)
 
 
-def test_numbered_files_that_are_no_images_are_an_error_that_names_one(tmp_path: Path) -> None:
+def test_numbered_files_that_are_not_images_are_an_error_that_names_one(tmp_path: Path) -> None:
     for number in range(1, 20):
         (tmp_path / f"clip{number}.mp4").write_bytes(bytes(range(256)))
     with pytest.raises(CameraError, match=r": unreadable: .*/clip1\.mp4 is not an image that OpenCV can read$"):
@@ -261,5 +261,5 @@ def test_numbered_files_that_are_no_images_are_an_error_that_names_one(tmp_path:
 
 
 def test_a_camera_is_not_for_the_backend_of_images() -> None:
-    with pytest.raises(CameraError, match=r"^cannot open camera 0: backend images reads files, and this is none$"):
+    with pytest.raises(CameraError, match=r"^cannot open camera 0: backend images reads files; this is not one$"):
         ImageSequence(CameraConfig(device_id=0, backend="images"))

@@ -1,4 +1,4 @@
-"""Motion JPEG from servers that do it wrong: cut pictures, missing lengths, strange boundaries. Whole pictures come."""
+"""Motion JPEG from faulty servers: cut pictures, missing lengths, strange boundaries. Whole pictures still arrive."""
 
 import contextlib
 from collections.abc import Callable
@@ -39,14 +39,14 @@ def part(jpeg: bytes, *, length: bool = True, boundary: bytes = b"x", ending: by
 
 
 def read(url: str, engine: str, **camera: object) -> list[np.ndarray | None]:
-    """What a source gives until its stream is over; None for a picture that cannot be decoded."""
+    """What a source delivers until its stream ends; None for a picture that cannot be decoded."""
     config = {"device_id": url, "backend": BACKENDS[engine], "read_timeout_sec": 20} | camera
     source = open_source(CameraConfig.model_validate(config))
     assert source.details.delivery is Delivery.LIVE
     found: list[np.ndarray | None] = []
     failed = 0
     with contextlib.suppress(SourceLostError):
-        while failed < 4:  # a grab of OpenCV fails at a picture, too
+        while failed < 4:  # OpenCV's grab fails at a damaged picture too
             grabbed = source.grab()
             failed = 0 if grabbed else failed + 1
             if grabbed:
@@ -122,7 +122,7 @@ CONTENT_TYPES = [
 
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES, ids=bytes.decode)
-def test_what_a_server_says_of_the_boundary_need_not_be_right(engine: str, content_type: bytes) -> None:
+def test_a_wrong_boundary_from_the_server_does_no_harm(engine: str, content_type: bytes) -> None:
     with serving([*map(part, jpegs(FRAMES)), b"--x--\r\n"], content_type) as url:
         assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
 
@@ -150,12 +150,12 @@ def test_one_wrong_part_costs_one_picture_or_two(wrong: str) -> None:
     assert set(range(1, FRAMES + 1)) - set(numbers(found)) <= {6, 7}
 
 
-def test_pictures_may_come_without_anything_between_them(engine: str) -> None:
+def test_pictures_may_arrive_without_anything_between_them(engine: str) -> None:
     with serving(jpegs(FRAMES), b"image/jpeg") as url:
         assert numbers(read(url, engine)) == list(range(1, FRAMES + 1))
 
 
-def test_pictures_of_another_size_are_given_as_they_are() -> None:
+def test_pictures_with_another_size_are_delivered_unchanged() -> None:
     sizes = [SIZE, (320, 180), (96, 180)]
     parts = [part(jpeg) for place, size in enumerate(sizes) for jpeg in jpegs(3, size, 3 * place + 1)]
     with serving([*parts, b"--x--\r\n"]) as url:

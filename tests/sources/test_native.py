@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from encoding import encode, pictures
 from engines import open_with
 from http_answers import serving
@@ -18,6 +19,7 @@ from jpegs import as_frame, jpeg, without_tables
 from raw_frames import as_raw
 
 from billiards_shm.config.model import CameraConfig
+from billiards_shm.images import convert
 from billiards_shm.jpeg import complete
 from billiards_shm.sources.camera import Camera
 from billiards_shm.sources.protocol import NativeSource
@@ -42,7 +44,9 @@ NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 NOT_NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "320x240 yuv444p": (".mp4", "libx264", "yuv444p", {}),
     "321x241 yuv420p": (".mkv", "ffv1", "yuv420p", {"size": (321, 241)}),
-    "320x240 yuv420p10le": (".mp4", "libx264", "yuv420p10le", {}),
+    "321x241 yuv420p10le": (".mkv", "ffv1", "yuv420p10le", {"size": (321, 241)}),
+    "320x240 yuv420p10le of full range": (".mp4", "libx264", "yuv420p10le", {"tags": {"color_range": FULL}}),
+    "320x240 yuv420p12le": (".mkv", "ffv1", "yuv420p12le", {}),
     "320x240 yuvj420p of full range": (".mp4", "libx264", "yuvj420p", {}),
 }
 
@@ -59,14 +63,14 @@ def opened(path: Path | str, **keys: Any) -> Video:
 def decoded(path: Path) -> Iterator[np.ndarray]:
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            if frame.format.name in ("nv21", "uyvy422"):  # of which PyAV makes no array
+            if frame.format.name in ("nv21", "uyvy422"):  # which PyAV cannot convert to an array
                 yield np.concatenate([np.frombuffer(plane, np.uint8) for plane in frame.planes])
             else:
                 yield frame.to_ndarray()
 
 
 @pytest.mark.parametrize("kind", NATIVE)
-def test_what_is_decoded_is_given_as_it_is(tmp_path: Path, kind: str) -> None:
+def test_decoded_frames_are_delivered_unchanged(tmp_path: Path, kind: str) -> None:
     path = record(tmp_path, NATIVE[kind])
     source = opened(path)
     target = None
@@ -88,11 +92,92 @@ def test_what_is_decoded_is_given_as_it_is(tmp_path: Path, kind: str) -> None:
     assert source.details.warnings == ()
 
 
+TEN_BITS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "H.264": (".mp4", "libx264", "yuv420p10le", {"size": (330, 188)}),
+    "H.264, interlaced": (".mp4", "libx264", "yuv420p10le", {"interlaced": True}),
+    "HEVC, HDR": (".mp4", "libx265", "yuv420p10le", {"tags": {"color_primaries": 9, "color_trc": 18, "colorspace": 9}}),
+    "FFV1": (".mkv", "ffv1", "yuv420p10le", {"size": (322, 242)}),
+}
+
+
+@pytest.mark.parametrize("kind", TEN_BITS)
+def test_ten_bits_become_p010_with_the_same_samples(tmp_path: Path, kind: str) -> None:
+    path = record(tmp_path, TEN_BITS[kind])
+    source = opened(path)
+    assert source.details.warnings == ()
+    target = None
+    fine = 0
+    with av.open(str(path)) as container:
+        for theirs in container.decode(video=0):
+            luma, *chroma = samples(theirs)
+            assert source.grab()
+            assert source.native_format == "P010"
+            ours = source.retrieve_native(target)
+            assert ours is not None
+            assert target is None or ours is target
+            np.testing.assert_array_equal(ours[: theirs.height], luma << 6)
+            uv = ours[theirs.height :].reshape(theirs.height // 2, theirs.width // 2, 2)
+            for number, plane in enumerate(chroma):
+                np.testing.assert_array_equal(uv[..., number], plane << 6)
+            fine += np.count_nonzero(luma & 3)
+            target = np.zeros_like(ours)
+            bgr = source.retrieve(None)
+            assert bgr is not None
+            of_readers = convert(ours, "P010", "BGR24")
+            plain = slice(theirs.height // 4, None)  # below the patch of colours
+            if "HDR" not in kind:
+                assert np.abs(of_readers[plain].astype(int) - bgr[plain]).mean() < 3
+    assert fine, "the clip has detail that eight bits lack"
+    assert not source.grab()
+
+
+def samples(frame: av.VideoFrame) -> list[np.ndarray]:
+    """Y, U and V of a frame, without the row padding."""
+    dtype = np.dtype(np.uint16 if "10" in frame.format.name else np.uint8)
+    found = []
+    for number, plane in enumerate(frame.planes):
+        height, width = (frame.height, frame.width) if number == 0 else (frame.height // 2, frame.width // 2)
+        found.append(np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)[:height, :width])
+    return found
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_pixels_that_a_stream_cuts_off_are_not_published(tmp_path: Path, pixel_format: str) -> None:
+    """H.264 says how many pixels of its macroblocks are outside the picture, at the left and the top too."""
+    left, top, right, bottom = 34, 18, 6, 10
+    whole = encode(tmp_path / "clip.mp4", "libx264", pixel_format)
+    path = tmp_path / "cut.mp4"
+    cut = f"h264_metadata=crop_left={left}:crop_top={top}:crop_right={right}:crop_bottom={bottom}"
+    with av.open(str(whole)) as container, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        filtering = BitStreamFilterContext(cut, container.streams.video[0], stream)
+        for packet in [*container.demux(video=0), None]:
+            for each in filtering.filter(packet if packet is not None and packet.size else None):
+                each.stream = stream
+                output.mux(each)
+    source = opened(path)
+    width, height = SIZE[0] - left - right, SIZE[1] - top - bottom
+    with av.open(str(whole)) as container:
+        for theirs in container.decode(video=0):
+            assert source.grab()
+            ours = source.retrieve_native(None)
+            bgr = source.retrieve(None)
+            assert ours is not None
+            assert bgr is not None
+            assert bgr.shape == (height, width, 3)
+            luma = samples(theirs)[0][top : top + height, left : left + width]
+            np.testing.assert_array_equal(ours[:height], luma << (6 if ours.dtype == np.uint16 else 0))
+            reference = theirs.to_ndarray(format="bgr24")[top : top + height, left : left + width]
+            plain = slice(height // 4, None)
+            assert np.abs(bgr[plain].astype(int) - reference[plain]).mean() < 2
+    assert not source.grab()
+
+
 @pytest.mark.parametrize("kind", NOT_NATIVE)
-def test_what_segments_have_no_format_for_is_bgr_and_said(tmp_path: Path, kind: str) -> None:
+def test_formats_that_segments_lack_become_bgr_and_are_reported(tmp_path: Path, kind: str) -> None:
     path = record(tmp_path, NOT_NATIVE[kind])
     source = opened(path, publish="native")
-    assert source.details.warnings == (f"publish: asked for native, bgr for {kind}",)
+    assert source.details.warnings == (f"publish: asked for native, got bgr for {kind}",)
     assert source.grab()
     assert source.native_format == "BGR24"
     theirs = Video(CameraConfig(device_id=str(path)))
@@ -121,7 +206,7 @@ def test_motion_jpeg_is_not_decoded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mov"])
-def test_motion_jpeg_of_two_fields_is_bgr_and_said(tmp_path: Path, suffix: str) -> None:
+def test_motion_jpeg_of_two_fields_becomes_bgr_and_is_reported(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"fields{suffix}"
     clip = encode(tmp_path / f"clip{suffix}", "mjpeg", "yuvj420p", frames=3)
     with av.open(str(clip)) as whole_frames, av.open(str(path), "w") as output:
@@ -133,7 +218,7 @@ def test_motion_jpeg_of_two_fields_is_bgr_and_said(tmp_path: Path, suffix: str) 
             packet.time_base, packet.stream = whole.time_base, stream
             output.mux(packet)
     source = opened(path, publish="native")
-    assert [each.partition(" for ")[2][:11] for each in source.details.warnings] == ["native, bgr"]
+    assert [each.partition(" for ")[2][:15] for each in source.details.warnings] == ["native, got bgr"]
     for picture in pictures(3, SIZE):
         assert source.grab()
         assert source.native_format == "BGR24"
@@ -143,15 +228,32 @@ def test_motion_jpeg_of_two_fields_is_bgr_and_said(tmp_path: Path, suffix: str) 
     assert not source.grab()
 
 
-def test_a_stream_that_is_not_native_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_lossless_motion_jpeg_becomes_bgr_and_is_reported(tmp_path: Path) -> None:
+    """OpenCV decodes it in wrong colours, browsers not at all."""
+    path = encode(tmp_path / "clip.avi", "ljpeg", "yuvj420p", strict=-1)
+    source = opened(path, publish="native")
+    assert source.details.warnings == ("publish: asked for native, got bgr for 320x240 yuvj420p of full range",)
+    theirs = Video(CameraConfig(device_id=str(path)))
+    for _ in range(5):
+        assert source.grab()
+        assert theirs.grab()
+        assert source.native_format == "BGR24"
+        np.testing.assert_array_equal(source.retrieve_native(None), theirs.retrieve(None))
+    assert not source.grab()
+
+
+def test_a_stream_that_is_not_native_is_warned_about_once_however_often_it_is_opened(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     clip = encode(tmp_path / "clip.ts", "mpeg2video", "yuv422p").read_bytes()
     with serving([clip], b"video/mp2t") as url:
-        source = opened(url, publish="native")
-        for _ in range(3):
-            assert source.grab()
-            assert source.retrieve_native(None) is not None
-        source.release()
-    warning = f"{url}: publish: asked for native, bgr for 320x240 yuv422p"
+        for _ in range(2):
+            source = opened(url, publish="native")
+            for _ in range(3):
+                assert source.grab()
+                assert source.retrieve_native(None) is not None
+            source.release()
+    warning = f"{url}: publish: asked for native, got bgr for 320x240 yuv422p"
     assert [each.getMessage() for each in caplog.records].count(warning) == 1
 
 
@@ -160,7 +262,7 @@ def test_a_stream_that_is_not_native_is_warned_of_once(tmp_path: Path, caplog: p
 
 @contextmanager
 def camera(parts: list[bytes]) -> Iterator[str]:
-    """Serves JPEGs one after the other, and then keeps the connection."""
+    """Serve JPEGs one after another, then keep the connection open."""
     done = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
@@ -204,7 +306,7 @@ JPEGS = [jpeg(picture, 92) for picture in pictures(12, SIZE)]
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["with tables", "without tables"])
-def test_mjpeg_over_http_is_kept_to_the_byte(bare: bool) -> None:
+def test_mjpeg_over_http_is_kept_byte_for_byte(bare: bool) -> None:
     sent = [without_tables(each) for each in JPEGS] if bare else JPEGS
     with camera(sent) as url:
         found = native_frames(url, 10)
@@ -214,12 +316,12 @@ def test_mjpeg_over_http_is_kept_to_the_byte(bare: bool) -> None:
 
 
 @pytest.mark.parametrize("before", [b"\r\n", b"\xff", b"\0" * 8])
-def test_what_a_server_sends_before_a_jpeg_is_left_out(before: bytes) -> None:
+def test_bytes_that_a_server_sends_before_a_jpeg_are_left_out(before: bytes) -> None:
     with camera([before + each for each in JPEGS]) as url:
         assert native_frames(url, 5) == JPEGS[:5]
 
 
-def test_a_camera_whose_jpegs_never_have_an_end_is_read() -> None:
+def test_a_camera_whose_jpegs_have_no_end_marker_is_read() -> None:
     with camera([each[:-2] for each in JPEGS]) as url:
         assert native_frames(url, 5) == JPEGS[:5]
 
@@ -238,7 +340,7 @@ def test_a_damaged_jpeg_is_left_out_of_a_stream() -> None:
 
 
 class Device:
-    """In place of `cv2.VideoCapture`: a camera that gives the frames of a list, in its format."""
+    """Replaces `cv2.VideoCapture`: a camera that delivers the frames of a list, in its format."""
 
     def __init__(self, fourcc: str, frames: list[np.ndarray], size: tuple[int, int], *, converts_only: bool) -> None:
         self.said = {
@@ -302,7 +404,7 @@ DRIVERS = {
 
 
 @pytest.mark.parametrize("fourcc", DRIVERS)
-def test_a_camera_gives_what_its_driver_delivers(monkeypatch: pytest.MonkeyPatch, fourcc: str) -> None:
+def test_a_camera_passes_on_what_its_driver_delivers(monkeypatch: pytest.MonkeyPatch, fourcc: str) -> None:
     pixel_format, raw = DRIVERS[fourcc]
     source = camera_with(monkeypatch, fourcc, [raw, raw], rotation=180)
     assert isinstance(source, NativeSource)
@@ -332,7 +434,38 @@ def test_a_cameras_jpegs_are_completed_and_the_damaged_left_out(monkeypatch: pyt
     assert found == [whole, complete(without_tables(whole)), None, whole + b"\0" * 40]
 
 
-def test_bayer_that_opencv_gives_as_a_row_of_bytes_gets_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_jpegs_of_a_camera_are_left_out_as_bgr_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = jpeg(PICTURE)
+    frames = [
+        as_frame(without_tables(whole)),
+        as_frame(whole[: len(whole) // 2]),
+        as_frame(b"no JPEG"),
+        as_frame(whole),
+    ]
+    source = camera_with(monkeypatch, "MJPG", frames, publish="bgr")
+    assert source.details.warnings == ()
+    target = np.zeros_like(PICTURE)
+    for good in (True, False, False, True):
+        assert source.grab()
+        target[:] = 0
+        image = source.retrieve(target)
+        assert (image is target) is good, "damaged is nothing, not a picture with grey parts"
+        assert np.array_equal(target, cv2.imdecode(as_frame(whole), cv2.IMREAD_COLOR)) is good
+
+
+@pytest.mark.parametrize("publish", ["native", "both", "bgr"])
+@pytest.mark.parametrize("fourcc", ["MJPG", "NV12"])
+def test_an_empty_driver_buffer_is_not_a_frame(monkeypatch: pytest.MonkeyPatch, publish: str, fourcc: str) -> None:
+    source = camera_with(monkeypatch, fourcc, [PICTURE, PICTURE], publish=publish)
+    # What OpenCV's binding returns for an empty buffer.
+    monkeypatch.setattr(Device, "retrieve", lambda self, target=None: (True, None))
+    assert source.grab()
+    assert source.retrieve(None) is None
+    assert source.grab()
+    assert source.retrieve_native(None) is None
+
+
+def test_bayer_that_opencv_returns_as_a_row_of_bytes_gets_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = np.random.default_rng(2).integers(0, 256, (48, 64), np.uint8)
     source = camera_with(monkeypatch, "BA81", [raw.reshape(1, -1)])
     assert source.grab()
@@ -342,7 +475,7 @@ def test_bayer_that_opencv_gives_as_a_row_of_bytes_gets_its_shape(monkeypatch: p
 
 
 @pytest.mark.parametrize(("fourcc", "dtype"), [("P010", "uint16"), ("NV12", "uint8")])
-def test_planes_that_opencv_gives_as_a_row_of_bytes_get_their_shape(
+def test_planes_that_opencv_returns_as_a_row_of_bytes_get_their_shape(
     monkeypatch: pytest.MonkeyPatch, fourcc: str, dtype: str
 ) -> None:
     raw = np.random.default_rng(2).integers(0, 256, (72, 64), np.uint8).astype(dtype)
@@ -354,13 +487,15 @@ def test_planes_that_opencv_gives_as_a_row_of_bytes_get_their_shape(
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, raw)
     assert source.grab()
-    assert source.retrieve_native(None) is None, "too few bytes for a picture are no picture"
+    assert source.retrieve_native(None) is None, "too few bytes for a picture are not a picture"
 
 
-def test_a_format_that_the_driver_does_not_give_raw_is_bgr_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_format_that_the_driver_does_not_deliver_raw_becomes_bgr_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for fourcc, converts_only in (("H264", False), ("YUYV", True)):
         source = camera_with(monkeypatch, fourcc, [PICTURE], converts_only=converts_only, publish="native")
-        assert any("asked for native, bgr for" in each and fourcc in each for each in source.details.warnings)
+        assert any("asked for native, got bgr for" in each and fourcc in each for each in source.details.warnings)
         assert source.grab()
         assert source.native_format == "BGR24"
         image = source.retrieve_native(None)
@@ -368,7 +503,7 @@ def test_a_format_that_the_driver_does_not_give_raw_is_bgr_with_a_warning(monkey
         assert image.shape == (48, 64, 3)
 
 
-def test_files_that_opencv_decodes_are_bgr_with_a_warning(tmp_path: Path) -> None:
+def test_files_decoded_by_opencv_become_bgr_with_a_warning(tmp_path: Path) -> None:
     clip = encode(tmp_path / "clip.avi", "mjpeg", "yuvj420p")
     source = open_with("OpenCV", clip, publish="native")
     assert isinstance(source, NativeSource)
@@ -377,7 +512,7 @@ def test_files_that_opencv_decodes_are_bgr_with_a_warning(tmp_path: Path) -> Non
     assert source.native_format == "BGR24"
 
 
-def test_bgr_that_comes_instead_of_the_format_that_was_named_is_bgr(
+def test_bgr_delivered_instead_of_the_requested_format_is_published_as_bgr(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = camera_with(monkeypatch, "NV12", [PICTURE, PICTURE])
@@ -387,5 +522,5 @@ def test_bgr_that_comes_instead_of_the_format_that_was_named_is_bgr(
         assert source.native_format == "BGR24"
         np.testing.assert_array_equal(source.retrieve(None), PICTURE)
     assert [each.getMessage() for each in caplog.records].count(
-        "camera 0: publish: asked for native, bgr comes instead of NV12"
+        "camera 0: publish: asked for native, got bgr instead of NV12"
     ) == 1

@@ -29,7 +29,7 @@ def fingerprints(frames: list[np.ndarray]) -> list[int]:
 
 
 def fingerprints_of(path: Path, failures: int = 3) -> list[int]:
-    """What plain OpenCV decodes, reading on after a failure."""
+    """What plain OpenCV decodes, continuing after failures."""
     capture = cv2.VideoCapture(str(path))
     found = []
     failed = 0
@@ -46,7 +46,7 @@ def captured(name: str, path: Path, **camera: Any) -> list[tuple[int, np.ndarray
 
 
 def check_all(name: str, path: Path) -> list[np.ndarray]:
-    """Every frame arrives, numbered from 1, and is what OpenCV decodes."""
+    """Check that every frame arrives, numbered from 1, as OpenCV decodes it."""
     found = captured(name, path)
     frames = [frame for _, frame in found]
     assert fingerprints(frames) == fingerprints_of(path)
@@ -99,20 +99,20 @@ def test_a_recording_is_turned_and_cropped_as_configured(segment_name: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["ts", "avi", "mp4"])
-def test_of_a_truncated_file_every_whole_frame_arrives(segment_name: str, tmp_path: Path, suffix: str) -> None:
+def test_every_whole_frame_of_a_truncated_file_arrives(segment_name: str, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"clip.{suffix}"
-    # An MP4 of fragments is what is left of one that was being recorded.
+    # A fragmented MP4 is what remains of one that was being recorded.
     options = ("-movflags", "frag_keyframe+empty_moov", "-g", 5) if suffix == "mp4" else ("-g", 5)
     ffmpeg(*pattern("320x180", 25, 50), *X264, *options, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    # Of the last one a part is missing, and what FFmpeg paints there is not always the same.
+    # A part of the last one is missing, and what FFmpeg paints there varies.
     found = fingerprints([frame for _, frame in captured(segment_name, path)])
     assert found[:-1] == fingerprints_of(path)[:-1]
     assert 20 < len(found) < 50
 
 
 @pytest.mark.slow
-def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_name: str, tmp_path: Path) -> None:
+def test_all_good_frames_of_a_partly_corrupt_file_arrive(segment_name: str, tmp_path: Path) -> None:
     whole = tmp_path / "whole.ts"
     raw = make_clip(tmp_path / "raw.avi", 60)
     ffmpeg("-i", raw, *X264, "-g", 10, "-bf", 0, whole)
@@ -130,9 +130,9 @@ def test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive(segment_
         try:
             arrived[read_counter(frame)] = zlib.crc32(np.ascontiguousarray(frame))
         except ValueError:
-            continue  # a frame so damaged that its number cannot be read
+            continue  # a frame too damaged to read its number
     untouched = [number for number in good if arrived.get(number) == good[number]]
-    # What was hit is one group of ten frames, or two.
+    # The damage hits one group of ten frames, or two.
     assert len(untouched) >= 40
     assert {1, 20, 41, 60} <= set(untouched)
     assert len(untouched) < 60

@@ -1,4 +1,4 @@
-"""Streams from real servers, which are killed, hang, go on, and come back with another picture."""
+"""Streams from real servers, which are killed, hang, continue, and come back with another picture."""
 
 import itertools
 import statistics
@@ -21,7 +21,7 @@ SERVERS: dict[str, MakeServer] = {
     "mjpeg": partial(HttpServer, muxer="mpjpeg"),
 }
 UNCHANGED: dict[str, MakeServer] = {"rtsp": RtspServer, "mpegts": SERVERS["mpegts"], "udp": UdpSender}
-"""Those that send the clip's own H.264."""
+"""Servers that send the clip's own H.264."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def report(what: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("engine", BACKENDS)
 @pytest.mark.parametrize("kind", UNCHANGED)
-def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(
+def test_frames_of_a_stream_are_as_opencv_decodes_them_from_the_file(
     tmp_path: Path, clip: Clip, kind: str, engine: str
 ) -> None:
     with UNCHANGED[kind](clip) as server, CaptureProcess(tmp_path, server.url, backend=BACKENDS[engine]) as capture:
@@ -65,8 +65,8 @@ def test_frames_of_a_stream_are_those_that_opencv_decodes_from_the_file(
             sequences.append(metadata.sequence)
             ages.append(metadata.publish_time_ns - metadata.capture_time_ns)
         steps = [(after - before) % clip.frames for before, after in itertools.pairwise(numbers)]
-        # A reader may miss frames, above all those that were buffered while the stream was opened. The capture process
-        # may leave out some that are late. The order is never another: a step back is one of almost the whole clip.
+        # A reader may miss frames, mainly those buffered while the stream was opened. The capture process
+        # may leave out some that are late. The order never changes: a step back spans almost the whole clip.
         published = [after - before for before, after in itertools.pairwise(sequences)]
         left_out = [(step - count) % clip.frames for step, count in zip(steps, published, strict=True)]
         assert all(count < clip.frames // 2 for count in left_out), (numbers, sequences)
@@ -85,7 +85,7 @@ def test_hls_is_published_at_its_own_rate_and_not_played_again_when_it_ends(tmp_
             zip(numbers, received, strict=True)
         ):
             assert (next_number - number) % clip.frames == following.sequence - metadata.sequence
-        # They come a second's frames at a time, and nearly all would be published at once.
+        # Frames arrive one second at a time, and nearly all would be published at once.
         periods = [
             (following.publish_time_ns - metadata.publish_time_ns) / (following.sequence - metadata.sequence)
             for (_, metadata), (_, following) in itertools.pairwise(received)
@@ -94,7 +94,7 @@ def test_hls_is_published_at_its_own_rate_and_not_played_again_when_it_ends(tmp_
         capture.until("streaming")
         assert (capture.info.stalls, capture.info.reconnects) == (0, 0)
         server.end()
-        report("ended", capture.until("reconnecting", "end of stream: it was live, and is a recording now"))
+        report("ended", capture.until("reconnecting", "end of stream: it was live, but is a recording now"))
         server.start()
         report("back after", capture.recovers())
 
@@ -112,7 +112,7 @@ def test_hls_that_has_an_end_is_a_recording(tmp_path: Path, clip: Clip, engine: 
             assert int(capture.said.rpartition("frames_captured=")[2].partition(",")[0]) >= 50
 
 
-def test_a_server_that_is_killed_is_told_of_and_found_again(tmp_path: Path, server: Server) -> None:
+def test_a_killed_server_is_reported_and_found_again(tmp_path: Path, server: Server) -> None:
     with CaptureProcess(tmp_path, server.url) as capture:
         _, last = capture.frame()
         capture.until("streaming")
@@ -136,14 +136,14 @@ def test_a_server_that_hangs_is_a_timeout_and_found_again(tmp_path: Path, server
         server.hang()
         report("noticed", capture.until("stalled", "timeout: no frame for more than"))
         report("given up after another", capture.until("reconnecting", "timeout: no frame within"))
-        # FFmpeg's HTTP server listens no more once it has its client.
+        # FFmpeg's HTTP server stops listening once it has its client.
         capture.until("reconnecting", "timeout: no stream" if isinstance(server, RtspServer) else "not found: ")
         assert capture.info.stalls == 1
         server.restart()
         report("back after", capture.recovers())
 
 
-def test_a_server_that_only_paused_is_not_left(tmp_path: Path, rtsp: RtspServer, clip: Clip) -> None:
+def test_a_server_that_only_paused_is_kept(tmp_path: Path, rtsp: RtspServer, clip: Clip) -> None:
     with CaptureProcess(tmp_path, rtsp.url, read_timeout_sec=20.0) as capture:
         capture.frame()
         capture.until("streaming")
@@ -188,7 +188,7 @@ def test_a_stream_that_ends_is_opened_again(tmp_path: Path, clip: Clip) -> None:
             capture.recovers()
 
 
-def test_a_server_that_wants_no_clients_is_an_error_with_its_reason(tmp_path: Path, rtsp: RtspServer) -> None:
+def test_a_server_that_accepts_no_clients_is_an_error_with_its_reason(tmp_path: Path, rtsp: RtspServer) -> None:
     with CaptureProcess(tmp_path, rtsp.url.replace("/table", "/chairs")) as capture:
         assert capture.ends() == 3
         assert "not found: 127.0.0.1:" in capture.said
@@ -208,8 +208,8 @@ def test_descriptors_and_threads_do_not_pile_up_with_reconnects(tmp_path: Path, 
         assert capture.descriptors() <= before[0] + 1
 
 
-def test_what_a_stopped_capture_process_missed_is_passed_over(tmp_path: Path, rtsp: RtspServer) -> None:
-    """Newest frames only: what piled up in sockets and decoders meanwhile is old."""
+def test_frames_missed_by_a_stopped_capture_process_are_skipped(tmp_path: Path, rtsp: RtspServer) -> None:
+    """Only newest frames: those that piled up in sockets and decoders are old."""
     with CaptureProcess(tmp_path, rtsp.url) as capture:
         for _ in range(25):
             capture.frame()

@@ -1,4 +1,4 @@
-"""A live stream is decoded by one thread, and by two once that is not enough: from a key frame on, none is lost."""
+"""A live stream is decoded by one thread, and by two once that is too slow: from a key frame on, with no frame lost."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from billiards_shm.sources import camera as camera_module
 from billiards_shm.sources import load as load_module
 from billiards_shm.sources.decoder import Decoder
 from billiards_shm.sources.demo.table import read_counter
-from billiards_shm.sources.protocol import SourceLostError
+from billiards_shm.sources.protocol import SourceReopenError
 
 FRAMES = 120
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "H.264": ("libx264", {"preset": "ultrafast", "g": 20}),
     "H.264, B-frames": ("libx264", {"preset": "veryfast", "bf": 3, "g": 20}),
-    # In open groups the frames that are shown before a key frame need the one before: HEVC leaves them out.
+    # In open groups, frames shown before a key frame need the previous group: HEVC leaves them out.
     "HEVC": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none:keyint=20:open-gop=0"}),
     "MPEG-2": ("mpeg2video", {"g": 15, "b": 4_000_000}),
     "MPEG-4": ("mpeg4", {"g": 20}),
@@ -73,7 +73,7 @@ def test_a_decoder_that_is_fast_enough_stays_with_one_thread(clip: Path, monkeyp
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """With how many threads OpenCV was asked to decode, opening for opening; 0: as many as it likes."""
+    """The number of decoding threads requested from OpenCV at each opening; 0: OpenCV chooses."""
     monkeypatch.setattr(camera_module, "_MANY_THREADS", set())
     monkeypatch.delenv("OPENCV_FFMPEG_THREADS", raising=False)
     found: list[int] = []
@@ -98,12 +98,12 @@ def test_opencv_decodes_a_live_stream_with_one_thread(live_clip: Path, opened: l
     assert opened == [1]
 
 
-def test_a_stream_that_is_too_much_for_one_thread_of_opencv_is_opened_again_with_more(
+def test_a_stream_too_demanding_for_one_opencv_thread_is_opened_again_with_more(
     live_clip: Path, opened: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load_module, "BUSY_SHARE", 0.0)
     with serving([live_clip.read_bytes()], b"video/mp2t") as url:
-        with pytest.raises(SourceLostError, match=r"^unreadable: one thread decodes it too slowly: "):
+        with pytest.raises(SourceReopenError, match=r"^unreadable: one thread decodes it too slowly: "):
             read_numbers(url)
         assert read_numbers(url) == list(range(1, FRAMES + 1))
     assert opened == [1, 0]

@@ -1,4 +1,4 @@
-"""Recordings behind URLs, from servers of every kind: which are recordings, and each frame once up to the end."""
+"""Recordings behind URLs, from servers of every kind: which ones are recordings, and each frame once to the end."""
 
 import contextlib
 import itertools
@@ -16,13 +16,17 @@ from capture_runs import published, settings_for
 from encoding import encode
 from engines import ENGINES, open_with
 
+from billiards_shm import CameraError
 from billiards_shm.sources.demo.table import read_counter
 from billiards_shm.sources.protocol import CheckedSource, Delivery, FrameSource, SourceLostError
 
 FRAMES = 30
+PAUSED_FRAMES = 100
+"""Half of them are more than several threads decode at the same time."""
 TS_PACKET = 188
+LONG = 1 << 22
 FILES: dict[str, dict[str, Any]] = {
-    "end.mp4": {},  # its index is its last part
+    "end.mp4": {},  # its index is at the end
     "start.mp4": {"container": {"movflags": "faststart"}},
     "fragments.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}, "g": 10},
     "clip.mkv": {},
@@ -30,7 +34,9 @@ FILES: dict[str, dict[str, Any]] = {
     "clip.avi": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
 }
 SERVERS = ["ranges", "length", "chunks", "nothing"]
-"""What a server says of its answers: that it can give parts of them, their length, or only where they end."""
+"""What a server's answers offer: ranges, their length, or only their end."""
+GOES_ON = threading.Event()
+"""Ends the pause that the answers of ``/pauses/NAME`` make before their second half."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -50,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
             content = content[start : end + 1]
         else:
             self.send_response(200)
-        if how in ("ranges", "length"):
+        if how in ("ranges", "length", "pauses"):
             self.send_header("Content-Length", str(len(content)))
         elif how == "chunks":
             self.send_header("Transfer-Encoding", "chunked")
@@ -58,6 +64,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
+        if how == "pauses":
+            self.wfile.write(content[: len(content) // 2])
+            GOES_ON.wait()
+            return
         self.wfile.write(content)
 
     def log_message(self, *arguments: object) -> None:
@@ -73,14 +83,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("served")
     for name, options in FILES.items():
         encode(folder / name, **({"codec": "libx264", "pixel_format": "yuv420p", "frames": FRAMES} | options))
+    # More than FFmpeg keeps in its buffer, so it has to request the beginning again.
+    content = (folder / "end.mp4").read_bytes()
+    index = content.rindex(b"moov") - 4
+    unused = (LONG + 8).to_bytes(4, "big") + b"free" + bytes(LONG)
+    (folder / "long.mp4").write_bytes(content[:index] + unused + content[index:])
     whole = (folder / "clip.ts").read_bytes()
     packets = [whole[start : start + TS_PACKET] for start in range(0, len(whole), TS_PACKET)]
     (folder / "lossy.ts").write_bytes(b"".join(packets[:40] + packets[41:]))
+    for name in ("paused.mp4", "paused.mkv"):
+        options = {"container": {"movflags": "faststart"}} if name == "paused.mp4" else {}
+        encode(folder / name, "libx264", "yuv420p", frames=PAUSED_FRAMES, **options)
     cv2.imwrite(str(folder / "picture.jpg"), np.full((48, 64, 3), 99, np.uint8))
     with ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (Handler,), {"folder": folder})) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
+        GOES_ON.set()
         server.shutdown()
         thread.join()
 
@@ -101,7 +120,7 @@ EVERY_KIND = [
 
 
 @pytest.mark.parametrize(("name", "how", "engine"), EVERY_KIND)
-def test_what_names_its_duration_is_a_recording_whatever_the_server_says(
+def test_a_file_with_a_duration_is_a_recording_whatever_the_server_says(
     address: str, name: str, how: str, engine: str
 ) -> None:
     source = open_with(engine, f"{address}/{how}/{name}")
@@ -117,14 +136,14 @@ def test_what_names_its_duration_is_a_recording_whatever_the_server_says(
         ("ranges", "PyAV", True),
         ("ranges", "OpenCV", True),
         ("length", "PyAV", True),
-        ("length", "OpenCV", False),  # which does not say how long the answer is
+        ("length", "OpenCV", False),  # which does not send the answer's length
         ("chunks", "PyAV", False),
         ("chunks", "OpenCV", False),
         ("nothing", "PyAV", False),
         ("nothing", "OpenCV", False),
     ],
 )
-def test_what_names_no_duration_is_a_recording_if_the_answer_has_a_length(
+def test_a_file_without_a_duration_is_a_recording_if_the_answer_has_a_length(
     address: str, how: str, engine: str, recorded: bool
 ) -> None:
     source = open_with(engine, f"{address}/{how}/clip.ts")
@@ -138,6 +157,24 @@ def test_what_names_no_duration_is_a_recording_if_the_answer_has_a_length(
             next(numbers)
 
 
+def test_an_index_at_the_end_of_a_long_file_needs_a_server_with_range_requests(address: str) -> None:
+    assert list(numbers_of(open_with("PyAV", f"{address}/ranges/long.mp4"))) == list(range(1, FRAMES + 1))
+    for how in ("length", "chunks", "nothing"):
+        with pytest.raises(CameraError, match=f"^cannot open {address}/{how}/long.mp4: unreadable: .*faststart"):
+            open_with("PyAV", f"{address}/{how}/long.mp4")
+
+
+@pytest.mark.parametrize("name", ["paused.mp4", "paused.mkv"])
+def test_a_server_that_pauses_for_too_long_is_no_end_of_a_recording(address: str, name: str) -> None:
+    source = open_with("PyAV", f"{address}/pauses/{name}", read_timeout_sec=1.0)
+    assert source.details.delivery is Delivery.RECORDED
+    numbers: list[int] = []
+    with pytest.raises(SourceLostError, match=r"^timeout: no data within 1 s$"):
+        numbers.extend(numbers_of(source))
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert 0 < len(numbers) < PAUSED_FRAMES
+
+
 def test_one_picture_is_a_recording_of_one_frame_that_is_fetched_again(address: str, segment_name: str) -> None:
     settings = settings_for(segment_name, f"{address}/length/picture.jpg", backend="av", playback_fps=50)
     found = published(segment_name, settings, frames=4)
@@ -146,7 +183,7 @@ def test_one_picture_is_a_recording_of_one_frame_that_is_fetched_again(address: 
 
 
 @pytest.mark.parametrize(("name", "damaged"), [("clip.ts", False), ("lossy.ts", True)])
-def test_frames_that_lack_lost_packets_are_said_to_be_damaged(address: str, name: str, damaged: bool) -> None:
+def test_frames_that_lack_lost_packets_are_reported_as_damaged(address: str, name: str, damaged: bool) -> None:
     source = open_with("PyAV", f"{address}/nothing/{name}")
     assert isinstance(source, CheckedSource)
     found = []

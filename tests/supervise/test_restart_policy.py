@@ -1,4 +1,4 @@
-"""When a process that ended is started again, on a clock of the test's own."""
+"""When a process that ended is started again, on the test's own clock."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def starts(policy: RestartPolicy, ends_after: float, until: float, captured_sec:
     return found
 
 
-def test_the_first_restart_comes_soon_and_the_next_ones_later_and_later() -> None:
+def test_the_first_restart_is_soon_and_the_next_ones_later_and_later() -> None:
     policy = RestartPolicy()
     delays = [policy.next_delay(1000.0 * number, 0.0) for number in range(12)]
     assert 0.5 <= delays[0] <= 0.75
@@ -33,20 +33,20 @@ def test_there_are_never_more_than_five_restarts_in_any_minute(ends_after: float
         assert sum(first <= each < first + WINDOW_SEC - 1e-6 for each in found) <= RESTARTS_IN_WINDOW
 
 
-def test_it_goes_on_for_ever_and_says_when_the_limit_makes_it_wait() -> None:
+def test_it_goes_on_forever_and_reports_when_the_limit_makes_it_wait() -> None:
     policy = RestartPolicy()
     limited = []
     now = 0.0
     for _ in range(6):
-        now += policy.next_delay(now, STEADY_SEC)  # each worked, says the caller, and each comes back at once
+        now += policy.next_delay(now, STEADY_SEC)  # the caller reports that each worked, and each ends immediately
         limited.append(policy.limited)
     assert limited == [False] * 5 + [True]
-    # After a day there still is a next start, within a minute.
+    # After a day there is still a next start, within a minute.
     assert starts(policy, 1.0, 86400.0)[-1] >= 86400.0
     assert policy.next_delay(90000.0, 0.0) <= WINDOW_SEC
 
 
-def test_who_worked_for_long_is_started_again_soon() -> None:
+def test_a_process_that_worked_for_long_is_started_again_soon() -> None:
     policy = RestartPolicy()
     for number in range(10):
         policy.next_delay(100.0 * number, 0.0)

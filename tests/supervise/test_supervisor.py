@@ -1,4 +1,4 @@
-"""`billiards-shm run` and `capture --supervise`: processes that die, hang or refuse, beside others that go on."""
+"""`billiards-shm run` and `capture --supervise`: processes that die, hang or refuse, while others go on."""
 
 import contextlib
 import json
@@ -26,8 +26,8 @@ from billiards_shm import (
 )
 from billiards_shm.service.signals import SAME_STOP_SEC
 
-# Taken for `sitecustomize` by every Python below: in the capture process of the source that is named no signal arrives,
-# but SIGKILL, as in one that hangs in a driver.
+# Loaded as `sitecustomize` by every Python below: the capture process of the named source receives no signal
+# except SIGKILL, like one that hangs in a driver.
 HEARS_NOTHING = """
 import signal, sys
 if {name!r} in sys.orig_argv:
@@ -55,7 +55,7 @@ def no_segment(name: str) -> bool:
     return False
 
 
-# One beside the others.
+# One among others.
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_a_source_that_is_killed_again_and_again_does_not_disturb_the_others(tmp
             assert published(name) > before[name] + 50
         assert supervised.said().count(f"{names[0]}: killed by SIGKILL; starting it again in ") == 3
         assert supervised.end() == 0
-        assert "All 3 sources are stopped" in supervised.said()
+        assert "3 sources stopped" in supervised.said()
 
 
 @pytest.mark.slow
@@ -91,7 +91,7 @@ def test_a_source_that_cannot_be_opened_is_tried_again_while_others_capture(tmp_
 
 
 @pytest.mark.slow
-def test_a_process_that_somebody_terminates_is_started_again(tmp_path: Path, names: list[str]) -> None:
+def test_a_process_that_is_terminated_is_started_again(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
         supervised.start().streams()
         pid = writer_of(names[0])
@@ -112,9 +112,9 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
         replaced(names[0], pid)
         supervised.says(names[0], f"process {pid} hangs", "no progress for")
         assert gone(pid)
-        # It was continued to hear that it is to end: that is no reason to kill it.
+        # It was continued so that it could receive the request to stop: that is no reason to kill it.
         assert f"process {pid} did not end" not in supervised.said()
-        # The segment was not closed but handed on.
+        # The segment was not closed, but passed on.
         assert inspect_segment(names[0]).sequence > sequence
         assert writer_of(names[1]) == other
         assert supervised.end() == 0
@@ -138,7 +138,7 @@ def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, 
             wait_until(lambda: supervised.said().count(f"{names[0]}: started process") >= 2)
             assert writer_of(names[1]) == other
             assert len(supervised.children()) == 2
-            # One of those that hang is there while it ends.
+            # A hanging one is still there while it is being ended.
             assert supervised.end() == 0
             assert no_segment(names[1])
             warned = f"{names[0]}: its open_timeout_sec is 600, but it counts as hanging after 2 s"
@@ -146,7 +146,7 @@ def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_a_process_that_ignores_everything_is_killed_at_the_end_of_the_time(tmp_path: Path, names: list[str]) -> None:
+def test_a_process_that_ignores_everything_is_killed_at_the_timeout(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), timeout=1.0) as supervised:
         (tmp_path / "sitecustomize.py").write_text(HEARS_NOTHING.format(name=names[0]))
         supervised.start(PYTHONPATH=str(tmp_path)).streams()
@@ -170,7 +170,7 @@ def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str], 
     with SupervisedRun(tmp_path, cameras) as supervised:
         supervised.start().streams(*names[:2])
         pids = [process.pid for process in supervised.children()]
-        # Of another session than a terminal's: Ctrl+C is for the supervisor alone.
+        # In a session without the terminal: Ctrl+C reaches only the supervisor.
         assert all(os.getsid(pid) == pid for pid in pids)
         assert supervised.end(number) == 0
         assert all(gone(pid) for pid in pids)
@@ -179,7 +179,8 @@ def test_a_signal_ends_all_and_leaves_nothing(tmp_path: Path, names: list[str], 
         assert "Traceback" not in supervised.said()
 
 
-def test_a_second_signal_ends_everything_at_once(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.slow
+def test_a_second_signal_ends_everything_immediately(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), timeout=60.0) as supervised:
         (tmp_path / "sitecustomize.py").write_text(HEARS_NOTHING.format(name=names[0]))
         supervised.start(PYTHONPATH=str(tmp_path)).streams()
@@ -195,6 +196,7 @@ def test_a_second_signal_ends_everything_at_once(tmp_path: Path, names: list[str
         assert all(no_segment(name) for name in names[:2])
 
 
+@pytest.mark.slow
 def test_when_the_supervisor_is_killed_its_children_end_and_the_next_one_takes_over(
     tmp_path: Path, names: list[str]
 ) -> None:
@@ -215,6 +217,7 @@ def test_when_the_supervisor_is_killed_its_children_end_and_the_next_one_takes_o
         assert all(gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
 
 
+@pytest.mark.slow
 def test_sources_that_are_finished_are_not_started_again(tmp_path: Path, names: list[str]) -> None:
     clips = {name: make_clip(tmp_path / f"{name}.avi", 20) for name in names[:2]}
     cameras = {name: {"device_id": str(clip), "loop_video": False} for name, clip in clips.items()}
@@ -225,12 +228,13 @@ def test_sources_that_are_finished_are_not_started_again(tmp_path: Path, names: 
         assert "2 of 2 sources are finished, 0 failed" in supervised.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["finishes", "is wrong too"])
-def test_a_source_whose_configuration_is_wrong_is_not_started_again_and_counts_as_failed(
+def test_a_source_with_a_wrong_configuration_is_not_started_again_and_counts_as_failed(
     tmp_path: Path, names: list[str], other: str
 ) -> None:
     wrong = [f"{name}-wrong" for name in names[:2]]
-    # Only some file systems make a name wrong that the supervisor could not refuse itself.
+    # Only on some file systems can a name be wrong that the supervisor could not refuse itself.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif any(word.endswith('-wrong') for word in sys.orig_argv):\n    os._exit(2)\n"
     )
@@ -242,6 +246,18 @@ def test_a_source_whose_configuration_is_wrong_is_not_started_again_and_counts_a
         assert supervised.said().count("started process") == 2
         assert f"{wrong[0]}: failed for good: " in supervised.said()
         assert f"{'1' if other == 'finishes' else '0'} of 2 sources are finished, " in supervised.said()
+
+
+@pytest.mark.slow
+def test_a_metrics_port_that_is_taken_is_waited_for(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            content = json.loads(supervised.config.read_text())
+            content["video"]["process"]["metrics_port"] = taken.getsockname()[1]
+            supervised.config.write_text(json.dumps(content))
+            supervised.start().says("cannot listen for metrics", "starting it again")
+        supervised.streams()
+        assert supervised.end() == 0
 
 
 # Names.
@@ -262,7 +278,8 @@ def test_a_second_supervisor_says_which_names_are_taken(tmp_path: Path, names: l
         assert first.end() == 0
 
 
-def test_one_name_that_is_taken_keeps_no_other_source_waiting(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.slow
+def test_a_taken_name_does_not_delay_other_sources(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO)) as supervised:
         with SharedMemoryFrameWriter(names[0], (8, 8, 3)):
             supervised.start().streams(names[1])
@@ -271,9 +288,10 @@ def test_one_name_that_is_taken_keeps_no_other_source_waiting(tmp_path: Path, na
         assert supervised.end() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "capture --supervise"])
-def test_a_name_that_was_lost_is_waited_for(tmp_path: Path, names: list[str], command: str) -> None:
-    """The process that lost it ends. The next one is started when the name is free, and not before."""
+def test_a_lost_name_is_waited_for(tmp_path: Path, names: list[str], command: str) -> None:
+    """The process that lost it ends. The next one is started when the name is free, not before."""
     with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
         if command == "run":
             supervised.start()
@@ -324,7 +342,7 @@ def test_a_wrong_list_of_sources_is_an_error_before_anything_starts(
         assert word in line
 
 
-def test_one_port_for_the_metrics_of_several_processes_is_an_error(tmp_path: Path, names: list[str]) -> None:
+def test_one_metrics_port_for_several_processes_is_an_error(tmp_path: Path, names: list[str]) -> None:
     content = {
         "sources": [{"name": name, "camera": {"device_id": "demo"}} for name in names[:2]],
         "process": {"metrics_port": 9464},
@@ -339,8 +357,8 @@ def test_one_port_for_the_metrics_of_several_processes_is_an_error(tmp_path: Pat
 # What is shown and what is not.
 
 
-def test_a_password_stands_in_no_command_line_and_no_environment(tmp_path: Path, names: list[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:  # never answers, so that there is somebody to look at
+def test_a_password_is_in_no_command_line_and_no_environment(tmp_path: Path, names: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # never answers, so that there is a process to look at
         waits = f"http://user:hidden-word@127.0.0.1:{server.getsockname()[1]}/video"
         refused = "rtsp://user:hidden-word@127.0.0.1:9/stream"
         cameras = {names[0]: {"device_id": waits, "open_timeout_sec": 20.0}, names[1]: {"device_id": refused}}
@@ -357,14 +375,14 @@ def test_a_password_stands_in_no_command_line_and_no_environment(tmp_path: Path,
             assert "hidden-word" not in supervised.said()
 
 
-def test_files_in_the_working_directory_are_not_taken_for_modules(tmp_path: Path, names: list[str]) -> None:
+def test_files_in_the_working_directory_are_not_imported_as_modules(tmp_path: Path, names: list[str]) -> None:
     for module in ("numpy", "json", "billiards_shm"):
         (tmp_path / f"{module}.py").write_text("raise SystemExit('imported from the working directory')")
     with SupervisedRun(tmp_path, {names[0]: DEMO}) as supervised:
         supervised.start().streams()
 
 
-def test_json_logs_say_of_which_source_a_line_is(tmp_path: Path, names: list[str]) -> None:
+def test_json_logs_say_which_source_a_line_belongs_to(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO)) as supervised:
         supervised.start(BILLIARDS_SHM__LOGGING__JSON="true").streams()
         assert supervised.end() == 0
@@ -372,6 +390,7 @@ def test_json_logs_say_of_which_source_a_line_is(tmp_path: Path, names: list[str
     assert {record.get("supervised") for record in records} == {None, *names[:2]}
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_live_table_and_the_log_above(tmp_path: Path, names: list[str]) -> None:
     supervised = SupervisedRun(tmp_path, {names[0]: DEMO, names[1]: {"device_id": "/missing.mp4"}})
     terminal = Terminal("run", "--config", supervised.config)
@@ -383,6 +402,16 @@ def test_a_terminal_shows_a_live_table_and_the_log_above(tmp_path: Path, names: 
     assert terminal.end(signal.SIGINT) == 0
     assert "Traceback" not in terminal.text
     assert terminal.text.rfind("\x1b[?25h") > terminal.text.rfind("\x1b[?25l")
+
+
+@pytest.mark.slow
+def test_a_narrow_terminal_shows_the_state_and_the_reason(tmp_path: Path, names: list[str]) -> None:
+    supervised = SupervisedRun(tmp_path, {names[0]: {"device_id": "/missing.mp4"}})
+    terminal = Terminal("run", "--config", supervised.config, COLUMNS="50")
+    terminal.read_until(lambda text: "waiting " in text.rpartition("REASON")[2] and "exit code 3" in text)
+    for column in ("RESTARTS", "PID"):
+        assert column not in terminal.text
+    assert terminal.end(signal.SIGINT) == 0
 
 
 # One source.

@@ -1,27 +1,15 @@
-"""The capture loop in the test's own process, without delays, and every frame that it published."""
+"""The capture loop in the test's own process, without delays, and every frame it published."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stops import Stop
 
 from billiards_shm import SharedMemoryFrameReader
 from billiards_shm.capture.loop import CaptureLoop
 from billiards_shm.capture.process import open_source
 from billiards_shm.config.load import Settings, load_settings
-
-
-class Stop:
-    """A request to stop that never comes, unless the test makes it come."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def wait(self, seconds: float) -> bool:
-        if not self.requested:
-            time.sleep(seconds)
-        return self.requested
 
 
 def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
@@ -32,7 +20,7 @@ def settings_for(name: str, device_id: str, **overrides: Any) -> Settings:
 
 
 def published(name: str, settings: Settings, frames: int | None = None) -> list[tuple[int, np.ndarray]]:
-    """Run the loop on a real source; give sequence and pixels of every frame."""
+    """Run the loop on a real source; return sequence and pixels of every frame."""
     reader = SharedMemoryFrameReader(name)
     found: dict[int, np.ndarray] = {}
 

@@ -1,4 +1,4 @@
-"""A real video file, the capture process as a service starts it, readers in other processes."""
+"""A real video file, the capture process started as by a service, readers in other processes."""
 
 import hashlib
 import itertools
@@ -16,7 +16,7 @@ from videos import RECORDING, decode_all
 
 from billiards_shm import SegmentStatus, SharedMemoryFrameReader, inspect_segment, list_segments, remove_stale_segments
 
-# The snippet of the replaced system's users, told to say what it saw.
+# The snippet used with the replaced system, changed to print what it saw.
 READER = """
 import hashlib, json, sys
 from billiards_shm import SharedMemoryFrameReader
@@ -41,7 +41,7 @@ class Seen:
 
 
 class ReaderProcess:
-    """A reader of so many frames, in a process of its own."""
+    """A reader of that many frames, in its own process."""
 
     def __init__(self, name: str, frames: int) -> None:
         self.process = subprocess.Popen(
@@ -52,7 +52,7 @@ class ReaderProcess:
         )
 
     def seen(self) -> list[Seen]:
-        """All it saw, once it has ended well."""
+        """All it saw, once it has ended successfully."""
         out, err = self.process.communicate(timeout=100)
         assert (self.process.returncode, err) == (0, "")
         return [Seen(*json.loads(line)) for line in out.splitlines()]
@@ -60,7 +60,7 @@ class ReaderProcess:
 
 @pytest.fixture
 def service(segment_name: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``python -m billiards_shm`` with nothing but the environment."""
+    """``python -m billiards_shm`` configured only by the environment."""
     environment = os.environ | {
         "VIDEO_FILE": str(RECORDING),
         "BILLIARDS_SHM__VIDEO__SHARED_MEMORY_NAME": segment_name,
@@ -73,7 +73,7 @@ def service(segment_name: str, tmp_path: Path) -> Iterator[subprocess.Popen[byte
     remove_stale_segments([segment_name])
 
 
-def test_three_readers_get_frames_pixel_for_pixel_and_are_told_of_those_they_miss(
+def test_three_readers_get_frames_pixel_for_pixel_and_the_count_of_missed_ones(
     service: subprocess.Popen[bytes], segment_name: str
 ) -> None:
     digests = [hashlib.sha1(frame.data).hexdigest() for frame in decode_all(RECORDING)]
@@ -89,7 +89,7 @@ def test_three_readers_get_frames_pixel_for_pixel_and_are_told_of_those_they_mis
         print(f"40 frames, {sum(one.skipped for one in seen)} missed")
 
 
-def test_a_killed_reader_then_a_killed_writer_then_a_new_one_and_the_survivor_goes_on(
+def test_after_a_killed_reader_a_killed_writer_and_a_new_one_the_survivor_goes_on(
     service: subprocess.Popen[bytes], segment_name: str, tmp_path: Path
 ) -> None:
     victim = ReaderProcess(segment_name, 10**6)

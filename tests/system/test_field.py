@@ -1,4 +1,4 @@
-"""What fails in the field with systems of this kind, and which tests show that it does not fail here."""
+"""Typical field failures of such systems, and the tests that show they do not happen here."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ FAILURES: dict[str, list[str]] = {
     "a reader's exit unlinks the segment": [
         "test_lifetime.py::test_a_reader_that_exits_leaves_the_living_segment_alone",
     ],
-    "a writer's restart rewinds the numbers, and readers wait for ever": [
+    "a writer's restart rewinds the numbers, and readers wait forever": [
         "test_capture_process.py::test_readers_follow_a_capture_process_that_was_killed_and_started_again",
         "test_processes.py::test_numbers_go_on_after_whatever_a_killed_writer_may_have_shown",
         "test_processes.py::test_a_waiting_reader_goes_on_through_kill_after_kill_with_rising_numbers",
@@ -36,35 +36,35 @@ FAILURES: dict[str, list[str]] = {
         "test_capture_loop.py::test_a_frozen_picture_is_a_stall_and_the_source_is_opened_again",
         "test_frozen.py::test_identical_frames_are_frozen_after_the_limit",
         "test_capture_loop.py::test_the_measured_rate_falls_to_nothing_while_the_grab_hangs",
-        "test_statistics.py::test_the_rate_falls_to_zero_when_nothing_comes",
+        "test_statistics.py::test_the_rate_falls_to_zero_when_no_frames_arrive",
         "test_serve.py::test_health_is_judged_by_the_age_of_the_newest_captured_frame",
         "test_serve.py::test_placeholders_do_not_make_a_source_healthy",
     ],
     "reading a frame never returns": [
-        "test_capture_loop.py::test_readers_are_told_of_a_stall_while_the_grab_hangs",
+        "test_capture_loop.py::test_readers_see_a_stall_while_the_grab_hangs",
         "test_real_streams.py::test_a_server_that_hangs_is_a_timeout_and_found_again",
         "test_supervisor.py::test_a_stopped_process_is_ended_and_started_again",
-        "test_capture_process.py::test_a_source_that_does_not_return_does_not_hold_up_a_stop",
+        "test_capture_process.py::test_a_source_that_does_not_return_does_not_delay_a_stop",
     ],
     "a camera that was plugged in again has another number": [
         "test_camera.py::test_a_stable_name_is_followed_again_at_each_attempt",
     ],
-    "the driver says 30 fps and gives 4, or says 0, 2000 or 180000": [
-        "test_capture_loop.py::test_a_camera_that_is_slower_than_its_driver_says_is_warned_of_once",
-        "test_camera.py::test_a_rate_that_no_camera_has_is_an_unknown_one",
-        "test_capture_loop.py::test_what_was_asked_for_and_what_is_given_is_logged_once_and_in_the_statistics",
-        "test_statistics.py::test_a_steady_rate_is_measured_as_it_is",
+    "the driver says 30 fps and delivers 4, or says 0, 2000 or 180000": [
+        "test_capture_loop.py::test_a_camera_slower_than_its_driver_claims_is_warned_about_once",
+        "test_camera.py::test_an_impossible_rate_counts_as_unknown",
+        "test_capture_loop.py::test_requested_and_actual_settings_are_logged_once_and_in_the_statistics",
+        "test_statistics.py::test_a_steady_rate_is_measured_exactly",
     ],
     "looping by seeking to the first frame is inexact": [
         "test_capture_loop.py::test_a_file_is_opened_again_for_every_pass_and_never_sought",
         "test_capture_loop.py::test_a_file_that_loops_begins_again_at_its_first_frame",
     ],
-    "options of RTSP are those of the whole process": [
-        "test_field.py::test_each_source_has_a_process_of_its_own",
+    "RTSP options apply to the whole process": [
+        "test_field.py::test_each_source_has_its_own_process",
     ],
     "HTTP clients lag by minutes, and each costs an encoding": [
         "test_serve_streams.py::test_a_slow_client_gets_the_newest_frame_when_it_reads_and_its_skipped_frames_are_counted",
-        "test_serve_streams.py::test_fifty_clients_at_once_cost_one_encoding_a_frame",
+        "test_serve_streams.py::test_fifty_clients_at_once_cost_one_encoding_per_frame",
     ],
     "the wall clock is set": [
         "test_field.py::test_nothing_is_measured_by_the_wall_clock",
@@ -72,22 +72,22 @@ FAILURES: dict[str, list[str]] = {
     "retrying without back-off, giving up after five failures, reconnecting in storms": [
         "test_statistics.py::test_delays_grow_from_half_a_second_to_half_a_minute",
         "test_statistics.py::test_delays_differ_so_that_many_processes_do_not_try_in_step",
-        "test_capture_loop.py::test_delays_begin_again_once_frames_have_come_again",
-        "test_restart_policy.py::test_it_goes_on_for_ever_and_says_when_the_limit_makes_it_wait",
+        "test_capture_loop.py::test_delays_start_over_once_frames_arrive_again",
+        "test_restart_policy.py::test_it_goes_on_forever_and_reports_when_the_limit_makes_it_wait",
     ],
-    "shared memory that everybody may write, or that only the owner may read": [
+    "shared memory that everyone may write, or that only the owner may read": [
         "test_permissions.py::test_0600_keeps_everybody_else_out",
         "test_writer.py::test_the_object_has_exactly_the_mode_asked_for_whatever_the_umask",
     ],
-    "OpenCV hands out what is past to a loop that was held up": [
-        "test_capture_loop.py::test_frames_that_have_piled_up_are_passed_over_and_counted",
-        "test_real_streams.py::test_what_a_stopped_capture_process_missed_is_passed_over",
+    "OpenCV returns old frames to a loop that was delayed": [
+        "test_capture_loop.py::test_frames_that_have_piled_up_are_skipped_and_counted",
+        "test_real_streams.py::test_frames_missed_by_a_stopped_capture_process_are_skipped",
     ],
     "one corrupt packet looks like the end": [
-        "test_real_files.py::test_of_a_file_that_is_corrupt_in_the_middle_all_good_frames_arrive",
+        "test_real_files.py::test_all_good_frames_of_a_partly_corrupt_file_arrive",
         "test_capture_loop.py::test_damaged_frames_of_a_file_are_left_out_and_reported",
     ],
-    "turned video of phones is not decoded into the memory that was given": [
+    "rotated video from phones is not decoded into the given memory": [
         "test_engines.py::test_a_turned_clip_is_shown_upright_and_lands_in_the_slot",
         "test_real_files.py::test_video_of_a_phone_held_upright_is_shown_upright",
     ],
@@ -107,21 +107,22 @@ def test_each_failure_has_its_tests(failure: str) -> None:
         assert name in names_in(file), test
 
 
-def test_each_source_has_a_process_of_its_own() -> None:
-    """OpenCV reads FFmpeg's options from the environment: what they are for one source, they are for its process."""
+def test_each_source_has_its_own_process() -> None:
+    """OpenCV reads FFmpeg's options from the environment: options of one source apply to its whole process."""
     from billiards_shm.capture.loop import CaptureLoop
 
     making = re.compile(rf"= {CaptureLoop.__name__}[(]")
     made = {
         path.relative_to(PACKAGE).as_posix(): len(making.findall(path.read_text())) for path in PACKAGE.rglob("*.py")
     }
-    # `run_capture` is the main program of a process, and makes one.
+    # `run_capture` is the main program of a process, and creates one.
     assert {path: count for path, count in made.items() if count} == {"capture/process.py": 1}
 
 
 def test_nothing_is_measured_by_the_wall_clock() -> None:
-    """It may jump at any time. It tells people when a frame was taken, and it is for dates that clients keep."""
+    """It may jump at any time. It is only for telling people when a frame was taken, and for dates kept by clients."""
     dates = {
+        "capture/capture_time.py",  # the time at which the sender of a stream took a frame, by its own wall clock
         "serve/access.py",  # the end of a cookie
         "serve/signed_urls.py",  # the end of a signed address
         "serve/guard.py",  # the end of a stream that such an address opened

@@ -1,4 +1,4 @@
-"""Passwords and tokens of sources: in no log, no error, no command and no page, and in no list of processes."""
+"""Passwords and tokens of sources: in no log, error, command, page or process list."""
 
 import json
 import threading
@@ -43,6 +43,7 @@ SOURCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_source_that_cannot_be_opened_is_named_without_its_secrets(source: str, segment_name: str) -> None:
     log = ("--log-level", "DEBUG", "--json-logs") if SOURCES.index(source) % 2 else ()
@@ -58,8 +59,8 @@ def test_a_source_that_cannot_be_opened_is_named_without_its_secrets(source: str
     "configuration",
     [
         {"vision": {"camera": {"device_id": [f"rtsp://admin:{PASSWORD}@host/"]}}},
-        {"vision": {"camera": {"backend": f"http://host/x?key={TOKEN}"}}},
-        {"vision": {"camera": {"password": TOKEN}}},
+        pytest.param({"vision": {"camera": {"backend": f"http://host/x?key={TOKEN}"}}}, marks=pytest.mark.slow),
+        pytest.param({"vision": {"camera": {"password": TOKEN}}}, marks=pytest.mark.slow),
         {"vision": {"camera": {"user": {"password": "Hun Ter", "token": TOKEN}}}},
         {"vision": f"rtsp://admin:{PASSWORD}@host/"},
         {"serve": {"token": [TOKEN]}},
@@ -75,14 +76,14 @@ def test_a_wrong_configuration_is_reported_without_its_secrets(tmp_path: Path, c
     assert_hidden(done.stdout + done.stderr)
 
 
-def test_a_wrong_use_is_reported_without_its_secrets() -> None:
+def test_wrong_usage_is_reported_without_its_secrets() -> None:
     for extra in f"rtsp://admin:{PASSWORD}@host/", f"--nope=http://host/x?pwd={TOKEN}":
         done = command_line.run("--log-level", "DEBUG", "capture", "demo", extra)
         assert done.returncode == 2
         assert_hidden(done.stdout + done.stderr)
 
 
-# A camera that gives pictures, and then none.
+# A camera that delivers pictures, and then none.
 
 
 class MjpegCamera:
@@ -130,9 +131,7 @@ def camera() -> Iterator[MjpegCamera]:
     serving.close()
 
 
-def test_a_source_that_is_lost_is_shown_nowhere_with_its_secrets(
-    tmp_path: Path, segment_name: str, camera: MjpegCamera
-) -> None:
+def test_a_lost_source_is_never_shown_with_its_secrets(tmp_path: Path, segment_name: str, camera: MjpegCamera) -> None:
     source = {"device_id": camera.url, "reconnect_delay_sec": 0.1, "placeholder": True}
     with SupervisedRun(tmp_path, {segment_name: source}) as run:
         run.start()

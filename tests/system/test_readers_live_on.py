@@ -1,4 +1,4 @@
-"""Readers of every kind live through whatever befalls the capture process: real processes, killed, hung, replaced."""
+"""Readers of every kind survive whatever happens to the capture process: real processes, killed, hung, replaced."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 
 class Watcher:
-    """One reader in a thread of its own, and what it saw: (generation, number, width, height)."""
+    """One reader in its own thread, and what it saw: (generation, number, width, height)."""
 
     def __init__(self, name: str, read: Callable[["Watcher"], None]) -> None:
         self.name = name
@@ -56,8 +56,8 @@ class Watcher:
         if self.failure is not None:
             raise self.failure
 
-    def sees(self, size: Size, seconds: float = 40.0) -> None:
-        """Wait for a frame of that size which comes after those seen so far."""
+    def sees(self, size: Size) -> None:
+        """Wait for a frame of that size after those seen so far."""
         before = len(self.seen)
         wait_until(
             lambda: self.failure or any((width, height) == size for _, _, width, height in self.seen[before:]),
@@ -139,7 +139,7 @@ def watch(segment_name: str) -> Iterator[Callable[..., list[Watcher]]]:
     for watcher in watchers:
         watcher.done.set()
     end_started()
-    # Those that wait for a frame see one more, and with it that it is time to end.
+    # Those waiting for a frame see one more, and then notice that it is time to end.
     start(*demo(segment_name, (64, 48)))
     for watcher in watchers:
         watcher.end()
@@ -152,7 +152,7 @@ def demo(name: str, size: Size) -> list[str]:
 
 
 def numbers_rise(watcher: Watcher) -> None:
-    """Within one generation, and it never comes back."""
+    """Numbers rise within a generation, and an old generation never comes back."""
     last: dict[str, int] = {}
     order: list[str] = []
     for generation, number, _, _ in watcher.seen:
@@ -173,7 +173,7 @@ def test_every_kind_of_reader_follows_kills_closes_and_other_sizes(
         watcher.sees((64, 48))
     first.kill()
     first.wait()
-    # A take-over, larger than before: the segment is another, the numbers go on.
+    # A take-over, larger than before: a new segment, and the numbers go on.
     second = start(*demo(segment_name, (320, 240)))
     for watcher in [*watchers, plain]:
         watcher.sees((320, 240))
@@ -194,7 +194,7 @@ def test_every_kind_of_reader_follows_kills_closes_and_other_sizes(
 
 
 @pytest.mark.slow
-def test_every_kind_of_reader_lives_through_what_a_supervisor_does(
+def test_every_kind_of_reader_survives_what_a_supervisor_does(
     tmp_path: Path, segment_name: str, watch: Callable[..., list[Watcher]]
 ) -> None:
     with SupervisedRun(tmp_path, {segment_name: DEMO}, hang_timeout=1.5) as supervised:
@@ -208,7 +208,7 @@ def test_every_kind_of_reader_lives_through_what_a_supervisor_does(
             replaced(segment_name, pid)
             for watcher in watchers:
                 watcher.sees((64, 48))
-        # Neither was a clean close: the iterating reader is still there, and nothing came twice.
+        # Neither was a clean close: the iterating reader is still there, and no frame arrived twice.
         for watcher in watchers:
             numbers = [number for _, number, _, _ in watcher.seen]
             assert numbers == sorted(set(numbers))
@@ -216,6 +216,7 @@ def test_every_kind_of_reader_lives_through_what_a_supervisor_does(
         watchers[-1].end()
 
 
+@pytest.mark.slow
 def test_readers_of_a_file_that_vanishes_and_returns_larger_are_told_why_and_go_on(
     tmp_path: Path, segment_name: str, watch: Callable[..., list[Watcher]]
 ) -> None:
@@ -235,7 +236,7 @@ def test_readers_of_a_file_that_vanishes_and_returns_larger_are_told_why_and_go_
         assert age is not None
         wait_until(lambda: consumer.read() == (False, None))
         assert consumer.isOpened()
-        # The age goes on while nothing comes: that is how a reader notices.
+        # The age grows while nothing arrives: that is how a reader notices.
         wait_until(lambda: (reader.last_frame_age or 0.0) > age + 0.3)
         larger.rename(clip)
         for watcher in watchers:
@@ -253,7 +254,7 @@ def test_readers_of_a_file_that_vanishes_and_returns_larger_are_told_why_and_go_
         assert numbers == sorted(set(numbers))
 
 
-def test_a_frame_that_is_held_stays_as_it_is_while_everything_around_it_changes(segment_name: str) -> None:
+def test_a_held_frame_stays_unchanged_while_everything_around_it_changes(segment_name: str) -> None:
     first = start(*demo(segment_name, (160, 120)))
     wait_until(lambda: published(segment_name))
     with SharedMemoryFrameReader(segment_name) as reader:

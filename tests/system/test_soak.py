@@ -1,6 +1,6 @@
-"""Minutes of mischief: a supervised source is killed, hung, resized and taken away at random, and a reader lives on.
+"""Minutes of mischief: a supervised source is killed, hung, resized and taken away at random, and a reader survives.
 
-BILLIARDS_SOAK_SEC says for how long, BILLIARDS_SOAK_SEED with which mischief.
+BILLIARDS_SOAK_SEC sets the duration, BILLIARDS_SOAK_SEED the choice of mischief.
 """
 
 import os
@@ -29,7 +29,7 @@ Mischief = Callable[[], None]
 
 
 class Follower:
-    """A reader that follows, in a thread; checks that every frame is newer than the one before."""
+    """A following reader in a thread, which checks that every frame is newer than the previous one."""
 
     def __init__(self, name: str) -> None:
         self.reader = SharedMemoryFrameReader(name)
@@ -55,7 +55,7 @@ class Follower:
             self.failure = error
 
     def is_fresh(self) -> bool:
-        """Whether it sees the source as it is now."""
+        """Whether it sees the current state of the source."""
         assert self.failure is None, self.failure
         age = self.reader.last_frame_age
         return age is not None and age < FRESH_SEC
@@ -74,7 +74,7 @@ def resident_mb(process: psutil.Process) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
-def test_a_reader_and_a_neighbour_live_through_random_mischief(tmp_path: Path, segment_name: str) -> None:
+def test_a_reader_and_a_neighbour_survive_random_mischief(tmp_path: Path, segment_name: str) -> None:
     chance = random.Random(SEED)
     clips = [make_clip(tmp_path / f"size-{number}.avi", 50, size) for number, size in enumerate(SIZES)]
     source = tmp_path / "source.avi"
@@ -93,7 +93,7 @@ def test_a_reader_and_a_neighbour_live_through_random_mischief(tmp_path: Path, s
     def kill(number: int = signal.SIGKILL) -> None:
         pid = writer_of(segment_name)
         send(pid, number)
-        # What it hangs with is not the end of it: while it is being ended it may show a frame.
+        # The hang does not finish it: while it is being ended it may show a frame.
         wait_until(lambda: published(segment_name) and writer_of(segment_name) != pid, "another process")
 
     def hang() -> None:
@@ -114,7 +114,7 @@ def test_a_reader_and_a_neighbour_live_through_random_mischief(tmp_path: Path, s
             act, acted = chance.choice(mischief), time.monotonic()
             act()
             done[act.__name__] += 1
-            # Delays and limit of restarts add up to a minute at most.
+            # Delays and the limit of restarts add up to a minute at most.
             wait_until(follower.is_fresh, f"recovery from {act.__name__}")
             recoveries.append(time.monotonic() - acted)
             time.sleep(chance.uniform(0.5, 4.0))
@@ -135,7 +135,7 @@ def test_a_reader_and_a_neighbour_live_through_random_mischief(tmp_path: Path, s
     assert all(gone(pid) for pid in pids)
     assert kept < 25
     assert descriptors() <= files + 2
-    # What is there after the first acts is what there is at the end.
+    # The descriptors after the first acts are the same as at the end.
     assert memory[-1][0] < memory[min(2, len(memory) - 1)][0] + 8
     assert memory[-1][1] < memory[min(2, len(memory) - 1)][1] + 32
     for name in (segment_name, neighbour):

@@ -1,6 +1,6 @@
 """Minutes of mischief at the source: an RTSP server that is killed, hung, paused and resized at random.
 
-`BILLIARDS_SOAK_SEC` says for how long; `BILLIARDS_SOAK_SEED` with which mischief.
+`BILLIARDS_SOAK_SEC` sets the duration, `BILLIARDS_SOAK_SEED` the choice of mischief.
 """
 
 import os
@@ -40,7 +40,7 @@ class Curve:
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 240)
-def test_a_reader_lives_through_random_mischief_at_the_source(
+def test_a_reader_survives_random_mischief_at_the_source(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     chance = random.Random(SEED)
@@ -115,7 +115,7 @@ def is_fresh(capture: CaptureProcess) -> bool:
 
 
 def assert_steady(curve: Curve) -> None:
-    """Descriptors come back to what they were; memory stops to grow once every size has been there."""
+    """Descriptors return to their former number; memory stops growing once every size has occurred."""
     descriptors = [files for _, _, files in curve.points]
     assert descriptors[-1] <= min(descriptors[:3]) + 2, curve
     memory = [megabytes for _, megabytes, _ in curve.points]

@@ -13,6 +13,7 @@ const narrow = matchMedia("(max-width: 30rem)");
 let cardsMade = 0;
 
 function quantity(value, unit) {
+  if (unit === "us") return `${(value / 1e3).toFixed(1)} ms`;
   if (unit !== "bytes") return String(value);
   return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(2)} GB`;
 }
@@ -90,7 +91,7 @@ export class Card {
     return !this.ended && !["gone", "unreadable"].includes(this.segment.state);
   }
 
-  // Take what the server says; once a second, but for times when the page was hidden or the server away.
+  // Take the server's data: once a second, except while the page was hidden or the server away.
   update(segment) {
     this.segment = segment;
     const seconds = Math.floor((performance.now() - this.updatedAt) / 1000);
@@ -105,7 +106,7 @@ export class Card {
     this.remember("latency", this.latency);
   }
 
-  // Show all of it. `link` is the connection to the server.
+  // Show everything. `link` is the connection to the server.
   show(link) {
     const { segment } = this;
     this.state = stateOf(segment, link, this.picture.check(segment));
@@ -125,13 +126,14 @@ export class Card {
     for (const cell of this.root.querySelectorAll("[data-statistic]")) {
       setText(cell, quantity(segment[cell.dataset.statistic], cell.dataset.unit));
     }
+    for (const group of this.root.querySelectorAll("[data-of-copies]")) group.hidden = !segment.link_bytes;
     if (this.find(".plots").checkVisibility()) {
       this.plot("fps", "fps");
       this.plot("latency", "ms");
     }
   }
 
-  // Where the frames come from, and as what.
+  // Where the frames come from, and in which format.
   origin() {
     const { backend, pixel_format: format, source_state: source } = this.segment;
     return [backend, format, source === "unknown" ? "" : source].filter(Boolean).join(" · ");
@@ -163,7 +165,7 @@ export class Card {
     setText(caption.querySelector(".scale"), top === null ? "" : `${top} ${unit}`);
   }
 
-  // Have the picture come, or stop it.
+  // Start or stop the picture.
   stream(wanted, wall) {
     if (!wanted) this.picture.stop();
     else this.picture.start({ pixels: this.find(".picture").clientWidth * devicePixelRatio, fps: wall ? WALL_FPS : null });

@@ -37,7 +37,7 @@ export class FullSize {
     const snapshot = find("[data-link=snapshot]");
     snapshot.href = `snapshot/${encodeURIComponent(card.name)}.png`;
     snapshot.download = `${card.fileName}.png`;
-    // A canvas of its own, so that no picture of the source before is left on it.
+    // A new canvas, so no picture of the previous source is left on it.
     const canvas = find("canvas").cloneNode();
     canvas.width = 16;
     canvas.height = 9;

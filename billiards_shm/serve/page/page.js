@@ -1,4 +1,4 @@
-// The preview page: a card for each source, those with problems first, those that have ended folded away.
+// The preview page: a card for each source, with problems first and ended sources folded away.
 
 import { Card } from "./card.js";
 import { FullSize } from "./full_size.js";
@@ -16,7 +16,7 @@ const byName = new Intl.Collator(undefined, { numeric: true });
 const cards = new Map();
 const dismissed = new Set();
 
-// Only the pictures that somebody can see are streamed.
+// Only visible pictures are streamed.
 const visibility = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     const card = cards.get(target.dataset.name);
@@ -75,7 +75,7 @@ function show() {
   summarize();
 }
 
-// Put each card into its place, and keep the focus, which a card that is moved would lose.
+// Put each card in its place, and keep the focus, which a moved card would lose.
 function arrange() {
   const focused = document.activeElement;
   const all = shown();

@@ -1,9 +1,9 @@
-// The live picture of one source on a canvas. It is kept coming, and watched: see `check`.
+// The live picture of one source on a canvas. It is kept running, and watched: see `check`.
 
 import { pause } from "./time.js";
 import { overSnapshots, overWebSocket, webSockets } from "./transports.js";
 
-const WIDTHS = [320, 640, 960, 1280, 1920]; // those of the server's PAGE_WIDTHS
+const WIDTHS = [320, 640, 960, 1280, 1920]; // as in the server's PAGE_WIDTHS
 const LATE_MS = 5000;
 const STUCK_MS = 8000;
 const RETRY_MS = 1000;
@@ -11,7 +11,7 @@ const REFUSED_RETRY_MS = 5000;
 const NARROW_MS = 10_000;
 
 export class Picture {
-  // `onFrame` gets {sequence, latency} of each picture that was drawn.
+  // `onFrame` gets {sequence, latency} of each drawn picture.
   constructor(canvas, name, onFrame) {
     this.canvas = canvas;
     this.name = name;
@@ -19,7 +19,7 @@ export class Picture {
     this.running = null;
   }
 
-  // `pixels`: how wide it is on the screen. `fps`: null for all.
+  // `pixels`: its width on the screen. `fps`: null for all.
   start({ pixels, fps = null }) {
     if (this.running) return;
     this.fitting = this.width = WIDTHS.find((width) => width >= pixels * 0.9) ?? null;
@@ -67,7 +67,7 @@ export class Picture {
     try {
       image = await createImageBitmap(new Blob([jpeg], { type: "image/jpeg" }));
     } catch {
-      return; // a frame that the browser cannot show; the next one may be better
+      return; // the browser cannot show this frame; the next one may be better
     }
     if (!signal.aborted) {
       if (this.canvas.width !== image.width || this.canvas.height !== image.height) {
@@ -87,9 +87,9 @@ export class Picture {
     image.close();
   }
 
-  // Compare what is drawn with what the server says of the segment, and return what is wrong with it, or null. Called
-  // once a second. A picture that does not come is asked for again, and narrower, in case the connection is slow; after a
-  // while, which gets longer each time, it is asked for as wide as it fits again.
+  // Compare the drawn picture with the server's state of the segment, and return what is wrong with it, or null. Called
+  // once a second. A picture that does not arrive is requested again, and narrower, in case the connection is slow;
+  // after a while, which gets longer each time, it is requested in its fitting width again.
   check(segment) {
     if (!this.running) return null;
     if (this.refusal !== null) return `The server sends no picture: ${this.refusal}`;
@@ -107,10 +107,10 @@ export class Picture {
       if (narrower) this.narrowFor *= 2;
       this.ask(narrower ?? this.width);
     }
-    return `No new picture has come for ${Math.round(age / 1000)} s. Trying again …`;
+    return `No new picture has arrived for ${Math.round(age / 1000)} s. Trying again …`;
   }
 
-  // End the attempt that is under way, and make another.
+  // End the current attempt, and start another.
   ask(width) {
     this.width = width;
     this.attemptAt = performance.now();

@@ -16,8 +16,8 @@ function ceiling(value) {
   return power * [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((step) => step * power >= value * 0.999);
 }
 
-// `values`: one per second, the newest last, null where there was none. `length`: how many fill the width. The result is
-// the value at the top, or null if there is none.
+// `values`: one per second, the newest last, null where there was none. `length`: how many fill the width. Returns the
+// value at the top, or null if there is none.
 export function drawPlot(svg, values, length, unit) {
   const known = values.filter((value) => value !== null);
   const top = ceiling(Math.max(1, ...known));
@@ -31,7 +31,7 @@ export function drawPlot(svg, values, length, unit) {
   });
   const drawn = [element("line", { class: "axis", x1: 0, y1: HEIGHT, x2: WIDTH, y2: HEIGHT })];
   for (const run of runs) {
-    if (run.length === 1) run.push(run[0]); // a line of one point is not drawn, one from it to itself is
+    if (run.length === 1) run.push(run[0]); // a line with one point is not drawn, one from a point to itself is
     const line = run.map(([a, b]) => `${a.toFixed(1)},${b.toFixed(1)}`).join(" ");
     const [first] = run[0];
     const [last] = run.at(-1);

@@ -7,7 +7,7 @@
     try {
       root.dataset[which] = localStorage.getItem(`billiards_shm.${which}`) ?? kept[which];
     } catch {
-      root.dataset[which] = kept[which]; // in a frame of another site there may be no storage
+      root.dataset[which] = kept[which]; // in a frame on another site there may be no storage
     }
   }
   document.addEventListener("change", ({ target }) => {
@@ -16,7 +16,7 @@
     try {
       localStorage.setItem(`billiards_shm.${target.name}`, target.value);
     } catch {
-      // It holds until the page is left.
+      // It lasts until the page is left.
     }
   });
   document.addEventListener("DOMContentLoaded", () => {

@@ -1,4 +1,4 @@
-// The connection to the server: a stream of events, one a second, each with everything about the segments.
+// The connection to the server: one event a second, each with everything about the segments.
 
 import { addressOf } from "./address.js";
 import { isSeen, pause } from "./time.js";
@@ -11,8 +11,8 @@ const LOST = { state: "lost", words: "There is no connection to the server." };
 // `onSegments` gets the list of each event. `onLink` gets {state, words} whenever the state changes: connecting at
 // first, then connected, lost, or full.
 //
-// A page that nobody sees keeps no connection, because browsers open six per server, for all tabs together. It asks now
-// and then, for its title.
+// A hidden page keeps no connection, because browsers open six per server, for all tabs together. It asks now
+// and then, for the page's title.
 export class Server {
   constructor({ onSegments, onLink }) {
     this.onSegments = onSegments;
@@ -21,7 +21,7 @@ export class Server {
     this.attempt = new AbortController();
     this.left = false;
     document.addEventListener("visibilitychange", () => this.attempt.abort("seen or hidden"));
-    // Browsers keep a page that was left for a while, in case the user goes back, and its connections with it.
+    // Browsers keep a page for a while after the user leaves it, in case they go back, along with its connections.
     addEventListener("pagehide", () => {
       this.left = true;
       this.attempt.abort("left");
@@ -45,7 +45,7 @@ export class Server {
     this.onLink(link);
   }
 
-  // Take what the server says: for as long as the stream of events lasts, or once.
+  // Take the server's data: for as long as the event stream lasts, or once.
   async connect(toStream) {
     const attempt = this.attempt = new AbortController();
     let silence;
@@ -79,7 +79,7 @@ export class Server {
 async function refused(answer) {
   if (answer.status === 401) location.assign("login");
   const { detail } = await answer.json().catch(() => ({}));
-  // A proxy may answer 503, too, but has no `detail`.
+  // A proxy may also answer 503, but without `detail`.
   if (detail && answer.status === 503) return { state: "full", words: `The server is full: ${detail}.` };
   return { ...LOST, words: `There is no connection to the server: ${detail ?? `the answer was ${answer.status}`}.` };
 }

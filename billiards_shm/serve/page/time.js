@@ -1,8 +1,8 @@
-// Waiting, and how durations are written.
+// Waiting, and formatting of durations.
 
 export const isSeen = () => document.visibilityState === "visible";
 
-// Wait, but no longer than until somebody looks at the page again: browsers slow the timers of hidden pages down.
+// Wait, but only until somebody looks at the page again: browsers slow down the timers of hidden pages.
 export function pause(milliseconds, signal) {
   return new Promise((resolve) => {
     const end = () => {

@@ -1,8 +1,8 @@
-// Two ways for pictures to come: JPEGs over a WebSocket, and snapshots, asked for one by one, where none passes.
+// Two ways to get pictures: JPEGs over a WebSocket, and snapshots, requested one by one, if no WebSocket gets through.
 //
 // Both run until `signal` aborts them or they end, call `show(jpeg, {sequence, latency})` for each new picture and wait
-// for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null. `isLate()` tells whether
-// the server has pictures that have not come.
+// for it, and return {refusal}: why the server sends none, or null. `latency` is in ms, or null. `isLate()` says
+// whether the server has pictures that have not arrived.
 
 import { addressOf } from "./address.js";
 import { isSeen, pause } from "./time.js";
@@ -15,7 +15,7 @@ const SNAPSHOTS_AT_ONCE = 3;
 const SNAPSHOT_MS = 66;
 const NO_SNAPSHOT_MS = 1000;
 
-// Close codes of a server that has accepted the WebSocket: not shown here, cannot be an image, too many clients.
+// Close codes of a server that has accepted the WebSocket: not shown here, not possible as an image, too many clients.
 const REFUSALS = [1008, 1003, 1013];
 
 function socketUrl(name, query) {
@@ -24,7 +24,7 @@ function socketUrl(name, query) {
   return url;
 }
 
-// Whether WebSockets pass the proxies on the way: one fact for the whole page. While none does, one is tried now and then.
+// Whether WebSockets get through the proxies: one fact for the whole page. While they do not, one is tried now and then.
 export const webSockets = {
   failures: 0,
   candidate: null,
@@ -72,11 +72,11 @@ export async function overWebSocket(name, query, { show, isLate, signal }) {
     const socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => { opened = true; };
-    // The closing handshake of a connection that is lost takes a minute.
+    // The closing handshake of a lost connection takes a minute.
     signal.addEventListener("abort", () => { socket.close(); resolve(null); });
     socket.onclose = ({ code, reason }) => resolve(REFUSALS.includes(code) ? reason : null);
     // One after the other: the decoder may finish a later picture first, and an older one must not replace it. Each is
-    // acknowledged once it is drawn, so that none pile up.
+    // acknowledged once it is drawn, so they do not pile up.
     let drawn = Promise.resolve();
     socket.onmessage = ({ data }) => {
       drawn = drawn.then(async () => {
@@ -107,7 +107,7 @@ export async function overSnapshots(name, query, { show, signal }) {
         cache: "no-store", headers: tag ? { "If-None-Match": tag } : {}, signal,
       });
       if (answer.status === 200) {
-        webSockets.candidate = socketUrl(name, query); // there are pictures for a WebSocket to bring
+        webSockets.candidate = socketUrl(name, query); // there are pictures that a WebSocket could bring
         tag = answer.headers.get("ETag");
         const latency = Number(answer.headers.get("X-Frame-Age")) * 1000 + performance.now() - asked;
         await show(await answer.arrayBuffer(), { sequence: Number(answer.headers.get("X-Frame-Sequence")), latency });
@@ -131,7 +131,7 @@ export async function overSnapshots(name, query, { show, signal }) {
 let freeSlots = SNAPSHOTS_AT_ONCE;
 const waiting = [];
 
-// Wait for one of a few places, first come first served, and return what frees it.
+// Wait for one of a few places, first come first served, and return the function that frees it.
 async function snapshotSlot() {
   if (freeSlots > 0) freeSlots -= 1;
   else await new Promise((resolve) => waiting.push(resolve));

@@ -99,7 +99,7 @@ def paint_table(view: TableView) -> Image:
     picture = np.empty((view.height, view.width, 3), np.uint8)
     grain = np.random.Generator(np.random.PCG64(8)).normal(0.0, 1.0, (128, 128)).astype(np.float32)
     wood = np.cumsum(grain, axis=1)
-    # From the floor inwards, each as far as the next one begins.
+    # From the floor inwards, each up to where the next one begins.
     layers = (
         (math.inf, _FLOOR, grain * 0.010),
         (_CUSHION + _RAIL, _WOOD, wood / np.abs(wood).max() * 0.12),
@@ -179,7 +179,7 @@ def _paint_disc(
 
 
 def _blend(picture: Image, left: int, top: int, colours: _Floats, cover: _Floats) -> None:
-    """Lay `colours` over the picture where `cover` is 1, let it shine through where less; clip at the edges."""
+    """Lay `colours` over the picture where `cover` is 1, let it shine through where it is less; clip at the edges."""
     height, width = cover.shape[:2]
     first_row, first_column = max(0, -top), max(0, -left)
     rows = slice(first_row, min(height, picture.shape[0] - top))
@@ -195,8 +195,8 @@ def _blend(picture: Image, left: int, top: int, colours: _Floats, cover: _Floats
 class BallPainter:
     """Paints shaded balls with their numbers and stripes, and their shadows.
 
-    What does not depend on how a ball lies is computed once, for every quarter of a pixel that its centre may be off
-    the grid: so balls roll smoothly in small pictures too.
+    Everything that does not depend on how a ball lies is computed once, for every quarter of a pixel that its centre
+    may be off the grid, so that balls roll smoothly in small pictures too.
     """
 
     _PARTS: Final = 4
@@ -291,7 +291,7 @@ class BallPainter:
         return np.array([_IVORY, colour, (16, 16, 16)], np.float32)
 
     def _number(self, number: int) -> _Mask:
-        """What stands in a ball's white disc; the cue ball has a red dot there."""
+        """What a ball shows in its white disc; the cue ball has a red dot there."""
         cells = np.zeros((self._NUMBER_CELLS, self._NUMBER_CELLS), dtype=bool)
         if number == 0:
             cells[8:24, 8:24] = True

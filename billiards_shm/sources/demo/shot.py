@@ -1,7 +1,7 @@
 """The shot that the demo shows over and over: a break on a pool table, computed once.
 
-Only additions, multiplications, divisions and square roots decide where a ball goes: collisions amplify the least
-difference, and these are what every machine computes alike, bit by bit.
+Only additions, multiplications, divisions and square roots decide where a ball goes: collisions amplify the smallest
+difference, and every machine computes these operations alike, bit for bit.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ LENGTH: Final = 2.54
 WIDTH: Final = 1.27
 """Width of the playing field, in metres; y goes along it."""
 BALL_RADIUS: Final = 0.036
-"""In metres: a quarter more than a real ball has, so that small pictures show something."""
+"""In metres: a quarter more than a real ball's, so that small pictures show something."""
 BALLS: Final = 16
 """Number 0 is the cue ball."""
 SECONDS: Final = 12.0
@@ -56,7 +56,7 @@ class Shot:
         self._turns = _roll(self._centres)
 
     def at(self, seconds: float) -> BallPositions:
-        """Give the positions `seconds` after the beginning; the shot repeats itself.
+        """Return the positions `seconds` after the beginning; the shot repeats itself.
 
         Parameters
         ----------
@@ -147,15 +147,15 @@ def _bounce_off_cushions(centres: _Floats, velocities: _Floats) -> None:
 
 
 def _roll(centres: _Floats) -> _Floats:
-    """Turn every ball by the way it goes: quaternions (samples, balls, 4)."""
+    """Turn every ball as far as it rolls: quaternions (samples, balls, 4)."""
     turns = np.empty((len(centres), BALLS, 4))
-    # Each ball lies there in a way of its own, its number somewhere on top.
+    # Each ball lies differently, with its number somewhere on top.
     tilt = np.linspace(-0.35, 0.35, BALLS)
     turns[0] = np.stack([np.ones(BALLS), tilt, tilt[::-1] * 0.8, tilt * 2.2], axis=1)
     turns[0] /= np.sqrt((turns[0] * turns[0]).sum(axis=1, keepdims=True))
     for sample in range(1, len(centres)):
         way = (centres[sample] - centres[sample - 1]) / (2 * BALL_RADIUS)
-        # Half the angle, small enough at 60 samples a second for its sine; the rest is set right by normalizing.
+        # Half the angle stands for its sine: at 60 samples a second it is small enough. Normalizing corrects the rest.
         one, x, y, z = turns[sample - 1].T
         a, b = -way[:, 1], way[:, 0]
         turned = np.stack([one - a * x - b * y, x + a * one + b * z, y + b * one - a * z, z + a * y - b * x], axis=1)

@@ -1,6 +1,6 @@
-"""The source `demo`: a pool table with rolling balls, for where there is no camera.
+"""The source `demo`: a pool table with rolling balls, for use where there is no camera.
 
-Every picture is a function of its number alone. The number stands in the picture twice: for people in digits, and for
+Every picture is a function of its number alone. The number appears in the picture twice: as digits for people, and for
 machines as a strip of black and white cells that survives scaling and JPEG; `read_counter` reads it back.
 """
 
@@ -56,7 +56,7 @@ class DemoTable:
     def __init__(self, width: int, height: int, fps: float, *, first: int = 1) -> None:
         if width < SMALLEST[0] or height < SMALLEST[1]:
             raise CameraError(
-                f"cannot open demo: {width}x{height} is too small, it needs {SMALLEST[0]}x{SMALLEST[1]} at least"
+                f"cannot open demo: {width}x{height} is too small, it needs at least {SMALLEST[0]}x{SMALLEST[1]}"
             )
         self._details = SourceDetails("DEMO", width, height, fps, delivery=Delivery.RECORDED)
         self._number = first - 1
@@ -78,7 +78,7 @@ class DemoTable:
 
     @property
     def position_ms(self) -> float | None:
-        """When the current frame is, counted from frame 1."""
+        """Time of the current frame, counted from frame 1."""
         return (self._number - 1) * 1000.0 / self._details.fps
 
     @property
@@ -104,7 +104,7 @@ class DemoTable:
         """There is nothing to release."""
 
     def _paint_panel(self) -> None:
-        """Prepare the field of the digits, black on the table's rail."""
+        """Prepare the field for the digits, black on the table's rail."""
         scale = self._digit_scale
         text_height, text_width = digits(self._text(), scale).shape
         self._digits_top = min(3 * scale, self._details.height - text_height)
@@ -163,7 +163,7 @@ def read_counter(frame: Image) -> int:
 
 @cache
 def _shot() -> Shot:
-    """The one shot, of which all tables in a process show the same."""
+    """The shot that all tables in a process show."""
     return Shot()
 
 
@@ -175,7 +175,7 @@ def _cells_of(number: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
 
 
 def _strip(width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and last-but-one row, and column, of the strip."""
+    """First row and column of the strip, and those after its last."""
     top = int(_STRIP_TOP * height)
     rows = (top, max(top + 1, min(height, round(_STRIP_BOTTOM * height))))
     return rows, (int(_STRIP_LEFT * width), min(width, round(_STRIP_RIGHT * width)))

@@ -1,4 +1,4 @@
-"""What is checked of the capture process with an OpenCV that has GStreamer."""
+"""Checks of the capture process with an OpenCV that has GStreamer."""
 
 import tempfile
 import time
@@ -45,7 +45,7 @@ def check_raw_formats_show_the_same_picture(folder: Path) -> None:
     for gst_format, picture in pictures.items():
         assert picture is not None
         assert picture.shape == (240, 320, 3), gst_format
-        # The snow in the test picture's corner is never the same.
+        # The noise in the test picture's corner is never the same.
         assert np.median(np.abs(picture.astype(int) - pictures["BGR"])) <= 4, gst_format
 
 

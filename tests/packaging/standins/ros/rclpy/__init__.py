@@ -1,4 +1,4 @@
-"""Stands in for ROS 2's rclpy: what is published is serialized as ROS does, into a file named after the topic."""
+"""Stands in for ROS 2's rclpy: messages are serialized as ROS does, into a file named after the topic."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ _running = False
 
 
 def init() -> None:
-    """Before anything else."""
+    """Has to be called first."""
     global _running
     assert not _running
     _running = True
@@ -45,12 +45,12 @@ class Node:
         assert name.isidentifier()
 
     def create_publisher(self, message_type: type, topic: str, qos_profile: object) -> Publisher:
-        """Of one topic."""
+        """Make a publisher for one topic."""
         assert qos_profile is not None
         return Publisher(message_type, topic)
 
     def destroy_node(self) -> None:
-        """Nothing is left to do."""
+        """Nothing to do."""
 
 
 def create_node(node_name: str) -> Node:

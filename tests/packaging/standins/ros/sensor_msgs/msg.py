@@ -26,7 +26,7 @@ class Header:
 
 
 class Image:
-    """sensor_msgs/msg/Image. A field of another name is an error."""
+    """sensor_msgs/msg/Image. A field with another name is an error."""
 
     __slots__ = ("data", "encoding", "header", "height", "is_bigendian", "step", "width")
 
@@ -43,7 +43,7 @@ class Image:
         super().__setattr__(name, value)
 
     def as_ros(self, store: Any) -> tuple[Any, str]:
-        """The same in the types of a message definition, and its name."""
+        """The same message in ROS types, and its name."""
         name = "sensor_msgs/msg/Image"
         stamp = store.types["builtin_interfaces/msg/Time"](sec=self.header.stamp.sec, nanosec=self.header.stamp.nanosec)
         header = store.types["std_msgs/msg/Header"](stamp=stamp, frame_id=self.header.frame_id)

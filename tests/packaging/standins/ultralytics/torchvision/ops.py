@@ -1,10 +1,10 @@
-"""Non-maximum suppression, as torchvision's, but slow."""
+"""Non-maximum suppression, like torchvision's, but slow."""
 
 import torch
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Indices of the boxes that no better one overlaps too much, best first."""
+    """Indices of the boxes that no better box overlaps too much, best first."""
     left, kept = scores.argsort(descending=True), []
     while len(left):
         best, left = left[0], left[1:]

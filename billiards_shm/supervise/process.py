@@ -1,24 +1,22 @@
-"""One supervised source: its process is started, watched, and restarted when it ends or hangs."""
+"""One supervised process: started, watched, and restarted when it ends or hangs."""
 
-import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from billiards_shm import BilliardsShmError, SourceState, inspect_segment, remove_stale_segments
-from billiards_shm.config.address import SourceAddress
-from billiards_shm.config.model import Settings, SourceConfig
-from billiards_shm.monitor.health import living_writer
+from billiards_shm import SourceState
+from billiards_shm.config.model import ProcessConfig
 from billiards_shm.service.exit_codes import EXIT_OK, EXIT_SHARED_MEMORY, EXIT_USAGE
 from billiards_shm.supervise.child_process import ChildProcess, describe_end
 from billiards_shm.supervise.restart import RESTARTS_IN_WINDOW, WINDOW_SEC, RestartPolicy
 from billiards_shm.supervise.state import SupervisedState
+from billiards_shm.supervise.tasks import Task
 
-__all__ = ["SourceReport", "SupervisedSource"]
+__all__ = ["ProcessReport", "SupervisedProcess"]
 
 STARTUP_SEC: Final = 30.0
-"""How long a new process may take to its first message, besides the hang timeout: a loaded machine imports slowly."""
+"""Time for the first message of a new process, added to the hang timeout: a loaded machine imports slowly."""
 PROGRESS_CHECK_SEC: Final = 1.0
 """Between two checks of the segment of a process that sends no messages."""
 TERM_GRACE_SEC: Final = 2.0
@@ -34,10 +32,11 @@ _ENDING: Final = (SupervisedState.HUNG, SupervisedState.STOPPING)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceReport:
-    """The state of one source at one moment."""
+class ProcessReport:
+    """The state of one task at one moment."""
 
     name: str
+    kind: str
     source: str
     state: SupervisedState
     reason: str
@@ -51,55 +50,50 @@ class SourceReport:
     next_start_s: float | None
 
 
-class SupervisedSource:
-    """Keeps one source captured by a process of its own.
+class SupervisedProcess:
+    """Keeps one task running in its own process.
 
-    Nothing here waits. The supervisor calls the methods with the monotonic time in seconds: what `descriptors` names
-    when one is readable, `check_exit` and `update` in every round, at the latest at `deadline`.
+    Nothing here waits. The supervisor calls the methods with the monotonic time in seconds: those in `descriptors`
+    when one is readable, `check_exit` and `update` in every round, no later than `deadline`.
 
     Parameters
     ----------
-    settings : Settings
-        Of everything but name and camera.
-    source : SourceConfig
-    frames : int, optional
-        Finish after this many frames.
+    task : Task
+    config : ProcessConfig
+        When a process counts as hanging, and how long it may take to stop.
     on_log : callable, optional
-        Called with each line that the process writes to standard error. By default it inherits ours.
+        Called with each line that the process writes to standard error. By default it inherits this process's.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        source: SourceConfig,
+        task: Task,
+        config: ProcessConfig,
         *,
-        frames: int | None = None,
         on_log: Callable[[str], None] | None = None,
     ) -> None:
-        self.name = source.name
+        self.name: Final = task.label
+        self.task: Final = task
         self.state = SupervisedState.WAITING
         self.reason = ""
         self.restarts = 0
         self.exit_code = EXIT_OK
         self.deadline: float | None = 0.0
-        """When `update` has something to do, if nothing happens before."""
+        """When `update` next has something to do, if nothing happens earlier."""
         self.name_taken_by: int | None = None
         """Process that had the name at the last attempt to start."""
-        self.has_captured = False
+        self.has_worked = False
         """Whether there was ever a frame."""
         self.first_attempt_done = False
-        """Whether the first attempt has captured, or failed."""
-        self._settings = settings
-        self._source = source
-        self._address = str(SourceAddress.parse(source.camera.device_id))
-        self._frames_left = frames
+        """Whether the first attempt has led to a frame, or failed."""
         self._frames_before = 0
         self._on_log = on_log
         self._policy = RestartPolicy()
         self._child: ChildProcess | None = None
         self._message_at = 0.0
-        self._published: int | None = None
-        self._hang_timeout = settings.video.process.hang_timeout
+        self._captured: int | None = None
+        self._hang_timeout = config.hang_timeout
+        self._shutdown_timeout = config.shutdown_timeout
 
     @property
     def pid(self) -> int | None:
@@ -115,15 +109,16 @@ class SupervisedSource:
         """Descriptors to poll, each with what to call when it is readable."""
         return {} if self._child is None else self._child.descriptors()
 
-    def report(self, now: float) -> SourceReport:
-        """Report the state of now."""
+    def report(self, now: float) -> ProcessReport:
+        """Report the current state."""
         child = self._child
         progress = child.progress if child is not None else {}
         age = progress.get("frame_age_s")
         waiting = self.state is SupervisedState.WAITING and self.deadline is not None
-        return SourceReport(
+        return ProcessReport(
             name=self.name,
-            source=self._address,
+            kind=self.task.kind,
+            source=self.task.source,
             state=self.state,
             reason=self.reason,
             pid=self.pid,
@@ -131,7 +126,7 @@ class SupervisedSource:
             frame_age_s=None if age is None or child is None else age + now - child.message_at,
             width=progress.get("width", 0),
             height=progress.get("height", 0),
-            frames=self._frames_before + progress.get("frames_captured", 0),
+            frames=self._frames_before + progress.get("frames", 0),
             restarts=self.restarts,
             next_start_s=max(0.0, self.deadline - now) if waiting and self.deadline is not None else None,
         )
@@ -169,7 +164,7 @@ class SupervisedSource:
             self._enforce_deadlines(self._child, now)
 
     def check_exit(self, now: float) -> None:
-        """If the process has ended, decide by its exit code what follows."""
+        """If the process has ended, decide by its exit code what to do."""
         child = self._child
         code = None if child is None else child.exit_code(now)
         if child is None or code is None:
@@ -179,8 +174,6 @@ class SupervisedSource:
         child.close()
         self.first_attempt_done = True
         self._frames_before += child.frames
-        if self._frames_left is not None:
-            self._frames_left = max(1, self._frames_left - child.frames)
         error = str(child.end_message.get("error", ""))
         if self.state is SupervisedState.STOPPING:
             self._stopped(code)
@@ -194,39 +187,30 @@ class SupervisedSource:
         else:
             self.exit_code = code if code > 0 else 128 - code
             why = self.reason if self.state is SupervisedState.HUNG else describe_end(code)
-            self._restart_later(now, ": ".join(filter(None, (why, error))), child.captured_sec)
+            self._restart_later(now, ": ".join(filter(None, (why, error))), child.worked_sec)
 
     # Starting.
 
     def _start(self, now: float) -> None:
-        self.name_taken_by = living_writer(self.name)
+        self.name_taken_by = self.task.taken_by()
         if self.name_taken_by is not None:
             self.exit_code, self.first_attempt_done = EXIT_SHARED_MEMORY, True
             self._restart_later(now, f"the name is taken by process {self.name_taken_by}", 0.0)
             return
         try:
-            self._child = ChildProcess(self.name, self._job(), now, self._on_log)
+            job = {"label": self.name, **self.task.job(self._frames_before)}
+            self._child = ChildProcess(self.task.name, self.task.kind, job, now, self._on_log)
         except OSError as error:
             self._restart_later(now, f"its process could not be started: {error.strerror}", 0.0)
             return
         self.state, self.reason = SupervisedState.STARTING, ""
-        self._message_at, self._published = now, None
+        self._message_at, self._captured = now, None
         self.deadline = now + self._hang_timeout + STARTUP_SEC
         _log.info("%s: started process %d", self.name, self._child.pid)
 
-    def _job(self) -> dict[str, Any]:
-        video = self._settings.video
-        settings = self._settings.model_copy(
-            update={
-                "video": video.model_copy(update={"shared_memory_name": self.name, "sources": ()}),
-                "vision": self._settings.vision.model_copy(update={"camera": self._source.camera}),
-            }
-        )
-        return {"settings": settings.model_dump(mode="json", by_alias=True), "frames": self._frames_left}
-
-    def _restart_later(self, now: float, why: str, captured_sec: float) -> None:
+    def _restart_later(self, now: float, why: str, worked_sec: float) -> None:
         """Start the next process after a delay."""
-        delay = self._policy.next_delay(now, captured_sec)
+        delay = self._policy.next_delay(now, worked_sec)
         self.state, self.reason, self.deadline = SupervisedState.WAITING, why, now + delay
         self.restarts += 1
         limit = f" (at most {RESTARTS_IN_WINDOW} times in {WINDOW_SEC:g} s)" if self._policy.limited else ""
@@ -237,10 +221,10 @@ class SupervisedSource:
     def _apply_messages(self, child: ChildProcess) -> None:
         """Apply the process's last message."""
         if child.frames:
-            self.has_captured = self.first_attempt_done = True
+            self.has_worked = self.first_attempt_done = True
         if child.message_at == self._message_at or self.state in _ENDING:
             return
-        self._message_at, self._published = child.message_at, None
+        self._message_at, self._captured = child.message_at, None
         self.deadline = child.message_at + self._hang_timeout
         if child.progress:
             self._source_state_changed(SourceState(child.progress["state"]), child.progress["reason"])
@@ -252,22 +236,19 @@ class SupervisedSource:
             self.state, self.reason = SupervisedState.RECONNECTING, reason
             return
         if self.state is not SupervisedState.STREAMING:
-            _log.info("%s: captures", self.name)
+            _log.info("%s: %ss", self.task.name, self.task.kind)
         self.state, self.reason = SupervisedState.STREAMING, ""
 
     def _check_progress(self, child: ChildProcess, now: float) -> None:
-        """Look at the segment before a silent process is ended: messages may be lost, frames are not."""
-        published = None
-        with contextlib.suppress(BilliardsShmError):
-            info = inspect_segment(self.name)
-            published = info.published if info.writer_pid == child.pid else None
-        if published is not None and published != self._published:
-            self._published, self.deadline = published, now + min(PROGRESS_CHECK_SEC, self._hang_timeout)
+        """Check its segment before a silent process is ended: messages may be lost, frames are not."""
+        captured = self.task.captured(child.pid)
+        if captured is not None and captured != self._captured:
+            self._captured, self.deadline = captured, now + min(PROGRESS_CHECK_SEC, self._hang_timeout)
             return
         silent = now - child.message_at
         self.state, self.reason = SupervisedState.HUNG, f"no progress for {silent:.1f} s"
         _log.warning("%s: process %d hangs: %s; ending it", self.name, child.pid, self.reason)
-        self.deadline = now + min(TERM_GRACE_SEC, self._settings.video.process.shutdown_timeout)
+        self.deadline = now + min(TERM_GRACE_SEC, self._shutdown_timeout)
         # Readers wait for the next process.
         child.terminate(superseded=True)
 
@@ -280,13 +261,11 @@ class SupervisedSource:
             child.kill()
             self.deadline = now + KILL_GRACE_SEC
             return
-        self.reason = "was killed and still runs: it hangs in the kernel, most often in a driver"
+        self.reason = "was killed but still runs: it hangs in the kernel, usually in a driver"
         _log.error("%s: process %d %s", self.name, child.pid, self.reason)
         self.deadline = None
 
     def _stopped(self, code: int) -> None:
         self.state, self.deadline, self.reason = SupervisedState.STOPPED, None, ""
         _log.info("%s: stopped%s", self.name, "" if code == EXIT_OK else f" ({describe_end(code)})")
-        # No successor takes over a segment that the process could not close.
-        with contextlib.suppress(BilliardsShmError):
-            remove_stale_segments([self.name])
+        self.task.stopped()
