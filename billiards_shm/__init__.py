@@ -40,6 +40,7 @@ from billiards_shm.errors import (
     SharedMemoryFullError,
     WriterExistsError,
 )
+from billiards_shm.frame_sets import FrameSet, FrameSets
 from billiards_shm.include import get_include
 from billiards_shm.planes import planes
 from billiards_shm.reader import FrameIterator, SharedMemoryFrameReader
@@ -57,6 +58,8 @@ __all__ = [
     "Frame",
     "FrameIterator",
     "FrameMetadata",
+    "FrameSet",
+    "FrameSets",
     "FrameShapeError",
     "LoanError",
     "LoanedSlot",

@@ -29,6 +29,8 @@ PUBLIC = {
     "Frame",
     "FrameIterator",
     "FrameMetadata",
+    "FrameSet",
+    "FrameSets",
     "FrameShapeError",
     "LoanError",
     "LoanedSlot",
@@ -153,6 +155,10 @@ def test_the_core_takes_these_parameters_with_these_defaults(class_name: str, me
     ("function", "expected"),
     [
         (SharedMemoryFrameReader.frames, "(self, *, follow, every, timeout)"),
+        (
+            billiards_shm.FrameSets,
+            "(names, *, tolerance_ms, follow, timeout, copy, max_leases, trusted_owners)",
+        ),
         (billiards_shm.inspect_segment, "(name, *, trusted_owners)"),
         (billiards_shm.list_segments, "(paths, *, trusted_owners)"),
         (billiards_shm.remove_stale_segments, "(names, *, trusted_owners)"),
@@ -186,6 +192,7 @@ def test_functions_take_these_parameters(function: Any, expected: str) -> None:
         ),
         (billiards_shm.ReaderStatistics, "frames skipped copies retries"),
         (billiards_shm.WriterStatistics, "published dropped"),
+        (billiards_shm.FrameSets, "__iter__ __aiter__ __enter__ __exit__ close unmatched skipped"),
         (VideoConsumer, "isOpened open read grab retrieve get set release getBackendName"),
     ],
 )
