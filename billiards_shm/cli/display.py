@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from billiards_shm.capture.stats import StatisticsSnapshot
+    from billiards_shm.record.recorder import RecordingSnapshot
 
 __all__ = [
     "details",
@@ -35,6 +36,7 @@ __all__ = [
     "plain_list",
     "plain_table",
     "printable",
+    "recording_rows",
     "statistics_rows",
     "watch_line",
     "with_health",
@@ -297,6 +299,25 @@ def statistics_rows(snapshot: "StatisticsSnapshot") -> Rows:
         ("write time", f"p50 {snapshot.write_p50_ms:.2f} ms, p99 {snapshot.write_p99_ms:.2f} ms"),
         ("memory", format_bytes(snapshot.backed_bytes)),
         ("uptime", format_seconds(snapshot.uptime_s)),
+    ]
+    return [(label, printable(text)) for label, text in rows]
+
+
+# Recordings.
+
+
+def recording_rows(snapshot: "RecordingSnapshot") -> Rows:
+    """The rows of a recording's live display."""
+    rows = [
+        ("file", f"{snapshot.file or '-'}, {format_seconds(snapshot.duration_s)}"),
+        ("state", f"{snapshot.state} {snapshot.reason}".strip()),
+        ("frame", snapshot.picture or "-"),
+        ("fps", format_fps(snapshot.fps)),
+        ("frame age", format_seconds(snapshot.frame_age_s)),
+        ("frames", f"{snapshot.frames} recorded, {snapshot.missed} missed, {snapshot.damaged} damaged"),
+        ("size", f"{format_bytes(snapshot.bytes)} in {snapshot.files} files"),
+        *([] if snapshot.ring_s is None else [("ring", format_seconds(snapshot.ring_s))]),
+        ("time a frame", f"{snapshot.encode_ms:.2f} ms to encode, at most {snapshot.write_ms:.1f} ms to write"),
     ]
     return [(label, printable(text)) for label, text in rows]
 

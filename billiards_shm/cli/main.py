@@ -11,6 +11,8 @@ import click
 from billiards_shm.cli.capture import capture_command, capture_configured
 from billiards_shm.cli.errors import EXIT_INTERRUPTED, PROGRAM, exit_code_of, report
 from billiards_shm.cli.options import CommonOptions, common_options
+from billiards_shm.cli.record import record_command
+from billiards_shm.cli.replay import replay_command
 from billiards_shm.cli.run import run_command
 from billiards_shm.cli.segments import clean_command, inspect_command, list_command, watch_command
 from billiards_shm.cli.serve import serve_command
@@ -80,6 +82,7 @@ Examples:
   billiards-shm capture demo                  frames without a camera
   billiards-shm watch billiards_video         its state, live
   billiards-shm snapshot billiards_video table.png
+  billiards-shm record billiards_video match.mkv
   VIDEO_FILE=match.mp4 billiards-shm          as a service starts it
   billiards-shm --config tables.json run      every source of the configuration
 
@@ -113,6 +116,8 @@ for _command in (
     inspect_command,
     watch_command,
     snapshot_command,
+    record_command,
+    replay_command,
     clean_command,
 ):
     command_line.add_command(_command)

@@ -45,7 +45,10 @@ failed for good; if none ever captured, the exit code of the first.
 @common_options
 @click.pass_context
 def run_command(ctx: click.Context, /, **options: Any) -> None:
-    """Capture every source of `video.sources`, each in its own process, until stopped."""
+    """Capture every source of `video.sources`, each in its own process, until stopped.
+
+    It also records the sources that have a `record` section.
+    """
     settings, origin = load_configuration(ctx, overrides_from_options(options))
     ctx.exit(_supervise(settings, settings.video.sources, None, origin))
 

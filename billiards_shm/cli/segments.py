@@ -154,7 +154,8 @@ def _watch_display(name: str, as_json: bool) -> Iterator[Callable[[SegmentInfo |
     short_help="Remove segments of dead writers.",
     epilog="""\b
 Examples:
-  billiards-shm clean                         all segments of dead writers
+  billiards-shm clean                         all segments of dead writers, and
+                                              sockets of dead recorders
   billiards-shm clean billiards_video
 """,
 )
@@ -167,7 +168,7 @@ def clean_command(names: tuple[str, ...], as_json: bool) -> None:
     Frames that readers hold stay valid.
     """
     found, failures = _inspect_each(names)
-    removed = remove_stale_segments([info.name for info in found]) if names else remove_stale_segments()
+    removed = remove_stale_segments([info.name for info in found]) if names else _remove_all()
     for name in removed:
         click.echo(as_json_line({"name": name, "removed": True}) if as_json else f"removed {name}")
     if not removed and not names:
@@ -178,6 +179,12 @@ def clean_command(names: tuple[str, ...], as_json: bool) -> None:
                 WriterExistsError(f"{info.name} has a living writer (pid {info.writer_pid}): stop it first")
             )
     _raise_all(failures)
+
+
+def _remove_all() -> list[str]:
+    from billiards_shm.record.places import remove_stale_sockets
+
+    return remove_stale_segments() + remove_stale_sockets()
 
 
 def _inspect_each(names: Iterable[str]) -> tuple[list[SegmentInfo], list[BilliardsShmError]]:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 from billiards_shm import _core
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig
+from billiards_shm.config.record import RecordConfig
 from billiards_shm.config.section import HOST_ALLOWED, NAME_ALLOWED, ConflictError, Section, SegmentName
 from billiards_shm.config.serve import ServeConfig
 from billiards_shm.errors import ConfigurationError, SegmentNameError
@@ -15,6 +16,7 @@ __all__ = [
     "CameraConfig",
     "LoggingConfig",
     "ProcessConfig",
+    "RecordConfig",
     "ServeConfig",
     "Settings",
     "SourceConfig",
@@ -37,11 +39,22 @@ def _upper(value: Any) -> Any:
 SegmentGroup = Annotated[int, Field(ge=0, le=2**32 - 2)] | Annotated[str, Field(min_length=1)]
 
 
+def _names_a_file(record: RecordConfig | None) -> RecordConfig | None:
+    if record is not None and record.file is None and record.ring is None:
+        raise ConflictError("set `file` to record to one, or `ring` to keep the newest frames in memory")
+    return record
+
+
 class SourceConfig(Section):
     """One entry of `video.sources`: the name of a segment, and its source."""
 
     name: SegmentName = Field(description="Name of the segment", json_schema_extra={"allowed": NAME_ALLOWED})
     camera: CameraConfig = Field(description="The same keys as in `vision.camera`")
+    record: Annotated[RecordConfig | None, AfterValidator(_names_a_file)] = Field(
+        default=None,
+        description="The same keys as in `record`, with `file` or `ring`; null: it is not recorded",
+        json_schema_extra={"allowed": 'an object such as {"file": "table_1.mkv"}, or null'},
+    )
 
 
 class ProcessConfig(Section):
@@ -133,7 +146,7 @@ class VideoConfig(Section):
         default=5.0,
         ge=0,
         le=3600,
-        description="Seconds that `snapshot` waits for the segment and its first frame",
+        description="Seconds that `snapshot` and `record` wait for the segment, `snapshot` also for its first frame",
         json_schema_extra={"option": "--attach-timeout"},
     )
     slots: int = Field(
@@ -204,6 +217,7 @@ class Settings(Section):
     vision: VisionConfig = Field(default=VisionConfig())
     logging: LoggingConfig = Field(default=LoggingConfig())
     serve: ServeConfig = Field(default=ServeConfig())
+    record: RecordConfig = Field(default=RecordConfig())
 
 
 def fps_key(device_id: int | str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from html import escape
 from importlib.resources import files
@@ -23,14 +24,17 @@ from billiards_shm.serve.guard import AllowedOrigins, Guard
 from billiards_shm.serve.metrics import OPENMETRICS
 from billiards_shm.serve.openapi import answers, content, describe_access
 from billiards_shm.serve.parameters import (
+    Action,
     Fps,
     Interval,
+    LastSeconds,
     LiveFormat,
     MaxAge,
     Name,
     SnapshotFormat,
     Window,
 )
+from billiards_shm.serve.replay import CLIP_HEADERS, ask_recorder, check_ring, take_clip
 from billiards_shm.serve.snapshot import SNAPSHOT_HEADERS, take_snapshot
 from billiards_shm.serve.state import AppState
 from billiards_shm.serve.streams import EventStream, MjpegStream, close_websocket, send_over_websocket
@@ -114,7 +118,7 @@ def create_app(
             allow_origins=origins.all,
             allow_methods=("GET", "HEAD"),
             allow_headers=("Authorization", "If-None-Match"),
-            expose_headers=SNAPSHOT_HEADERS,
+            expose_headers=(*SNAPSHOT_HEADERS, *CLIP_HEADERS),
         )
     describe_access(app, needs_token=access.needs_token)
     owners = None if trusted_owners is None else tuple(trusted_owners)
@@ -124,6 +128,7 @@ def create_app(
     _add_health(app, server)
     _add_statistics(app, server)
     _add_images(app, server)
+    _add_recordings(app, server, access)
     return app
 
 
@@ -320,6 +325,44 @@ def _add_images(app: FastAPI, server: AppState) -> None:
         )
         with server.snapshots.place():
             answer = await server.snapshots.run(work)
+        if isinstance(answer, HTTPException):
+            raise answer
+        return answer
+
+
+def _add_recordings(app: FastAPI, server: AppState, access: Access) -> None:
+    @app.get(
+        "/replay/{name:path}.mp4",
+        tags=["recordings"],
+        response_class=Response,
+        responses=content("video/mp4") | answers(404, 503),
+    )
+    async def replay(name: Name, request: Request, last: LastSeconds = 10.0) -> Response:
+        """Return the last seconds as an MP4, from the ring of ``billiards-shm record NAME --ring``."""
+        await server.require_watched(name)
+        with ExitStack() as place:
+            place.enter_context(server.clips.place())
+            if request.method == "HEAD":
+                trouble = await server.clips.run(partial(check_ring, name))
+                if trouble is not None:
+                    raise trouble
+                found = Response(media_type="video/mp4", headers={"Cache-Control": "no-store"})
+                del found.headers["Content-Length"]  # unknown until the clip is made
+                return found
+            answer = await server.clips.run(partial(take_clip, name, last))
+            if isinstance(answer, HTTPException):
+                raise answer
+            answer.place = place.pop_all()
+        return answer
+
+    @app.post("/api/record/{name:path}", tags=["recordings"], responses=answers(400, 403, 404, 409, 503))
+    async def record(name: Name, action: Action, request: Request) -> dict[str, Any]:
+        """Tell the recorder of a segment to begin or end its file. Needs the token."""
+        # The guard's result: wrong tokens from the same address may have arrived since, so a second check could differ.
+        if not access.needs_token or request.state.grant.signed:
+            raise HTTPException(403, "only the token of the server (serve.token) lets you begin and end recordings")
+        await server.require_watched(name)
+        answer = await asyncio.to_thread(ask_recorder, name, action)
         if isinstance(answer, HTTPException):
             raise answer
         return answer

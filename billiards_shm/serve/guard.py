@@ -18,9 +18,10 @@ from billiards_shm.serve.access import Access, Grant, TooManyWrongTokensError, p
 
 __all__ = ["AllowedOrigins", "Guard"]
 
-# Pages load only from this server; data: is their icon.
+# Pages load only from this server; data: is their icon, blob: a clip that they fetched.
 _CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src blob:; "
+    "connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors "
 )
 _HEADERS: Final = {

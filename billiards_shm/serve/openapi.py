@@ -9,8 +9,11 @@ __all__ = ["answers", "content", "describe_access"]
 
 _MEANINGS: Final = {
     304: "The client has this frame",
+    400: "The body cannot be read",
     401: "The token is missing or wrong",
-    404: "No segment with this name is shown",
+    403: "It needs the token; a signed address is not enough",
+    404: "No segment with this name is shown, or nothing records it",
+    409: "The recorder cannot do that; `detail` says why",
     415: "The frame cannot be turned into an image",
     421: "The request was addressed to a host name that is not this server's",
     429: "Too many wrong tokens came from this address",

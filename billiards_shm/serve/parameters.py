@@ -2,13 +2,16 @@
 
 from typing import Annotated, Literal
 
-from fastapi import Depends, Path, Query
+from fastapi import Body, Depends, Path, Query
 
 from billiards_shm.serve.feed import DEFAULT_QUALITY, PreviewFormat
+from billiards_shm.serve.replay import LONGEST_CLIP_S
 
 __all__ = [
+    "Action",
     "Fps",
     "Interval",
+    "LastSeconds",
     "LiveFormat",
     "MaxAge",
     "Name",
@@ -28,6 +31,10 @@ MaxAge = Annotated[
     float | None,
     Query(gt=0, le=86400, allow_inf_nan=False, description="Seconds; 503 if the newest captured frame is older"),
 ]
+LastSeconds = Annotated[
+    float, Query(ge=0, le=LONGEST_CLIP_S, allow_inf_nan=False, description="Seconds, up to the newest frame")
+]
+Action = Annotated[Literal["start", "stop"], Body(embed=True, description="What to do with the recording")]
 Interval = Annotated[float, Query(ge=0.2, le=60, allow_inf_nan=False, description="Seconds between events")]
 Window = Annotated[int, Query(ge=1, le=16, description="Frames sent before the client has acknowledged the first")]
 

@@ -15,10 +15,12 @@ from billiards_shm.monitor.health import REFRESH_INTERVAL_S, HealthMonitor
 from billiards_shm.serve.clients import Clients
 from billiards_shm.serve.feed import Feed
 from billiards_shm.serve.metrics import ServerMetrics
+from billiards_shm.serve.replay import Rings
 
 __all__ = ["AppState"]
 
 WAITING_SNAPSHOTS: Final = 8
+WAITING_CLIPS: Final = 4
 
 _Result = TypeVar("_Result")
 
@@ -37,10 +39,12 @@ class AppState:
         self.clients = Clients(max_clients)
         self.metrics = ServerMetrics(self.monitor, self.clients)
         self.owners = owners
-        # Threads start when there is work. Snapshots may be slow and must not delay streams.
+        # Threads start when there is work. Snapshots and clips may be slow and must not delay streams.
         self._encoders = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) - 1), "billiards-shm-encode")
         self.snapshots = WorkQueue("snapshots", WAITING_SNAPSHOTS)
+        self.clips = WorkQueue("clips", WAITING_CLIPS)
         self._feeds: dict[str, Feed] = {}
+        self._rings = Rings()
         self._kept: set[str] = set()
         """Segments about which there may be something in memory."""
 
@@ -67,6 +71,7 @@ class AppState:
         kept = {*reported, *(client.name for client in self.clients), ""}  # clients of all segments have no name
         for name in self._kept - kept:
             self._feeds.pop(name, None)
+            self._rings.forget(name)
             self.clients.forget(name)
             self.metrics.forget(name)
         self._kept = kept
@@ -77,7 +82,8 @@ class AppState:
 
         def described() -> list[dict[str, Any]]:
             return [
-                segment.as_dict() | {"clients": viewers[segment.name]} for segment in self.monitor.health().values()
+                segment.as_dict() | {"clients": viewers[segment.name], "replay": self._rings.has(segment.name)}
+                for segment in self.monitor.health().values()
             ]
 
         return await asyncio.to_thread(described)

@@ -1,10 +1,10 @@
-"""The name by which FFmpeg opens a source."""
+"""The name by which FFmpeg opens a source, and the file next to a recording."""
 
 from pathlib import Path
 
 from billiards_shm.config.address import SourceAddress, SourceKind
 
-__all__ = ["ffmpeg_name"]
+__all__ = ["ffmpeg_name", "frames_file"]
 
 
 def ffmpeg_name(address: SourceAddress) -> str:
@@ -19,3 +19,8 @@ def ffmpeg_name(address: SourceAddress) -> str:
     if address.kind in (SourceKind.FILE, SourceKind.PIPE, SourceKind.IMAGES) and not Path(place).is_absolute():
         return f"./{place}"
     return place
+
+
+def frames_file(recording: Path) -> Path:
+    """The file next to a recording that has a line for each of its frames."""
+    return recording.with_name(f"{recording.name}.frames.jsonl")

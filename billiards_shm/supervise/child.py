@@ -5,6 +5,7 @@ command line and no environment. It sends messages about its progress back.
 """
 
 import ctypes
+import errno
 import logging
 import signal
 import sys
@@ -69,8 +70,31 @@ def _capture(settings: Settings, job: dict[str, Any], link: SupervisorLink) -> i
     return run_capture(settings, frames=job["frames"], observer=_CaptureObserver(link))
 
 
+def _record(settings: Settings, job: dict[str, Any], link: SupervisorLink) -> int:
+    from billiards_shm.record.files import FolderError
+    from billiards_shm.record.process import run_recording
+    from billiards_shm.record.recorder import RecordingSnapshot, statistics_log
+
+    log = statistics_log(settings.logging.stats_interval_sec)
+
+    def report(now: RecordingSnapshot) -> None:
+        log(now)
+        if link.due:
+            link.progress(Progress(now.state, now.reason, now.frames, now.fps, now.frame_age_s, now.width, now.height))
+
+    link.started()
+    try:
+        run_recording(settings.video.shared_memory_name, settings.record, dated=True, on_progress=report)
+    except FolderError as error:
+        # It was there when the supervisor started: a missing disk, rather than a wrong configuration.
+        raise OSError(errno.ENOENT, str(error)) from error
+    link.ended("", finished=False)
+    return EXIT_OK
+
+
 RUNNERS: Final[dict[str, Callable[[Settings, dict[str, Any], SupervisorLink], int]]] = {
     "capture": _capture,
+    "record": _record,
 }
 """For each kind of task, the function that does it and returns the exit code. Each imports only what it needs."""
 

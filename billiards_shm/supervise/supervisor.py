@@ -6,19 +6,21 @@ import select
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 from billiards_shm import BilliardsShmError, WriterExistsError, _core
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.model import Settings, SourceConfig
 from billiards_shm.errors import ConfigurationError
+from billiards_shm.record.files import check_file
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, EXIT_SOME_FAILED
 from billiards_shm.service.signals import StopSignals
 from billiards_shm.service.systemd import ServiceNotifier
 from billiards_shm.supervise.process import ProcessReport, SupervisedProcess
 from billiards_shm.supervise.state import SupervisedState
-from billiards_shm.supervise.tasks import CaptureTask, Task
+from billiards_shm.supervise.tasks import CaptureTask, RecordTask, Task
 
 __all__ = ["Supervisor", "check_sources", "summary"]
 
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 
 class Supervisor:
     """Keeps every source captured until a signal requests a stop, or all sources are finished or failed.
+
+    Other tasks, such as recording them, end with the sources.
 
     It has one thread, which sleeps until a signal, a message of a child, or the next deadline. A failure of one source
     affects no other.
@@ -81,6 +85,7 @@ class Supervisor:
         self._origin = origin
         self._timeout = settings.video.process.shutdown_timeout
         tasks: list[Task] = [CaptureTask(settings, source, frames) for source in sources]
+        tasks += [RecordTask(settings, source, source.record) for source in sources if source.record is not None]
         self._processes = [SupervisedProcess(task, settings.video.process, on_log=on_log) for task in tasks]
         self._sources = [process for process in self._processes if not process.task.beside_sources]
         self._update_table = on_reports
@@ -315,8 +320,24 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
                 f"{source.name}: {address} belongs to this process, but each source gets its own process: "
                 "use a named pipe (mkfifo), or `capture` without --supervise"
             )
+    problems += _problems_of_recordings(sources)
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _problems_of_recordings(sources: Sequence[SourceConfig]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for source in sources:
+        if source.record is None or source.record.file is None:
+            continue
+        file = Path(source.record.file)
+        other = seen.setdefault(os.path.realpath(file), source.name)
+        if other != source.name:
+            yield f"{other} and {source.name} are both recorded to {file}; each source needs its own file"
+        try:
+            check_file(file, overwrite=True)  # each start makes a new one
+        except ConfigurationError as error:
+            yield f"{source.name}: record.file: {error}"
 
 
 def _compare_timeouts(hang_timeout: float, sources: Sequence[SourceConfig]) -> None:

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from billiards_shm import BilliardsShmError, inspect_segment, remove_stale_segments
 from billiards_shm.config.address import SourceAddress
-from billiards_shm.config.model import Settings, SourceConfig, segment_names
+from billiards_shm.config.model import RecordConfig, Settings, SourceConfig, native_name, segment_names
 from billiards_shm.monitor.health import living_writer
+from billiards_shm.record.places import recording_process
 
-__all__ = ["CaptureTask", "Task"]
+__all__ = ["CaptureTask", "RecordTask", "Task"]
 
 
 class Task(ABC):
@@ -124,3 +125,42 @@ class CaptureTask(WritingTask):
         )
         frames = None if self.frames is None else max(1, self.frames - frames_done)
         return {"settings": settings.model_dump(mode="json", by_alias=True), "frames": frames}
+
+
+@dataclass(frozen=True)
+class RecordTask(Task):
+    """Records a source."""
+
+    settings: Settings
+    """The whole configuration; this source is recorded as `record` says."""
+    config: SourceConfig
+    record: RecordConfig
+
+    kind = "record"
+
+    @property
+    def name(self) -> str:
+        """Name of the segment to record: the one of native frames if there is one, because these cost less."""
+        return native_name(self.config.name) if self.config.camera.publish == "both" else self.config.name
+
+    @property
+    def source(self) -> str:
+        """The file."""
+        return self.record.file or ""
+
+    def job(self, frames_done: int) -> dict[str, Any]:
+        """The settings, with how this source is recorded."""
+        settings = self.settings.model_copy(
+            update={
+                "video": self.settings.video.model_copy(update={"shared_memory_name": self.name, "sources": ()}),
+                "record": self.record.model_copy(update={"follow": True}),
+            }
+        )
+        return {"settings": settings.model_dump(mode="json", by_alias=True)}
+
+    def taken_by(self) -> int | None:
+        """The process that keeps a ring of the segment; there is at most one."""
+        return recording_process(self.name) if self.record.ring else None
+
+    def stopped(self) -> None:
+        """Nothing is left to do: the file plays in any case."""

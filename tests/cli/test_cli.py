@@ -91,6 +91,9 @@ def test_help_shows_examples(command: str) -> None:
 
 
 def test_help_shows_allowed_values_and_the_default() -> None:
+    text = " ".join(run("record", "--help").stdout.split())
+    assert "--keep DURATION" in text
+    assert "Allowed: a size such as 500MB or 20GB. [record.ring_size: 500000000]" in text
     assert "--rotation [0|90|180|270]" in run("capture", "--help").stdout
 
 

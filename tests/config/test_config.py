@@ -134,7 +134,7 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "video.process.shutdown_timeout": 3.0,
         "video.process.main_loop_sleep": 0.01,
         "video.process.hang_timeout": 4.0,
-        "video.sources": [{"name": "left", "camera": defaults["vision"]["camera"]}],
+        "video.sources": [{"name": "left", "camera": defaults["vision"]["camera"], "record": None}],
         "vision.camera.device_id": "/dev/video3",
         "vision.camera.backend": "ffmpeg",
         "vision.camera.resolution": [640, 480],
@@ -182,6 +182,20 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "serve.allowed_origins": "https://shop.example,http://10.0.0.5:8123",
         "serve.trusted_proxies": "10.0.0.0/8, ::1",
         "serve.webhook": "https://hooks.example/T0/B1",
+        "record.file": "match.mkv",
+        "record.codec": "h264_nvenc",
+        "record.crf": 18,
+        "record.bitrate": 4000000,
+        "record.preset": "veryfast",
+        "record.key_interval_sec": 0.5,
+        "record.segment": 600.0,
+        "record.keep": 86400.0,
+        "record.max_size": 20000000000,
+        "record.after_gap": "new",
+        "record.follow": True,
+        "record.ring": 30.0,
+        "record.ring_size": 100000000,
+        "record.overwrite": True,
     }
     assert samples.keys() == {key.path for key in configuration_keys()}
     for key in configuration_keys():
@@ -232,7 +246,7 @@ def test_sections_of_other_programs_are_errors_in_a_file_that_was_named(write_co
     path = write_config({"database": {}, "video": {"slots": 4}})
     (line,) = problems(path)
     assert line.startswith(f"{path}: there is no key database (its value is {{}}); ")
-    assert line.endswith("; allowed are video, vision, logging, serve")
+    assert line.endswith("; allowed are video, vision, logging, serve, record")
 
 
 def test_within_our_sections_a_file_that_was_found_is_read_just_as_strictly() -> None:
@@ -249,7 +263,7 @@ def test_within_our_sections_a_file_that_was_found_is_read_just_as_strictly() ->
         ("", "line 1, column 1: not JSON"),
         (
             "[1, 2]",
-            "holds [1, 2]; allowed: a JSON object with the sections video, vision, logging, serve",
+            "holds [1, 2]; allowed: a JSON object with the sections video, vision, logging, serve, record",
         ),
         ('{"video": {"slots": 4, "slots": 5}}', "slots: more than once in one section"),
         ('{"video": {"slots": NaN}}', "NaN is not JSON"),

@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "segments": {"_core", "errors", "pixel_formats", "statistics", "status"},
     "planes": {"_core", "pixel_formats"},
     "consumer": {"_core", "errors", "images", "jpeg", "pixel_formats", "reader", "segments", "status"},
+    "encoder": {"_core", "errors", "jpeg", "pixel_formats"},
     "__init__": {
         "_core",
         "consumer",
@@ -61,8 +62,9 @@ ARROWS: dict[str, set[str]] = {
         "sources",
         "statistics",
     },
-    "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "service"},
-    "serve": {"__init__", "config", "images", "monitor", "service", "statistics"},
+    "supervise": {"__init__", "_core", "capture", "config", "errors", "monitor", "record", "service"},
+    "record": {"__init__", "_core", "config", "encoder", "errors", "owners", "pixel_formats", "service", "sources"},
+    "serve": {"__init__", "config", "images", "monitor", "record", "service", "statistics"},
     "cli": {
         "__init__",
         "capture",
@@ -70,6 +72,7 @@ ARROWS: dict[str, set[str]] = {
         "images",
         "monitor",
         "pixel_formats",
+        "record",
         "segments",
         "serve",
         "service",
@@ -94,6 +97,7 @@ OTHERS: dict[str, set[str]] = {
     "frame_sets": {"numpy"},
     "segments": {"numpy"},
     "consumer": {"numpy"},
+    "encoder": {"av", "numpy"},
     "__init__": set(),
     "images": {"cv2", "numpy"},
     "config": {"pydantic", "pydantic_core"},
@@ -102,6 +106,7 @@ OTHERS: dict[str, set[str]] = {
     "sources": {"av", "cv2", "numpy"},
     "capture": {"matplotlib", "numpy"},  # matplotlib on request, within the function that draws
     "supervise": set(),
+    "record": {"av", "numpy"},
     "serve": {"fastapi", "numpy", "prometheus_client", "starlette", "uvicorn"},
     "cli": {"click", "rich"},
     "__main__": set(),

@@ -13,11 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from jpegs import as_frame, jpeg
-from raw_frames import as_raw
 from repository import ROOT
 
 import billiards_shm
-from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
+from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 
 EXAMPLES = ROOT / "examples"
 PACKAGE = Path(billiards_shm.__file__).parent
@@ -86,19 +85,6 @@ def test_publish_publishes_frames_that_readers_see(segment_name: str) -> None:
     assert said == f"20 frames published as {segment_name}\n"
 
 
-def test_record_writes_a_file_that_plays(capturing: str, tmp_path: Path) -> None:
-    file = tmp_path / "table.avi"
-    (line,) = output_of("record.py", capturing, file, "--frames", 10)
-    assert line.startswith(f"{file}: 10 frames, ")
-    assert inspect_segment(capturing).status == "live"
-    video = cv2.VideoCapture(str(file))
-    count = 0
-    while video.read()[0]:
-        count += 1
-    video.release()
-    assert count == 10
-
-
 PICTURE = cv2.resize(np.random.default_rng(1).integers(60, 190, (3, 3, 3), np.uint8), (64, 48))
 
 
@@ -121,38 +107,12 @@ def published(name: str, pixel_format: str, *frames: np.ndarray) -> Iterator[Non
         thread.join()
 
 
-@pytest.mark.parametrize("pixel_format", ["YUYV", "NV12", "I420", "GREY", "MJPG"])
-def test_record_converts_what_is_published(segment_name: str, tmp_path: Path, pixel_format: str) -> None:
-    frame = as_frame(jpeg(PICTURE)) if pixel_format == "MJPG" else as_raw(PICTURE, pixel_format)
-    with published(segment_name, "GRAY8" if pixel_format == "GREY" else pixel_format, frame):
-        output_of("record.py", segment_name, tmp_path / "table.avi", "--frames", 3)
-    good, picture = cv2.VideoCapture(str(tmp_path / "table.avi")).read()
-    expected = cv2.cvtColor(cv2.cvtColor(PICTURE, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    assert good
-    assert np.abs(picture.astype(int) - (expected if pixel_format == "GREY" else PICTURE)).mean() < 8
-
-
 def test_numpy_statistics_refuses_jpegs(segment_name: str) -> None:
     with published(segment_name, "MJPG", as_frame(jpeg(PICTURE))):
         command = [sys.executable, EXAMPLES / "numpy_statistics.py", segment_name]
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "whose bytes are not pixels" in refused.stderr
-
-
-def test_record_refuses_raw_frames(segment_name: str, tmp_path: Path) -> None:
-    with published(segment_name, "RAW", np.zeros((48, 64), np.uint8)):
-        command = [sys.executable, EXAMPLES / "record.py", segment_name, tmp_path / "table.avi"]
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1
-    assert "RAW does not say what the pixels are" in refused.stderr
-
-
-def test_record_ends_when_the_size_changes(segment_name: str, tmp_path: Path) -> None:
-    with published(segment_name, "BGR24", PICTURE, np.zeros((24, 32, 3), np.uint8)):
-        said, line = output_of("record.py", segment_name, tmp_path / "table.avi", "--frames", 100)
-    assert said.endswith(": the recording ends")
-    assert int(line.partition(": ")[2].split()[0]) <= 10
 
 
 def test_healthy_is_silent_about_a_healthy_source_and_otherwise_says_what_is_wrong(capturing: str) -> None:

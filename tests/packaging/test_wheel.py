@@ -115,7 +115,6 @@ def test_the_source_archive_installs_in_a_fresh_environment_and_its_tests_run_fr
     for name in (
         "csrc/billiards_shm.h",
         "bench/capture.py",
-        "examples/record.py",
         "tests/c/test_steps.c",
         "CHANGELOG.md",
         "LICENSE",

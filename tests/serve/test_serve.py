@@ -439,13 +439,14 @@ def test_everything_public_is_in_the_openapi_description() -> None:
         description = server.get("/openapi.json").json
     assert set(description["paths"]) == {
         "/healthz", "/readyz", "/health/{name}", "/metrics", "/api/segments", "/api/segments/{name}", "/api/events",
-        "/api/clients", "/stream/{name}.mjpg", "/snapshot/{name}.{extension}",
+        "/api/clients", "/stream/{name}.mjpg", "/snapshot/{name}.{extension}", "/replay/{name}.mp4",
+        "/api/record/{name}",
     }  # fmt: skip
     json.dumps(description)
     assert all("summary" in method for path in description["paths"].values() for method in path.values())
     for path, found in description["paths"].items():
         (method,) = found
-        assert method == "get"
+        assert method == ("post" if path.startswith("/api/record/") else "get")
         answers = set(found[method]["responses"])
         assert "{name}" not in path or "404" in answers, path
         assert not path.startswith(("/snapshot", "/stream", "/health/", "/readyz")) or "503" in answers, path
@@ -581,6 +582,7 @@ def test_what_is_known_of_a_segment_is_dropped_when_it_is_no_longer_reported_and
         assert segment_name not in text
         assert 'billiards_shm_client_bytes_total{kind="events",name=""} 5.0' in text
         assert segment_name not in state._feeds
+        assert segment_name not in state._rings._known
 
     asyncio.run(come_and_go())
 

@@ -87,6 +87,11 @@ expected-statuses = [404, 422, 431, 503]
 include-path-regex = "/snapshot/"
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", 404, 415, 422, 503]
+# Anything that is not text is not JSON either.
+[[operations]]
+include-path-regex = "/api/record/"
+[operations.checks.negative_data_rejection]
+expected-statuses = [400, 403, 404, 422, 431, 503]
 """
 
 

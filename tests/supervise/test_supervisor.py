@@ -279,6 +279,20 @@ def test_a_second_supervisor_says_which_names_are_taken(tmp_path: Path, names: l
 
 
 @pytest.mark.slow
+def test_a_second_supervisor_stops_its_recorders_too(tmp_path: Path, names: list[str]) -> None:
+    with SupervisedRun(tmp_path, {names[0]: DEMO}) as first:
+        first.start().streams()
+        second = SupervisedRun(tmp_path, {names[0]: DEMO})
+        content = json.loads(second.config.read_text())
+        content["video"]["sources"][0]["record"] = {"file": str(tmp_path / "twice.mkv")}
+        second.config.write_text(json.dumps(content))
+        assert second.start().ends() == 4
+        assert f"{names[0]} record: stopped" in second.said()
+        assert "killing it" not in second.said()
+        assert first.end() == 0
+
+
+@pytest.mark.slow
 def test_a_taken_name_does_not_delay_other_sources(tmp_path: Path, names: list[str]) -> None:
     with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO)) as supervised:
         with SharedMemoryFrameWriter(names[0], (8, 8, 3)):

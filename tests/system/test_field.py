@@ -123,6 +123,7 @@ def test_nothing_is_measured_by_the_wall_clock() -> None:
     """It may jump at any time. It is only for telling people when a frame was taken, and for dates kept by clients."""
     dates = {
         "capture/capture_time.py",  # the time at which the sender of a stream took a frame, by its own wall clock
+        "record/recorder.py",  # the age of files that `--keep` removes
         "serve/access.py",  # the end of a cookie
         "serve/signed_urls.py",  # the end of a signed address
         "serve/guard.py",  # the end of a stream that such an address opened

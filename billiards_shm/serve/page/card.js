@@ -23,7 +23,7 @@ function median(values) {
 }
 
 export class Card {
-  constructor(name, { onEnlarge, onDismiss }) {
+  constructor(name, { onEnlarge, onReplay, onDismiss }) {
     this.name = name;
     this.visible = false;
     this.history = { fps: [], latency: [] };
@@ -43,6 +43,9 @@ export class Card {
       button.setAttribute("aria-label", `Full size: ${name}`);
       button.addEventListener("click", () => onEnlarge(this));
     }
+    const replay = this.find(".replay");
+    replay.setAttribute("aria-label", `Replay of ${name}`);
+    replay.addEventListener("click", () => onReplay(this));
     const dismiss = this.find(".dismiss");
     dismiss.setAttribute("aria-label", `Dismiss ${name}`);
     dismiss.addEventListener("click", () => onDismiss(this));
@@ -114,6 +117,7 @@ export class Card {
     const reason = this.find(".reason");
     setText(reason, this.state.reason || this.state.words || this.origin());
     reason.title = reason.textContent;
+    this.find(".replay").hidden = !segment.replay;
     this.find(".dismiss").hidden = !this.ended && segment.state !== "gone";
     setText(this.find(".brief"), this.brief());
     if (!this.visible) return;

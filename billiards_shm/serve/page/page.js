@@ -2,6 +2,7 @@
 
 import { Card } from "./card.js";
 import { FullSize } from "./full_size.js";
+import { Replay } from "./replay.js";
 import { Server } from "./server.js";
 import { setText } from "./state.js";
 import { isSeen } from "./time.js";
@@ -26,6 +27,7 @@ const visibility = new IntersectionObserver((entries) => {
   }
   stream();
 });
+const replay = new Replay(stream);
 const fullSize = new FullSize(() => shown().filter((card) => !card.ended || card === fullSize.card), stream);
 const server = new Server({
   onSegments: (segments) => {
@@ -52,7 +54,11 @@ function update(segments) {
   for (const segment of segments) {
     const { name } = segment;
     if (!cards.has(name)) {
-      const card = new Card(name, { onEnlarge: (one) => fullSize.enter(one, server.link), onDismiss: dismiss });
+      const card = new Card(name, {
+        onEnlarge: (one) => fullSize.enter(one, server.link),
+        onReplay: (one) => replay.enter(one),
+        onDismiss: dismiss,
+      });
       cards.set(name, card);
       visibility.observe(card.root);
     }
@@ -123,7 +129,7 @@ function sentence(running, problems) {
 }
 
 function stream() {
-  const seen = isSeen() && server.link.state === "connected" && !fullSize.open;
+  const seen = isSeen() && server.link.state === "connected" && !fullSize.open && !replay.open;
   const wall = document.documentElement.dataset.view === "wall";
   for (const card of cards.values()) card.stream(seen && card.visible && card.hasPicture, wall);
 }

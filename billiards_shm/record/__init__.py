@@ -1,0 +1,1 @@
+"""Recording of segments: files of every frame."""
