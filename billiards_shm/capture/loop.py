@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from billiards_shm import SourceState
 from billiards_shm.capture.capture_time import CaptureTime, SourceClock
-from billiards_shm.capture.pace import Backoff, Pace
+from billiards_shm.capture.pace import Backoff, Pace, RecordedPace
 from billiards_shm.capture.placeholders import PlaceholderPublisher
 from billiards_shm.capture.publisher import Publisher
 from billiards_shm.capture.read_failures import (
@@ -32,6 +32,7 @@ from billiards_shm.sources.protocol import (
     FrameSource,
     Image,
     Reason,
+    RecordedSource,
     SourceDetails,
     SourceLostError,
     SourceReopenError,
@@ -220,6 +221,8 @@ class CaptureLoop:
             return None
         if details.delivery is Delivery.BURSTS:
             return Pace(fps, LONGEST_GAP_OF_BURSTS_SEC)
+        if self._camera.as_recorded:
+            return RecordedPace(fps)
         wanted = None if self._address.kind is SourceKind.DEMO else self._camera.playback_fps
         if wanted is None:
             return Pace(fps, LONGEST_GAP_OF_RECORDINGS_SEC)
@@ -336,11 +339,17 @@ class CaptureLoop:
     def _wait_until_due(self, pace: Pace, source: FrameSource) -> tuple[int, CaptureTime] | None:
         """Wait until the grabbed frame is due; return the time now and the due time. None: a stop is requested."""
         now = time.monotonic_ns()
-        due_ns = pace.due_ns(now, source.timestamp_ms if isinstance(source, TimedSource) else None)
+        due_ns = self._due_ns(pace, source, now)
         if self._wait((due_ns - now) / _NS_PER_SEC):
             return None
         now = time.monotonic_ns()
         return now, CaptureTime(min(due_ns, now), "file") if self._recorded else CaptureTime(now)
+
+    def _due_ns(self, pace: Pace, source: FrameSource, now: int) -> int:
+        """When the grabbed frame is due."""
+        if isinstance(pace, RecordedPace) and isinstance(source, RecordedSource) and source.recorded is not None:
+            return pace.recorded_due_ns(now, source.recorded.capture_time_ns)
+        return pace.due_ns(now, source.timestamp_ms if isinstance(source, TimedSource) else None)
 
     def _wait(self, seconds: float) -> bool:
         """Wait, reporting in the meantime; True if a stop is requested."""

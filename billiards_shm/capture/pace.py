@@ -3,7 +3,7 @@
 import random
 from typing import Final
 
-__all__ = ["Backoff", "Pace"]
+__all__ = ["Backoff", "Pace", "RecordedPace"]
 
 _JITTER: Final = 0.25
 _random: Final = random.Random()  # not the global one: programs that seed that one should get what they expect
@@ -48,6 +48,24 @@ class Pace:
             if 0 < gap <= self._longest_gap_ns:
                 return gap
         return self._period_ns
+
+
+class RecordedPace(Pace):
+    """Deadlines that are as far apart as the frames were when they were captured, however late the loop is."""
+
+    def __init__(self, fps: float) -> None:
+        super().__init__(fps)
+        self._ahead_ns = 0
+        self._recorded_ns: int | None = None
+
+    def recorded_due_ns(self, now_ns: int, recorded_ns: int) -> int:
+        """When a frame is due that was captured at `recorded_ns`; to be called once for each frame."""
+        if self._recorded_ns is None:
+            self._ahead_ns = now_ns - recorded_ns
+        elif recorded_ns < self._recorded_ns:  # it begins again, one period after its end
+            self._ahead_ns += self._recorded_ns + round(self._period_ns) - recorded_ns
+        self._recorded_ns = recorded_ns
+        return recorded_ns + self._ahead_ns
 
 
 class Backoff:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from billiards_shm.capture.stats import percentile
-from billiards_shm.sources.protocol import FrameSource, Image, NativeSource, SourceDetails
+from billiards_shm.sources.protocol import FrameSource, Image, NativeSource, RecordedFrame, SourceDetails
 
 __all__ = ["PHASES", "FrameProfile"]
 
@@ -117,6 +117,10 @@ class _WatchedSource:
     @property
     def timestamp_ms(self) -> float | None:
         return getattr(self._source, "timestamp_ms", None)
+
+    @property
+    def recorded(self) -> RecordedFrame | None:
+        return getattr(self._source, "recorded", None)
 
     @property
     def sent_ns(self) -> int | None:

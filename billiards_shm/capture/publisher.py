@@ -17,7 +17,7 @@ from billiards_shm.errors import ConfigurationError, SharedMemoryFullError
 from billiards_shm.jpeg import MOST_PIXELS_A_BYTE, read_header
 from billiards_shm.owners import resolve_group
 from billiards_shm.pixel_formats import PIXEL_FORMATS
-from billiards_shm.sources.protocol import FrameSource, Image, NativeSource
+from billiards_shm.sources.protocol import FrameSource, Image, NativeSource, RecordedSource
 
 __all__ = ["Publisher", "create_writer", "group_of", "picture_size_of"]
 
@@ -60,6 +60,7 @@ class Publisher:
             self._name = native_name(video.shared_memory_name)
         self._source: FrameSource | None = None
         self._native_source: NativeSource | None = None
+        self._recording: RecordedSource | None = None
         self._writer: SharedMemoryFrameWriter | None = None
         self._bgr_writer: SharedMemoryFrameWriter | None = None
         self._bgr_shape: tuple[int, ...] = ()
@@ -227,10 +228,14 @@ class Publisher:
         if source is not self._source:  # isinstance of a protocol takes as long as writing a frame
             self._source = source
             self._native_source = source if self._native and isinstance(source, NativeSource) else None
+            self._recording = source if isinstance(source, RecordedSource) else None
         return self._native_source
 
     def _number(self) -> int | None:
-        """The number of the grab, which both of its frames have."""
+        """The number that the grabbed frame had when it was recorded. Both frames of a grab have its number."""
+        recorded = None if self._recording is None else self._recording.recorded
+        if recorded is not None:
+            return recorded.sequence
         return self._statistics.captured + 1 if self._both else None
 
     def _publish_bgr(

@@ -74,6 +74,18 @@ def _as_delivered(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _playable(value: bool, info: ValidationInfo) -> bool:
+    """Refuse sources that cannot be played with their recorded times."""
+    if not value:
+        return value
+    backend, fps = info.data.get("backend", "auto"), info.data.get("playback_fps")
+    if backend not in ("auto", "av"):
+        raise ConflictError(f"backend is {backend}, but this needs av: leave one of the two out")
+    if fps is not None:
+        raise ConflictError(f"playback_fps is {fps:g}, but the recording has its own times: leave one of the two out")
+    return value
+
+
 Dimension = Annotated[int, Field(ge=1, le=32767)]
 Offset = Annotated[int, Field(ge=0, le=32767)]
 
@@ -108,6 +120,12 @@ class CameraConfig(Section):
         default=True,
         description="Whether a file starts again at its end; false: the process ends",
         json_schema_extra={"option": "--loop"},
+    )
+    as_recorded: Annotated[bool, AfterValidator(_playable)] = Field(
+        default=False,
+        strict=True,
+        description="Whether a file of `record` is played with the numbers (`source_sequence`), capture times and "
+        "positions of its frames, from `FILE.frames.jsonl`",
     )
     fourcc: Annotated[str, Field(min_length=4, max_length=4)] | None = Field(
         default=None,

@@ -31,7 +31,7 @@ def open_source(camera: CameraConfig) -> FrameSource:
         return DemoTable(*camera.resolution, camera.fps)
     if kind is SourceKind.PIPE:
         _log.info("%s is a pipe: waiting for what another program writes into it; it can be read only once", address)
-    if camera.backend == "av" or (camera.backend == "auto" and _for_av(kind, camera)):
+    if camera.backend == "av" or camera.as_recorded or (camera.backend == "auto" and _for_av(kind, camera)):
         return _open_with_av(camera)
     try:
         # OpenCV's driver for V4L2 takes its timeout only from here, and only when it is imported.
@@ -55,7 +55,8 @@ def _for_av(kind: SourceKind, camera: CameraConfig) -> bool:
 
 def _open_with_av(camera: CameraConfig) -> FrameSource:
     try:
+        from billiards_shm.sources.recording import Recording
         from billiards_shm.sources.video import Video
     except ImportError as error:
         raise CameraError(f"PyAV cannot be imported ({error}): pip install 'billiards-shm[av]'") from error
-    return Video(camera)
+    return Recording(camera) if camera.as_recorded else Video(camera)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 import numpy.typing as npt
 
@@ -16,6 +16,8 @@ __all__ = [
     "Image",
     "NativeSource",
     "Reason",
+    "RecordedFrame",
+    "RecordedSource",
     "SentSource",
     "SourceDetails",
     "SourceLostError",
@@ -202,3 +204,19 @@ class SentSource(TimedSource, Protocol):
     @property
     def sent_ns(self) -> int | None:
         """When the grabbed frame was taken, by the sender's wall clock, in nanoseconds since 1970; None if unknown."""
+
+
+class RecordedFrame(NamedTuple):
+    """Number and time that a frame had when it was recorded."""
+
+    sequence: int
+    capture_time_ns: int
+
+
+@runtime_checkable
+class RecordedSource(Protocol):
+    """A recording that knows the original number and time of its frames."""
+
+    @property
+    def recorded(self) -> RecordedFrame | None:
+        """The grabbed frame's number and time; None if there are none."""

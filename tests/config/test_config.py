@@ -140,6 +140,7 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "vision.camera.resolution": [640, 480],
         "vision.camera.fps": 12.5,
         "vision.camera.playback_fps": 0.0,
+        "vision.camera.as_recorded": True,
         "vision.camera.loop_video": False,
         "vision.camera.fourcc": "MJPG",
         "vision.camera.buffer_size": 1,
