@@ -3,7 +3,7 @@
     python docs/generate.py
 
 Run it after a change of the configuration, the statistics or the pixel formats. `python -m bench.report --docs` writes
-`figures.json` and runs it.
+`figures.json` and runs it, `python -m bench.mirror --docs` does the same with `mirror.json`.
 Each table is between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
 
@@ -19,6 +19,7 @@ from billiards_shm.statistics import STATISTICS
 
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures.json"
+MIRROR = DOCS / "mirror.json"
 SIZES = {"1080p": "1920x1080", "4k": "3840x2160"}
 VERDICTS = {True: "met", False: "**missed**", None: "not known"}
 # For the README's table: each rival's title in `figures.json`.
@@ -116,6 +117,40 @@ def readme_figures() -> str:
     return table((f"p50 on {found['machine']}", *SIZES.values()), rows)
 
 
+def mirror_figures() -> str:
+    """A mirrored segment compared with its rivals, from the last run of `python -m bench.mirror --docs`."""
+    found = json.loads(MIRROR.read_text())
+    verdicts = [(what, most, value, VERDICTS[met]) for what, most, value, met in found["verdicts"]]
+    rows = [
+        (
+            where,
+            what,
+            *(f"{run[key]:.1f} ms" for key in ("p50", "p99")),
+            f"{run['fps']:.1f}",
+            *(f"{run[key]:.1f} ms" if run[key] else "" for key in ("sender_cpu_ms", "receiver_cpu_ms")),
+        )
+        for where, runs in (("free", found["runs"]["free"]), ("40 Mbit/s", found["runs"]["slow"]))
+        for what, run in runs.items()
+    ]
+    head = ("link", "by", "age p50", "p99", "fps", "CPU a frame, sender", "receiver")
+    return f"{found['machine']}\n\n{table(('what', 'target', 'found', ''), verdicts)}\n{table(head, rows)}"
+
+
+def mirror_costs() -> str:
+    """The cost of one copy."""
+    head = (
+        *("codec", "network", "copies in 1 Gbit/s", "CPU a frame to encode", "to send, for each copy", "to receive"),
+        "memory of the receiver",
+    )
+    return table(head, [tuple(row) for row in json.loads(MIRROR.read_text())["costs"]])
+
+
+def mirror_model() -> str:
+    """What a model with these figures predicts for larger networks."""
+    head = ("network", "codec", "streams", "frames per second", "age", "nearest to its limit", "receivers' memory")
+    return table(head, [tuple(row) for row in json.loads(MIRROR.read_text())["model"]])
+
+
 def measured() -> dict[str, Any]:
     """The figures of the last recorded full run."""
     found: dict[str, Any] = json.loads(FIGURES.read_text())
@@ -141,6 +176,9 @@ TABLES: dict[tuple[Path, str], Callable[[], str]] = {
     (DOCS / "memory.md", "memory"): memory,
     (DOCS / "figures.md", "figures"): figures,
     (DOCS.parent / "README.md", "figures"): readme_figures,
+    (DOCS / "mirror-figures.md", "mirror figures"): mirror_figures,
+    (DOCS / "mirror-figures.md", "mirror costs"): mirror_costs,
+    (DOCS / "mirror-figures.md", "mirror model"): mirror_model,
 }
 
 

@@ -21,6 +21,7 @@ EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 _NEEDED: Final = {
     "cv2": ("OpenCV", "headless"),
     "av": ("PyAV", "av"),
+    "zenoh": ("Eclipse Zenoh", "mirror"),
     **{name: (name, "serve") for name in ("fastapi", "starlette", "uvicorn", "prometheus_client")},
 }
 

@@ -10,6 +10,7 @@ import click
 
 from billiards_shm.cli.capture import capture_command, capture_configured
 from billiards_shm.cli.errors import EXIT_INTERRUPTED, PROGRAM, exit_code_of, report
+from billiards_shm.cli.mirror import mirror_command
 from billiards_shm.cli.options import CommonOptions, common_options
 from billiards_shm.cli.record import record_command
 from billiards_shm.cli.replay import replay_command
@@ -112,6 +113,7 @@ for _command in (
     capture_command,
     run_command,
     serve_command,
+    mirror_command,
     list_command,
     inspect_command,
     watch_command,

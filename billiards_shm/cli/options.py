@@ -26,6 +26,7 @@ __all__ = [
     "complete_names",
     "complete_sources",
     "duration",
+    "entry_from_options",
     "json_option",
     "load_configuration",
     "options_from_model",
@@ -127,19 +128,29 @@ class ConfiguredCommand(click.Command):
         Prefixes of the keys that get an option.
     leave_out : collection of str
         Prefixes of keys among them that do not.
+    entry : str
+        Prefix of the keys of an entry of a list, such as ``mirror.receive[].``, which get options, too.
     """
 
     def __init__(
-        self, *arguments: Any, sections: Collection[str], leave_out: Collection[str] = (), **more: Any
+        self,
+        *arguments: Any,
+        sections: Collection[str],
+        leave_out: Collection[str] = (),
+        entry: str = "",
+        **more: Any,
     ) -> None:
         super().__init__(*arguments, **more)
         self._sections = sections
+        self._entry = entry
         # The log level is an option of every command.
         self._leave_out = ("logging.level", *leave_out)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own parameters and those of the model."""
         if not any("__" in (param.name or "") for param in self.params):
+            if self._entry:
+                self.params += [_option(key) for key in _keys_of_entry(self._entry) if key.option.startswith("--")]
             self.params += options_from_model(self._sections, leave_out=self._leave_out)
         return super().get_params(ctx)
 
@@ -176,6 +187,20 @@ def options_from_model(sections: Collection[str], *, leave_out: Collection[str] 
 def overrides_from_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options given on the command line: dotted key to value."""
     return {name.replace("__", "."): value for name, value in values.items() if value is not None}
+
+
+def entry_from_options(entry: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a list entry, as made by `ConfiguredCommand`, out of the given ones."""
+    from billiards_shm.config.load import value_from_text
+
+    given = {key: values.pop(_parameter(key), None) for key in _keys_of_entry(entry)}
+    return {key.path.removeprefix(entry): value_from_text(key, text) for key, text in given.items() if text is not None}
+
+
+def _keys_of_entry(entry: str) -> "list[ConfigurationKey]":
+    from billiards_shm.config.load import configuration_keys
+
+    return [key for key in configuration_keys(of_sources=True) if key.path.startswith(entry)]
 
 
 def _parameter(key: "ConfigurationKey") -> str:

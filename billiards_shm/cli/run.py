@@ -47,10 +47,10 @@ failed for good; if none ever captured, the exit code of the first.
 def run_command(ctx: click.Context, /, **options: Any) -> None:
     """Capture every source of `video.sources`, each in its own process, until stopped.
 
-    It also records the sources that have a `record` section.
+    It also records the sources that have a `record` section, and offers and copies the segments that `mirror` names.
     """
     settings, origin = load_configuration(ctx, overrides_from_options(options))
-    ctx.exit(_supervise(settings, settings.video.sources, None, origin))
+    ctx.exit(_supervise(settings, settings.video.sources, None, origin, mirror=True))
 
 
 def supervise(ctx: click.Context, overrides: dict[str, Any], frames: int | None) -> int:
@@ -62,7 +62,14 @@ def supervise(ctx: click.Context, overrides: dict[str, Any], frames: int | None)
     return _supervise(settings, [source], frames, origin)
 
 
-def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: int | None, origin: str) -> int:
+def _supervise(
+    settings: "Settings",
+    sources: "Sequence[SourceConfig]",
+    frames: int | None,
+    origin: str,
+    *,
+    mirror: bool = False,
+) -> int:
     if sys.platform != "linux":
         raise click.ClickException(
             f"supervision needs Linux, and this is {sys.platform}: start one `capture` for each source"
@@ -71,12 +78,13 @@ def _supervise(settings: "Settings", sources: "Sequence[SourceConfig]", frames: 
     from billiards_shm.service.systemd import ServiceNotifier
     from billiards_shm.supervise.supervisor import Supervisor, check_sources
 
-    check_sources(sources)
+    check_sources(sources, settings.mirror.receive if mirror else ())
     with _table(live=on_terminal() and not settings.logging.as_json) as show:
         configure_logging(settings.logging.level, settings.logging.as_json)
         supervisor = Supervisor(
             settings,
             sources,
+            mirror=mirror,
             frames=frames,
             on_reports=show,
             # The children's lines would break a table that is drawn in place, so they are printed above it.

@@ -27,6 +27,7 @@ from billiards_shm.cli.display import (
     with_health,
 )
 from billiards_shm.cli.errors import PROGRAM, report
+from billiards_shm.cli.mirror import print_network
 from billiards_shm.cli.options import Seconds, common_options, complete_names, json_option
 from billiards_shm.monitor.rates import RateMeter
 from billiards_shm.segments import object_names
@@ -42,14 +43,29 @@ __all__ = ["clean_command", "inspect_command", "list_command", "watch_command"]
 Examples:
   billiards-shm list
   billiards-shm list /run/cameras/table_1 /run/cameras/table_2
+  billiards-shm list --network
   billiards-shm list --json | jq -r 'select(.status == "dead").name'
 """,
 )
 @click.argument("paths", nargs=-1, type=click.Path())
+@click.option("--network", is_flag=True, help="List instead what hosts on the network offer with `mirror send`.")
+@click.option("--connect", metavar="ENDPOINT", help="With --network: as for `mirror receive`.")
+@click.option("--zenoh-config", metavar="FILE", help="With --network: as for `mirror receive`.")
 @json_option
 @common_options
-def list_command(paths: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def list_command(
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    as_json: bool,
+    network: bool,
+    connect: str | None,
+    zenoh_config: str | None,
+) -> None:
     """List the segments of this machine, and those at PATHS."""
+    if network:
+        print_network(ctx, {"mirror.connect": connect, "mirror.zenoh_config": zenoh_config}, as_json)
+        return
     for path in paths:
         if "/" not in path:
             raise click.UsageError(

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 from billiards_shm import _core
 from billiards_shm.config.address import SourceAddress
 from billiards_shm.config.camera import CameraConfig
+from billiards_shm.config.mirror import MirrorConfig, MirroredConfig
 from billiards_shm.config.record import RecordConfig
 from billiards_shm.config.section import HOST_ALLOWED, NAME_ALLOWED, ConflictError, Section, SegmentName
 from billiards_shm.config.serve import ServeConfig
@@ -15,6 +16,8 @@ from billiards_shm.errors import ConfigurationError, SegmentNameError
 __all__ = [
     "CameraConfig",
     "LoggingConfig",
+    "MirrorConfig",
+    "MirroredConfig",
     "ProcessConfig",
     "RecordConfig",
     "ServeConfig",
@@ -217,6 +220,7 @@ class Settings(Section):
     vision: VisionConfig = Field(default=VisionConfig())
     logging: LoggingConfig = Field(default=LoggingConfig())
     serve: ServeConfig = Field(default=ServeConfig())
+    mirror: MirrorConfig = Field(default=MirrorConfig())
     record: RecordConfig = Field(default=RecordConfig())
 
 

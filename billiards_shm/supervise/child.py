@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from billiards_shm import SourceState
 from billiards_shm.capture.observers import TakeSnapshot
 from billiards_shm.config.model import Settings
 from billiards_shm.errors import BilliardsShmError
@@ -92,9 +93,30 @@ def _record(settings: Settings, job: dict[str, Any], link: SupervisorLink) -> in
     return EXIT_OK
 
 
+def _receive(settings: Settings, job: dict[str, Any], link: SupervisorLink) -> int:
+    from billiards_shm.mirror.process import run_receive
+
+    return run_receive(settings, settings.mirror.receive[0], observer=_CaptureObserver(link))
+
+
+def _send(settings: Settings, job: dict[str, Any], link: SupervisorLink) -> int:
+    from billiards_shm.mirror.process import run_send
+
+    def report(frames: int) -> None:
+        if link.due:
+            link.progress(Progress(SourceState.STREAMING, "", frames, 0.0, None, 0, 0))
+
+    link.started()
+    code = run_send(settings, settings.mirror.send, on_progress=report)
+    link.ended("", finished=False)
+    return code
+
+
 RUNNERS: Final[dict[str, Callable[[Settings, dict[str, Any], SupervisorLink], int]]] = {
     "capture": _capture,
     "record": _record,
+    "receive": _receive,
+    "send": _send,
 }
 """For each kind of task, the function that does it and returns the exit code. Each imports only what it needs."""
 

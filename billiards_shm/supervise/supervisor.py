@@ -12,15 +12,16 @@ from typing import Final
 
 from billiards_shm import BilliardsShmError, WriterExistsError, _core
 from billiards_shm.config.address import SourceAddress
-from billiards_shm.config.model import Settings, SourceConfig
+from billiards_shm.config.model import MirroredConfig, Settings, SourceConfig
 from billiards_shm.errors import ConfigurationError
+from billiards_shm.mirror.keys import Wanted
 from billiards_shm.record.files import check_file
 from billiards_shm.service.exit_codes import EXIT_FAILURE, EXIT_OK, EXIT_SOME_FAILED
 from billiards_shm.service.signals import StopSignals
 from billiards_shm.service.systemd import ServiceNotifier
 from billiards_shm.supervise.process import ProcessReport, SupervisedProcess
 from billiards_shm.supervise.state import SupervisedState
-from billiards_shm.supervise.tasks import CaptureTask, RecordTask, Task
+from billiards_shm.supervise.tasks import CaptureTask, ReceiveTask, RecordTask, SendTask, Task
 
 __all__ = ["Supervisor", "check_sources", "summary"]
 
@@ -47,6 +48,8 @@ class Supervisor:
     settings : Settings
         What the sources share: slots, process, logging.
     sources : sequence of SourceConfig
+    mirror : bool
+        Whether to offer and copy segments as `mirror` says.
     frames : int, optional
         Stop each source after this many frames.
     on_reports : callable, optional
@@ -68,23 +71,28 @@ class Supervisor:
         settings: Settings,
         sources: Sequence[SourceConfig],
         *,
+        mirror: bool = False,
         frames: int | None = None,
         on_reports: Callable[[Sequence[ProcessReport]], None] | None = None,
         on_log: Callable[[str], None] | None = None,
         notifier: ServiceNotifier | None = None,
         origin: str = "",
     ) -> None:
-        check_sources(sources)
+        received = settings.mirror.receive if mirror else ()
+        check_sources(sources, received)
         port = settings.video.process.metrics_port
-        if port and len(sources) > 1:
+        processes = len(sources) + len(received)
+        if port and processes > 1:
             raise ConfigurationError(
-                f"video.process.metrics_port is {port}, one port for {len(sources)} processes: leave it out; "
+                f"video.process.metrics_port is {port}, one port for {processes} processes: leave it out; "
                 "`billiards-shm serve` has the metrics of all segments"
             )
         _compare_timeouts(settings.video.process.hang_timeout, sources)
         self._origin = origin
         self._timeout = settings.video.process.shutdown_timeout
         tasks: list[Task] = [CaptureTask(settings, source, frames) for source in sources]
+        tasks += [ReceiveTask(settings, each) for each in received]
+        tasks += [SendTask(settings)] if mirror and settings.mirror.send else []
         tasks += [RecordTask(settings, source, source.record) for source in sources if source.record is not None]
         self._processes = [SupervisedProcess(task, settings.video.process, on_log=on_log) for task in tasks]
         self._sources = [process for process in self._processes if not process.task.beside_sources]
@@ -285,15 +293,15 @@ def _reap_orphans(own: set[int | None]) -> None:
         os.waitpid(found.si_pid, 0)
 
 
-def check_sources(sources: Sequence[SourceConfig]) -> None:
+def check_sources(sources: Sequence[SourceConfig], received: Sequence[MirroredConfig] = ()) -> None:
     """Look for errors of the configuration that no restart would fix.
 
     Raises
     ------
     ConfigurationError
-        There is no source, or two sources share one segment.
+        There is no source, or two sources share one segment; copies of segments of other hosts count too.
     """
-    if not sources:
+    if not sources and not received:
         raise ConfigurationError(
             "video.sources is []; `run` captures what it lists: "
             '[{"name": "table_1", "camera": {"device_id": 0}}, ...]; `capture` captures vision.camera'
@@ -313,6 +321,7 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
                 for each in (earlier, index)
             )
             problems.append(f"{both}, which is the same segment; each source needs its own")
+    problems += _problems_of_copies(received, set(seen))
     for source in sources:
         address = SourceAddress.parse(source.camera.device_id)
         if address.descriptor is not None:
@@ -323,6 +332,21 @@ def check_sources(sources: Sequence[SourceConfig]) -> None:
     problems += _problems_of_recordings(sources)
     if problems:
         raise ConfigurationError("\n".join(problems))
+
+
+def _problems_of_copies(received: Sequence[MirroredConfig], taken: set[str]) -> Iterator[str]:
+    """What is wrong with the names of copies; segments at the `taken` paths are captured."""
+    for index, mirrored in enumerate(received):
+        name = mirrored.name or Wanted.parse(mirrored.origin).segment
+        place = f"mirror.receive[{index}] ({mirrored.origin})"
+        try:
+            path = os.path.realpath(_core.object_path(name))
+        except BilliardsShmError as error:
+            yield f"{place}: {error}"
+            continue
+        if path in taken:
+            yield f"{place}: {name!r} is the name of another source; give the copy its own `name`"
+        taken.add(path)
 
 
 def _problems_of_recordings(sources: Sequence[SourceConfig]) -> Iterator[str]:

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 from billiards_shm import BilliardsShmError, inspect_segment, remove_stale_segments
 from billiards_shm.config.address import SourceAddress
-from billiards_shm.config.model import RecordConfig, Settings, SourceConfig, native_name, segment_names
+from billiards_shm.config.model import MirroredConfig, RecordConfig, Settings, SourceConfig, native_name, segment_names
+from billiards_shm.mirror.keys import Wanted
 from billiards_shm.monitor.health import living_writer
 from billiards_shm.record.places import recording_process
 
-__all__ = ["CaptureTask", "RecordTask", "Task"]
+__all__ = ["CaptureTask", "ReceiveTask", "RecordTask", "SendTask", "Task"]
 
 
 class Task(ABC):
@@ -164,3 +165,66 @@ class RecordTask(Task):
 
     def stopped(self) -> None:
         """Nothing is left to do: the file plays in any case."""
+
+
+@dataclass(frozen=True)
+class ReceiveTask(WritingTask):
+    """Copies a segment of another host, a source like a camera."""
+
+    settings: Settings
+    """For everything but the copy."""
+    config: MirroredConfig
+
+    kind = "receive"
+
+    @property
+    def name(self) -> str:
+        """Name of the copy."""
+        return self.config.name or Wanted.parse(self.config.origin).segment
+
+    @property
+    def label(self) -> str:
+        """The name: it stands for its source."""
+        return self.name
+
+    @property
+    def source(self) -> str:
+        """The segment of the other host."""
+        return self.config.origin
+
+    def job(self, frames_done: int) -> dict[str, Any]:
+        """The settings, with this copy as the only one."""
+        settings = self.settings.model_copy(
+            update={
+                "video": self.settings.video.model_copy(update={"sources": ()}),
+                "mirror": self.settings.mirror.model_copy(update={"receive": (self.config,)}),
+            }
+        )
+        return {"settings": settings.model_dump(mode="json", by_alias=True)}
+
+
+@dataclass(frozen=True)
+class SendTask(Task):
+    """Offers segments to other hosts."""
+
+    settings: Settings
+
+    kind = "send"
+
+    @property
+    def name(self) -> str:
+        """Names of the segments."""
+        return ", ".join(self.settings.mirror.send)
+
+    @property
+    def source(self) -> str:
+        """The same."""
+        return self.name
+
+    def job(self, frames_done: int) -> dict[str, Any]:
+        """The settings."""
+        video = self.settings.video.model_copy(update={"sources": ()})
+        return {"settings": self.settings.model_copy(update={"video": video}).model_dump(mode="json", by_alias=True)}
+
+    def stopped(self) -> None:
+        """Nothing is left to do: offers end with the process."""

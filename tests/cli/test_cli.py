@@ -94,6 +94,7 @@ def test_help_shows_allowed_values_and_the_default() -> None:
     text = " ".join(run("record", "--help").stdout.split())
     assert "--keep DURATION" in text
     assert "Allowed: a size such as 500MB or 20GB. [record.ring_size: 500000000]" in text
+    assert "[mirror.connect: empty]" in " ".join(run("mirror", "send", "--help").stdout.split())
     assert "--rotation [0|90|180|270]" in run("capture", "--help").stdout
 
 
@@ -132,6 +133,7 @@ def test_the_module_is_the_same_program() -> None:
         (["snapshot", "x", "y.png", "--quality", "101"], ["--quality", "100"]),
         (["--log-level", "LOUD", "list"], ["--log-level", "LOUD"]),
         (["--config", "nowhere.json", "list"], ["nowhere.json"]),
+        (["mirror"], ["Missing command", "billiards-shm mirror --help"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], words: list[str]) -> None:

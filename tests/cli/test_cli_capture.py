@@ -247,7 +247,7 @@ def test_every_key_of_the_configuration_can_be_given() -> None:
     from billiards_shm.config.load import configuration_keys
 
     of_command = {name: call(name, "--help", COLUMNS="1000").stdout for name in ("capture", "serve", "record")}
-    elsewhere = ("serve", "record")
+    elsewhere = ("serve", "record", "mirror")
     for key in configuration_keys():
         section = key.path.partition(".")[0]
         if section in of_command or section not in elsewhere:

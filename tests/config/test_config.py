@@ -183,6 +183,22 @@ def test_every_key_can_be_set_by_file_variable_and_option(write_config: WriteCon
         "serve.allowed_origins": "https://shop.example,http://10.0.0.5:8123",
         "serve.trusted_proxies": "10.0.0.0/8, ::1",
         "serve.webhook": "https://hooks.example/T0/B1",
+        "mirror.host_name": "kitchen",
+        "mirror.listen": "tcp/0.0.0.0:7447",
+        "mirror.connect": "tcp/10.0.0.5:7447,tcp/10.0.0.6:7447",
+        "mirror.zenoh_config": "zenoh.json5",
+        "mirror.send": ["table_1", "table_2"],
+        "mirror.receive": [
+            {
+                "origin": "table_1@kitchen",
+                "name": "kitchen_1",
+                "codec": "raw",
+                "width": 640,
+                "fps": 5.0,
+                "history": 2,
+                "open_timeout_sec": 3.0,
+            }
+        ],
         "record.file": "match.mkv",
         "record.codec": "h264_nvenc",
         "record.crf": 18,
@@ -247,7 +263,7 @@ def test_sections_of_other_programs_are_errors_in_a_file_that_was_named(write_co
     path = write_config({"database": {}, "video": {"slots": 4}})
     (line,) = problems(path)
     assert line.startswith(f"{path}: there is no key database (its value is {{}}); ")
-    assert line.endswith("; allowed are video, vision, logging, serve, record")
+    assert line.endswith("; allowed are video, vision, logging, serve, mirror, record")
 
 
 def test_within_our_sections_a_file_that_was_found_is_read_just_as_strictly() -> None:
@@ -264,7 +280,7 @@ def test_within_our_sections_a_file_that_was_found_is_read_just_as_strictly() ->
         ("", "line 1, column 1: not JSON"),
         (
             "[1, 2]",
-            "holds [1, 2]; allowed: a JSON object with the sections video, vision, logging, serve, record",
+            "holds [1, 2]; allowed: a JSON object with the sections video, vision, logging, serve, mirror",
         ),
         ('{"video": {"slots": 4, "slots": 5}}', "slots: more than once in one section"),
         ('{"video": {"slots": NaN}}', "NaN is not JSON"),
@@ -355,6 +371,15 @@ def test_the_error_of_a_variable_that_names_nothing_is_readable() -> None:
     assert line.endswith("; docs/configuration.md lists what is allowed")
     (line,) = problems(environ={"BILLIARDS_SHM__LOGGING": "4"})
     assert "BILLIARDS_SHM__LOGGING__LEVEL" in line, "a section names its keys"
+
+
+@pytest.mark.parametrize("right", ["", "tcp/0.0.0.0:7447", "tls/[::1]:7447, udp/10.0.0.5:7447", "tcp/cam.example:1,"])
+def test_an_endpoint_has_a_protocol_and_an_address(right: str) -> None:
+    for key in ("listen", "connect"):
+        assert getattr(load_settings(None, {f"mirror.{key}": right}, {})[0].mirror, key) == right
+        for wrong in ("192.168.1.5", "192.168.1.5:7447", "tcp://192.168.1.5:7447:x, y"):
+            (line,) = problems(overrides={f"mirror.{key}": wrong})
+            assert line.endswith("; allowed: endpoints (`PROTOCOL/ADDRESS`) separated by commas")
 
 
 def test_variables_of_other_programs_are_ignored() -> None:

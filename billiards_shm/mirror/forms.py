@@ -1,0 +1,123 @@
+"""Frames of one segment, encoded for sending: once for all receivers of the same form, that is codec and size."""
+
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy.typing as npt
+import zenoh
+
+from billiards_shm import FrameMetadata
+from billiards_shm.mirror.codecs import encode, possible_codec, video_header
+from billiards_shm.mirror.wire import Codec, Request, pack_frames
+
+if TYPE_CHECKING:
+    from billiards_shm.mirror.video import VideoForm
+
+__all__ = ["EncodedFrame", "Forms", "OriginFrame"]
+
+MOST_FORMS: Final = 16
+KEPT_FRAMES: Final = 3
+"""Encoded frames that each form keeps: receivers may be a frame apart."""
+
+
+class OriginFrame(NamedTuple):
+    """A frame of the segment."""
+
+    frame: npt.NDArray[Any]
+    metadata: FrameMetadata
+    generation: bytes
+
+
+class EncodedFrame(NamedTuple):
+    """The frames of an answer: one, or the units of H.264 up to it."""
+
+    payload: zenoh.ZBytes
+    length: int
+    codec: Codec
+    took_us: int
+    """Time to encode it, if it was encoded for this answer."""
+
+
+@dataclass(slots=True)
+class _Form:
+    """Frames of one codec and size."""
+
+    codec: Codec
+    width: int
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    frames: "OrderedDict[tuple[bytes, int], EncodedFrame]" = field(default_factory=OrderedDict)
+    video: "VideoForm | None" = None
+
+
+class Forms:
+    """Encodes frames for requests. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._forms: OrderedDict[tuple[Codec, int], _Form] = OrderedDict()
+        self.encoded = 0
+        """Frames that were encoded so far."""
+
+    def clear(self) -> None:
+        """Forget what was encoded."""
+        with self._lock:
+            self._forms.clear()
+
+    def encode(self, origin: OriginFrame, request: Request) -> EncodedFrame | None:
+        """Encode a frame as requested; None if it has to wait for a key frame.
+
+        Raises
+        ------
+        ValueError, BilliardsShmError
+            The frame cannot be encoded.
+        """
+        metadata = origin.metadata
+        codec = possible_codec(request.codec, metadata.pixel_format, metadata.dtype, request.width)
+        form = self._form(codec, request.width)
+        if codec is Codec.H264:
+            return self._encode_video(form, origin, request)
+        key = (origin.generation, metadata.sequence)
+        with form.lock:
+            found = form.frames.get(key)
+            if found is None:
+                started_ns = time.monotonic_ns()
+                payload = pack_frames([encode(origin.frame, metadata, codec, form.width)])
+                took_us = (time.monotonic_ns() - started_ns) // 1000
+                found = form.frames[key] = EncodedFrame(zenoh.ZBytes(payload), len(payload), codec, took_us)
+                self._count()
+                while len(form.frames) > KEPT_FRAMES:
+                    form.frames.popitem(last=False)
+            return found
+
+    def _encode_video(self, form: _Form, origin: OriginFrame, request: Request) -> EncodedFrame | None:
+        from billiards_shm.mirror.video import VideoForm  # needs PyAV
+
+        with form.lock:
+            if form.video is None:
+                form.video = VideoForm(form.width)
+        after = (request.generation, 0 if request.key_frame else request.after)
+        started_ns = time.monotonic_ns()
+        header = video_header(origin.metadata)
+        units, encoded = form.video.units(origin.frame, origin.metadata, header, origin.generation, after)
+        if encoded:
+            self._count()
+        if not units:
+            return None
+        payload = pack_frames(units)
+        took_us = (time.monotonic_ns() - started_ns) // 1000
+        return EncodedFrame(zenoh.ZBytes(payload), len(payload), Codec.H264, took_us)
+
+    def _count(self) -> None:
+        with self._lock:
+            self.encoded += 1
+
+    def _form(self, codec: Codec, width: int) -> _Form:
+        with self._lock:
+            form = self._forms.setdefault((codec, width), _Form(codec, width))
+            self._forms.move_to_end((codec, width))
+            while len(self._forms) > MOST_FORMS:
+                self._forms.popitem(last=False)
+            return form

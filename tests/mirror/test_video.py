@@ -1,0 +1,119 @@
+"""H.264 units that receivers share: each gets what it needs, and key frames come no more often than allowed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from billiards_shm import FrameMetadata, SharedMemoryFrameReader, SharedMemoryFrameWriter
+from billiards_shm.mirror import video
+from billiards_shm.mirror.codecs import video_header
+from billiards_shm.mirror.video import MOST_UNITS, VideoDecoder, VideoForm
+from billiards_shm.mirror.wire import SentFrame, WireError
+
+SIZE = (48, 64, 3)
+GENERATION = b"g" * 16
+
+
+class Origin:
+    """A form, and the frames fed to it."""
+
+    def __init__(self, name: str) -> None:
+        self.form = VideoForm(0)
+        self._writer = SharedMemoryFrameWriter(name, SIZE)
+        self._reader = SharedMemoryFrameReader(name)
+
+    def frame(self, picture: npt.NDArray[Any] | None = None) -> tuple[npt.NDArray[Any], FrameMetadata]:
+        """The next frame."""
+        number = self._writer.sequence + 1
+        self._writer.write_frame(np.full(SIZE, 10 * number % 250, np.uint8) if picture is None else picture)
+        frame, metadata = self._reader.read_frame()
+        assert frame is not None
+        assert metadata is not None
+        return frame, metadata
+
+    def ask(self, frame: tuple[npt.NDArray[Any], FrameMetadata], after: int) -> tuple[list[SentFrame], bool]:
+        array, metadata = frame
+        return self.form.units(array, metadata, video_header(metadata), GENERATION, (GENERATION, after))
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+@pytest.fixture
+def origin(segment_name: str) -> Iterator[Origin]:
+    made = Origin(segment_name)
+    yield made
+    made.close()
+
+
+def numbers(units: list[SentFrame]) -> list[int]:
+    return [unit.header.sequence for unit in units]
+
+
+def test_the_first_is_a_key_frame_and_each_later_unit_is_sent_alone(origin: Origin) -> None:
+    after = 0
+    for number in range(1, 10):
+        units, encoded = origin.ask(origin.frame(), after)
+        assert encoded
+        assert numbers(units) == [number]
+        assert units[0].header.key == (number == 1)
+        after = number
+
+
+def test_a_second_receiver_gets_the_same_units_and_all_that_it_lacks(origin: Origin) -> None:
+    frames = [origin.frame() for _ in range(1)]
+    origin.ask(frames[0], 0)
+    for number in range(2, 6):
+        frames.append(origin.frame())
+        origin.ask(frames[-1], number - 1)
+    units, encoded = origin.ask(frames[-1], 1)
+    assert not encoded
+    assert numbers(units) == [2, 3, 4, 5]
+
+
+def test_one_that_is_too_far_behind_gets_a_key_frame(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin.ask(origin.frame(), 0)
+    for number in range(2, MOST_UNITS + 4):
+        origin.ask(origin.frame(), number - 1)
+    assert origin.ask(origin.frame(), 1)[0] == []  # the last key frame was a moment ago
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    units, _ = origin.ask(origin.frame(), 1)
+    assert [unit.header.key for unit in units] == [True]
+
+
+def test_receivers_that_need_key_frames_get_at_most_one_per_second(origin: Origin) -> None:
+    keys = 0
+    for _ in range(20):
+        units, _ = origin.ask(origin.frame(), 0)
+        keys += sum(unit.header.key for unit in units if unit.header.sequence > 1)
+    assert keys == 0
+
+
+def test_a_key_frame_larger_than_an_answer_should_be_is_still_sent(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "MOST_BYTES", 100)
+    noise = np.random.default_rng(1).integers(0, 256, SIZE, np.uint8)
+    units, _ = origin.ask(origin.frame(noise), 0)
+    assert numbers(units) == [1]
+    assert len(units[0].data) > 100
+
+
+def test_undecodable_frames_are_refused_and_decoding_goes_on_with_a_key_frame(origin: Origin) -> None:
+    decoder = VideoDecoder()
+    key, _ = origin.ask(origin.frame(), 0)
+    following, _ = origin.ask(origin.frame(), 1)
+    with pytest.raises(WireError, match="frame 2 needs one before it"):
+        decoder.decode(following[0])
+    decoder.decode(key[0])
+    with pytest.raises(WireError, match="frame 2 decodes to 64x48, but was announced with shape"):
+        decoder.decode(SentFrame(following[0].header.of_video((96, 128, 3), key=False), following[0].data))
+    assert not decoder.begun
+    with pytest.raises(WireError, match="frame 1 d"):
+        decoder.decode(SentFrame(key[0].header, b"\0" * 50))
+    assert not decoder.begun
+    assert decoder.decode(key[0]).width == 64
