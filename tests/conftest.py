@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from segments_under_test import SHAPE
 
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, remove_stale_segments
@@ -27,6 +28,10 @@ SHARED_MEMORY = Path("/dev/shm")
 TEMPORARIES = pytest.StashKey[set[str]]()
 PREFIX = f"test-{os.getpid()}-"
 _numbers = itertools.count(1)
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 # Shells ignore Ctrl+C for background jobs, and nohup ignores hangups; processes that tests start must not.

@@ -106,7 +106,7 @@ def test_an_existing_file_is_a_file_whatever_its_name(here: Path, name: str) -> 
     assert SourceAddress.parse(str(here / name)) == SourceAddress(SourceKind.FILE, str(here / name))
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=30).filter(lambda name: not {0, ord("/")} & {*name} and name.strip(b".")))
 def test_any_valid_file_name_means_that_file(here: Path, name: bytes) -> None:
     path = Path(os.fsdecode(name))
@@ -250,7 +250,7 @@ def test_a_file_called_like_a_camera_is_shown_as_a_file(here: Path) -> None:
     assert str(SourceAddress.parse("0")) == "./0"
 
 
-@hypothesis_settings(max_examples=500, deadline=None)
+@hypothesis_settings(max_examples=500)
 @given(st.text(alphabet=st.characters()))
 def test_any_text_is_some_source_and_can_be_shown(text: str) -> None:
     address = SourceAddress.parse(text)

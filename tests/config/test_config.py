@@ -501,7 +501,7 @@ def test_long_values_and_passwords_do_not_fill_the_error(write_config: WriteConf
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=30, deadline=None)
+@hypothesis_settings(max_examples=30)
 @given(
     st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
 )

@@ -195,7 +195,7 @@ USERS = st.sampled_from(["admin", "a.b", "me@mail.com", "x-y_z"])
 SCHEMES = st.sampled_from(["rtsp", "http", "https", "rtmp", "srt", "rtsp+x", "RTSP"])
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(SCHEMES, USERS, secrets(), addresses(), SURROUNDINGS)
 @example("rtsp", "admin", "HUN/TER2", "cam/s", ("", ""))
 @example("rtsp", "a.b", "1/ABC", "cam/s", ("", ""))
@@ -211,7 +211,7 @@ def test_no_password_of_a_url_is_ever_shown(
     assert_hidden(str(SourceAddress.parse(url)), secret, public)
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(SCHEMES, secrets(without="/?#:"), addresses(), SURROUNDINGS)
 def test_no_user_information_without_a_password_is_ever_shown(
     scheme: str, secret: str, address: str, surroundings: tuple[str, str]
@@ -223,7 +223,7 @@ def test_no_user_information_without_a_password_is_ever_shown(
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(
     st.sampled_from(["", "admin:x@"]),
     addresses().filter(lambda address: "?" not in address),
@@ -243,7 +243,7 @@ def test_no_parameter_of_a_url_shows_a_secret(
         assert_hidden(str(SourceAddress.parse(url)), secret, public)
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(st.sampled_from(["user-pw", "proxy-pw", "passphrase", "password"]), secrets(without="\"'\\"))
 def test_no_property_of_a_pipeline_shows_a_secret(name: str, secret: str) -> None:
     for value in secret, f'"{secret}"', f'"{secret} {secret}"', f"'{secret}'", f"(string){secret}":
@@ -253,14 +253,14 @@ def test_no_property_of_a_pipeline_shows_a_secret(name: str, secret: str) -> Non
         assert shown.endswith(" ! decodebin ! appsink")
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(USERS.filter(lambda user: "@" not in user), secrets(), addresses())
 def test_a_forgotten_scheme_shows_no_password_either(user: str, secret: str, address: str) -> None:
     assert_hidden(str(SourceAddress.parse(f"{user}:{secret}@{address}")), secret, f"{user}:***@{address}")
 
 
 @pytest.mark.slow
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=300)
 @given(st.text(st.characters(codec="utf-8"), max_size=60), st.sampled_from(URLS), st.text(max_size=60))
 def test_any_text_can_be_masked_and_other_lines_are_kept(before: str, url: tuple[str, str], after: str) -> None:
     shown = without_secrets(f"first line\n{before}{url[0]}{after}\nlast line")

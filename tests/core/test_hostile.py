@@ -48,7 +48,7 @@ PLACES = st.one_of(
 )
 @example(changes=[(layout.PUBLICATION_AT // 8, 2**64 - 1)], leases=2, copy=False)
 @example(changes=[(layout.CONTROL // 8, 2**64 - 1)], leases=2, copy=True)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_whatever_words_are_written_a_read_returns_a_frame_nothing_or_an_error_and_the_writer_goes_on(
     changes: list[tuple[int, int]], leases: int, copy: bool
 ) -> None:
@@ -80,7 +80,7 @@ def test_whatever_words_are_written_a_read_returns_a_frame_nothing_or_an_error_a
 
 
 @given(size=st.integers(0, 2 * layout.PIXELS), seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_file_of_any_size_with_anything_behind_a_good_identity_is_refused_by_name(size: int, seed: int) -> None:
     name = f"test-{os.getpid()}-anything"
     with SharedMemoryFrameWriter(name, SHAPE) as writer:

@@ -116,7 +116,7 @@ def test_a_name_that_is_not_text_is_a_type_error(use: Callable[[Any], Any], name
 @example("\udcff")
 @example("a" * 64)
 @example("%s%n%d")
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_text_is_a_name_or_a_segment_name_error(name: str) -> None:
     fits = 1 <= len(name) <= 64 and set(name) <= set(ALLOWED) and name not in (".", "..")
     if "/" in name:
@@ -468,7 +468,7 @@ def test_a_flipped_bit_anywhere_in_the_identity_is_found(segment_name: str, dead
 
 
 @given(at=st.integers(0, layout.IDENTITY_BYTES - 1), content=st.binary(min_size=1, max_size=128), seal=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_identity_is_read_or_refused(at: int, content: bytes, seal: bool) -> None:
     name = f"test-{os.getpid()}-identity"
     with SharedMemoryFrameWriter(name, SHAPE) as writer:
@@ -503,7 +503,7 @@ frame_fields = [name for name, _, form in layout.DESCRIPTOR if form in "QqIi" an
     ),
     leases=st.sampled_from([0, 2]),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_descriptor_is_a_frame_inside_its_slot_or_is_refused(values: dict[str, int], leases: int) -> None:
     name = f"test-{os.getpid()}-descriptor"
     with SharedMemoryFrameWriter(name, SHAPE) as writer, SharedMemoryFrameReader(name, max_leases=leases) as reader:

@@ -1395,7 +1395,5 @@ class AnyOrder(RuleBasedStateMachine):
         self.held.clear()
 
 
-AnyOrder.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
-)
+AnyOrder.TestCase.settings = settings(max_examples=60, stateful_step_count=50, suppress_health_check=list(HealthCheck))
 test_any_order_of_operations_keeps_the_promises = AnyOrder.TestCase

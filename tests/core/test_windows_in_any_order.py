@@ -243,5 +243,5 @@ class WindowsInAnyOrder(RuleBasedStateMachine):
         self.writer.close()
 
 
-WindowsInAnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+WindowsInAnyOrder.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 test_windows_hold_in_any_order = WindowsInAnyOrder.TestCase

@@ -212,7 +212,7 @@ def test_buffers_other_than_arrays_arrive(
     columns=st.slices(40),
     leases=st.sampled_from([0, 2]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_slice_of_any_picture_arrives_or_is_refused_for_being_empty(
     height: int, width: int, channels: int | None, dtype: str, rows: slice, columns: slice, leases: int
 ) -> None:

@@ -136,7 +136,7 @@ def take(told: list[tuple[Answer, list[SentFrame]]], history: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("absurd")
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(told=st.lists(st.tuples(answers, st.lists(frames, max_size=3)), min_size=1, max_size=8), history=st.booleans())
 def test_whatever_a_host_sends_the_receiver_survives(told: list[Any], history: bool) -> None:
     take(told, 4 * history)

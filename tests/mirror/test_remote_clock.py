@@ -1,6 +1,6 @@
 """The other host's clock, measured by round trips."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from billiards_shm.mirror.clock import DRIFT, RemoteClock
@@ -17,7 +17,6 @@ def trip(clock: RemoteClock, offset: int, now: int, there: int, back: int, stay:
     return arrived
 
 
-@settings(deadline=None)
 @given(OFFSETS, st.lists(st.tuples(WAYS, WAYS, WAYS), min_size=1, max_size=20))
 def test_the_offset_is_within_the_error_however_uneven_the_paths_are(
     offset: int, ways: list[tuple[int, int, int]]
@@ -28,7 +27,6 @@ def test_the_offset_is_within_the_error_however_uneven_the_paths_are(
         assert abs(clock.to_local(now + offset) - now) <= clock.error_ns(now) + 1
 
 
-@settings(deadline=None)
 @given(st.floats(-DRIFT, DRIFT), st.lists(st.tuples(WAYS, WAYS), min_size=5, max_size=60))
 def test_a_clock_that_drifts_stays_within_the_error(drift: float, ways: list[tuple[int, int]]) -> None:
     clock, now = RemoteClock(), 0

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from billiards_shm import SegmentStatus, SourceState
@@ -72,13 +72,11 @@ def header(**more: object) -> FrameHeader:
     return FrameHeader(**values | more)  # type: ignore[arg-type]
 
 
-@settings(deadline=None)
 @given(requests)
 def test_a_request_is_unpacked_unchanged(request: Request) -> None:
     assert Request.unpack(request.pack()) == request
 
 
-@settings(deadline=None)
 @given(answers)
 def test_an_answer_is_unpacked_unchanged(answer: Answer) -> None:
     assert Answer.unpack(answer.pack()) == answer
@@ -89,7 +87,6 @@ def test_a_reason_arrives_as_far_as_it_is_text_and_fits(reason: str, comes: str)
     assert Answer.unpack(Answer(1, 2, 3, reason=reason).pack()).reason == comes
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_not_a_message_are_refused(data: bytes) -> None:
     for unpack in (Request.unpack, Answer.unpack):
@@ -97,7 +94,6 @@ def test_bytes_that_are_not_a_message_are_refused(data: bytes) -> None:
             unpack(data)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_message_with_changed_bytes_is_valid_or_refused(data: st.DataObject) -> None:
     good = data.draw(st.sampled_from((Request(Kind.FRAMES).pack(), Answer(1, 2, 3, reason="away").pack())))
@@ -110,7 +106,6 @@ def test_a_message_with_changed_bytes_is_valid_or_refused(data: st.DataObject) -
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(st.data())
 def test_frames_with_changed_bytes_are_valid_or_refused_and_never_larger_than_allowed(data: st.DataObject) -> None:
     sent = [SentFrame(header(sequence=number), bytes(18)) for number in (1, 2)]

@@ -44,7 +44,8 @@ class Chromium:
             ends.callback(process.terminate)
             wait_until(lambda: self._port_file.exists() and "\n" in self._port_file.read_text(), "chromium's start")
             page = self._page_of(int(self._port_file.read_text().splitlines()[0]))
-            self._socket = ends.enter_context(connect(page, max_size=None, compression=None))
+            # No pings: their thread draws from the global `random`, which Hypothesis watches in tests beside it.
+            self._socket = ends.enter_context(connect(page, max_size=None, compression=None, ping_interval=None))
             self._ends = ends.pop_all()
         for domain in ("Page", "Runtime", "Log"):
             self.command(f"{domain}.enable")
