@@ -57,6 +57,7 @@ _SYSTEM_CAMERAS: Final = {"linux": "v4l2", "darwin": "avfoundation", "win32": "m
 _BELIEVABLE_FPS: Final = 1000.0
 _BELIEVABLE_FRAMES: Final = 1e9
 _PLAYLISTS: Final = (".m3u8", ".mpd")
+_BY_RTP: Final = frozenset({"rtsp", "rtsps", "rtp"})
 
 _MANY_THREADS: Final[set[SourceAddress]] = set()
 """Decoded by several threads: recordings behind URLs, and streams for which one thread is too slow."""
@@ -127,6 +128,7 @@ class Camera:
             self._warnings += (_WRONG_IF_INTERLACED,)
         self._details = self._read_details(backend)
 
+        self._has_times = not (self._address.kind is SourceKind.URL and _is_counted(self._address, self._details))
     @property
     def details(self) -> SourceDetails:
         """What the driver or the file's header says."""
@@ -144,9 +146,9 @@ class Camera:
     def timestamp_ms(self) -> float | None:
         """When the grabbed frame was taken, on the driver's or the stream's clock; None for recordings.
 
-        OpenCV's positions in a recording do not always rise from frame to frame.
+        OpenCV's positions in a recording do not always rise from frame to frame, and those in Motion JPEG are counted.
         """
-        if self._details.delivery is Delivery.RECORDED:
+        if self._details.delivery is Delivery.RECORDED or not self._has_times:
             return None
         position = self._property(cv2.CAP_PROP_POS_MSEC)
         return position if position > 0 else None
@@ -164,8 +166,8 @@ class Camera:
             return self._capture.grab()
         began_ns = time.thread_time_ns()
         grabbed = self._capture.grab()
-        position = self.timestamp_ms
-        self._load.add(time.thread_time_ns() - began_ns, grabbed, None if position is None else position / 1000)
+        position = self._property(cv2.CAP_PROP_POS_MSEC)
+        self._load.add(time.thread_time_ns() - began_ns, grabbed, position / 1000 if position > 0 else None)
         if self._load.busy:
             # OpenCV cannot change the threads of an open stream.
             _MANY_THREADS.add(self._address)
@@ -296,6 +298,12 @@ class Camera:
 def _check_backend(backend: str) -> None:
     if backend == "auto" or cv2.videoio_registry.hasBackend(_BACKENDS[backend]):
         return
+def _is_counted(address: SourceAddress, details: SourceDetails) -> bool:
+    """Whether the times of a stream are numbers of frames: FFmpeg makes them up for Motion JPEG, except by RTP."""
+    motion_jpeg = details.negotiated is not None and details.negotiated.fourcc == "MJPG"
+    return motion_jpeg and urlsplit(str(address.place)).scheme.lower() not in _BY_RTP
+
+
     has = ", ".join(available_backends())
     raise CameraError(
         f"backend {backend} is not in this OpenCV {cv2.__version__}, which has: {has}; {_REMEDIES[backend]}"

@@ -21,7 +21,7 @@ from billiards_shm.sources.diagnosis import reason_for_file, reason_for_unopened
 from billiards_shm.sources.names import ffmpeg_name
 from billiards_shm.sources.protocol import Delivery, Reason
 
-__all__ = ["container_delivery", "open_container", "video_stream"]
+__all__ = ["container_delivery", "has_times", "open_container", "video_stream"]
 
 _SEGMENTED: Final = frozenset({"hls", "dash"})
 # Each of the other exceptions stands for several.
@@ -40,6 +40,10 @@ _WITHOUT_PARSER: Final = frozenset({"mpjpeg", "flv", "matroska,webm"})
 """Formats that know where a picture ends."""
 _ASSEMBLED: Final = frozenset({"mpegts", "h264", "hevc", "jpeg_pipe"})
 """Formats whose packets `Assembler` turns into pictures."""
+_NO_TIMES: Final = 0x80
+"""FFmpeg's AVFMT_NOTIMESTAMPS."""
+_COUNTED: Final = ("pipe", "rawvideo")
+"""How the names of formats end that have no times either."""
 _UNPARSED: Final = {
     "fflags": "+noparse",
     "max_packet_size": str(LARGEST_PACKET),  # of MPEG-TS
@@ -126,3 +130,8 @@ def container_delivery(address: SourceAddress, container: InputContainer) -> Del
     # Cameras claim lengths for their endless responses: do not believe them. A playlist's length is that of its text.
     size = 0 if segmented or name == "mpjpeg" else container.size or 0
     return delivery_of(address, segmented=segmented, has_end=max(size, container.duration or 0) > 0)
+
+
+def has_times(container: InputContainer) -> bool:
+    """Whether the format stores the times of frames. For others, such as Motion JPEG, FFmpeg counts 25 a second."""
+    return not (container.format.name.endswith(_COUNTED) or container.format.flags & _NO_TIMES)

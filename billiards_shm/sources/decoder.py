@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from billiards_shm.jpeg import has_end
 from billiards_shm.sources.access_units import CODECS, PacketCheck, needs_others
 from billiards_shm.sources.assembler import Assembler
+from billiards_shm.sources.container import has_times
 from billiards_shm.sources.load import DecodingLoad
 
 __all__ = ["Decoder", "NoFrameError"]
@@ -96,6 +97,8 @@ class Decoder:
         self._lost_parts = False
         self.damaged = False
         """Whether the last frame lacks parts, which the decoder filled in, or something before it was lost."""
+        self.has_times = has_times(container)
+        """Whether packets have times that the sender gave them."""
         self._load = DecodingLoad() if live else None
         timed = container.format.name == "mpegts"
         pictures = unparsed and timed and self._context.name in CODECS and not in_pieces

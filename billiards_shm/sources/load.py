@@ -32,7 +32,8 @@ class DecodingLoad:
         frames : int
             How many were decoded in that time; may be 0.
         time_sec : float or None
-            When the last of them was taken, on the stream's clock; None if unknown.
+            When the last of them was taken, on the stream's clock or, for Motion JPEG, at 25 frames a second; None if
+            unknown.
         """
         self._spent_ns += spent_ns
         self._frames += frames

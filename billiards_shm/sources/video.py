@@ -119,9 +119,9 @@ class Video:
 
     @property
     def timestamp_ms(self) -> float | None:
-        """Presentation time of the grabbed frame, on the clock of the file or stream."""
+        """Presentation time of the grabbed frame, on the clock of the file or stream; None if a stream has none."""
         grabbed = self._jpeg or self._frame
-        if grabbed is None:
+        if grabbed is None or not (self._recorded or self._decoder.has_times):
             return None
         ticks = grabbed.dts if grabbed.pts is None else grabbed.pts
         return None if ticks is None else ticks * self._tick_ms

@@ -12,7 +12,7 @@ from http_answers import serving
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.sources.demo.table import DemoTable, read_counter
 from billiards_shm.sources.open import open_source
-from billiards_shm.sources.protocol import Delivery, SourceLostError
+from billiards_shm.sources.protocol import Delivery, SourceLostError, TimedSource
 
 SIZE = (160, 120)
 FRAMES = 12
@@ -162,3 +162,16 @@ def test_pictures_with_another_size_are_delivered_unchanged() -> None:
         found = read(url, "PyAV")
     assert numbers(found) == list(range(1, 10))
     assert [picture.shape[1::-1] for picture in found if picture is not None] == [size for size in sizes for _ in "123"]
+
+
+@pytest.mark.parametrize("publish", ["bgr", "native"])
+def test_times_that_ffmpeg_counts_are_not_taken_for_the_times_of_the_server(engine: str, publish: str) -> None:
+    # It counts 25 frames a second: those of a slower server would seem to be later and later.
+    with serving([*map(part, jpegs(FRAMES)), b"--x--\r\n"]) as url:
+        config = {"device_id": url, "backend": BACKENDS[engine], "publish": publish, "read_timeout_sec": 20}
+        source = open_source(CameraConfig.model_validate(config))
+        assert isinstance(source, TimedSource)
+        for _ in range(FRAMES - 1):
+            assert source.grab()
+            assert source.timestamp_ms is None
+        source.release()
