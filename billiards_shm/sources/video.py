@@ -17,6 +17,7 @@ from billiards_shm.config.address import SourceAddress, SourceKind
 from billiards_shm.config.model import CameraConfig
 from billiards_shm.errors import CameraError
 from billiards_shm.jpeg import END, complete, has_end, read_header
+from billiards_shm.pixel_formats import PixelFormat
 from billiards_shm.sources.container import container_delivery, open_container, video_stream
 from billiards_shm.sources.decoded_frames import REARRANGED, copy_planes, describe, native_format_of
 from billiards_shm.sources.decoder import Decoder, NoFrameError
@@ -79,6 +80,8 @@ class Video:
         self._start_ms = (self._stream.start_time or 0) * self._tick_ms
         self._jpeg: av.Packet[VideoStream] | None = None
         self._jpegs_have_ends = False
+        self.flaw = ""
+        self._interlaced = False
         self._frame: VideoFrame | None = None
         self._grabbed = 0
         self._ended = False
@@ -169,7 +172,7 @@ class Video:
         """MJPG for Motion JPEG, which is not decoded; otherwise the decoder's format, if segments can have it."""
         if self._jpeg is not None:
             return "MJPG"
-        row = None if self._frame is None else native_format_of(self._frame)
+        row = None if self._frame is None else self._row_of(self._frame)
         return "BGR24" if row is None else row.name
 
     def retrieve_native(self, target: Image | None) -> Image | None:
@@ -179,7 +182,7 @@ class Video:
         frame = self._frame
         if frame is None:
             return None
-        row = native_format_of(frame)
+        row = self._row_of(frame)
         if row is not None:
             if frame.format.name in REARRANGED:
                 frame = self._reformatter.reformat(frame, format=row.ffmpeg, threads=1)
@@ -187,6 +190,16 @@ class Video:
         self._warn_of(frame)
         image = self._convert(frame)
         return None if image is None else _put(image, target)
+
+    def _row_of(self, frame: VideoFrame) -> PixelFormat | None:
+        """The pixel format to publish a frame in, unconverted; None if it has to be BGR.
+
+        Readers cannot tell interlaced frames, and would take the colours of 4:2:0 from lines of the other field. Some
+        video changes between interlaced and not at every frame. The published format changes only once.
+        """
+        self._interlaced |= frame.interlaced_frame
+        row = native_format_of(frame)
+        return None if row is None or (row.chroma and self._interlaced) else row
 
     def _warn_of(self, frame: VideoFrame) -> None:
         """Log once that frames of this kind are not native. For a recording's first frame, the details say so."""
@@ -331,7 +344,7 @@ class Video:
             asked = self._config.hardware_acceleration
             refused.append(f"hardware_acceleration: asked for {asked}, got none; backend ffmpeg may have it")
         if self._config.publish != "bgr" and self._frame is not None:
-            if self._jpeg is None and native_format_of(self._frame) is None:
+            if self._jpeg is None and self._row_of(self._frame) is None:
                 refused.append(_NOT_NATIVE.format(describe(self._frame)))
             elif _turn_of(self._frame):
                 turn = _turn_of(self._frame)

@@ -381,7 +381,8 @@ def test_two_fields_are_one_picture_however_they_are_packed(
             seen = []
             while source.grab():
                 assert not source.damaged
-                seen.append((source.retrieve_native(None), source.timestamp_ms))
+                assert source._frame is not None
+                seen.append((source._frame.to_ndarray(), source.timestamp_ms))
             source.release()
             assert 2 * FRAMES - 3 <= len(seen) <= 2 * FRAMES
             for number, (picture, time) in enumerate(seen):

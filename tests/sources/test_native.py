@@ -31,7 +31,6 @@ NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "I420": (".mp4", "libx264", "yuv420p", {}),
     "I420, 330x182": (".mp4", "libx264", "yuv420p", {"size": (330, 182)}),
     "I420, 322x242": (".mp4", "libx264", "yuv420p", {"size": (322, 242)}),
-    "I420, interlaced": (".ts", "mpeg2video", "yuv420p", {"b": 6_000_000, "interlaced": True}),
     "NV12": (".nut", "rawvideo", "nv12", {}),
     "NV21": (".nut", "rawvideo", "nv21", {}),
     "YUYV": (".avi", "rawvideo", "yuyv422", {}),
@@ -48,6 +47,8 @@ NOT_NATIVE: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "320x240 yuv420p10le of full range": (".mp4", "libx264", "yuv420p10le", {"tags": {"color_range": FULL}}),
     "320x240 yuv420p12le": (".mkv", "ffv1", "yuv420p12le", {}),
     "320x240 yuvj420p of full range": (".mp4", "libx264", "yuvj420p", {}),
+    "320x240 yuv420p, interlaced": (".ts", "mpeg2video", "yuv420p", {"b": 6_000_000, "interlaced": True}),
+    "320x240 yuv420p10le, interlaced": (".mp4", "libx264", "yuv420p10le", {"interlaced": True}),
 }
 
 
@@ -94,7 +95,6 @@ def test_decoded_frames_are_delivered_unchanged(tmp_path: Path, kind: str) -> No
 
 TEN_BITS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "H.264": (".mp4", "libx264", "yuv420p10le", {"size": (330, 188)}),
-    "H.264, interlaced": (".mp4", "libx264", "yuv420p10le", {"interlaced": True}),
     "HEVC, HDR": (".mp4", "libx265", "yuv420p10le", {"tags": {"color_primaries": 9, "color_trc": 18, "colorspace": 9}}),
     "FFV1": (".mkv", "ffv1", "yuv420p10le", {"size": (322, 242)}),
 }
@@ -183,6 +183,23 @@ def test_formats_that_segments_lack_become_bgr_and_are_reported(tmp_path: Path, 
     theirs = Video(CameraConfig(device_id=str(path)))
     assert theirs.grab()
     np.testing.assert_array_equal(source.retrieve_native(None), theirs.retrieve(None))
+
+
+def test_the_format_of_partly_interlaced_video_changes_once(tmp_path: Path) -> None:
+    parts = [
+        encode(tmp_path / f"{number}.ts", "libx264", "yuv420p", interlaced=interlaced)
+        for number, interlaced in enumerate([False, True, False])
+    ]
+    path = tmp_path / "all.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    source = opened(path)
+    formats = []
+    while source.grab():
+        formats.append(source.native_format)
+        image = source.retrieve_native(None)
+        assert image is not None
+        assert image.ndim == (3 if formats[-1] == "BGR24" else 2)
+    assert formats == ["I420"] * 5 + ["BGR24"] * 10
 
 
 def test_motion_jpeg_is_not_decoded(tmp_path: Path) -> None:
