@@ -31,6 +31,7 @@ from billiards_shm.sources.protocol import (
     Delivery,
     FrameSource,
     Image,
+    NativeSource,
     Reason,
     RecordedSource,
     SourceDetails,
@@ -308,7 +309,10 @@ class CaptureLoop:
 
     def _publish(self, source: FrameSource, captured_ns: int, lag_ns: int | None, when: CaptureTime) -> bool:
         self._status.frame_comes()
-        return self._publisher.publish(source, captured_ns, lag_ns, when)
+        published = self._publisher.publish(source, captured_ns, lag_ns, when)
+        if not published and isinstance(source, NativeSource):
+            self.reporter.flaw = source.flaw
+        return published
 
     def _capture_time(self, clock: SourceClock | None, grabbed_ns: int) -> CaptureTime:
         if clock is None:

@@ -158,6 +158,11 @@ class _WatchedNativeSource(_WatchedSource):
         assert isinstance(self._source, NativeSource)
         return self._source.native_format
 
+    @property
+    def flaw(self) -> str:
+        assert isinstance(self._source, NativeSource)
+        return self._source.flaw
+
     def retrieve_native(self, target: Image | None) -> Image | None:
         assert isinstance(self._source, NativeSource)
         began = time.monotonic_ns()

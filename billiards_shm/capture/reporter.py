@@ -83,6 +83,8 @@ class CaptureReporter:
         self._unreadable_told = 0
         self._damaged_told = 0
         self._next_damage_ns = 0
+        self.flaw = ""
+        """What was wrong with the last frame that could not be decoded; empty if that is not known."""
         self._log_interval_ns = round(settings.logging.stats_interval_sec * _NS_PER_SEC)
         now = time.monotonic_ns()
         self._next_log_ns = now + self._log_interval_ns
@@ -134,6 +136,7 @@ class CaptureReporter:
         if unreadable:
             left_out = "it is not published" if unreadable == 1 else "they are not published"
             left_out += ", or not as BGR" if self._camera.publish == "both" else ""
+            left_out += f". The last one: {self.flaw}" if self.flaw else ""
             _log.warning("%s of %s could not be decoded: %s", _frames(unreadable), self._address, left_out)
         if damaged:
             _log.warning(
@@ -143,6 +146,7 @@ class CaptureReporter:
         if unreadable or damaged:
             self._unreadable_told += unreadable
             self._damaged_told += damaged
+            self.flaw = ""
             self._next_damage_ns = now_ns + DAMAGE_INTERVAL_NS
 
     def log_statistics(self) -> None:

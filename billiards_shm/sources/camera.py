@@ -122,13 +122,14 @@ class Camera:
         self._native = format_named(raw_format)
         self._raw: Image | None = None
         self._delivered: Image | None = None
+        self.flaw = ""
         if config.hardware_acceleration != "none":
             self._check_acceleration(config.hardware_acceleration)
         if backend == "FFMPEG" and not converts_interlaced():
             self._warnings += (_WRONG_IF_INTERLACED,)
         self._details = self._read_details(backend)
-
         self._has_times = not (self._address.kind is SourceKind.URL and _is_counted(self._address, self._details))
+
     @property
     def details(self) -> SourceDetails:
         """What the driver or the file's header says."""
@@ -161,6 +162,7 @@ class Camera:
 
     def grab(self) -> bool:
         """Take the next frame; blocks until there is one, or until the read timeout."""
+        self.flaw = ""
         self._delivered = None
         if self._load is None:
             return self._capture.grab()
@@ -206,7 +208,11 @@ class Camera:
     def _laid_out(self, raw: Image, row: PixelFormat) -> Image | None:
         """Give a frame the shape of its format. OpenCV returns one row of bytes for formats it cannot lay out."""
         if row.name == "MJPG":
-            return completed(raw)
+            try:
+                return completed(raw)
+            except ValueError as error:
+                self.flaw = str(error)
+                return None
         said = self._details.negotiated
         if raw.shape[0] == 1 and said is not None and said.height > 1:
             shape = row.array_shape(said.width, said.height)
@@ -292,18 +298,18 @@ class Camera:
         )
 
 
-# Before opening.
-
-
-def _check_backend(backend: str) -> None:
-    if backend == "auto" or cv2.videoio_registry.hasBackend(_BACKENDS[backend]):
-        return
 def _is_counted(address: SourceAddress, details: SourceDetails) -> bool:
     """Whether the times of a stream are numbers of frames: FFmpeg makes them up for Motion JPEG, except by RTP."""
     motion_jpeg = details.negotiated is not None and details.negotiated.fourcc == "MJPG"
     return motion_jpeg and urlsplit(str(address.place)).scheme.lower() not in _BY_RTP
 
 
+# Before opening.
+
+
+def _check_backend(backend: str) -> None:
+    if backend == "auto" or cv2.videoio_registry.hasBackend(_BACKENDS[backend]):
+        return
     has = ", ".join(available_backends())
     raise CameraError(
         f"backend {backend} is not in this OpenCV {cv2.__version__}, which has: {has}; {_REMEDIES[backend]}"

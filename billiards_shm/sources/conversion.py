@@ -160,13 +160,9 @@ def as_bgr(image: Image, target: Image | None) -> Image:
     return cv2.cvtColor(image, cv2.COLOR_BGRA2BGR, target) if image.shape[2] == 4 else image
 
 
-def completed(frame: Image) -> Image | None:
-    """Return an MJPG frame with its Huffman tables; None if it is damaged."""
-    try:
-        found = complete(frame.reshape(-1).data)
-    except ValueError:
-        return None
-    return np.frombuffer(found, np.uint8).reshape(1, -1)
+def completed(frame: Image) -> Image:
+    """Return an MJPG frame with its Huffman tables; raises ValueError if it is damaged, as `jpeg.complete` does."""
+    return np.frombuffer(complete(frame.reshape(-1).data), np.uint8).reshape(1, -1)
 
 
 def placeholder(target: Image, lines: list[str]) -> None:

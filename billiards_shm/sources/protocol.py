@@ -178,6 +178,10 @@ class NativeSource(Protocol):
             None if the frame is damaged. A JPEG is complete, and has its Huffman tables.
         """
 
+    @property
+    def flaw(self) -> str:
+        """What is wrong with the grabbed frame, if it is a damaged JPEG; otherwise empty."""
+
 
 @runtime_checkable
 class CheckedSource(Protocol):

@@ -227,7 +227,8 @@ class Video:
         try:
             found = complete(data)
             self._jpegs_have_ends = True
-        except ValueError:
+        except ValueError as error:
+            self.flaw = str(error)
             if not self._config.keep_damaged:
                 found = self._with_end(bytes(data))
         return None if found is None else np.frombuffer(found, np.uint8).reshape(1, -1)
@@ -276,6 +277,7 @@ class Video:
 
     def _read(self) -> bool:
         self._frame = self._jpeg = None
+        self.flaw = ""
         if self._ended:
             return False
         try:

@@ -1238,6 +1238,16 @@ def test_damaged_frames_of_a_file_are_left_out_and_reported(
     assert f"3 frames of {clip} could not be decoded: they are not published" in caplog.messages
 
 
+def test_the_report_says_what_was_wrong_with_a_jpeg(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = damage_clip(make_clip(tmp_path / "clip.avi", 12), 4, 5, 9)
+    published(name, settings_for(name, str(clip), playback_fps=0, loop_video=False, publish="native"))
+    (report,) = [message for message in caplog.messages if "could not be decoded" in message]
+    assert report.startswith(f"3 frames of {clip} could not be decoded: they are not published. The last one: ")
+    assert report.endswith("it does not start like a JPEG, but with 0000")
+
+
 def test_one_damaged_frame_of_a_file_is_reported_in_the_singular(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

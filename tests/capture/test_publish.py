@@ -50,6 +50,7 @@ class Scripted:
     converted: int = 0
     landed: list[bool] = field(default_factory=list)
     current: Image | None = None
+    flaw: str = ""
 
     def grab(self) -> bool:
         self.current = self.frames.pop(0)

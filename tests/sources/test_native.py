@@ -442,12 +442,14 @@ def test_a_cameras_jpegs_are_completed_and_the_damaged_left_out(monkeypatch: pyt
     whole = jpeg(PICTURE)
     frames = [as_frame(whole), as_frame(without_tables(whole)), as_frame(whole[:-9]), as_frame(whole + b"\0" * 40)]
     source = camera_with(monkeypatch, "MJPG", frames)
-    found = []
+    found, flaws = [], []
     for _ in range(4):
         assert source.grab()
         assert source.native_format == "MJPG"
         image = source.retrieve_native(None)
         found.append(None if image is None else image.tobytes())
+        flaws.append(source.flaw)
+    assert flaws == ["", "", f"it is cut off: {len(whole) - 9} bytes without an end marker", ""]
     assert found == [whole, complete(without_tables(whole)), None, whole + b"\0" * 40]
 
 
