@@ -352,7 +352,7 @@ class CaptureLoop:
     def _due_ns(self, pace: Pace, source: FrameSource, now: int) -> int:
         """When the grabbed frame is due."""
         if isinstance(pace, RecordedPace) and isinstance(source, RecordedSource) and source.recorded is not None:
-            return pace.recorded_due_ns(now, source.recorded.capture_time_ns)
+            return pace.recorded_due_ns(now, source.recorded)
         return pace.due_ns(now, source.timestamp_ms if isinstance(source, TimedSource) else None)
 
     def _wait(self, seconds: float) -> bool:

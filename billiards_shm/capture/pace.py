@@ -3,6 +3,8 @@
 import random
 from typing import Final
 
+from billiards_shm.sources.protocol import RecordedFrame
+
 __all__ = ["Backoff", "Pace", "RecordedPace"]
 
 _JITTER: Final = 0.25
@@ -51,21 +53,27 @@ class Pace:
 
 
 class RecordedPace(Pace):
-    """Deadlines that are as far apart as the frames were when they were captured, however late the loop is."""
+    """Deadlines that are as far apart as the frames were when they were captured, however late the loop is.
+
+    They never go back: a frame that was captured before its predecessor is due with it.
+    """
 
     def __init__(self, fps: float) -> None:
         super().__init__(fps)
         self._ahead_ns = 0
-        self._recorded_ns: int | None = None
+        self._place: int | None = None
+        self._recorded_due_ns = 0
 
-    def recorded_due_ns(self, now_ns: int, recorded_ns: int) -> int:
-        """When a frame is due that was captured at `recorded_ns`; to be called once for each frame."""
-        if self._recorded_ns is None:
-            self._ahead_ns = now_ns - recorded_ns
-        elif recorded_ns < self._recorded_ns:  # it begins again, one period after its end
-            self._ahead_ns += self._recorded_ns + round(self._period_ns) - recorded_ns
-        self._recorded_ns = recorded_ns
-        return recorded_ns + self._ahead_ns
+    def recorded_due_ns(self, now_ns: int, frame: RecordedFrame) -> int:
+        """When a frame is due; to be called once for each frame."""
+        if self._place is None:
+            self._recorded_due_ns = now_ns
+            self._ahead_ns = now_ns - frame.capture_time_ns
+        elif frame.place <= self._place:  # the recording begins again, one period after its end
+            self._ahead_ns = self._recorded_due_ns + round(self._period_ns) - frame.capture_time_ns
+        self._place = frame.place
+        self._recorded_due_ns = max(self._recorded_due_ns, frame.capture_time_ns + self._ahead_ns)
+        return self._recorded_due_ns
 
 
 class Backoff:

@@ -213,6 +213,8 @@ class SentSource(TimedSource, Protocol):
 class RecordedFrame(NamedTuple):
     """Number and time that a frame had when it was recorded."""
 
+    place: int
+    """In the recording: 0 for the first."""
     sequence: int
     capture_time_ns: int
 

@@ -128,7 +128,7 @@ class _Lines:
         return len(self._numbers)
 
     def frame(self, index: int) -> RecordedFrame:
-        return RecordedFrame(self._numbers[index], self._times_ns[index])
+        return RecordedFrame(index, self._numbers[index], self._times_ns[index])
 
     def position_ms(self, index: int) -> float | None:
         position = self._positions_ms[index]

@@ -30,6 +30,7 @@ from billiards_shm.config.model import CameraConfig
 from billiards_shm.encoder import EncodedFrame, EncoderOptions, StreamFormat, Timeline, open_encoder
 from billiards_shm.record.muxer import RecordingFile
 from billiards_shm.sources.demo.table import read_counter
+from billiards_shm.sources.protocol import RecordedFrame
 from billiards_shm.sources.recording import Recording
 
 GAPS_MS = (16.683334, 16.7, 33.1, 2.25, 60.0)
@@ -140,10 +141,33 @@ def test_a_recording_that_loops_begins_again_one_period_after_its_end(segment_na
     assert 0 < times[6] - times[5] <= 1_000_000_000
 
 
+def due_ms(frames: list[tuple[int, float]]) -> list[float]:
+    """When frames with these places in the recording and times in milliseconds are due, after the first one."""
+    pace = RecordedPace(50.0)
+    return [pace.recorded_due_ns(0, RecordedFrame(at, 1, round(ms * 1e6))) / 1e6 for at, ms in frames]
+
+
 def test_deadlines_keep_their_differences_however_late_the_loop_is() -> None:
     pace = RecordedPace(50.0)
-    due = [pace.recorded_due_ns(now, at) for now, at in [(10**9, 5), (10**12, 1005), (10**12, 3), (0, 10**15)]]
-    assert due == [10**9, 10**9 + 1000, 10**9 + 1000 + 20_000_000, 10**9 + 1000 + 20_000_000 + 10**15 - 3]
+    frames = [RecordedFrame(number, 1, at) for number, at in enumerate([5, 1005, 10**15])]
+    due = [pace.recorded_due_ns(now, frame) for now, frame in zip([10**9, 10**12, 0], frames, strict=True)]
+    assert due == [10**9, 10**9 + 1000, 10**9 + 10**15 - 5]
+
+
+def test_a_frame_captured_before_its_predecessor_is_due_with_it_and_shifts_no_other() -> None:
+    captured_ms = [0.0, 33.3, 66.7, 64.7, 100.0, 133.3]
+    assert due_ms(list(enumerate(captured_ms))) == [0.0, 33.3, 66.7, 66.7, 100.0, 133.3]
+
+
+@pytest.mark.parametrize(
+    ("captured_ms", "again_ms"),
+    [([7.0], [20.0]), ([7.0, 40.0], [53.0, 86.0]), ([7.0, 7.0], [20.0, 20.0]), ([7.0, 2.0, 40.0], [53.0, 53.0, 86.0])],
+    ids=["one frame", "two", "of the same time", "one captured before its predecessor"],
+)
+def test_a_recording_begins_again_one_period_after_its_last_frame(
+    captured_ms: list[float], again_ms: list[float]
+) -> None:
+    assert due_ms(2 * list(enumerate(captured_ms)))[len(captured_ms) :] == again_ms
 
 
 def test_frames_that_cannot_be_decoded_shift_no_number(segment_name: str, tmp_path: Path) -> None:
