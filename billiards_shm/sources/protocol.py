@@ -217,6 +217,7 @@ class RecordedFrame(NamedTuple):
     """In the recording: 0 for the first."""
     sequence: int
     capture_time_ns: int
+    """Where the clock was set, the times go on as those of the file."""
 
 
 @runtime_checkable

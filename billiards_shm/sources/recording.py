@@ -20,8 +20,8 @@ _LONGEST_LINE: Final = 1000
 _SAME_MS: Final = 1.5
 """Containers keep whole milliseconds."""
 _MOST_LOST: Final = 1000
-_CLOCK_SET_MS: Final = -1_000.0
-_LONGEST_STEP_MS: Final = 60_000.0
+_SET_BACK_MS: Final = -1_000.0
+_SET_FORWARD_MS: Final = 60_000.0
 """A clock that jumps by more than this was set, and the file's times do not follow it."""
 _OTHERWISE: Final = "use the one that was written with the recording, or leave out as_recorded"
 
@@ -91,6 +91,7 @@ class _Lines:
         self._positions_ms = array("d")
         self._last_ms = 0.0  # of the last frame, in the file
         self._last_ns: int | None = None
+        self._set_ns = 0  # how far the clock was set forward since the first frame
         self._fits = True
         self._ahead_ms = 0.0
         try:
@@ -128,7 +129,7 @@ class _Lines:
         return len(self._numbers)
 
     def frame(self, index: int) -> RecordedFrame:
-        return RecordedFrame(index, self._numbers[index], self._times_ns[index])
+        return RecordedFrame(index, self._numbers[index], self._times_ns[index] - self._set_ns)
 
     def position_ms(self, index: int) -> float | None:
         position = self._positions_ms[index]
@@ -139,13 +140,14 @@ class _Lines:
         found = following if file_ms is None else self._after_damage(file_ms, following)
         if file_ms is not None and found < len(self):
             if self._last_ns is not None:
-                self._check_step(file_ms - self._last_ms, (self._times_ns[found] - self._last_ns) / 1e6, found)
+                self._step(file_ms - self._last_ms, (self._times_ns[found] - self._last_ns) / 1e6, found)
             self._last_ms, self._last_ns = file_ms, self._times_ns[found]
         return found
 
-    def _check_step(self, in_file_ms: float, in_lines_ms: float, index: int) -> None:
-        """Warn once if the lines are not those of this recording, or some are missing."""
-        if not _CLOCK_SET_MS < in_lines_ms < _LONGEST_STEP_MS:
+    def _step(self, in_file_ms: float, in_lines_ms: float, index: int) -> None:
+        """Follow the file where the clock was set. Warn once if lines are missing, or those of another recording."""
+        if in_lines_ms < _SET_BACK_MS or in_lines_ms - in_file_ms > _SET_FORWARD_MS:
+            self._set_ns += round((in_lines_ms - in_file_ms) * 1e6)
             self._ahead_ms = 0.0
             return
         # Frames closer together than a file's times can express are later in it, until a gap makes up for that.

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -227,19 +229,21 @@ def test_lines_that_end_too_early_end_the_playback_with_a_warning(
     assert said == [f"{path}: recorded.mkv.frames.jsonl ends after 4 frames, but the recording goes on: {ending}"]
 
 
-def frames_of(times_ns: list[int]) -> list[EncodedFrame]:
+def frames_of(times_ns: list[int], publish_step_ms: Callable[[int], float] = lambda number: 1) -> list[EncodedFrame]:
+    """JPEGs captured at these times; `publish_step_ms` is how long after its predecessor each was published."""
     data = jpeg(picture(1, (48, 64, 3)))
-    timeline = Timeline()
-    return [
-        EncodedFrame(data, True, timeline.time_us(time_ns, 10**9 + number * 10**6), number, time_ns, 10**18, None)
-        for number, time_ns in enumerate(times_ns, 1)
-    ]
+    timeline, published_ns, found = Timeline(), 10**9, []
+    for number, time_ns in enumerate(times_ns, 1):
+        published_ns += round(publish_step_ms(number) * 1e6)
+        found.append(EncodedFrame(data, True, timeline.time_us(time_ns, published_ns), number, time_ns, 10**18, None))
+    return found
 
 
-def read_through(path: Path) -> int:
+def read_through(path: Path) -> list[int]:
+    """The capture times of all frames."""
     source = Recording(CameraConfig(device_id=str(path), as_recorded=True, backend="av", loop_video=False))
     try:
-        return sum(1 for _ in iter(source.grab, False))
+        return [source.recorded.capture_time_ns for _ in iter(source.grab, False) if source.recorded is not None]
     finally:
         source.release()
 
@@ -288,7 +292,52 @@ def test_capture_times_that_a_file_cannot_represent_cause_no_warning(
     with RecordingFile(path, StreamFormat("mjpeg", 64, 48)) as output:
         for frame in frames_of(times_ns):
             output.write(frame)
-    assert read_through(path) == len(times_ns)
+    assert len(read_through(path)) == len(times_ns)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize(
+    ("captured_ms", "published_ms", "played_ms"),
+    [
+        (33, 33, 33),
+        (600_033, 33, 33),
+        (-1_033, 33, 33),
+        (-600_000, 33, 33),
+        (700_000, 100_000, 100_000),
+        (600_033, 600_000, 600_033),
+        (59_000, 33, 59_000),
+        (-7, 33, -7),
+    ],
+    ids=[
+        "as usual",
+        "set forward",
+        "set back a little",
+        "set back",
+        "set while the source was away",
+        "the source was away",
+        "a little forward",
+        "a step back",
+    ],
+)
+def test_where_the_clock_was_set_the_times_are_those_of_the_file(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    suffix: str,
+    captured_ms: int,
+    published_ms: int,
+    played_ms: int,
+) -> None:
+    path = tmp_path / f"recorded{suffix}"
+    steps_ms = [33, 33, captured_ms, 33, 33]
+    times_ns = [10**12 + sum(steps_ms[:number]) * 10**6 for number in range(len(steps_ms) + 1)]
+    with RecordingFile(path, StreamFormat("mjpeg", 64, 48)) as output:
+        for frame in frames_of(times_ns, lambda number: published_ms if number == 4 else 33):
+            output.write(frame)
+    played_ns = read_through(path)
+    assert [(later - time) / 1e6 for time, later in pairwise(played_ns)] == pytest.approx(
+        [33, 33, played_ms, 33, 33], abs=0.02
+    ), "MP4 has steps of 0.011 ms"
     assert caplog.text == ""
 
 
