@@ -3,6 +3,7 @@
 import math
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -56,6 +57,9 @@ _BITS_A_PIXEL: Final = 0.1
 """Bitrate of hardware encoders if none is requested. They have no common setting for constant quality."""
 _PIXELS_A_THREAD: Final = 1920 * 1080 * 15
 """Per second: a tenth of what a 2021 core encodes with preset ultrafast, because this one may be slower, or busy."""
+_STEPS: Final = 8
+_IRREGULAR: Final = 1.25
+"""The next frame may be this many times as far away as the longest of the last `_STEPS` steps."""
 _BT601: Final = 6
 _LIMITED_RANGE: Final = 1
 _CLOCK_JUMP_NS: Final = 1_000_000_000
@@ -108,7 +112,7 @@ class EncoderOptions:
     preset: str = "ultrafast"
     """Of the software encoder."""
     key_interval_s: float = 2.0
-    """Seconds between two frames at which decoding can start."""
+    """The most seconds between two frames at which decoding can start, unless a frame is later than expected."""
     fps: float = 30.0
     """Approximate frames per second. It guides the bitrate; the times are those of the frames."""
 
@@ -212,14 +216,17 @@ class _H264Encoder(Encoder):
         if self._decoder is not None:
             self._decoder.thread_count = 1  # with several threads it would hold frames back
         self._key_interval_us = round(options.key_interval_s * 1e6)
-        self._key_due_us = 0
+        self._key_due_us = -1
+        self._last_us = -math.inf
+        self._steps_us = deque([0.0], _STEPS)
         self._held: dict[int, FrameMetadata] = {}
 
     def encode(self, frame: npt.NDArray[Any], metadata: FrameMetadata, *, key: bool = False) -> list[EncodedFrame]:
         picture = self._picture(frame)
         picture.pts = self._timeline.time_us(metadata.capture_time_ns, metadata.publish_time_ns)
         picture.time_base = TIME_BASE
-        picture.pict_type = PictureType.I if key or picture.pts >= self._key_due_us else PictureType.NONE
+        due = self._is_key_due(picture.pts)
+        picture.pict_type = PictureType.I if key or due else PictureType.NONE
         if picture.pict_type == PictureType.I:
             self._key_due_us = picture.pts + self._key_interval_us
         self._held[picture.pts] = metadata
@@ -227,6 +234,13 @@ class _H264Encoder(Encoder):
 
     def flush(self) -> list[EncodedFrame]:
         return self._frames(self._context.encode(None))
+
+    def _is_key_due(self, time_us: int) -> bool:
+        """Whether the next frame may be too late to be the next key frame. To be called once for each frame."""
+        step_us, self._last_us = time_us - self._last_us, time_us
+        if step_us <= self._key_interval_us:  # after longer ones the source was away
+            self._steps_us.append(step_us)
+        return time_us + _IRREGULAR * max(self._steps_us) > self._key_due_us
 
     def _frames(self, packets: Iterable[Any]) -> list[EncodedFrame]:
         found = []

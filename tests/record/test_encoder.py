@@ -1,5 +1,7 @@
 """Frames of every pixel format become H.264 that shows the same, or stay unchanged; their times rise."""
 
+from itertools import pairwise
+
 import av
 import cv2
 import numpy as np
@@ -135,13 +137,24 @@ def keys(encoder: Encoder, frames, times_ms: list[float], forced: frozenset[int]
 
 def test_decoding_can_start_as_often_as_requested_by_frame_times_and_where_forced(frames) -> None:
     encoder = open_encoder(EncoderOptions(key_interval_s=0.5, fps=1000), *frames(picture()))
-    assert keys(encoder, frames, [0, 100, 200, 499, 500, 600, 700, 800, 1100, 1200], frozenset({6})) == [0, 4, 6, 9]
-    assert keys(encoder, frames, [1699, 1701]) == [1]
+    assert keys(encoder, frames, [0, 100, 200, 499, 500, 600, 700, 800, 1100, 1200], frozenset({6})) == [0, 3, 6, 8]
+    assert keys(encoder, frames, [1201, 1599, 1601, 2400]) == [1, 3]
 
 
 def test_the_encoders_own_count_adds_no_key_frames_to_the_timed_ones(frames) -> None:
     encoder = open_encoder(EncoderOptions(key_interval_s=0.5, fps=20), *frames(picture()))
-    assert keys(encoder, frames, [49.9 * number for number in range(40)]) == [0, 11, 22, 33]
+    assert keys(encoder, frames, [49.9 * number for number in range(40)]) == [0, 9, 18, 27, 36]
+
+
+@pytest.mark.parametrize("fps", [2, 5, 15, 25, 30])
+def test_key_frames_are_no_further_apart_than_requested_although_frames_come_irregularly(frames, fps: int) -> None:
+    """Unless the frames themselves are further apart."""
+    rng = np.random.default_rng(fps)
+    times_ms = [1000 / fps * (number + rng.uniform(-0.2, 0.2)) for number in range(4 * fps + 20)]
+    encoder = open_encoder(EncoderOptions(key_interval_s=0.5, fps=fps), *frames(picture(), times_ms[0]))
+    found = keys(encoder, frames, times_ms)
+    apart_ms = {number: times_ms[later] - times_ms[number] for number, later in pairwise(found) if later > number + 1}
+    assert max(apart_ms.values(), default=0) <= 500
 
 
 def test_a_key_frame_is_decoded_without_those_before_it(frames) -> None:
