@@ -16,7 +16,7 @@
  *   Which of the free slots is taken: the first, so that one is soon used again; or any (ANY_SLOT), which is more
  *   than W1 allows. The dead writer's words are read in one step: its lock is held, so only pins can change. One
  *   token, three slots. Each run watches one number, which can be any. Killed readers: lease.pml. Segments that were
- *   closed, after which numbers begin at 1 again.
+ *   closed, after which numbers begin at 1 again. History, and readers of every frame.
  *
  * Checked
  *   promise 4   a number that a reader was shown is never given to another frame; for a reader numbers only rise
