@@ -1,12 +1,15 @@
 """What recording costs: CPU per frame of `record`, 1080p, compared with a bare PyAV encode loop in the same run.
 
     python -m bench.record                   Motion JPEG unchanged, H.264 of NV12; about two minutes
+    python -m bench.record --frames 108000   an hour of Motion JPEG, as fast as it is recorded: what is missed, memory
 
 This process, which is not counted, publishes the frames at 30 fps. They all differ; their JPEGs take 300 kB.
 The bare loop encodes the same frames with the same settings at the same pace, and writes the same kind of file. It has
 them in its own memory, as arrays; or it reads them from the segment, one after the other. CPU is as the kernel
 accounts it, in steps of 10 ms: compare within one run.
 Prints Markdown; --json FILE stores the figures.
+
+With --frames the file gets all of them: an hour takes 32 GB for some minutes, in TMPDIR. --size makes other frames.
 """
 
 import argparse
@@ -28,30 +31,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.capture import cpu_seconds
+from bench.capture import cpu_seconds, private_bytes
 from bench.machine import cpu_name
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 
 WIDTH, HEIGHT, FPS = 1920, 1080, 30
+HISTORY, AHEAD = 16, 8
+"""Frames that the segment keeps, and how many may be published before they are recorded."""
 MJPG, H264 = "MJPG unchanged", "H.264 ultrafast of NV12"
 BARE, BARE_READER = "the same, bare PyAV loop over its own arrays", "the same, bare PyAV loop over a reader's frames"
 
 
-def pictures() -> list[npt.NDArray[np.uint8]]:
+def pictures(size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[npt.NDArray[np.uint8]]:
     """A second of BGR pictures, soft as those of cameras, that move."""
     import cv2
 
     rng = np.random.default_rng(1)
-    still = cv2.resize(rng.integers(0, 256, (90, 160, 3), np.uint8), (WIDTH, HEIGHT))
+    still = cv2.resize(rng.integers(0, 256, (90, 160, 3), np.uint8), size)
     return [np.roll(still, 8 * number, axis=1) for number in range(FPS)]
 
 
-def jpegs() -> list[npt.NDArray[np.uint8]]:
+def jpegs(size: tuple[int, int] = (WIDTH, HEIGHT)) -> list[npt.NDArray[np.uint8]]:
     """The pictures as MJPG frames."""
     import cv2
 
     options = [cv2.IMWRITE_JPEG_QUALITY, 75]
-    return [cv2.imencode(".jpg", picture, options)[1].reshape(1, -1) for picture in pictures()]
+    return [cv2.imencode(".jpg", picture, options)[1].reshape(1, -1) for picture in pictures(size)]
 
 
 def nv12() -> list[npt.NDArray[np.uint8]]:
@@ -107,7 +112,7 @@ class Source:
         self._over = threading.Event()
         self._frames = frames
         shape = (1, max(frame.size for frame in frames)) if pixel_format == "MJPG" else frames[0].shape
-        self._writer = SharedMemoryFrameWriter(name, shape, pixel_format=pixel_format, history=16)
+        self._writer = SharedMemoryFrameWriter(name, shape, pixel_format=pixel_format, history=HISTORY)
         self._thread = threading.Thread(target=self._publish)
 
     def __enter__(self) -> None:
@@ -140,7 +145,59 @@ def recorded(frames: Sequence[npt.NDArray[np.uint8]], pixel_format: str, seconds
         cpu = per_frame(recorder.pid, seconds, lambda: inspect_segment(name).sequence)
         recorder.send_signal(signal.SIGINT)
         said, _ = recorder.communicate(timeout=60)
-    return cpu, int(said.split(" missed")[0].split()[-1])
+    return cpu, missed_in(said)
+
+
+def missed_in(said: str) -> int:
+    """How many frames were missed, from the last line of `record`."""
+    return int(said.split(" missed")[0].split()[-1])
+
+
+def record_all(count: int, size: tuple[int, int]) -> str:
+    """Publish JPEGs as fast as they are recorded, by their capture times at `FPS`.
+
+    Returns a line: how many frames were missed, and the private memory of `record`.
+    """
+    name = f"bench_record_{os.getpid()}"
+    frames = jpegs(size)
+    shape = (1, max(frame.size for frame in frames))
+    memory: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        SharedMemoryFrameWriter(name, shape, pixel_format="MJPG", history=HISTORY) as writer,
+    ):
+        file = Path(folder, "table.mkv")
+        command = [sys.executable, "-m", "billiards_shm", "record", name, str(file)]
+        recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        begun, begun_ns = time.monotonic(), time.monotonic_ns() - count * 10**9 // FPS
+        newest = 0
+        for number in range(1, count + 1):
+            writer.write_frame(frames[number % len(frames)], capture_time_ns=begun_ns + number * 10**9 // FPS)
+            while newest < (number if number in (1, count) else number - AHEAD) and recorder.poll() is None:
+                time.sleep(0.0005)
+                newest = newest_recorded(file)
+            if number % max(1, count // 100) == 0:
+                memory.append(private_bytes(recorder.pid) / 1e6)
+        seconds = time.monotonic() - begun
+        recorder.send_signal(signal.SIGINT)
+        said, _ = recorder.communicate(timeout=60)
+        written = file.stat().st_size / 1e9
+    return (
+        f"{count} frames of {size[0]}x{size[1]}, {written:.1f} GB, in {seconds:.0f} s: {missed_in(said)} missed; "
+        f"private memory of `record` {memory[0]:.1f} MB after a hundredth of them, {memory[-1]:.1f} at the end, "
+        f"{max(memory):.1f} at most"
+    )
+
+
+def newest_recorded(file: Path) -> int:
+    """The number of the last frame that is in a recording; 0 if there is none yet."""
+    try:
+        with Path(f"{file}.frames.jsonl").open("rb") as lines:
+            lines.seek(max(0, lines.seek(0, os.SEEK_END) - 1000))
+            last = lines.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    except FileNotFoundError:
+        return 0
+    return int(json.loads(last)["sequence"]) if last else 0
 
 
 def bare(seconds: float, name: str = "") -> float:
@@ -195,6 +252,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what recording costs.")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="of all in turn")
+    parser.add_argument("--frames", type=int, help="record so many JPEGs as fast as possible instead")
+    parser.add_argument("--size", default=f"{WIDTH}x{HEIGHT}", help="of these frames")
     parser.add_argument("--json", type=Path, help="where to store the figures")
     parser.add_argument("--bare", help=argparse.SUPPRESS)
     parser.add_argument("--of", help=argparse.SUPPRESS)
@@ -202,8 +261,12 @@ def main() -> None:
     if options.bare:
         encode_bare(options.bare, published(options.of) if options.of else paced())
         return
-    found = measure(options.seconds, options.rounds)
     print(f"{cpu_name()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()};")
+    if options.frames:
+        width, height = map(int, options.size.split("x"))
+        print(record_all(options.frames, (width, height)))
+        return
+    found = measure(options.seconds, options.rounds)
     print(f"1080p at {FPS} fps, ms of CPU a frame, median of {options.rounds} rounds of {options.seconds:g} s\n")
     print("| what | ms |\n|---|---|")
     for what, figure in found.items():
