@@ -10,7 +10,7 @@ import recordings
 from command_line import Terminal, call, end_started, run
 from segments_under_test import picture
 
-from billiards_shm import SharedMemoryFrameWriter
+from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 
 SHAPE = (48, 64, 3)
 
@@ -23,14 +23,13 @@ def _no_process_left() -> Iterator[None]:
 
 @pytest.fixture
 def source(segment_name: str) -> Iterator[SharedMemoryFrameWriter]:
-    """A segment that gets a frame every few milliseconds, until the test ends."""
+    """A segment that gets frames until the test ends, each once every reader has the one before: none can miss one."""
     over = threading.Event()
 
     def write(writer: SharedMemoryFrameWriter) -> None:
-        number = 0
         while not over.wait(0.005):
-            number += 1
-            writer.write_frame(picture(number, SHAPE))
+            if all(reader.last_sequence == writer.sequence for reader in inspect_segment(segment_name).readers):
+                writer.write_frame(picture(writer.sequence, SHAPE))
 
     with SharedMemoryFrameWriter(segment_name, SHAPE, history=16) as writer:
         writer.write_frame(picture(0, SHAPE))
