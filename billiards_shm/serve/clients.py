@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from billiards_shm.serve.feed import EncodedFrame
+from billiards_shm.serve.feed import JpegFrame
 
 __all__ = ["Client", "Clients", "TooManyClientsError"]
 
@@ -46,7 +46,7 @@ class Client:
         """Serial number of the last frame sent to it; 0: none yet."""
         return self._last[0] if self._last is not None else 0
 
-    def sent(self, frame: EncodedFrame, size: int) -> None:
+    def sent(self, frame: JpegFrame, size: int) -> None:
         """Count a frame sent as `size` bytes."""
         self.frames += 1
         self.bytes_sent += size

@@ -20,8 +20,8 @@ __all__ = [
     "BOUNDARY",
     "DEFAULT_QUALITY",
     "PAGE_WIDTHS",
-    "EncodedFrame",
     "Feed",
+    "JpegFrame",
     "PreviewFormat",
     "capture_time_text",
     "capture_wall_ns",
@@ -68,7 +68,7 @@ class PreviewFormat(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedFrame:
+class JpegFrame:
     """One frame as a JPEG."""
 
     serial: int
@@ -89,13 +89,13 @@ class EncodedFrame:
 BOUNDARY: Final = b"billiards-shm-frame"
 
 
-def _encoded_frame(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> EncodedFrame:
+def _jpeg_frame(serial: int, missed: int, metadata: FrameMetadata, jpeg: bytes) -> JpegFrame:
     header = (
         f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\nX-Frame-Sequence: {metadata.sequence}\r\n"
         f"X-Frame-Capture-Time: {capture_time_text(metadata)}\r\n\r\n"
     )
     part = b"".join((header.encode(), jpeg, b"\r\n--", BOUNDARY, b"\r\n"))
-    return EncodedFrame(serial, missed, metadata, jpeg, part)
+    return JpegFrame(serial, missed, metadata, jpeg, part)
 
 
 def capture_wall_ns(metadata: FrameMetadata) -> int:
@@ -122,7 +122,7 @@ class _HeldFrame(NamedTuple):
 
 class _Encoding(NamedTuple):
     serial: int
-    result: "asyncio.Future[EncodedFrame | str]"
+    result: "asyncio.Future[JpegFrame | str]"
     """A string says why the frame cannot be encoded."""
 
 
@@ -197,7 +197,7 @@ class Feed:
             encoding.result.cancel()  # one that has not started never starts
         self._encodings.clear()
 
-    async def newest_frame(self, preview: PreviewFormat, after: int = 0) -> EncodedFrame:
+    async def newest_frame(self, preview: PreviewFormat, after: int = 0) -> JpegFrame:
         """Return the newest frame, waiting for one whose serial number is above `after`.
 
         Call it within `subscribed`, with the format it yields.
@@ -217,7 +217,7 @@ class Feed:
             raise ValueError(encoded)
         return encoded
 
-    def _encode_newest(self, preview: PreviewFormat, after: int) -> "asyncio.Future[EncodedFrame | str] | None":
+    def _encode_newest(self, preview: PreviewFormat, after: int) -> "asyncio.Future[JpegFrame | str] | None":
         """Start or join the encoding of a frame newer than `after`; None: there is no such frame yet."""
         held = self._held
         if held is None or held.serial <= after:
@@ -231,7 +231,7 @@ class Feed:
             encoding = self._encodings[preview] = _Encoding(held.serial, result)
         return encoding.result
 
-    def _encode(self, held: _HeldFrame, preview: PreviewFormat) -> EncodedFrame | str:
+    def _encode(self, held: _HeldFrame, preview: PreviewFormat) -> JpegFrame | str:
         """Encode, or return why that failed. The traceback of an exception would hold the frame."""
         started = time.perf_counter()
         try:
@@ -242,7 +242,7 @@ class Feed:
             _log.exception("A frame of %s could not be encoded", self.name)
             return "the frame could not be encoded; the server's log says why"
         self._on_encoded(time.perf_counter() - started)
-        return _encoded_frame(held.serial, held.missed, held.metadata, jpeg)
+        return _jpeg_frame(held.serial, held.missed, held.metadata, jpeg)
 
     async def _read(self) -> None:
         """Hold the newest frame, across writers, until cancelled."""

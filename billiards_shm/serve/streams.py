@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from billiards_shm.serve.clients import Client, Clients, TooManyClientsError
-from billiards_shm.serve.feed import BOUNDARY, EncodedFrame, Feed, PreviewFormat, capture_wall_ns
+from billiards_shm.serve.feed import BOUNDARY, Feed, JpegFrame, PreviewFormat, capture_wall_ns
 
 __all__ = ["EventStream", "MjpegStream", "RateLimit", "close_websocket", "send_over_websocket"]
 
@@ -276,7 +276,7 @@ async def _send_frames(
         client.sent(frame, len(message))
 
 
-def _message(frame: EncodedFrame, round_trip_s: float) -> bytes:
+def _message(frame: JpegFrame, round_trip_s: float) -> bytes:
     captured_ms = capture_wall_ns(frame.metadata) / 1e6
     header = _FRAME_HEADER.pack(frame.metadata.sequence, captured_ms, frame.age_s * 1e3, round_trip_s * 1e3)
     return header + frame.jpeg

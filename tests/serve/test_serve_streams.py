@@ -35,7 +35,7 @@ from websockets.sync.client import ClientConnection, connect
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.serve import create_app
 from billiards_shm.serve.clients import Clients
-from billiards_shm.serve.feed import MAX_OTHER_FORMATS, PAGE_WIDTHS, EncodedFrame, Feed, PreviewFormat
+from billiards_shm.serve.feed import MAX_OTHER_FORMATS, PAGE_WIDTHS, Feed, JpegFrame, PreviewFormat
 from billiards_shm.serve.streams import MjpegStream
 from billiards_shm.sources.demo.table import read_counter
 
@@ -226,7 +226,7 @@ def test_a_client_that_requests_many_forms_leaves_the_others_theirs(server: Addr
 def test_forms_that_are_no_longer_requested_leave_no_picture(segment_name: str) -> None:
     def pictures() -> int:
         gc.collect()
-        return sum(isinstance(found, EncodedFrame) for found in gc.get_objects())
+        return sum(isinstance(found, JpegFrame) for found in gc.get_objects())
 
     async def ask_for_many() -> int:
         feed = Feed(segment_name, encoders, lambda seconds: None)
