@@ -98,7 +98,7 @@ class RecordingFile:
         self._last_tick = -1
         self._next_look_us = _LOOK_US
         with contextlib.ExitStack() as undo:
-            self._lines = _Lines(frames_file(path), overwrite=overwrite)
+            self._lines = _JsonLines(frames_file(path), overwrite=overwrite)
             undo.callback(frames_file(path).unlink)
             undo.callback(self._lines.close)
             self._file = _File(str(path), "wb" if overwrite else "xb")
@@ -202,7 +202,7 @@ class _File(io.FileIO):
         return len(data)
 
 
-class _Lines:
+class _JsonLines:
     """A file of JSON lines, each written whole and unbuffered, or not at all."""
 
     def __init__(self, path: Path, *, overwrite: bool) -> None:
