@@ -16,7 +16,7 @@ from billiards_shm.mirror.wire import Codec, Request, pack_frames
 if TYPE_CHECKING:
     from billiards_shm.mirror.video import VideoForm
 
-__all__ = ["EncodedFrame", "Forms", "OriginFrame"]
+__all__ = ["AnswerPayload", "Forms", "OriginFrame"]
 
 MOST_FORMS: Final = 16
 KEPT_FRAMES: Final = 3
@@ -31,7 +31,7 @@ class OriginFrame(NamedTuple):
     generation: bytes
 
 
-class EncodedFrame(NamedTuple):
+class AnswerPayload(NamedTuple):
     """The frames of an answer: one, or the units of H.264 up to it."""
 
     payload: zenoh.ZBytes
@@ -48,7 +48,7 @@ class _Form:
     codec: Codec
     width: int
     lock: threading.Lock = field(default_factory=threading.Lock)
-    frames: "OrderedDict[tuple[bytes, int], EncodedFrame]" = field(default_factory=OrderedDict)
+    frames: "OrderedDict[tuple[bytes, int], AnswerPayload]" = field(default_factory=OrderedDict)
     video: "VideoForm | None" = None
 
 
@@ -66,7 +66,7 @@ class Forms:
         with self._lock:
             self._forms.clear()
 
-    def encode(self, origin: OriginFrame, request: Request) -> EncodedFrame | None:
+    def encode(self, origin: OriginFrame, request: Request) -> AnswerPayload | None:
         """Encode a frame as requested; None if it has to wait for a key frame.
 
         Raises
@@ -86,13 +86,13 @@ class Forms:
                 started_ns = time.monotonic_ns()
                 payload = pack_frames([encode(origin.frame, metadata, codec, form.width)])
                 took_us = (time.monotonic_ns() - started_ns) // 1000
-                found = form.frames[key] = EncodedFrame(zenoh.ZBytes(payload), len(payload), codec, took_us)
+                found = form.frames[key] = AnswerPayload(zenoh.ZBytes(payload), len(payload), codec, took_us)
                 self._count()
                 while len(form.frames) > KEPT_FRAMES:
                     form.frames.popitem(last=False)
             return found
 
-    def _encode_video(self, form: _Form, origin: OriginFrame, request: Request) -> EncodedFrame | None:
+    def _encode_video(self, form: _Form, origin: OriginFrame, request: Request) -> AnswerPayload | None:
         from billiards_shm.mirror.video import VideoForm  # needs PyAV
 
         with form.lock:
@@ -108,7 +108,7 @@ class Forms:
             return None
         payload = pack_frames(units)
         took_us = (time.monotonic_ns() - started_ns) // 1000
-        return EncodedFrame(zenoh.ZBytes(payload), len(payload), Codec.H264, took_us)
+        return AnswerPayload(zenoh.ZBytes(payload), len(payload), Codec.H264, took_us)
 
     def _count(self) -> None:
         with self._lock:

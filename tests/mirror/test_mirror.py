@@ -28,7 +28,7 @@ from billiards_shm import (
 from billiards_shm.config.model import MirrorConfig, MirroredConfig, Settings
 from billiards_shm.images import encode_image
 from billiards_shm.mirror import keys, video
-from billiards_shm.mirror.forms import EncodedFrame, Forms, OriginFrame
+from billiards_shm.mirror.forms import AnswerPayload, Forms, OriginFrame
 from billiards_shm.mirror.keys import Origin, host_id
 from billiards_shm.mirror.network import open_session
 from billiards_shm.mirror.process import receive_settings
@@ -340,7 +340,7 @@ def test_a_receiver_of_h264_that_has_to_wait_for_a_key_frame_gets_one(
     passed_over = threading.Event()
     encode = Forms.encode
 
-    def note(forms: Forms, newest: OriginFrame, request: Request) -> EncodedFrame | None:
+    def note(forms: Forms, newest: OriginFrame, request: Request) -> AnswerPayload | None:
         encoded = encode(forms, newest, request)
         if encoded is None:
             passed_over.set()
