@@ -40,7 +40,7 @@ from billiards_shm.sources.protocol import (
     TimedSource,
 )
 
-__all__ = ["CaptureLoop", "StopRequest"]
+__all__ = ["CaptureLoop", "StopEvent"]
 
 PROGRESS_INTERVAL_NS: Final = 1_000_000_000
 LONGEST_GAP_OF_RECORDINGS_SEC: Final = 10.0
@@ -54,7 +54,7 @@ _NS_PER_SEC: Final = 1_000_000_000
 _log = logging.getLogger(__name__)
 
 
-class StopRequest(Protocol):
+class StopEvent(Protocol):
     """How the loop learns that it has to stop."""
 
     def wait(self, seconds: float) -> bool:
@@ -67,7 +67,7 @@ class CaptureLoop:
     Parameters
     ----------
     settings : Settings
-    stop : StopRequest
+    stop : StopEvent
     open_source : callable
         Opens the source. Called again when the source was lost, and for each pass of a recording that loops.
     frames : int, optional
@@ -84,7 +84,7 @@ class CaptureLoop:
     def __init__(
         self,
         settings: Settings,
-        stop: StopRequest,
+        stop: StopEvent,
         open_source: Callable[[], FrameSource],
         *,
         frames: int | None = None,

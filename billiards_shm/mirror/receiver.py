@@ -17,7 +17,7 @@ import numpy.typing as npt
 import zenoh
 
 from billiards_shm import SegmentStatus, SourceState
-from billiards_shm.capture.loop import StopRequest
+from billiards_shm.capture.loop import StopEvent
 from billiards_shm.capture.reporter import CaptureReporter
 from billiards_shm.capture.stats import CaptureStatistics, StatisticsSnapshot
 from billiards_shm.capture.status import SourceStatus
@@ -71,7 +71,7 @@ class MirrorLoop:
     settings : Settings
         `video` is the section of the copy.
     source : MirroredConfig
-    stop : StopRequest
+    stop : StopEvent
     on_progress : callable
         Called after the first frame and each answer after it, and while none arrives.
     frames : int, optional
@@ -84,7 +84,7 @@ class MirrorLoop:
         self,
         settings: Settings,
         source: MirroredConfig,
-        stop: StopRequest,
+        stop: StopEvent,
         on_progress: Callable[[], None],
         *,
         frames: int | None = None,
