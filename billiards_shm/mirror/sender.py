@@ -369,7 +369,7 @@ class SegmentSender:
             return
         self.statistics.frames += 1
         self.statistics.sent_bytes += encoded.length
-        answer = self._say(pending, newest, codec=encoded.codec, encode_us=encoded.took_us)
+        answer = self._make_answer(pending, newest, codec=encoded.codec, encode_us=encoded.took_us)
         with pending.query:
             self._reply(pending, answer, encoded.payload)
 
@@ -402,9 +402,9 @@ class SegmentSender:
 
     def _answer_without_frame(self, pending: _Pending, payload: bytes = b"") -> None:
         with pending.query:
-            self._reply(pending, self._say(pending, self._newest), payload)
+            self._reply(pending, self._make_answer(pending, self._newest), payload)
 
-    def _say(self, pending: _Pending, newest: OriginFrame | None, **more: Any) -> Answer:
+    def _make_answer(self, pending: _Pending, newest: OriginFrame | None, **more: Any) -> Answer:
         return Answer(
             nonce=pending.request.nonce,
             received_ns=pending.received_ns,
