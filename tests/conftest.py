@@ -49,7 +49,7 @@ def _temporaries() -> set[str]:
     return {path.name for path in SHARED_MEMORY.glob(".bshm-*~")}
 
 
-def _gone(left: Callable[[], Collection[str]]) -> Collection[str]:
+def _left_behind(left: Callable[[], Collection[str]]) -> Collection[str]:
     """The paths still there after a while; killed processes take their time to vanish."""
     deadline = time.monotonic() + 10
     while (found := left()) and time.monotonic() < deadline:
@@ -72,7 +72,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     remove_stale_segments([])
-    if left := _gone(lambda: _temporaries() - session.config.stash[TEMPORARIES]):
+    if left := _left_behind(lambda: _temporaries() - session.config.stash[TEMPORARIES]):
         print(f"\nleft in shared memory: {', '.join(sorted(left))}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -105,7 +105,7 @@ def reader(segment_name: str, writer: SharedMemoryFrameWriter) -> Iterator[Share
 @pytest.fixture(autouse=True)
 def nothing_stays_in_shared_memory() -> Iterator[None]:
     yield
-    left = _gone(lambda: [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")])
+    left = _left_behind(lambda: [path.name for path in SHARED_MEMORY.glob(f"{PREFIX}*")])
     for name in left:
         path = SHARED_MEMORY / name
         if path.is_dir():

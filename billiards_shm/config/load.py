@@ -49,7 +49,7 @@ FOUND_FILE: Final = "config.json"
 _SHORT_VARIABLES: Final = {"VIDEO_FILE": "vision.camera.device_id", "LOG_LEVEL": "logging.level"}
 _SHOWN_VALUE: Final = 80
 _LISTED_KEYS: Final = 20
-"""Nobody reads longer lists."""
+"""Longest list of allowed keys in an error."""
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 

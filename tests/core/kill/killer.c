@@ -389,7 +389,7 @@ static void become(const struct survivor *who)
         give_up("seteuid");
 }
 
-static void become_oneself(const struct survivor *who)
+static void become_root(const struct survivor *who)
 {
     if (who->observes && seteuid(0) != 0)
         give_up("seteuid");
@@ -431,7 +431,7 @@ static struct survivor new_survivor(uint32_t max_leases, bool copies, bool obser
     become(&who);
     if (bshm_reader_create(&who.reader, name, &options, &error) < 0)
         give_up(error.message);
-    become_oneself(&who);
+    become_root(&who);
     return who;
 }
 
@@ -439,7 +439,7 @@ static void let_go(struct survivor *who)
 {
     become(who);
     bshm_reader_free(who->reader);
-    become_oneself(who);
+    become_root(who);
     who->reader = NULL;
 }
 
@@ -481,7 +481,7 @@ static void poll(struct survivor *who)
         who->seen = number;
         bshm_frame_release(&frame);
     }
-    become_oneself(who);
+    become_root(who);
 }
 
 static void poll_all(void)
@@ -499,7 +499,7 @@ static void poll_until(struct survivor *who, uint64_t number)
         if (phase->kind == OF_CLEANER)
             (void)bshm_reader_status(who->reader); /* moves on now; acquire would within 100 ms */
         bshm_reader_wait(who->reader, SECOND_NS / 1000);
-        become_oneself(who);
+        become_root(who);
         poll(who);
     }
     EXPECT(who->seen == number, "a reader did not get to frame %llu within a second: it is at %llu",
