@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,12 @@ def test_the_table_has_no_cycle() -> None:
         ready = {room for room, targets in ARROWS.items() if room not in done and targets <= done}
         assert ready, f"a circle among {ARROWS.keys() - done}"
         done |= ready
+
+
+def test_no_two_classes_have_one_name() -> None:
+    pattern = re.compile(r"^ *(?:cdef )?class (\w+)[:(]", re.MULTILINE)
+    found = Counter(name for path in sources() for name in pattern.findall(path.read_text()))
+    assert [name for name, count in found.items() if count > 1] == []
 
 
 IMPORT_ONLY = "import sys\n"
