@@ -496,6 +496,8 @@ BSHM_OFFSET(bshm_statistics, write_ns_total, 96);
 BSHM_OFFSET(bshm_statistics, text_seq, 104);
 BSHM_OFFSET(bshm_statistics, reason, 112);
 BSHM_OFFSET(bshm_statistics, backend, 240);
+BSHM_OFFSET(bshm_statistics, bytes_written, 272);
+BSHM_OFFSET(bshm_statistics, unreadable, 280);
 BSHM_OFFSET(bshm_statistics, lost, 288);
 BSHM_OFFSET(bshm_statistics, clock_offset_ns, 296);
 BSHM_OFFSET(bshm_statistics, link_bytes, 304);

@@ -528,6 +528,8 @@ def test_the_header_declares_exactly_these_fields_in_this_order(name: str, table
     assert fields == list(table)
     assert found_size == size
     assert all(struct.calcsize("=" + form) + at <= size for _, at, form in table)
+    asserted = re.findall(rf"^BSHM_OFFSET\({name}, (\w+), (\d+)\);", HEADER.read_text(), re.MULTILINE)
+    assert asserted == [(field, str(at)) for field, at, _ in table if field != "reserved"]
 
 
 def test_every_statistics_word_is_in_the_table_that_shows_them_or_is_more_than_a_number() -> None:
