@@ -1,8 +1,6 @@
 """The statistics of a segment: one table, and everything that shows them follows from it.
 
-To add one, give it a word of ``bshm_statistics`` (``csrc/billiards_shm.h``), count it, in ``csrc/writer.c`` or in the
-capture process, and add a field to `SegmentStatistics`. Inspection, metrics, the command line, the page, health and the
-reference then have it.
+CONTRIBUTING.md says what else to edit to add one.
 """
 
 from dataclasses import asdict, dataclass, field, fields

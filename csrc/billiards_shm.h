@@ -711,9 +711,9 @@ typedef struct bshm_writer_counters {
     bshm_statistics statistics; /* what the writer counts: summed over all its generations */
 } bshm_writer_counters;
 
-/* What the process that feeds the writer reports about its source: `captured`, `unreadable`, `reconnects`, `stalls`,
- * `loops`, `lost`, `clock_offset_ns`, the `link_` words, `fps_millihertz` and `source_state` of the statistics, and two
- * texts. Begin with bshm_source_report_init: a word of all ones, or a null pointer, leaves a value unchanged. */
+/* What the process that feeds the writer reports about its source: words of the statistics that the writer does not
+ * count itself, and two texts. Begin with bshm_source_report_init: a word of all ones, or a null pointer, leaves a value
+ * unchanged. */
 typedef struct bshm_source_report {
     bshm_statistics statistics;
     const char *reason;  /* UTF-8; 128 bytes are kept */

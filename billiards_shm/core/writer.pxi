@@ -372,8 +372,8 @@ cdef class SharedMemoryFrameWriter:
         clock_offset_ms
             How far the clock that capture times are taken from is ahead of this host's; see `SegmentInfo`.
         **counters
-            Totals so far: ``captured``, ``unreadable``, ``lost``, ``reconnects``, ``stalls``, ``loops``; see
-            `SegmentInfo`.
+            Statistics that the source counts, each with its value so far, such as ``captured=100``. `SegmentInfo`
+            describes them all. The `TypeError` for any other name lists those that are taken.
         """
         cdef _abi.bshm_source_report report
         cdef _abi.bshm_error error
