@@ -79,8 +79,8 @@ def capture_command(
 ) -> None:
     """Capture SOURCE into shared memory until stopped.
 
-    SOURCE is a camera number, a device path, a file, a URL, a GStreamer pipeline, or `demo`, a drawn billiard
-    table. Without SOURCE, the configuration names it.
+    SOURCE is, for example, a camera number, a file, a URL, or `demo`, a drawn billiard table. Without SOURCE, the
+    configuration names it.
     """
     overrides = overrides_from_options(options)
     if source is not None:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from billiards_shm.config.secrets import without_secrets, without_secrets_of_url
 
-__all__ = ["IMAGE_NUMBER", "SourceAddress", "SourceKind", "image_names"]
+__all__ = ["IMAGE_NUMBER", "SOURCE_KINDS", "SourceAddress", "SourceKind", "image_names"]
 
 IMAGE_NUMBER: Final = re.compile(r"%(0[0-9]{1,2}|[1-9])?d|%%")
 """The placeholder for a number in the names of images, as in C; or for a percent sign, which is not a number."""
@@ -39,6 +39,18 @@ class SourceKind(StrEnum):
     URL = "url"
     PIPELINE = "pipeline"
 
+
+SOURCE_KINDS: Final = {
+    SourceKind.CAMERA: "a camera number",
+    SourceKind.DEVICE: "a device path",
+    SourceKind.FILE: "a file",
+    SourceKind.IMAGES: "numbered images",
+    SourceKind.PIPE: "a named pipe",
+    SourceKind.URL: "a URL",
+    SourceKind.PIPELINE: "a GStreamer pipeline",
+    SourceKind.DEMO: "'demo'",
+}
+"""What users give, by kind, as it stands in the reference and in errors."""
 
 _LIVE: Final = frozenset({SourceKind.CAMERA, SourceKind.DEVICE, SourceKind.URL, SourceKind.PIPELINE})
 _RECORDED: Final = frozenset({SourceKind.FILE, SourceKind.PIPE, SourceKind.IMAGES})

@@ -13,12 +13,13 @@ from pydantic import (
     model_validator,
 )
 
-from billiards_shm.config.address import SourceAddress, SourceKind
+from billiards_shm.config.address import SOURCE_KINDS, SourceAddress, SourceKind
 from billiards_shm.config.section import ConflictError, Section
 
 __all__ = ["CameraConfig"]
 
-DEVICE_ALLOWED: Final = "a camera number, a device path, a file, a URL, a GStreamer pipeline or 'demo'"
+*_KINDS, _LAST_KIND = SOURCE_KINDS.values()
+DEVICE_ALLOWED: Final = f"{', '.join(_KINDS)} or {_LAST_KIND}"
 RESOLUTION_ALLOWED: Final = "[width, height], each an integer from 1 to 32767"
 PLAYBACK_FPS_ALLOWED: Final = "a number from 0.001 to 1000, 0 or null"
 CROP_ALLOWED: Final = "[left, top, width, height], integers from 0 and 1 to 32767, or null"
@@ -95,7 +96,7 @@ class CameraConfig(Section):
 
     device_id: Annotated[int | str, PlainValidator(_source), WithJsonSchema({"type": ["integer", "string"]})] = Field(
         default=0,
-        description="Camera number, device path, file, URL, GStreamer pipeline, or `demo`",
+        description="Where frames come from; `demo` draws a billiard table",
         json_schema_extra={"option": "SOURCE", "allowed": DEVICE_ALLOWED},
     )
     backend: Literal["auto", "v4l2", "dshow", "msmf", "avfoundation", "gstreamer", "ffmpeg", "av", "images"] = Field(

@@ -27,6 +27,7 @@ from serving import Address, served
 
 from billiards_shm import SharedMemoryFrameWriter, inspect_segment
 from billiards_shm.cli.main import command_line
+from billiards_shm.config.address import SOURCE_KINDS, SourceKind
 from billiards_shm.config.load import load_settings
 
 pytestmark = pytest.mark.xdist_group("documentation")  # one capture process for all
@@ -187,6 +188,21 @@ FOREIGN = {
     "docker": {"docker compose up --build"},
     "eval": {"eval $(_BILLIARDS_SHM_COMPLETE=bash_source billiards-shm)"},
 }
+
+
+def test_every_command_has_its_row() -> None:
+    rows = re.findall(r"^\| `([a-z ]+?)(?: [A-Z\[].*)?` \|", (DOCS / "command-line.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(
+        name if command is group else f"{name} {command.name}"
+        for name, group in command_line.commands.items()
+        for command in (group.commands.values() if isinstance(group, click.Group) else [group])
+    )
+
+
+def test_every_kind_of_source_is_named_where_users_look() -> None:
+    assert SOURCE_KINDS.keys() == {*SourceKind}
+    section = (DOCS / "capture.md").read_text().partition("## What a source can be\n")[2].partition("\n## ")[0].lower()
+    assert [kind for kind in SourceKind if not re.search(rf"\b{kind}\b", section)] == []
 
 
 def test_every_other_command_is_known() -> None:
