@@ -76,11 +76,13 @@ def test_each_python_block_runs_as_written(block: Block, captured: str, folder: 
     assert inspect_segment(captured).readers == (), "a reader was left open"
 
 
-def test_a_line_marked_to_fail_has_to_fail() -> None:
-    block = Block("page.md", 1, "", "python", "for x in (1,):\n    float('x')  # ERROR  ValueError: no number\n")
-    documentation.run_python(block)
+def test_a_line_marked_to_fail_has_to_fail_with_that_message() -> None:
+    code = "for x in (1,):\n    float('x')  # ERROR  ValueError: could not convert\n"
+    documentation.run_python(Block("page.md", 1, "", "python", code))
     with pytest.raises(AssertionError, match=r"float\('1'\): no ValueError"):
-        documentation.run_python(Block("page.md", 1, "", "python", block.code.replace("'x'", "'1'")))
+        documentation.run_python(Block("page.md", 1, "", "python", code.replace("'x'", "'1'")))
+    with pytest.raises(AssertionError, match="could not convert string"):
+        documentation.run_python(Block("page.md", 1, "", "python", code.replace("could not", "cannot")))
 
 
 def fastapi_apps() -> dict[str, Block]:

@@ -19,7 +19,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = (README, *sorted(ROOT.glob("CONTRIBUTING.md")), *sorted(DOCS.glob("*.md")))
 _BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_ERROR = re.compile(r"# ERROR\s+(\w+)")
+_ERROR = re.compile(r"# ERROR\s+(\w+): (.+)")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def labelled(label: str) -> list[Block]:
 
 
 def run_python(block: Block, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Run a block here; return what it defines. A line with ``# ERROR  ValueError`` has to raise that."""
+    """Run a block here; return what it defines. A line with ``# ERROR  ValueError: text`` has to raise that."""
     tree = _ErrorLines(block.code).visit(ast.parse(block.code))
     namespace: dict[str, Any] = {"__name__": "__main__", **(given or {})}
     exec("from billiards_shm import *", namespace)  # the names of errors
@@ -98,7 +98,7 @@ def capturing(folder: Path) -> Iterator[str]:
 
 
 class _ErrorLines(ast.NodeTransformer):
-    """Wraps every statement marked as an error, so that it fails if the error is not raised."""
+    """Wraps every statement marked as an error, so that it fails if the error is not raised, or says something else."""
 
     def __init__(self, code: str) -> None:
         self._lines = code.splitlines()
@@ -110,7 +110,8 @@ class _ErrorLines(ast.NodeTransformer):
         if found is None:
             return node
         missing = f"raise AssertionError({ast.unparse(node)!r} + ': no {found[1]}')"
-        frame = ast.parse(f"try:\n    pass\nexcept {found[1]}:\n    pass\nelse:\n    {missing}").body[0]
+        says_so = f"assert str(_error).startswith({found[2]!r}), _error"
+        frame = ast.parse(f"try:\n    pass\nexcept {found[1]} as _error:\n    {says_so}\nelse:\n    {missing}").body[0]
         assert isinstance(frame, ast.Try)
         frame.body = [node]
         return frame
