@@ -242,6 +242,10 @@ def test_both_commands_are_on_one_line_each() -> None:
     assert "\n" not in run + test
 
 
+def test_no_command_of_readme_needs_an_activated_environment() -> None:
+    assert re.findall(r"`(?:pip|python|billiards-shm) [^`]*`", README.read_text()) == []
+
+
 def test_readme_shows_the_page_and_the_picture_is_not_too_large() -> None:
     assert "](docs/preview.png)" in README.read_text()
     assert 20_000 < (DOCS / "preview.png").stat().st_size < 350_000
