@@ -3,7 +3,8 @@
     python docs/generate.py
 
 Run it after a change of the configuration, the statistics or the pixel formats. `python -m bench.report --docs` writes
-`figures.json` and runs it, `python -m bench.mirror --docs` does the same with `mirror.json`.
+`figures.json` and runs it, `python -m bench.mirror --docs` does the same with `mirror.json`. Run it yourself after
+`python -m bench.native --json docs/native.json`.
 Each table is between two comments: ``<!-- memory -->`` and ``<!-- /memory -->``.
 """
 
@@ -20,6 +21,7 @@ from billiards_shm.statistics import STATISTICS
 DOCS = Path(__file__).parent
 FIGURES = DOCS / "figures.json"
 MIRROR = DOCS / "mirror.json"
+NATIVE = DOCS / "native.json"
 SIZES = {"1080p": "1920x1080", "4k": "3840x2160"}
 VERDICTS = {True: "met", False: "**missed**", None: "not known"}
 # For the README's table: each rival's title in `figures.json`.
@@ -113,8 +115,30 @@ def readme_figures() -> str:
             for name in RIVALS
             if name in found["pixels_ns"]["1080p"]
         ),
+        *(
+            (what, "{native:.2f}; {bgr:.2f} ms".format_map(native()[key]), "")
+            for what, key in {
+                "capture of Motion JPEG, CPU a frame: native; as BGR": "1080p MJPG, capture",
+                "the same, and sent to ten viewers": "1080p MJPG, to ten viewers",
+            }.items()
+        ),
     ]
     return table((f"p50 on {found['machine']}", *SIZES.values()), rows)
+
+
+def native_figures() -> str:
+    """Native frames compared with BGR."""
+    rows = []
+    for what, target, key in (
+        ("1080p Motion JPEG over HTTP, 300 kB a frame: capture", "0.3 ms", "1080p MJPG, capture"),
+        ("the same to ten viewers of MJPEG at full size: capture and server", "2 ms", "1080p MJPG, to ten viewers"),
+        ("4K H.264 from a file (backend `av`): capture", "OpenCV's", "4K H.264, capture"),
+    ):
+        cells = (native()[key].get(form) for form in ("native", "bgr", "bgr, OpenCV"))
+        rows.append((what, target, *(f"{cell:.2f} ms" if cell else "" for cell in cells)))
+    memory = "The segment of JPEGs takes {native:.1f} MB, that of BGR {bgr:.1f}."
+    head = ("CPU a frame, median of two rounds of 8 s", "target", "`publish: native`", "`bgr`", "`bgr`, OpenCV")
+    return f"{table(head, rows)}\n{memory.format_map(native()['1080p MJPG, shared memory, MB'])}\n"
 
 
 def mirror_figures() -> str:
@@ -157,6 +181,12 @@ def measured() -> dict[str, Any]:
     return found
 
 
+def native() -> dict[str, dict[str, float]]:
+    """The figures of `python -m bench.native`."""
+    found: dict[str, dict[str, float]] = json.loads(NATIVE.read_text())
+    return found
+
+
 def percentiles(one: dict[str, float]) -> str:
     """Four figures; the number of samples says how far to believe the last two."""
     values = " / ".join(f"{one[name] / 1e3:.0f}" for name in ("p50", "p99", "p99_9", "max"))
@@ -175,6 +205,7 @@ TABLES: dict[tuple[Path, str], Callable[[], str]] = {
     (DOCS / "writing.md", "pixel formats"): pixel_formats,
     (DOCS / "memory.md", "memory"): memory,
     (DOCS / "figures.md", "figures"): figures,
+    (DOCS / "figures.md", "native figures"): native_figures,
     (DOCS.parent / "README.md", "figures"): readme_figures,
     (DOCS / "mirror-figures.md", "mirror figures"): mirror_figures,
     (DOCS / "mirror-figures.md", "mirror costs"): mirror_costs,
