@@ -10,7 +10,7 @@ import numpy.typing as npt
 import zenoh
 
 from billiards_shm import FrameMetadata
-from billiards_shm.mirror.codecs import encode, possible_codec, video_header
+from billiards_shm.mirror.codecs import encode, possible_codec
 from billiards_shm.mirror.wire import Codec, Request, pack_frames
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class AnswerPayload(NamedTuple):
 
 @dataclass(slots=True)
 class _Form:
-    """Frames of one codec and size."""
+    """Frames of one codec and size, all of one generation."""
 
     codec: Codec
     width: int
     lock: threading.Lock = field(default_factory=threading.Lock)
-    frames: "OrderedDict[tuple[bytes, int], AnswerPayload]" = field(default_factory=OrderedDict)
+    frames: "OrderedDict[int, AnswerPayload]" = field(default_factory=OrderedDict)
     video: "VideoForm | None" = None
 
 
@@ -58,6 +58,7 @@ class Forms:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._forms: OrderedDict[tuple[Codec, int], _Form] = OrderedDict()
+        self._generation = b""
         self.encoded = 0
         """Frames that were encoded so far."""
 
@@ -76,17 +77,17 @@ class Forms:
         """
         metadata = origin.metadata
         codec = possible_codec(request.codec, metadata.pixel_format, metadata.dtype, request.width)
-        form = self._form(codec, request.width)
+        form = self._form(origin.generation, codec, request.width)
         if codec is Codec.H264:
             return self._encode_video(form, origin, request)
-        key = (origin.generation, metadata.sequence)
         with form.lock:
-            found = form.frames.get(key)
+            found = form.frames.get(metadata.sequence)
             if found is None:
                 started_ns = time.monotonic_ns()
                 payload = pack_frames([encode(origin.frame, metadata, codec, form.width)])
                 took_us = (time.monotonic_ns() - started_ns) // 1000
-                found = form.frames[key] = AnswerPayload(zenoh.ZBytes(payload), len(payload), codec, took_us)
+                found = AnswerPayload(zenoh.ZBytes(payload), len(payload), codec, took_us)
+                form.frames[metadata.sequence] = found
                 self._count()
                 while len(form.frames) > KEPT_FRAMES:
                     form.frames.popitem(last=False)
@@ -98,10 +99,8 @@ class Forms:
         with form.lock:
             if form.video is None:
                 form.video = VideoForm(form.width)
-        after = (request.generation, 0 if request.key_frame else request.after)
         started_ns = time.monotonic_ns()
-        header = video_header(origin.metadata)
-        units, encoded = form.video.units(origin.frame, origin.metadata, header, origin.generation, after)
+        units, encoded = form.video.units(origin, request)
         if encoded:
             self._count()
         if not units:
@@ -114,8 +113,11 @@ class Forms:
         with self._lock:
             self.encoded += 1
 
-    def _form(self, codec: Codec, width: int) -> _Form:
+    def _form(self, generation: bytes, codec: Codec, width: int) -> _Form:
         with self._lock:
+            if generation != self._generation:  # it may count from 1 again
+                self._generation = generation
+                self._forms.clear()
             form = self._forms.setdefault((codec, width), _Form(codec, width))
             self._forms.move_to_end((codec, width))
             while len(self._forms) > MOST_FORMS:

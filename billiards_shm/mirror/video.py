@@ -1,14 +1,15 @@
 """H.264 between hosts: access units that several receivers share, and their decoder.
 
 A frame is encoded when a receiver is ready for it, so everything encoded is used. A receiver gets all units since
-its last one, because each needs the ones before it; one that is too far behind, or new, continues with a key frame.
+its last one, because each needs the ones before it. One that is new or too far behind, or has lost its place in the
+stream, continues with a key frame that is newer than what it has; one is made if there is none.
 """
 
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import av
 import numpy as np
@@ -16,7 +17,11 @@ import numpy.typing as npt
 
 from billiards_shm import FrameMetadata
 from billiards_shm.encoder import Encoder, EncoderOptions, open_encoder
-from billiards_shm.mirror.wire import FrameHeader, SentFrame, WireError
+from billiards_shm.mirror.codecs import video_header
+from billiards_shm.mirror.wire import FrameHeader, Request, SentFrame, WireError
+
+if TYPE_CHECKING:
+    from billiards_shm.mirror.forms import OriginFrame
 
 __all__ = ["VideoDecoder", "VideoForm", "picture"]
 
@@ -44,13 +49,8 @@ class _Scaled:
     position_ms: float | None
 
 
-class _Unit(NamedTuple):
-    generation: bytes
-    sent: SentFrame
-
-
 class VideoForm:
-    """Access units of the frames of one segment, in one size.
+    """Access units of the frames of one generation of a segment, in one size.
 
     Parameters
     ----------
@@ -62,23 +62,17 @@ class VideoForm:
         self._width = width
         self._lock = threading.Lock()
         self._encoder: Encoder | None = None
-        self._units: deque[_Unit] = deque(maxlen=4 * MOST_UNITS)
+        self._units: deque[SentFrame] = deque(maxlen=4 * MOST_UNITS)
+        self._tried = 0  # number of the last frame to encode, whether or not that was possible
         self._key_ns = -KEY_INTERVAL_NS
 
-    def units(
-        self, frame: Frame, metadata: FrameMetadata, header: FrameHeader, generation: bytes, after: tuple[bytes, int]
-    ) -> tuple[list[SentFrame], bool]:
-        """Return the units since `after`, up to those of a frame, and whether the frame was encoded for that.
+    def units(self, newest: "OriginFrame", request: Request) -> tuple[list[SentFrame], bool]:
+        """Return the units that the receiver lacks, up to those of a frame, and whether the frame was encoded for that.
 
         Parameters
         ----------
-        frame, metadata : numpy.ndarray, FrameMetadata
-        header : FrameHeader
-            Of the frame, as decoded.
-        generation : bytes
-            Of the segment.
-        after : tuple of bytes and int
-            Generation and number of the last unit that the receiver has decoded; number 0: none.
+        newest : OriginFrame
+        request : Request
 
         Returns
         -------
@@ -92,39 +86,36 @@ class VideoForm:
             The frame cannot be encoded.
         """
         with self._lock:
+            has = request.after if request.generation == newest.generation else 0
             encoded = False
-            last = self._units[-1] if self._units else None
-            if last is None or (last.generation, last.sent.header.sequence) != (generation, header.sequence):
-                if last is not None and last.generation == generation and last.sent.header.sequence > header.sequence:
-                    # Another receiver has been given a newer one.
-                    return self._since(after), False
-                due = time.monotonic_ns() - self._key_ns >= KEY_INTERVAL_NS
-                self._encode(frame, metadata, header, generation, key=due and not self._can_go_on(after))
+            # Another receiver may have been given this one, or a newer one.
+            if newest.metadata.sequence > self._tried:
+                key = not self._can_go_on(has, request.key_frame)
+                if key and time.monotonic_ns() - self._key_ns < KEY_INTERVAL_NS:
+                    return [], False
+                self._encode(newest.frame, newest.metadata, key=key)
                 encoded = True
-            return self._since(after), encoded
+            return self._since(has, request.key_frame), encoded
 
-    def _can_go_on(self, after: tuple[bytes, int]) -> bool:
+    def _can_go_on(self, has: int, key_frame: bool) -> bool:
         """Whether a receiver can decode the next unit, whichever that is."""
-        newest = self._units[-1] if self._units else None
-        at_end = newest is not None and (newest.generation, newest.sent.header.sequence) == after
-        return at_end or bool(self._since(after))
+        at_end = bool(self._units) and self._units[-1].header.sequence == has and not key_frame
+        return at_end or bool(self._since(has, key_frame))
 
-    def _since(self, after: tuple[bytes, int]) -> list[SentFrame]:
-        """The units after one; from the last key frame on, if that one is not there or too far back."""
+    def _since(self, has: int, key_frame: bool) -> list[SentFrame]:
+        """The units after number `has`; those from a newer key frame on, if one is needed or there are too many."""
         units = list(self._units)
-        place = next(
-            (index for index, unit in enumerate(units) if (unit.generation, unit.sent.header.sequence) == after), None
-        )
-        if place is not None and _fits(units[place + 1 :]):
-            return [unit.sent for unit in units[place + 1 :]]
-        start = next((index for index in reversed(range(len(units))) if units[index].sent.header.key), None)
-        if start is None or (place is not None and start <= place) or not _fits(units[start:]):
-            return []
-        return [unit.sent for unit in units[start:]]
+        numbers = [unit.header.sequence for unit in units]
+        if has in numbers and not key_frame:
+            following = units[numbers.index(has) + 1 :]
+            if _fits(following):
+                return following
+        keys = [place for place, unit in enumerate(units) if unit.header.key and numbers[place] > has]
+        return units[keys[-1] :] if keys and _fits(units[keys[-1] :]) else []
 
-    def _encode(
-        self, frame: Frame, metadata: FrameMetadata, header: FrameHeader, generation: bytes, *, key: bool
-    ) -> None:
+    def _encode(self, frame: Frame, metadata: FrameMetadata, *, key: bool) -> None:
+        self._tried = metadata.sequence
+        header = video_header(metadata)
         told: Any = metadata
         if self._width:
             from billiards_shm.images import Previews
@@ -144,15 +135,14 @@ class VideoForm:
             if found.key:
                 self._key_ns = time.monotonic_ns()
             shape = (height, width) if gray else (height, width, 3)
-            sent = SentFrame(header.of_video(shape, key=found.key), found.data)
-            self._units.append(_Unit(generation, sent))
-        while len(self._units) > 1 and sum(len(unit.sent.data) for unit in self._units) > KEPT_BYTES:
+            self._units.append(SentFrame(header.of_video(shape, key=found.key), found.data))
+        while len(self._units) > 1 and sum(len(unit.data) for unit in self._units) > KEPT_BYTES:
             self._units.popleft()
 
 
-def _fits(units: list[_Unit]) -> bool:
+def _fits(units: list[SentFrame]) -> bool:
     """Whether an answer may have that many: always one, however large it is."""
-    return len(units) <= 1 or (len(units) <= MOST_UNITS and sum(len(unit.sent.data) for unit in units) <= MOST_BYTES)
+    return len(units) <= 1 or (len(units) <= MOST_UNITS and sum(len(unit.data) for unit in units) <= MOST_BYTES)
 
 
 class VideoDecoder:

@@ -34,7 +34,7 @@ from billiards_shm.mirror.network import open_session
 from billiards_shm.mirror.process import receive_settings
 from billiards_shm.mirror.receiver import LONGEST_READING_NS, REJECTED_PAUSE_SEC, MirrorLoop
 from billiards_shm.mirror.sender import MOST_JOBS, SegmentSender
-from billiards_shm.mirror.wire import Answer, Codec, Kind, Request, unpack_frames
+from billiards_shm.mirror.wire import Answer, Codec, Kind, Request, SentFrame, WireError, unpack_frames
 
 Frame = npt.NDArray[Any]
 
@@ -376,6 +376,60 @@ def test_a_receiver_of_h264_that_has_to_wait_for_a_key_frame_gets_one(
         writer.write_frame(smooth(last + 1))
         # Too slow here to be in time, it is answered without a frame, and asks again.
         assert (units(late) or units(ask(1))) == [(last + 1, True)]
+
+
+def test_a_receiver_of_h264_gets_the_frame_after_one_that_does_not_decode(
+    segment_name: str, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode = video.VideoDecoder.decode
+
+    def refuse_the_sixth(decoder: video.VideoDecoder, sent: SentFrame) -> Any:
+        if sent.header.sequence == 6:
+            decoder.reset()
+            raise WireError("frame 6 does not decode")
+        return decode(decoder, sent)
+
+    monkeypatch.setattr(video.VideoDecoder, "decode", refuse_the_sixth)
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    with (
+        SharedMemoryFrameWriter(segment_name, (120, 160, 3)) as writer,
+        sending(tmp_path, segment_name),
+        receiving(tmp_path, segment_name, copy, codec="h264") as loop,
+        SharedMemoryFrameReader(copy) as reader,
+    ):
+        for number in range(1, 10):
+            writer.write_frame(smooth(number))
+            if number == 6:
+                wait_until(lambda: loop.statistics.unreadable)
+                continue
+            frame, metadata = new_frame(reader)
+            assert metadata.source_sequence == number
+            assert psnr(frame, smooth(number)) > 25
+        assert (loop.statistics.unreadable, loop.statistics.rejected) == (1, 0)
+
+
+def test_a_receiver_that_returns_to_h264_gets_the_next_frame(
+    segment_name: str, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    with (
+        SharedMemoryFrameWriter(segment_name, (120, 160, 3)) as writer,
+        sending(tmp_path, segment_name),
+        receiving(tmp_path, segment_name, copy, codec="h264") as loop,
+        SharedMemoryFrameReader(copy) as reader,
+    ):
+        for number in range(1, 13):
+            writer.write_frame(smooth(number))
+            frame, metadata = new_frame(reader)
+            assert metadata.source_sequence == number
+            assert psnr(frame, smooth(number)) > 25
+            if number == 4:
+                loop._choice.codec = Codec.JPEG
+            if number == 8:
+                assert loop._status.backend == "Zenoh jpeg"
+                loop._choice.codec = Codec.H264
+        assert loop._status.backend == "Zenoh h264"
+        assert loop.statistics.rejected == 0
 
 
 # Loss.

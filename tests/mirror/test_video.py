@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from billiards_shm import FrameMetadata, SharedMemoryFrameReader, SharedMemoryFrameWriter
+from billiards_shm import FrameShapeError, SharedMemoryFrameReader, SharedMemoryFrameWriter
 from billiards_shm.mirror import video
-from billiards_shm.mirror.codecs import video_header
+from billiards_shm.mirror.forms import OriginFrame
 from billiards_shm.mirror.video import MOST_UNITS, VideoDecoder, VideoForm
-from billiards_shm.mirror.wire import SentFrame, WireError
+from billiards_shm.mirror.wire import Codec, Kind, Request, SentFrame, WireError
 
 SIZE = (48, 64, 3)
 GENERATION = b"g" * 16
@@ -25,18 +25,20 @@ class Origin:
         self._writer = SharedMemoryFrameWriter(name, SIZE)
         self._reader = SharedMemoryFrameReader(name)
 
-    def frame(self, picture: npt.NDArray[Any] | None = None) -> tuple[npt.NDArray[Any], FrameMetadata]:
+    def frame(self, picture: npt.NDArray[Any] | None = None) -> OriginFrame:
         """The next frame."""
         number = self._writer.sequence + 1
         self._writer.write_frame(np.full(SIZE, 10 * number % 250, np.uint8) if picture is None else picture)
         frame, metadata = self._reader.read_frame()
         assert frame is not None
         assert metadata is not None
-        return frame, metadata
+        return OriginFrame(frame, metadata, GENERATION)
 
-    def ask(self, frame: tuple[npt.NDArray[Any], FrameMetadata], after: int) -> tuple[list[SentFrame], bool]:
-        array, metadata = frame
-        return self.form.units(array, metadata, video_header(metadata), GENERATION, (GENERATION, after))
+    def ask(self, frame: OriginFrame, after: int, *, key_frame: bool = False) -> tuple[list[SentFrame], bool]:
+        request = Request(
+            Kind.FRAMES, codec=Codec.H264, key_frame=key_frame or not after, generation=GENERATION, after=after
+        )
+        return self.form.units(frame, request)
 
     def close(self) -> None:
         self._reader.close()
@@ -91,6 +93,34 @@ def test_receivers_that_need_key_frames_get_at_most_one_per_second(origin: Origi
         units, _ = origin.ask(origin.frame(), 0)
         keys += sum(unit.header.key for unit in units if unit.header.sequence > 1)
     assert keys == 0
+
+
+@pytest.mark.parametrize("last", [6, 50], ids=["of the stream", "of another codec"])
+def test_a_receiver_that_needs_a_key_frame_again_gets_none_that_it_has(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    for number in range(1, 7):
+        assert numbers(origin.ask(origin.frame(), number - 1)[0]) == [number]
+    for _ in range(7, last + 1):
+        origin.frame()
+    assert origin.ask(origin.frame(), last, key_frame=True) == ([], False)  # the last key frame was a moment ago
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    units, _ = origin.ask(origin.frame(), last, key_frame=True)
+    assert [(unit.header.sequence, unit.header.key) for unit in units] == [(last + 2, True)]
+    units, encoded = origin.ask(origin.frame(), last + 1, key_frame=True)
+    assert numbers(units) == [last + 2, last + 3]  # another receiver's key frame will do
+    assert not any(unit.header.key for unit in units[1:])
+    assert encoded
+
+
+def test_a_frame_that_cannot_be_encoded_is_tried_once(origin: Origin) -> None:
+    origin.ask(origin.frame(), 0)
+    frame = origin.frame()
+    frame = frame._replace(frame=frame.frame[:1])
+    with pytest.raises(FrameShapeError):
+        origin.ask(frame, 1)
+    assert origin.ask(frame, 1) == ([], False)
+    assert numbers(origin.ask(origin.frame(), 1)[0]) == [3]
 
 
 def test_a_key_frame_larger_than_an_answer_should_be_is_still_sent(
