@@ -245,7 +245,7 @@ class MirrorLoop:
     def _take_frames(self, clock: RemoteClock, answer: Answer, frames: list[SentFrame], arrived_ns: int) -> None:
         """Write the frames of an answer: the newest, or all of them if the copy keeps a history."""
         if self._source.history and answer.generation == self._generation and self._after:
-            missed = frames[0].header.sequence - self._after - 1
+            missed = frames[-1].header.sequence - self._after - len(frames)
             self.statistics.link_missed = min(self.statistics.link_missed + missed, MOST_COUNTED)
         # Also for frames that do not decode, which would be requested again.
         self._generation, self._after = answer.generation, frames[-1].header.sequence

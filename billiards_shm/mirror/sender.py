@@ -1,9 +1,8 @@
 """Answers requests for frames of one segment, each with the newest one as soon as that is newer than the receiver's.
 
-A frame is encoded once for all receivers of one form, that is codec and size. Nothing is read or encoded while no one
-asks. Zenoh's own threads are never blocked: a request is answered by a thread of the pool, or by the one that has read
-the frame, which then does not have to wake another. In the meantime another can read, because an answer takes as
-long as its link.
+A frame is encoded once for all receivers of one form. Nothing is read or encoded while no one asks. Zenoh's own threads
+are never blocked: a request is answered by a thread of the pool, or by the one that has read the frame, which then does
+not have to wake another. In the meantime another can read, because an answer takes as long as its link.
 """
 
 import contextlib
@@ -355,17 +354,24 @@ class SegmentSender:
     # In a thread of the pool, or in one that reads.
 
     def _answer(self, newest: OriginFrame, pending: _Pending) -> None:
-        try:
+        frame = newest
+
+        def following(after: tuple[bytes, int] = pending.after, /) -> OriginFrame:
+            nonlocal frame
             if pending.request.every:
-                newest = self._oldest_news(newest, *pending.after)
-            encoded = self._forms.encode(newest, pending.request)
+                frame = self._oldest_news(newest, *after)
+            return frame
+
+        try:
+            encoded = self._forms.encode(newest, pending.request, following)
+            passed_over = newest
         except (ValueError, BilliardsShmError) as error:
             self.statistics.failed += 1
-            self._complain(f"Frame {newest.metadata.sequence} of {self.origin.segment} cannot be sent: {error}")
-            encoded = None
+            self._complain(f"Frame {frame.metadata.sequence} of {self.origin.segment} cannot be sent: {error}")
+            encoded, passed_over = None, frame
         if encoded is None:
-            # Another frame will do. The request stays: its number is that of the last frame that the receiver has.
-            self._take(pending._replace(after=(newest.generation, newest.metadata.sequence)))
+            # A later frame will do. The request stays: its number is that of the last frame that the receiver has.
+            self._take(pending._replace(after=(passed_over.generation, passed_over.metadata.sequence)))
             return
         self.statistics.frames += 1
         self.statistics.sent_bytes += encoded.length

@@ -21,7 +21,7 @@ from billiards_shm.mirror.codecs import video_header
 from billiards_shm.mirror.wire import FrameHeader, Request, SentFrame, WireError
 
 if TYPE_CHECKING:
-    from billiards_shm.mirror.forms import OriginFrame
+    from billiards_shm.mirror.forms import Following, OriginFrame
 
 __all__ = ["VideoDecoder", "VideoForm", "picture"]
 
@@ -66,19 +66,22 @@ class VideoForm:
         self._tried = 0  # number of the last frame to encode, whether or not that was possible
         self._key_ns = -KEY_INTERVAL_NS
 
-    def units(self, newest: "OriginFrame", request: Request) -> tuple[list[SentFrame], bool]:
-        """Return the units that the receiver lacks, up to those of a frame, and whether the frame was encoded for that.
+    def units(self, newest: "OriginFrame", request: Request, following: "Following") -> tuple[list[SentFrame], int]:
+        """Return the units that the receiver lacks, or the first of them, and how many frames were encoded for that.
 
         Parameters
         ----------
         newest : OriginFrame
         request : Request
+        following : callable
+            Returns the frame to encode after a given one. For receivers that want every frame, that is the next one
+            still there, whoever asks: a receiver that is behind may lack it.
 
         Returns
         -------
         units : list of SentFrame
             Empty: a key frame is needed, and the last one was a moment ago.
-        encoded : bool
+        encoded : int
 
         Raises
         ------
@@ -87,27 +90,31 @@ class VideoForm:
         """
         with self._lock:
             has = request.after if request.generation == newest.generation else 0
-            encoded = False
-            # Another receiver may have been given this one, or a newer one.
-            if newest.metadata.sequence > self._tried:
-                key = not self._can_go_on(has, request.key_frame)
+            encoded = 0
+            # Another receiver may have been given the newest, or a newer one.
+            while newest.metadata.sequence > self._tried and not (request.every and self._since(has, request)):
+                key = not self._can_go_on(has, request)
                 if key and time.monotonic_ns() - self._key_ns < KEY_INTERVAL_NS:
-                    return [], False
-                self._encode(newest.frame, newest.metadata, key=key)
-                encoded = True
-            return self._since(has, request.key_frame), encoded
+                    break
+                origin = following((newest.generation, self._tried)) if self._tried else following()
+                # Decoding cannot begin with a frame that the receiver has.
+                self._encode(origin.frame, origin.metadata, key=key and origin.metadata.sequence > has)
+                encoded += 1
+            return self._since(has, request), encoded
 
-    def _can_go_on(self, has: int, key_frame: bool) -> bool:
+    def _can_go_on(self, has: int, request: Request) -> bool:
         """Whether a receiver can decode the next unit, whichever that is."""
-        at_end = bool(self._units) and self._units[-1].header.sequence == has and not key_frame
-        return at_end or bool(self._since(has, key_frame))
+        at_end = bool(self._units) and self._units[-1].header.sequence == has and not request.key_frame
+        return at_end or bool(self._since(has, request))
 
-    def _since(self, has: int, key_frame: bool) -> list[SentFrame]:
-        """The units after number `has`; those from a newer key frame on, if one is needed or there are too many."""
+    def _since(self, has: int, request: Request) -> list[SentFrame]:
+        """The units after number `has`, if necessary from a newer key frame on; if every one is wanted, the first."""
         units = list(self._units)
         numbers = [unit.header.sequence for unit in units]
-        if has in numbers and not key_frame:
+        if has in numbers and not request.key_frame:
             following = units[numbers.index(has) + 1 :]
+            while request.every and not _fits(following):
+                following.pop()
             if _fits(following):
                 return following
         keys = [place for place, unit in enumerate(units) if unit.header.key and numbers[place] > has]

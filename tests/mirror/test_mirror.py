@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from billiards_shm import (
 from billiards_shm.config.model import MirrorConfig, MirroredConfig, Settings
 from billiards_shm.images import encode_image
 from billiards_shm.mirror import keys, video
-from billiards_shm.mirror.forms import AnswerPayload, Forms, OriginFrame
+from billiards_shm.mirror.clock import RemoteClock
+from billiards_shm.mirror.forms import AnswerPayload, Forms
 from billiards_shm.mirror.keys import Origin, host_id
 from billiards_shm.mirror.network import open_session
 from billiards_shm.mirror.process import receive_settings
 from billiards_shm.mirror.receiver import LONGEST_READING_NS, REJECTED_PAUSE_SEC, MirrorLoop
 from billiards_shm.mirror.sender import MOST_JOBS, SegmentSender
-from billiards_shm.mirror.wire import Answer, Codec, Kind, Request, SentFrame, WireError, unpack_frames
+from billiards_shm.mirror.wire import Answer, Codec, FrameHeader, Kind, Request, SentFrame, WireError, unpack_frames
 
 Frame = npt.NDArray[Any]
 
@@ -340,8 +342,8 @@ def test_a_receiver_of_h264_that_has_to_wait_for_a_key_frame_gets_one(
     passed_over = threading.Event()
     encode = Forms.encode
 
-    def note(forms: Forms, newest: OriginFrame, request: Request) -> AnswerPayload | None:
-        encoded = encode(forms, newest, request)
+    def note(forms: Forms, *arguments: Any) -> AnswerPayload | None:
+        encoded = encode(forms, *arguments)
         if encoded is None:
             passed_over.set()
         return encoded
@@ -432,6 +434,39 @@ def test_a_receiver_that_returns_to_h264_gets_the_next_frame(
         assert loop.statistics.rejected == 0
 
 
+@pytest.mark.parametrize("beside", [{}, {"every": True}], ids=["the newest", "every frame"])
+def test_a_receiver_of_h264_that_wants_every_frame_misses_none_beside_another_that_starts(
+    segment_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: dict[str, bool]
+) -> None:
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    origin = Origin(HOST, ID, segment_name)
+
+    def ask(**more: Any) -> list[SentFrame]:
+        request = Request(Kind.FRAMES, codec=Codec.H264, wait_ms=800, **more)
+        frames: list[SentFrame] = []
+        for reply in client.get(origin.key, payload=request.pack(), timeout=40.0):
+            frames += unpack_frames(reply.ok.payload.to_bytes())
+        return frames
+
+    with (
+        SharedMemoryFrameWriter(segment_name, (120, 160, 3), history=10) as writer,
+        sending(tmp_path, segment_name),
+        open_session(network(tmp_path, "connect")) as client,
+    ):
+        generation = bytes.fromhex(writer.generation)
+        writer.write_frame(smooth(1))
+        found = wait_until(lambda: ask(every=True, key_frame=True))
+        for number in range(2, 8):
+            writer.write_frame(smooth(number))
+        assert wait_until(lambda: ask(key_frame=True, **beside))
+        while found[-1].header.sequence < 7:
+            found += ask(every=True, generation=generation, after=found[-1].header.sequence)
+    assert [sent.header.sequence for sent in found] == list(range(1, 8))
+    decoder = video.VideoDecoder()
+    for sent in found:
+        assert psnr(video.picture(decoder.decode(sent), sent.header), smooth(sent.header.sequence)) > 25
+
+
 # Loss.
 
 
@@ -507,6 +542,20 @@ def test_a_copy_with_a_history_gets_every_frame_that_is_still_there_and_counts_t
     assert receiver.progress > 0
     assert numbers == list(range(9, 20))
     assert receiver.loop.statistics.link_missed == 7
+
+
+def test_frames_that_are_missing_between_those_of_an_answer_are_counted(copy: str) -> None:
+    source = MirroredConfig(origin="table_1", name=copy, history=4)
+    loop = MirrorLoop(receive_settings(Settings(), source), source, Stop(), lambda: None)
+    header = FrameHeader(1, 1, 1, 1, None, (4, 4, 3), np.dtype("uint8"), "BGR24", online=True)
+    answer = Answer(0, 1, 1, generation=b"a" * 16)
+    try:
+        for numbers in ((1,), (3, 4, 7)):
+            frames = [SentFrame(replace(header, sequence=number), bytes(48)) for number in numbers]
+            loop._take_frames(RemoteClock(), answer, frames, time.monotonic_ns())
+    finally:
+        loop.close()
+    assert loop.statistics.link_missed == 3
 
 
 def test_a_copy_with_a_history_gets_what_is_left_of_a_segment_that_was_closed_and_then_the_next_one(

@@ -22,6 +22,7 @@ class Origin:
 
     def __init__(self, name: str) -> None:
         self.form = VideoForm(0)
+        self.window: list[OriginFrame] = []  # for receivers that want every frame
         self._writer = SharedMemoryFrameWriter(name, SIZE)
         self._reader = SharedMemoryFrameReader(name)
 
@@ -32,13 +33,18 @@ class Origin:
         frame, metadata = self._reader.read_frame()
         assert frame is not None
         assert metadata is not None
-        return OriginFrame(frame, metadata, GENERATION)
+        return OriginFrame(frame.copy(), metadata, GENERATION)
 
-    def ask(self, frame: OriginFrame, after: int, *, key_frame: bool = False) -> tuple[list[SentFrame], bool]:
+    def ask(self, frame: OriginFrame, after: int, **more: Any) -> tuple[list[SentFrame], int]:
+        """The units for a receiver that has frame `after`, and how many frames were encoded for that."""
         request = Request(
-            Kind.FRAMES, codec=Codec.H264, key_frame=key_frame or not after, generation=GENERATION, after=after
+            Kind.FRAMES, codec=Codec.H264, generation=GENERATION, after=after, **{"key_frame": not after, **more}
         )
-        return self.form.units(frame, request)
+
+        def following(place: tuple[bytes, int] = (GENERATION, after), /) -> OriginFrame:
+            return next((each for each in self.window if each.metadata.sequence > place[1]), frame)
+
+        return self.form.units(frame, request, following)
 
     def close(self) -> None:
         self._reader.close()
@@ -103,7 +109,7 @@ def test_a_receiver_that_needs_a_key_frame_again_gets_none_that_it_has(
         assert numbers(origin.ask(origin.frame(), number - 1)[0]) == [number]
     for _ in range(7, last + 1):
         origin.frame()
-    assert origin.ask(origin.frame(), last, key_frame=True) == ([], False)  # the last key frame was a moment ago
+    assert origin.ask(origin.frame(), last, key_frame=True) == ([], 0)  # the last key frame was a moment ago
     monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
     units, _ = origin.ask(origin.frame(), last, key_frame=True)
     assert [(unit.header.sequence, unit.header.key) for unit in units] == [(last + 2, True)]
@@ -119,8 +125,47 @@ def test_a_frame_that_cannot_be_encoded_is_tried_once(origin: Origin) -> None:
     frame = frame._replace(frame=frame.frame[:1])
     with pytest.raises(FrameShapeError):
         origin.ask(frame, 1)
-    assert origin.ask(frame, 1) == ([], False)
+    assert origin.ask(frame, 1) == ([], 0)
     assert numbers(origin.ask(origin.frame(), 1)[0]) == [3]
+
+
+def test_a_receiver_that_wants_every_frame_gets_them_however_far_it_is_behind(origin: Origin) -> None:
+    count = 2 * MOST_UNITS + 5
+    for number in range(1, count + 1):
+        newest = origin.frame()
+        assert numbers(origin.ask(newest, number - 1, every=True)[0]) == [number]
+    found = [1]
+    while found[-1] < count:
+        units, encoded = origin.ask(newest, found[-1], every=True)
+        assert 0 < len(units) <= MOST_UNITS
+        assert not encoded
+        found += numbers(units)
+    assert found == list(range(1, count + 1))
+
+
+def test_a_receiver_that_is_ahead_makes_no_other_miss_frames(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin.ask(origin.frame(), 0, every=True)
+    origin.window = [origin.frame() for _ in range(2, 12)]
+    newest = origin.window[-1]
+    # Another codec has brought it so far. Nothing is encoded in vain, and nothing missed, until a key frame may follow.
+    assert origin.ask(newest, 8, every=True, key_frame=True) == ([], 0)
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    units, encoded = origin.ask(newest, 8, every=True, key_frame=True)
+    assert [(unit.header.sequence, unit.header.key) for unit in units] == [(9, True)]
+    assert encoded == 8
+    assert numbers(origin.ask(newest, 1, every=True)[0]) == list(range(2, 10))
+    assert numbers(origin.ask(newest, 9, every=True)[0]) == [10]
+
+
+def test_a_frame_of_the_window_that_cannot_be_encoded_is_left_out(origin: Origin) -> None:
+    origin.ask(origin.frame(), 0, every=True)
+    origin.window = [origin.frame() for _ in range(2, 6)]
+    origin.window[1] = origin.window[1]._replace(frame=origin.window[1].frame[:1])
+    newest = origin.window[-1]
+    assert numbers(origin.ask(newest, 1, every=True)[0]) == [2]
+    with pytest.raises(FrameShapeError):
+        origin.ask(newest, 2, every=True)
+    assert numbers(origin.ask(newest, 2, every=True)[0]) == [4]
 
 
 def test_a_key_frame_larger_than_an_answer_should_be_is_still_sent(
