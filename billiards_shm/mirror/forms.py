@@ -62,6 +62,12 @@ class _Form:
     frames: "OrderedDict[int, AnswerPayload]" = field(default_factory=OrderedDict)
     video: "VideoForm | None" = None
 
+    def clear(self) -> None:
+        with self.lock:
+            self.frames.clear()
+            if self.video is not None:
+                self.video.clear()
+
 
 class Forms:
     """Encodes frames for requests. Threads may share it."""
@@ -76,7 +82,8 @@ class Forms:
     def clear(self) -> None:
         """Forget what was encoded."""
         with self._lock:
-            self._forms.clear()
+            for form in self._forms.values():
+                form.clear()
 
     def encode(self, newest: OriginFrame, request: Request, following: Following) -> AnswerPayload | None:
         """Encode a frame as requested; None if it has to wait for a key frame.

@@ -65,6 +65,15 @@ class VideoForm:
         self._units: deque[SentFrame] = deque(maxlen=4 * MOST_UNITS)
         self._tried = 0  # number of the last frame to encode, whether or not that was possible
         self._key_ns = -KEY_INTERVAL_NS
+        self._cleared_at = 0
+
+    def clear(self) -> None:
+        """Forget all units, and begin again with a key frame."""
+        with self._lock:
+            self._encoder = None
+            self._units.clear()
+            self._tried, self._cleared_at = 0, max(self._tried, self._cleared_at)
+            self._key_ns = -KEY_INTERVAL_NS
 
     def units(self, newest: "OriginFrame", request: Request, following: "Following") -> tuple[list[SentFrame], int]:
         """Return the units that the receiver lacks, or the first of them, and how many frames were encoded for that.
@@ -104,6 +113,8 @@ class VideoForm:
 
     def _can_go_on(self, has: int, request: Request) -> bool:
         """Whether a receiver can decode the next unit, whichever that is."""
+        if self._units and self._units[-1].header.sequence <= self._cleared_at:
+            return False  # the same frame was encoded before: a receiver that has it may have the other unit
         at_end = bool(self._units) and self._units[-1].header.sequence == has and not request.key_frame
         return at_end or bool(self._since(has, request))
 

@@ -101,6 +101,23 @@ def test_receivers_that_need_key_frames_get_at_most_one_per_second(origin: Origi
     assert keys == 0
 
 
+def test_a_frame_that_is_encoded_twice_is_followed_by_a_key_frame(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.ask(origin.frame(), 0)
+    frame = origin.frame()
+    assert numbers(origin.ask(frame, 1)[0]) == [2]
+    origin.form.clear()
+    units, _ = origin.ask(frame, 0)
+    assert [(unit.header.sequence, unit.header.key) for unit in units] == [(2, True)]
+    frame = origin.frame()
+    assert origin.ask(frame, 2) == ([], 0)  # this receiver may have either; the last key frame was a moment ago
+    monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
+    units, _ = origin.ask(frame, 2)
+    assert [(unit.header.sequence, unit.header.key) for unit in units] == [(3, True)]
+    assert numbers(origin.ask(origin.frame(), 3)[0]) == [4]
+
+
 @pytest.mark.parametrize("last", [6, 50], ids=["of the stream", "of another codec"])
 def test_a_receiver_that_needs_a_key_frame_again_gets_none_that_it_has(
     origin: Origin, monkeypatch: pytest.MonkeyPatch, last: int
