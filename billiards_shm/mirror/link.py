@@ -37,9 +37,8 @@ CHECK_SEC: Final = 0.02
 FIRST_TRIPS: Final = 5
 """Round trips that measure the clock before the first frame."""
 TRIP_INTERVAL_NS: Final = 1_000_000_000
-PROBE_BYTES: Final = 32_000
-"""With every fifth round trip, where frames are too small to show how fast the link is."""
-PROBE_TRIPS: Final = 5
+PROBE_TRIPS: Final = 10
+"""Where frames are too small to show how fast the link is, the first of so many round trips measures it."""
 MOST_ANSWERS_WAITING: Final = 4
 """Answers to one request. There is only one, unless other hosts answer, too."""
 
@@ -183,7 +182,7 @@ class Link:
     def _start_trip(self, choice: CodecChoice) -> None:
         self._next_trip_ns = time.monotonic_ns() + TRIP_INTERVAL_NS
         self._trips += 1
-        probe = PROBE_BYTES if choice.needs_probe and self._trips % PROBE_TRIPS == 0 else 0
+        probe = choice.probe_kib if self._trips % PROBE_TRIPS == 1 else 0
         request = Request(Kind.CLOCK, nonce=secrets.randbits(64), width=probe)
         sent_ns = time.monotonic_ns()
 
@@ -193,7 +192,7 @@ class Link:
                 answer, _ = self._read(reply, request)
                 if probe:
                     trip_ns = (arrived_ns - sent_ns) - (answer.sent_ns - answer.received_ns)
-                    choice.add_probe(probe, trip_ns - self.clock.round_trip_ns)
+                    choice.add_probe(probe << 10, trip_ns - self.clock.round_trip_ns)
                 else:
                     self._trip_ended(sent_ns, answer, arrived_ns)
 

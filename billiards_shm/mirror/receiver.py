@@ -281,7 +281,7 @@ class MirrorLoop:
         reading_ns = min(LONGEST_READING_NS, round(READING_SHARE * _NS_PER_SEC / fps)) if fps else 0
         self._next_ns = self._captured_ns + reading_ns
         if self._choice.decide(arrived_ns, self._source.fps or fps):
-            _log.info("%s is fetched as %s: %s", self._wanted, self._choice.codec.name.lower(), self._choice.reason)
+            _log.info("%s is fetched %s", self._wanted, self._choice.reason)
 
     def _source_fps(self, header: FrameHeader) -> float:
         """Frames per second that the origin publishes, whether or not they arrive here; 0.0: not known."""

@@ -28,7 +28,7 @@ from billiards_shm import (
 from billiards_shm.mirror.complaints import Complaints
 from billiards_shm.mirror.forms import Forms, OriginFrame
 from billiards_shm.mirror.keys import Origin
-from billiards_shm.mirror.wire import Answer, Kind, Request, WireError
+from billiards_shm.mirror.wire import LARGEST_PROBE_KIB, Answer, Kind, Request, WireError
 
 __all__ = ["SegmentSender", "SenderStatistics"]
 
@@ -218,7 +218,7 @@ class SegmentSender:
         pending = _Pending(query, request, received_ns, (request.generation, request.after))
         match request.kind:
             case Kind.CLOCK:
-                self._submit(self._answer_without_frame, pending, bytes(request.width))
+                self._submit(self._answer_clock, pending)
             case Kind.DESCRIPTION:
                 self._submit(self._describe, query)
             case _:
@@ -405,6 +405,9 @@ class SegmentSender:
         with self._window_lock:
             self._window.close()
             self._window_generation = b""
+
+    def _answer_clock(self, pending: _Pending) -> None:
+        self._answer_without_frame(pending, bytes(min(pending.request.width, LARGEST_PROBE_KIB) << 10))
 
     def _answer_without_frame(self, pending: _Pending, payload: bytes = b"") -> None:
         with pending.query:

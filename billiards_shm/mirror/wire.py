@@ -31,6 +31,8 @@ LARGEST_PICTURE_SIDE: Final = 32767
 LARGEST_FRAME_BYTES: Final = 1 << 28
 LARGEST_ANSWER_BYTES: Final = LARGEST_FRAME_BYTES + (1 << 23)
 """Of one frame, or of H.264 units. Larger answers are not even assembled from their packets."""
+LARGEST_PROBE_KIB: Final = 256
+"""Requests for more get this much."""
 MOST_FRAMES: Final = 256
 """In one answer."""
 REASON_BYTES: Final = 127
@@ -89,7 +91,7 @@ class Request:
     key_frame: bool = False
     """Whether the receiver cannot decode without a key frame."""
     width: int = 0
-    """Pixels; 0: unchanged. In requests for the time: bytes to send with it, to measure the link."""
+    """Pixels; 0: unchanged. In requests for the time: KiB to send with it, to measure the link."""
     wait_ms: int = 0
     """How long to wait for a frame before answering without one."""
     fps: float = 0.0

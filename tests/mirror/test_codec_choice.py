@@ -1,6 +1,7 @@
 """Which codec a receiver asks for, on links of a known rate."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -18,21 +19,46 @@ COSTS = {
 }
 
 
-def settled(bits_per_second: float, *, fps: float = 30.0, captured: Codec | None = None, **more: object) -> Codec:
-    """The codec requested after a minute; `captured` is what arrives if JPEG is requested."""
+def chosen(
+    bits_per_second: float,
+    *,
+    slowness: float = 1.0,
+    probed: float = 0.0,
+    captured: Codec | None = None,
+    minutes: int = 1,
+    **more: object,
+) -> list[Codec]:
+    """The codecs requested during some minutes, frame by frame.
+
+    Coding takes `slowness` times as long as assumed, probes find a link of `probed` bits per second, and `captured` is
+    what arrives if JPEG is requested.
+    """
     choice, now = CodecChoice(None, **more), 10**12  # type: ignore[arg-type]
-    chosen = []
-    for _ in range(60 * 30):
+    found, end, probe_at = [], now + minutes * 60 * 10**9, now
+    while now < end:
         codec = captured if captured is not None and choice.codec is Codec.JPEG else choice.codec
-        encode, decode = COSTS[codec]
+        encode, decode = (round(slowness * cost) for cost in COSTS[codec])
         transfer = round(SIZES[codec] * 8e9 / bits_per_second)
         choice.add(Transfer(codec, PIXELS, 3 * PIXELS, SIZES[codec], encode, transfer, decode))
-        now += max(33_000_000, transfer)
-        if choice.decide(now, fps):
+        now += max(250_000_000, encode, transfer, decode)  # fewer frames than there are: the test is quicker
+        if now > probe_at and (size := choice.probe_kib << 10):
+            choice.add_probe(size, round(size * 8e9 / (probed or bits_per_second)))
+            probe_at += 10 * 10**9
+        if choice.decide(now, 30.0):
             assert choice.reason
-        chosen.append(choice.codec)
-    last = chosen[len(chosen) // 2 :]
-    assert len(set(last)) == 1, "it goes to and fro"
+        found.append(choice.codec)
+    return found
+
+
+def changes(found: list[Codec]) -> int:
+    return sum(one is not other for one, other in itertools.pairwise(found))
+
+
+def settled(bits_per_second: float, **more: Any) -> Codec:
+    """The codec requested after a minute."""
+    found = chosen(bits_per_second, **more)
+    last = found[len(found) // 2 :]
+    assert not changes(last), "it goes to and fro"
     return last[0]
 
 
@@ -53,6 +79,51 @@ def test_a_codec_that_cannot_be_decoded_here_is_not_requested() -> None:
     assert settled(10e6, possible=(Codec.RAW, Codec.MJPG, Codec.JPEG)) is Codec.JPEG
 
 
+@pytest.mark.parametrize("slowness", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize("bits_per_second", [100e6, 940e6])
+def test_a_codec_that_is_slower_than_assumed_is_tried_less_and_less_often(
+    slowness: float, bits_per_second: float
+) -> None:
+    found = chosen(bits_per_second, slowness=slowness, minutes=30)
+    print(f"{changes(found)} changes in half an hour")
+    assert changes(found) <= 2 * 7  # to a codec and back: in the beginning, and after 0.5, 1, 2, 4, ... minutes
+
+
+def test_a_link_that_seems_fast_to_probes_only_is_tried_less_and_less_often() -> None:
+    found = chosen(10e6, probed=1e9, minutes=30)
+    assert 2 < changes(found) <= 2 * 7
+    assert found.count(Codec.H264) > 0.9 * len(found)
+
+
+def test_probes_are_larger_than_what_buffers_take_but_never_take_long() -> None:
+    choice = CodecChoice(None)
+    assert choice.probe_kib == 64
+    for bits_per_second in (1e6, 20e6, 1e9):
+        choice = CodecChoice(None)
+        choice.add_probe(65536, round(65536 * 8e9 / bits_per_second))
+        assert 64 <= choice.probe_kib <= max(64, bits_per_second / 8 / 10 / 1024)
+    assert CodecChoice(Codec.H264).probe_kib == 0
+
+
+def test_a_codec_that_would_save_less_than_a_millisecond_is_not_tried() -> None:
+    choice = CodecChoice(None)
+    choice.add_probe(65536, 600_000)
+    for number in range(100):
+        choice.add(Transfer(Codec.MJPG, 160 * 120, 3_000, 3_000, 0, 400_000, 100_000))
+        choice.decide(10**12 + number * 33_000_000, 30.0)
+    assert choice.codec is Codec.JPEG
+
+
+def test_the_first_choice_is_news_even_if_it_is_what_was_begun_with() -> None:
+    choice = CodecChoice(None)
+    found = []
+    for number in range(100):
+        choice.add(Transfer(Codec.MJPG, PIXELS, 232_000, 232_000, 0, 2_000_000, 100_000))
+        if choice.decide(10**12 + number * 33_000_000, 30.0):
+            found.append(choice.reason)
+    assert found == ["as mjpg: link 928 Mbit/s, about 2.1 ms a frame"]
+
+
 def test_a_link_that_gets_faster_is_noticed_although_frames_are_small() -> None:
     choice, now = CodecChoice(None), 10**12
     for rate, probes in ((5e6, 0), (1e9, 2)):
@@ -64,9 +135,9 @@ def test_a_link_that_gets_faster_is_noticed_although_frames_are_small() -> None:
             choice.decide(now, 30.0)
         if not probes:
             assert choice.codec is Codec.H264
-            assert choice.needs_probe
+            assert choice.probe_kib
         for _ in range(probes):
-            choice.add_probe(32_000, round(32_000 * 8e9 / rate))
+            choice.add_probe(65536, round(65536 * 8e9 / rate))
     assert choice.bytes_per_second == pytest.approx(1e9 / 8)
 
 

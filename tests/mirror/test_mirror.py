@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import re
 import threading
 import time
 import uuid
@@ -465,6 +466,24 @@ def test_a_receiver_of_h264_that_wants_every_frame_misses_none_beside_another_th
     decoder = video.VideoDecoder()
     for sent in found:
         assert psnr(video.picture(decoder.decode(sent), sent.header), smooth(sent.header.sequence)) > 25
+
+
+# The choice of the codec.
+
+
+def test_the_log_says_what_auto_has_chosen_although_frames_do_not_show_how_fast_the_link_is(
+    source: SharedMemoryFrameWriter, copy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    said = re.compile(rf"{source.name} is fetched as (raw|jpeg|h264): link \d+ Mbit/s, about \d+\.\d ms a frame")
+    with (
+        sending(tmp_path, source.name),
+        receiving(tmp_path, source.name, copy),
+        SharedMemoryFrameReader(copy) as reader,
+        written_all_the_while(source, picture),
+    ):
+        new_frame(reader)
+        wait_until(lambda: reader.read_frame() and said.search(caplog.text), "the choice")
 
 
 # Loss.
