@@ -17,14 +17,6 @@ PROGRAM: Final = "billiards-shm"
 
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
-# By module: its name, and the extra that installs it. All others come with `cli`.
-_NEEDED: Final = {
-    "cv2": ("OpenCV", "headless"),
-    "av": ("PyAV", "av"),
-    "zenoh": ("Eclipse Zenoh", "mirror"),
-    **{name: (name, "serve") for name in ("fastapi", "starlette", "uvicorn", "prometheus_client")},
-}
-
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code for an error, including those of click."""
@@ -39,12 +31,7 @@ def _describe(error: BaseException) -> str:
             text = f"{error.format_message().rstrip('.')} (see '{path} --help')"
         case click.ClickException():
             text = error.format_message()
-        case ModuleNotFoundError():
-            what, extra = _NEEDED.get(error.name or "", (error.name, "cli"))
-            text = f"this command needs {what}: pip install 'billiards-shm[{extra}]'"
-        case ImportError():
-            text = f"{error}; if a GUI library is missing: pip install 'billiards-shm[headless]'"
-        case BilliardsShmError() | OSError():
+        case BilliardsShmError() | OSError() | ImportError():
             text = exit_codes.text_of(error)
         case _:
             text = f"{type(error).__name__}: {error} (this should not happen; --log-level DEBUG shows where)"

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -79,6 +80,8 @@ def _supervise(
     from billiards_shm.supervise.supervisor import Supervisor, check_sources
 
     check_sources(sources, settings.mirror.receive if mirror else ())
+    if mirror and (settings.mirror.receive or settings.mirror.send):
+        import_module("billiards_shm.mirror.process")  # an error if Zenoh is missing, before anything starts
     with _table(live=on_terminal() and not settings.logging.as_json) as show:
         configure_logging(settings.logging.level, settings.logging.as_json)
         supervisor = Supervisor(

@@ -16,7 +16,7 @@ from billiards_shm import SourceState
 from billiards_shm.capture.observers import TakeSnapshot
 from billiards_shm.config.model import Settings
 from billiards_shm.errors import BilliardsShmError
-from billiards_shm.service.exit_codes import EXIT_OK, exit_code_of, text_of
+from billiards_shm.service.exit_codes import EXIT_OK, EXIT_USAGE, exit_code_of, text_of
 from billiards_shm.service.logs import configure_logging
 from billiards_shm.supervise.link import Progress, SupervisorLink
 
@@ -133,11 +133,12 @@ def main() -> int:
     configure_logging(settings.logging.level, settings.logging.as_json, source=job["label"])
     try:
         return RUNNERS[kind](settings, job, link)
-    except (BilliardsShmError, OSError) as error:
+    except (BilliardsShmError, OSError, ImportError) as error:
         text = text_of(error)
         _log.error("%s", text)
         link.ended(text, finished=False)
-        return exit_code_of(error)
+        # The next process would lack the package, too.
+        return EXIT_USAGE if isinstance(error, ImportError) else exit_code_of(error)
 
 
 def _die_with_supervisor() -> None:

@@ -105,15 +105,44 @@ def test_an_invalid_name_is_refused(copy: str) -> None:
         assert "/table_1" in done.stderr
 
 
-def test_without_zenoh_there_is_one_line_that_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "configured"),
+    [
+        (("mirror", "send"), {}),
+        (("mirror", "receive", "table_1"), {}),
+        (("list", "--network"), {}),
+        (("run",), {"receive": [{"origin": "table_1@attic"}]}),
+        (("run",), {"send": ["table_1"]}),
+    ],
+)
+def test_without_zenoh_there_is_one_line_that_says_how_to_install_it(
+    arguments: tuple[str, ...], configured: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "zenoh", None)
     for name in [name for name in sys.modules if name.startswith("billiards_shm.mirror.")]:
         monkeypatch.delitem(sys.modules, name)
-    done = call("mirror", "send")
+    config = tmp_path / "config.json"
+    demo = [{"name": "table_1", "camera": {"device_id": "demo"}}]
+    config.write_text(json.dumps({"mirror": configured, "video": {"sources": demo if "send" in configured else []}}))
+    done = call(*arguments, "--config", config)
     assert done.returncode == 1
     assert done.stderr == (
         "billiards-shm: error: this command needs Eclipse Zenoh: pip install 'billiards-shm[mirror]'\n"
     )
+
+
+@pytest.mark.slow
+def test_a_process_of_run_that_lacks_a_package_is_not_started_again(copy: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'receive' in sys.orig_argv:\n    sys.modules['zenoh'] = None\n"
+    )
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"mirror": {"receive": [{"origin": "table_1@attic", "name": copy}]}}))
+    done = run("run", "--config", config, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert f"{copy}: failed for good: this command needs Eclipse Zenoh: pip install " in done.stderr
+    assert done.stderr.count("started process") == 1
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
