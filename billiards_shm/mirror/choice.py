@@ -89,7 +89,8 @@ class CodecChoice:
     def __init__(self, wanted: Codec | None, possible: Collection[Codec] = tuple(Codec)) -> None:
         self._wanted = wanted
         self._possible = possible
-        self.codec = Codec.JPEG if wanted is None else wanted
+        begun_with = Codec.JPEG if Codec.JPEG in possible else Codec.RAW
+        self.codec = begun_with if wanted is None else wanted
         self.reason = ""
         """What was chosen and why, for the log; empty before the first choice."""
         self._last: deque[Transfer] = deque(maxlen=32)

@@ -11,12 +11,18 @@ from billiards_shm.jpeg import complete, read_header
 from billiards_shm.mirror.wire import Codec, FrameHeader, SentFrame, WireError
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
-__all__ = ["decode", "encode", "possible_codec", "video_header"]
+__all__ = ["decodable", "decode", "encode", "possible_codec", "video_header"]
 
 JPEG_QUALITY: Final = 90
 _GRAY: Final = ("GRAY8", "GRAY16")
 
 Frame = npt.NDArray[Any]
+
+
+def decodable() -> list[Codec]:
+    """The codecs whose frames can be decoded here."""
+    lacking = {codec for codec, module in ((Codec.JPEG, "cv2"), (Codec.H264, "av")) if find_spec(module) is None}
+    return [codec for codec in Codec if codec not in lacking]
 
 
 def possible_codec(wanted: Codec, pixel_format: str, dtype: np.dtype[Any], width: int) -> Codec:
@@ -26,9 +32,11 @@ def possible_codec(wanted: Codec, pixel_format: str, dtype: np.dtype[Any], width
     if wanted is Codec.H264 and find_spec("av") is None:
         wanted = Codec.JPEG
     if wanted is Codec.MJPG and (pixel_format != "MJPG" or width):
-        return Codec.JPEG
+        wanted = Codec.JPEG
     if wanted is Codec.JPEG and pixel_format == "MJPG" and not width:
         return Codec.MJPG
+    if wanted is Codec.JPEG and find_spec("cv2") is None:
+        return Codec.RAW
     return wanted
 
 
@@ -48,6 +56,8 @@ def encode(frame: Frame, metadata: FrameMetadata, codec: Codec, width: int) -> S
     ------
     ValueError
         The frame cannot be encoded; the message says why.
+    ImportError
+        It has to be made smaller, and OpenCV is missing.
     """
     pixel_format = metadata.pixel_format
     if codec is Codec.JPEG or width:
@@ -116,9 +126,11 @@ def decode(header: FrameHeader, data: bytes | memoryview, codec: Codec) -> Frame
 
 
 def _decode_jpeg(header: FrameHeader, data: bytes | memoryview) -> Frame:
-    from billiards_shm.images import convert
-
     name = f"frame {header.sequence}"
+    try:
+        from billiards_shm.images import convert
+    except ImportError as error:
+        raise WireError(f"{name} is a JPEG, but OpenCV cannot be imported ({error})") from error
     try:
         # Before decoding, which takes memory.
         found = read_header(data)

@@ -19,10 +19,12 @@ from billiards_shm.capture.observers import CaptureObserver
 from billiards_shm.capture.process import run_loop
 from billiards_shm.capture.stats import StatisticsSnapshot
 from billiards_shm.config.model import MirroredConfig, Settings
+from billiards_shm.mirror.codecs import decodable
 from billiards_shm.mirror.keys import EVERY_SEGMENT, Origin, Wanted, host_id, host_name
 from billiards_shm.mirror.network import Offers, ask_description, open_session, read_description
 from billiards_shm.mirror.receiver import BACKEND, MirrorLoop
 from billiards_shm.mirror.sender import SegmentSender
+from billiards_shm.mirror.wire import Codec
 from billiards_shm.service.exit_codes import EXIT_OK
 from billiards_shm.service.signals import StopRequest
 from billiards_shm.service.systemd import ServiceNotifier
@@ -79,6 +81,7 @@ def run_send(
     ):
         identity = host_id(host)
         _log.info("This host is %s (id %s)", host, identity)
+        _check_opencv()
         notifier.ready()
         next_report = time.monotonic() + settings.logging.stats_interval_sec
         try:
@@ -96,6 +99,11 @@ def run_send(
                 sender.close()
     _log.info("Stopped by %s", stop.signal_name)
     return EXIT_OK
+
+
+def _check_opencv() -> None:
+    if Codec.JPEG not in decodable():
+        _log.warning("Without OpenCV, frames are sent raw, or as captured: pip install 'billiards-shm[headless]'")
 
 
 def _update(senders: dict[str, SegmentSender], names: Sequence[str], make: Callable[[str], SegmentSender]) -> None:
@@ -160,6 +168,8 @@ def run_receive(
     """
     settings = receive_settings(settings, source)
     _check_name(settings.video.shared_memory_name)
+    if source.codec in ("auto", "mjpg"):
+        _check_opencv()
 
     def make_loop(stop: Any, on_progress: Callable[[], None]) -> MirrorLoop:
         return MirrorLoop(settings, source, stop, on_progress, frames=frames, on_statistics=on_statistics)

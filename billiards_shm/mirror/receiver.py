@@ -10,7 +10,6 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from billiards_shm.config.model import MirroredConfig, Settings
 from billiards_shm.errors import CameraError, ConfigurationError, FrameShapeError
 from billiards_shm.mirror.choice import CodecChoice, Transfer
 from billiards_shm.mirror.clock import RemoteClock
-from billiards_shm.mirror.codecs import decode
+from billiards_shm.mirror.codecs import decodable, decode
 from billiards_shm.mirror.complaints import Complaints
 from billiards_shm.mirror.keys import EVERY_SEGMENT, Origin, Wanted, host_id, host_name
 from billiards_shm.mirror.link import Link
@@ -111,10 +110,13 @@ class MirrorLoop:
         self._next_ns = 0
         self._answered_ns = 0
         self._complain = Complaints(_log)
-        possible = [codec for codec in Codec if codec is not Codec.H264 or find_spec("av") is not None]
+        possible = decodable()
         wanted = None if source.codec == "auto" else Codec[source.codec.upper()]
-        if wanted is not None and wanted not in possible:
-            raise ConfigurationError("codec h264 needs PyAV: pip install 'billiards-shm[av]'")
+        if wanted not in (None, *possible):
+            package, extra = ("OpenCV", "headless") if wanted is Codec.JPEG else ("PyAV", "av")
+            raise ConfigurationError(f"codec {source.codec} needs {package}: pip install 'billiards-shm[{extra}]'")
+        if wanted is Codec.MJPG and Codec.JPEG not in possible:
+            wanted = Codec.RAW  # the same bytes, unless the camera's frames are no JPEGs
         self._choice = CodecChoice(wanted, possible)
         self._video: VideoDecoder | None = None
         self._numbers: deque[tuple[int, int]] = deque(maxlen=16)

@@ -29,6 +29,7 @@ from billiards_shm.mirror.complaints import Complaints
 from billiards_shm.mirror.forms import Forms, OriginFrame
 from billiards_shm.mirror.keys import Origin
 from billiards_shm.mirror.wire import LARGEST_PROBE_KIB, Answer, Kind, Request, WireError
+from billiards_shm.service.exit_codes import text_of
 
 __all__ = ["SegmentSender", "SenderStatistics"]
 
@@ -269,8 +270,9 @@ class SegmentSender:
         """Run a job, and free its place; its errors are logged, because no one waits for its result."""
         try:
             function(*arguments)
-        except Exception:
-            _log.exception("A request could not be answered")
+        except Exception as error:
+            self._complain(f"A request for {self.origin.segment} could not be answered: {error!r}")
+            _log.debug("Because of", exc_info=True)
         finally:
             place.release()
 
@@ -365,6 +367,11 @@ class SegmentSender:
         try:
             encoded = self._forms.encode(newest, pending.request, following)
             passed_over = newest
+        except ImportError as error:
+            self.statistics.failed += 1
+            self._complain(f"Frames of {self.origin.segment} cannot be sent as requested: {text_of(error)}")
+            _refuse(pending.query, text_of(error))
+            return
         except (ValueError, BilliardsShmError) as error:
             self.statistics.failed += 1
             self._complain(f"Frame {frame.metadata.sequence} of {self.origin.segment} cannot be sent: {error}")

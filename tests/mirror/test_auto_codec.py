@@ -38,5 +38,5 @@ def test_a_link_too_slow_for_a_jpeg_a_second_gets_another_codec() -> None:
         receive(there, "table_1@table")
         with Copy(there) as copy:
             assert copy.next()
-            assert inspect_segment(copy.name).backend == "Zenoh jpeg"
+            assert wait_until(lambda: inspect_segment(copy.name).backend, "what it was sent as") == "Zenoh jpeg"
             wait_until(lambda: copy.next() and inspect_segment(copy.name).backend == "Zenoh h264", "the choice")

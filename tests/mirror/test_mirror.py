@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import sys
 import threading
 import time
 import uuid
@@ -466,6 +467,75 @@ def test_a_receiver_of_h264_that_wants_every_frame_misses_none_beside_another_th
     decoder = video.VideoDecoder()
     for sent in found:
         assert psnr(video.picture(decoder.decode(sent), sent.header), smooth(sent.header.sequence)) > 25
+
+
+@pytest.mark.parametrize("without", ["sender", "receiver"])
+@pytest.mark.parametrize("pixel_format", ["BGR24", "MJPG"])
+def test_without_opencv_frames_are_sent_raw_or_as_captured(
+    segment_name: str, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str, pixel_format: str
+) -> None:
+    frame = smooth(1)
+    if pixel_format == "MJPG":
+        frame = np.frombuffer(encode_image(frame, "BGR24", ".jpg"), np.uint8).reshape(1, -1)
+    if without == "receiver":
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    with (
+        SharedMemoryFrameWriter(segment_name, frame.shape, pixel_format=pixel_format) as writer,
+        sending(tmp_path, segment_name),
+        receiving(tmp_path, segment_name, copy, codec="auto") as loop,
+        SharedMemoryFrameReader(copy) as reader,
+    ):
+        assert loop._choice.codec is (Codec.JPEG if without == "sender" else Codec.RAW)
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        writer.write_frame(frame)
+        received, metadata = new_frame(reader)
+        assert metadata.pixel_format == pixel_format
+        assert np.array_equal(received, frame)
+
+
+def test_without_opencv_a_smaller_frame_is_refused_and_both_ends_say_why(
+    source: SharedMemoryFrameWriter,
+    copy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "billiards_shm.images")
+    with sending(tmp_path, source.name) as sender, receiving(tmp_path, source.name, copy, codec="raw", width=16):
+        wait_until(lambda: sender.senders[0].statistics.failed > 3)
+        wait_until(lambda: "it refused the request: this command needs OpenCV: pip install" in caplog.text)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert sum(line.startswith(f"Frames of {source.name} cannot be sent as requested: ") for line in lines) == 1
+
+
+def test_codecs_that_cannot_be_decoded_here_are_refused(
+    copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for codec, module, extra in (("jpeg", "cv2", "headless"), ("h264", "av", "av")):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ConfigurationError, match=rf"codec {codec} needs .*\[{extra}\]"):
+            Receiver(tmp_path, "table_1", copy, codec=codec)
+
+
+def test_an_unexpected_error_is_logged_once(
+    source: SharedMemoryFrameWriter,
+    copy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failures = []
+
+    def fail(*arguments: Any) -> None:
+        failures.append(arguments)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Forms, "encode", fail)
+    with sending(tmp_path, source.name), receiving(tmp_path, source.name, copy, codec="raw"):
+        wait_until(lambda: len(failures) > 2)
+    assert caplog.text.count("RuntimeError('a bug')") == 1
+    assert "Traceback" not in caplog.text
 
 
 # The choice of the codec.
