@@ -17,7 +17,7 @@ import numpy.typing as npt
 from billiards_shm.jpeg import complete, read_header
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
-__all__ = ["EXTENSIONS", "TARGETS", "Previews", "convert", "encode_image"]
+__all__ = ["EXTENSIONS", "TARGETS", "Previews", "convert", "encode_image", "size_within"]
 
 PNG: Final = (".png",)
 JPEG: Final = (".jpg", ".jpeg")
@@ -219,7 +219,7 @@ class Previews:
         # Averaging over whole blocks costs no more than interpolation, and avoids aliasing where pixels are dropped.
         # For sizes in between it takes seven times as long.
         whole = full_width % width == 0 or full_width > 2 * width
-        size = (width, max(1, round(full_height * width / full_width)))
+        size = size_within(width, full_width, full_height)
         try:
             return cv2.resize(image, size, interpolation=cv2.INTER_AREA if whole else cv2.INTER_LINEAR)
         except cv2.error as error:
@@ -234,6 +234,13 @@ class Previews:
             if self._picture is None:
                 self._picture = _displayable(self._frame, self._pixel_format)
             return self._picture
+
+
+def size_within(width: int, full_width: int, full_height: int) -> tuple[int, int]:
+    """Width and height of a picture that is scaled down if it is wider than `width`; all in pixels."""
+    if full_width <= width:
+        return full_width, full_height
+    return width, max(1, round(full_height * width / full_width))
 
 
 def _encode_picture(image: npt.NDArray[Any], quality: int, lines: Sequence[str]) -> bytes:

@@ -137,6 +137,12 @@ class CodecChoice:
             return False
         self._decide_ns = now_ns + DECIDE_NS
         current = self._last[-1].codec
+        sent_for = Codec.JPEG if current is Codec.MJPG else current
+        if sent_for is not self.codec:
+            self.reason = f"as {current.name.lower()}: the origin does not send it as {self.codec.name.lower()}"
+            self._leave({self.codec}, self._measured(current), now_ns)
+            self.codec = sent_for
+            return True
         interval_ns = _NS_PER_SEC / fps if fps else float(_NS_PER_SEC)
         steps = {codec: self._steps(codec, now_ns) for codec in self._candidates(current)}
         fast = [codec for codec in steps if max(steps[codec]) <= BUSY * interval_ns]
@@ -144,7 +150,7 @@ class CodecChoice:
         best = min(fast, key=lambda codec: sum(steps[codec])) if fast else min(steps, key=lambda codec: steps[codec][1])
         stays = current in fast or not fast
         enough_ns = min(GAIN * sum(steps[current]), sum(steps[current]) - WORTH_NS)
-        if best in (current, self.codec) or (stays and sum(steps[best]) > enough_ns):
+        if stays and sum(steps[best]) > enough_ns:
             best = current
         took = {codec: f"{sum(steps[codec]) / 1e6:.1f}" for codec in (current, best)}
         link = f"link {self.bytes_per_second * 8 / 1e6:.0f} Mbit/s"

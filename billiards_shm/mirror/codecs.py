@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from billiards_shm import FrameMetadata
 from billiards_shm.jpeg import complete, read_header
-from billiards_shm.mirror.wire import Codec, FrameHeader, SentFrame, WireError
+from billiards_shm.mirror.wire import Codec, FrameHeader, Request, SentFrame, WireError
 from billiards_shm.pixel_formats import PIXEL_FORMATS
 
 __all__ = ["decodable", "decode", "encode", "possible_codec", "video_header"]
@@ -25,19 +25,40 @@ def decodable() -> list[Codec]:
     return [codec for codec in Codec if codec not in lacking]
 
 
-def possible_codec(wanted: Codec, pixel_format: str, dtype: np.dtype[Any], width: int) -> Codec:
-    """The codec used to send frames of a format, if a receiver asks for `wanted`."""
-    if pixel_format == "RAW" or dtype not in (np.uint8, np.uint16):
+def possible_codec(request: Request, frame: Frame, metadata: FrameMetadata) -> Codec:
+    """The codec used to send a frame for a request."""
+    wanted, pixel_format = request.codec, metadata.pixel_format
+    if pixel_format == "RAW" or frame.dtype not in (np.uint8, np.uint16):
         return Codec.RAW  # only its user knows the meaning of its pixels
-    if wanted is Codec.H264 and find_spec("av") is None:
+    if request.automatic and frame.dtype == np.uint16:
+        return Codec.RAW  # the others have 8 bits
+    if wanted is Codec.H264 and (
+        find_spec("av") is None or (request.automatic and not _has_even_size(frame, pixel_format, request.width))
+    ):
         wanted = Codec.JPEG
-    if wanted is Codec.MJPG and (pixel_format != "MJPG" or width):
+    if wanted is Codec.MJPG and (pixel_format != "MJPG" or request.width):
         wanted = Codec.JPEG
-    if wanted is Codec.JPEG and pixel_format == "MJPG" and not width:
+    if wanted is Codec.JPEG and pixel_format == "MJPG" and not request.width:
         return Codec.MJPG
     if wanted is Codec.JPEG and find_spec("cv2") is None:
         return Codec.RAW
     return wanted
+
+
+def _has_even_size(frame: Frame, pixel_format: str, width: int) -> bool:
+    """Whether H.264 sends a picture in its whole size."""
+    size = PIXEL_FORMATS[pixel_format].picture_size(*frame.shape[:2])
+    if size is None:
+        try:
+            header = read_header(frame.reshape(-1).data)
+        except ValueError:
+            return False
+        size = header.width, header.height
+    if width:
+        from billiards_shm.images import size_within
+
+        size = size_within(width, *size)
+    return all(side % 2 == 0 for side in size)
 
 
 def encode(frame: Frame, metadata: FrameMetadata, codec: Codec, width: int) -> SentFrame:

@@ -100,8 +100,7 @@ class Forms:
         ValueError, BilliardsShmError
             The frame that `following` returned last cannot be encoded.
         """
-        metadata = newest.metadata
-        codec = possible_codec(request.codec, metadata.pixel_format, metadata.dtype, request.width)
+        codec = possible_codec(request, newest.frame, newest.metadata)
         form = self._form(newest.generation, codec, request)
         if codec is Codec.H264:
             return self._encode_video(form, newest, request, following)

@@ -220,6 +220,7 @@ class MirrorLoop:
             fps=self._source.fps or 0.0,
             generation=self._generation,
             after=self._after,
+            automatic=self._source.codec == "auto",
         )
         asked_ns = time.monotonic_ns()
         found = link.ask(request)

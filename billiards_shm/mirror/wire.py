@@ -100,10 +100,12 @@ class Request:
     """Of the segment that `after` counts in."""
     after: int = 0
     """Number of the last frame that the receiver has."""
+    automatic: bool = False
+    """Whether the codec is the receiver's own choice, which must not change the depth or the size of frames."""
 
     def pack(self) -> bytes:
         """As bytes."""
-        flags = self.every | self.key_frame << 1
+        flags = self.every | self.key_frame << 1 | self.automatic << 2
         return _REQUEST.pack(
             *(MAGIC, VERSION, self.kind, self.codec, flags, self.width, self.wait_ms, self.fps),
             *(self.nonce, self.generation, self.after),
@@ -128,7 +130,7 @@ class Request:
             raise WireError(f"a request for frames of width {width} at {fps} fps")
         return cls(
             *(Kind(kind), nonce, Codec(codec), bool(flags & 1), bool(flags & 2)),
-            *(width, wait_ms, fps, generation, after),
+            *(width, wait_ms, fps, generation, after, bool(flags & 4)),
         )
 
 

@@ -114,6 +114,18 @@ def test_a_codec_that_would_save_less_than_a_millisecond_is_not_tried() -> None:
     assert choice.codec is Codec.JPEG
 
 
+def test_a_codec_that_the_origin_does_not_send_is_tried_less_and_less_often() -> None:
+    choice, now = CodecChoice(None), 10**12
+    found = []
+    for _ in range(4 * 60 * 30):
+        choice.add(Transfer(Codec.RAW, PIXELS, 3 * PIXELS, 3 * PIXELS, 0, 400_000_000, 0))
+        now += 250_000_000
+        if choice.decide(now, 30.0):
+            found.append(choice.reason)
+    assert found[0] == "as raw: the origin does not send it as jpeg"
+    assert len(found) <= 4 * 7
+
+
 def test_the_first_choice_is_news_even_if_it_is_what_was_begun_with() -> None:
     choice = CodecChoice(None)
     found = []

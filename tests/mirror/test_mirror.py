@@ -541,6 +541,43 @@ def test_an_unexpected_error_is_logged_once(
 # The choice of the codec.
 
 
+@pytest.mark.parametrize("asked", [Codec.JPEG, Codec.H264])
+@pytest.mark.parametrize("pixel_format", ["GRAY16", "P010"])
+def test_auto_keeps_16_bits(
+    segment_name: str, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Codec, pixel_format: str
+) -> None:
+    frame = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) * 21
+    with (
+        SharedMemoryFrameWriter(segment_name, frame.shape, dtype=np.uint16, pixel_format=pixel_format) as writer,
+        sending(tmp_path, segment_name),
+        receiving(tmp_path, segment_name, copy) as loop,
+        SharedMemoryFrameReader(copy) as reader,
+    ):
+        loop._choice.codec = asked
+        writer.write_frame(frame)
+        received, metadata = new_frame(reader)
+        assert metadata.pixel_format == pixel_format
+        assert np.array_equal(received, frame)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scaled", "shape"),
+    [(121, 160, None, (121, 160, 3)), (120, 161, None, (120, 161, 3)), (100, 132, 33, (25, 33, 3))],
+)
+def test_auto_never_crops_odd_sizes(
+    segment_name: str, copy: str, tmp_path: Path, height: int, width: int, scaled: int | None, shape: tuple[int, ...]
+) -> None:
+    with (
+        SharedMemoryFrameWriter(segment_name, (height, width, 3)) as writer,
+        sending(tmp_path, segment_name),
+        receiving(tmp_path, segment_name, copy, width=scaled) as loop,
+        SharedMemoryFrameReader(copy) as reader,
+    ):
+        loop._choice.codec = Codec.H264
+        writer.write_frame(smooth(1, height, width))
+        assert new_frame(reader)[0].shape == shape
+
+
 def test_the_log_says_what_auto_has_chosen_although_frames_do_not_show_how_fast_the_link_is(
     source: SharedMemoryFrameWriter, copy: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,6 +38,7 @@ requests = st.builds(
     fps=st.floats(0, 1000, width=32),
     generation=GENERATIONS,
     after=NUMBERS,
+    automatic=st.booleans(),
 )
 answers = st.builds(
     Answer,
