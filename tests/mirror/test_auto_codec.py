@@ -26,7 +26,7 @@ def test_the_codec_follows_the_link() -> None:
             here.limit(10)
             wait_until(lambda: is_sent_as("h264"), "the choice for a slow link")
             # The link is measured several times meanwhile. It must not seem faster than it is.
-            assert all(is_sent_as("h264") for _ in range(900))
+            assert all(is_sent_as("h264") for _ in range(600))
 
 
 def test_a_link_too_slow_for_a_jpeg_a_second_gets_another_codec() -> None:

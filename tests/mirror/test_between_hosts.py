@@ -1,9 +1,11 @@
 """Frames of one host on others: what is transferred, how exactly, and how fresh."""
 
+import itertools
 import json
 import os
 import re
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -132,6 +134,32 @@ def test_a_slow_link_carries_fewer_frames_but_not_older_ones() -> None:
     assert np.median(gaps) > 1
     # None waits for another: it would be older by the time that the other takes.
     assert np.median(lags) < 2 * np.median(gaps)
+
+
+ROUND_TRIP = """
+import socket, sys, time
+began = time.monotonic()
+socket.socket().connect_ex((sys.argv[1], 9))  # refused
+print(time.monotonic() - began)
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--history", 30)], ids=["newest", "every"])
+def test_frames_arrive_exactly_in_order_and_once_over_a_link_with_delay_and_loss(options: tuple[object, ...]) -> None:
+    with Network() as network:
+        here, there = network.host("table"), network.host("vision")
+        here.impair(delay_ms=20, loss_percent=2)
+        assert float(there.run(sys.executable, "-c", ROUND_TRIP, here.address)) > 0.04
+        with Camera(here, shape=(120, 320, 3)) as camera:
+            send(here, "table_1")
+            receive(there, "table_1@table", "--codec", "raw", *options)
+            numbers = []
+            with Copy(there) as copy:
+                for _ in range(50):
+                    frame, metadata = copy.next()
+                    assert camera.shows(frame, metadata.source_sequence)
+                    numbers.append(metadata.source_sequence)
+    assert all(one < other for one, other in itertools.pairwise(numbers)), numbers
 
 
 def test_an_intermediate_host_offers_its_copy_and_a_slow_uplink_is_crossed_once() -> None:

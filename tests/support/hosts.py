@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from typing import Any, Self, TypeVar
 _DIES_WITH_ITS_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 _INTERFACE = "eth0"
 _RUNTIME = "/run/user"
+_WIRE = Path(__file__).parent / "lossy_wire.py"
 _PREPARE = f"""
 mount --make-rprivate /
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
@@ -140,6 +142,19 @@ class Host(_Namespaces):
         shape = ("root", "tbf", "rate", f"{megabits_a_second}mbit", "burst", "32kb", "latency", "50ms")
         self.run("tc", "qdisc", "replace", "dev", _INTERFACE, *shape)
         self._switch.run("tc", "qdisc", "replace", "dev", self._port, *shape)
+
+    def impair(self, *, delay_ms: float, loss_percent: float) -> None:
+        """Delay each packet, out and in, and lose some of them at random. May be called once."""
+        one, other = f"{self._port}w", f"{self._port}s"
+        self._switch.run("ip", "link", "add", one, "type", "veth", "peer", "name", other)
+        self._switch.run("ip", "link", "set", self._port, "nomaster", "promisc", "on")
+        self._switch.run("ip", "link", "set", one, "promisc", "on", "up")
+        self._switch.run("ip", "link", "set", other, "master", "switch", "up")
+        wire = [sys.executable, _WIRE, self._port, one, delay_ms, loss_percent]
+        process = Process(self._switch.command(*wire), stdout=subprocess.PIPE, text=True)
+        self._started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
 
     def unplug(self) -> None:
         """Pull the cable: the host sees that its interface has no carrier."""
