@@ -14,7 +14,7 @@ import psutil
 import pytest
 from command_line import Terminal, call, end_started, run, start
 from segments_under_test import wait_until
-from supervised_runs import DEMO, SupervisedRun, gone, published, replaced, send, writer_of
+from supervised_runs import DEMO, SHORT_HANG_SEC, SupervisedRun, gone, published, replaced, send, writer_of
 from videos import make_clip
 
 from billiards_shm import (
@@ -104,7 +104,7 @@ def test_a_process_that_is_terminated_is_started_again(tmp_path: Path, names: li
 
 @pytest.mark.slow
 def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: list[str]) -> None:
-    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), hang_timeout=2.0) as supervised:
+    with SupervisedRun(tmp_path, dict.fromkeys(names[:2], DEMO), hang_timeout=SHORT_HANG_SEC) as supervised:
         supervised.start().streams()
         pid, other = writer_of(names[0]), writer_of(names[1])
         sequence = inspect_segment(names[0]).sequence
@@ -120,7 +120,8 @@ def test_a_stopped_process_is_ended_and_started_again(tmp_path: Path, names: lis
         assert supervised.end() == 0
 
 
-@pytest.mark.parametrize("kind", ["pipe", pytest.param("server", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pipe", "server"])
 def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, names: list[str], kind: str) -> None:
     """A pipe without a writer, and a server that accepts and never answers, with very long timeouts."""
     os.mkfifo(tmp_path / "pipe.ts")
@@ -130,7 +131,7 @@ def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, 
             names[0]: {"device_id": device[kind], "open_timeout_sec": 600.0, "read_timeout_sec": 600.0},
             names[1]: DEMO,
         }
-        with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
+        with SupervisedRun(tmp_path, cameras, hang_timeout=SHORT_HANG_SEC) as supervised:
             supervised.start().streams(names[1])
             other = writer_of(names[1])
             supervised.says(names[0], "hangs: no progress for")
@@ -141,7 +142,7 @@ def test_a_source_that_never_returns_is_ended_and_started_again(tmp_path: Path, 
             # A hanging one is still there while it is being ended.
             assert supervised.end() == 0
             assert no_segment(names[1])
-            warned = f"{names[0]}: its open_timeout_sec is 600, but it counts as hanging after 2 s"
+            warned = f"{names[0]}: its open_timeout_sec is 600, but it counts as hanging after {SHORT_HANG_SEC:g} s"
             assert (warned in supervised.said()) is (kind == "server")
 
 

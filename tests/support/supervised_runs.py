@@ -16,6 +16,8 @@ from segments_under_test import wait_until
 from billiards_shm import SegmentNotFoundError, SegmentStatus, inspect_segment, remove_stale_segments
 
 DEMO: dict[str, Any] = {"device_id": "demo", "resolution": [64, 48], "fps": 50}
+SHORT_HANG_SEC = 6.0
+"""A hang timeout for tests that wait for it. On a busy machine a healthy process may be silent for two seconds."""
 
 
 class SupervisedRun:

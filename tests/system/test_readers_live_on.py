@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_line import end_started, start
 from segments_under_test import wait_until
-from supervised_runs import DEMO, SupervisedRun, alive, published, replaced, send, writer_of
+from supervised_runs import DEMO, SHORT_HANG_SEC, SupervisedRun, alive, published, replaced, send, writer_of
 from videos import make_clip
 
 from billiards_shm import (
@@ -197,7 +197,7 @@ def test_every_kind_of_reader_follows_kills_closes_and_other_sizes(
 def test_every_kind_of_reader_survives_what_a_supervisor_does(
     tmp_path: Path, segment_name: str, watch: Callable[..., list[Watcher]]
 ) -> None:
-    with SupervisedRun(tmp_path, {segment_name: DEMO}, hang_timeout=1.5) as supervised:
+    with SupervisedRun(tmp_path, {segment_name: DEMO}, hang_timeout=SHORT_HANG_SEC) as supervised:
         supervised.start().streams()
         watchers = watch(*KINDS, iterates)
         for watcher in watchers:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from segments_under_test import descriptors, wait_until
-from supervised_runs import DEMO, SupervisedRun, gone, published, send, writer_of
+from supervised_runs import DEMO, SHORT_HANG_SEC, SupervisedRun, gone, published, send, writer_of
 from videos import make_clip
 
 from billiards_shm import SegmentNotFoundError, SharedMemoryFrameReader, inspect_segment
@@ -105,7 +105,7 @@ def test_a_reader_and_a_neighbour_survive_random_mischief(tmp_path: Path, segmen
     done: Counter[str] = Counter()
     recoveries: list[float] = []
     memory: list[tuple[float, float]] = []
-    with SupervisedRun(tmp_path, cameras, hang_timeout=2.0) as supervised:
+    with SupervisedRun(tmp_path, cameras, hang_timeout=SHORT_HANG_SEC) as supervised:
         supervised.start().streams()
         follower = Follower(segment_name)
         wait_until(follower.is_fresh)
