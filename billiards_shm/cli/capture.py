@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from billiards_shm.cli.display import live_view, on_terminal, statistics_rows
+from billiards_shm.cli.display import on_terminal, statistics_display
 from billiards_shm.cli.options import (
     ConfiguredCommand,
     common_options,
@@ -19,10 +19,9 @@ from billiards_shm.cli.run import supervise
 
 # pydantic and OpenCV take longer to import than `list` takes to run, so only functions that need them import them.
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from billiards_shm.capture.profile import FrameProfile
-    from billiards_shm.capture.stats import StatisticsSnapshot
 
 __all__ = ["capture_command", "capture_configured"]
 
@@ -121,16 +120,6 @@ def capture_configured(
     from billiards_shm.service.logs import configure_logging
 
     settings, origin = load_configuration(ctx, overrides)
-    with _statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
+    with statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
         configure_logging(settings.logging.level, settings.logging.as_json)
         return run_capture(settings, frames=frames, on_statistics=on_statistics, origin=origin, profile=profile)
-
-
-@contextmanager
-def _statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
-    """Show statistics on a terminal. Otherwise the log has them."""
-    if not live:
-        yield None
-        return
-    with live_view() as draw:
-        yield lambda snapshot: draw(snapshot.name, statistics_rows(snapshot))

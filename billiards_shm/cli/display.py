@@ -37,7 +37,7 @@ __all__ = [
     "plain_table",
     "printable",
     "recording_rows",
-    "statistics_rows",
+    "statistics_display",
     "watch_line",
     "with_health",
 ]
@@ -346,6 +346,16 @@ def live_view() -> Iterator[LiveView]:
     """
     with _live_drawing() as show:
         yield lambda title, rows: show(_panel(title, rows))
+
+
+@contextmanager
+def statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
+    """Show statistics on a terminal. Otherwise the log has them."""
+    if not live:
+        yield None
+        return
+    with live_view() as draw:
+        yield lambda snapshot: draw(snapshot.name, statistics_rows(snapshot))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """``billiards-shm mirror``: this host's segments for others, and others' segments here."""
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -9,10 +8,9 @@ from billiards_shm.cli.display import (
     as_json_line,
     format_fps,
     format_seconds,
-    live_view,
     on_terminal,
     plain_table,
-    statistics_rows,
+    statistics_display,
 )
 from billiards_shm.cli.options import (
     ConfiguredCommand,
@@ -23,11 +21,6 @@ from billiards_shm.cli.options import (
     overrides_from_options,
 )
 from billiards_shm.pixel_formats import size_text
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from billiards_shm.capture.stats import StatisticsSnapshot
 
 __all__ = ["mirror_command", "print_network"]
 
@@ -105,7 +98,7 @@ def receive_command(ctx: click.Context, /, origin: str, frames: int | None, **op
     source = {"origin": origin, **entry_from_options(_ENTRY, options)}
     overrides = overrides_from_options(options) | {"mirror.receive": [source]}
     settings, place = load_configuration(ctx, overrides)
-    with _statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
+    with statistics_display(live=on_terminal() and not settings.logging.as_json) as on_statistics:
         configure_logging(settings.logging.level, settings.logging.as_json)
         code = run_receive(
             settings, settings.mirror.receive[0], frames=frames, on_statistics=on_statistics, origin=place
@@ -139,13 +132,3 @@ def _network_row(row: dict[str, Any]) -> tuple[str, ...]:
         format_fps(row.get("fps")),
         format_seconds(row.get("frame_age")),
     )
-
-
-@contextmanager
-def _statistics_display(live: bool) -> "Iterator[Callable[[StatisticsSnapshot], None] | None]":
-    """Show statistics on a terminal. Otherwise the log has them."""
-    if not live:
-        yield None
-        return
-    with live_view() as draw:
-        yield lambda snapshot: draw(snapshot.name, statistics_rows(snapshot))
