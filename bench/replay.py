@@ -25,39 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.machine import cpu_name
+from bench.record import jpegs, nv12
 from billiards_shm import SharedMemoryFrameReader, SharedMemoryFrameWriter
 from billiards_shm.record.clip import write_clip
 from billiards_shm.record.control import RecorderError, fetched_clip
 
-WIDTH, HEIGHT, FPS, LAST_S = 1920, 1080, 60, 10.0
-
-
-def pictures() -> list[npt.NDArray[np.uint8]]:
-    """Half a second of BGR pictures, soft as those of cameras, that move."""
-    import cv2
-
-    rng = np.random.default_rng(1)
-    still = cv2.resize(rng.integers(0, 256, (90, 160, 3), np.uint8), (WIDTH, HEIGHT))
-    return [np.roll(still, 8 * number, axis=1) for number in range(FPS // 2)]
-
-
-def mjpg() -> list[npt.NDArray[np.uint8]]:
-    """The pictures as JPEGs."""
-    import cv2
-
-    return [cv2.imencode(".jpg", one, [cv2.IMWRITE_JPEG_QUALITY, 75])[1].reshape(1, -1) for one in pictures()]
-
-
-def nv12() -> list[npt.NDArray[np.uint8]]:
-    """The pictures as NV12 frames."""
-    import cv2
-
-    found = []
-    for picture in pictures():
-        planes = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420).reshape(-1)
-        luma, u, v = np.split(planes, [WIDTH * HEIGHT, WIDTH * HEIGHT * 5 // 4])
-        found.append(np.concatenate([luma, np.stack([u, v], -1).reshape(-1)]).reshape(-1, WIDTH))
-    return found
+FPS, LAST_S = 60, 10.0
 
 
 def publish(name: str, frames: Sequence[npt.NDArray[np.uint8]], pixel_format: str, over: threading.Event) -> None:
@@ -146,7 +119,7 @@ def main() -> None:
     for frames, pixel_format, suffix in (
         (nv12(), "NV12", ".mp4"),
         (nv12(), "NV12", ".mkv"),
-        (mjpg(), "MJPG", ".mkv"),
+        (jpegs(), "MJPG", ".mkv"),
     ):
         print(measure(frames, pixel_format, suffix, times), flush=True)
 
