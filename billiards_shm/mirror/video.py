@@ -84,7 +84,7 @@ class VideoForm:
         request : Request
         following : callable
             Returns the frame to encode after a given one. For receivers that want every frame, that is the next one
-            still there, whoever asks: a receiver that is behind may lack it.
+            still there, even if this receiver has it: one that is behind may lack it.
 
         Returns
         -------

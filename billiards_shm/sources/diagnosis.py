@@ -229,7 +229,7 @@ def _ask(parts: SplitResult, host: str, port: int, timeout: float) -> int | None
         scheme = parts.scheme.lower()
         if scheme not in _WITH_TLS:
             return _request(plain, scheme, parts)
-        # FFmpeg does not check certificates either; nobody signs those of cameras.
+        # FFmpeg does not check certificates either; those of cameras are not signed.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

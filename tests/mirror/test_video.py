@@ -164,7 +164,7 @@ def test_a_receiver_that_is_ahead_makes_no_other_miss_frames(origin: Origin, mon
     origin.ask(origin.frame(), 0, every=True)
     origin.window = [origin.frame() for _ in range(2, 12)]
     newest = origin.window[-1]
-    # Another codec has brought it so far. Nothing is encoded in vain, and nothing missed, until a key frame may follow.
+    # Another codec has brought it so far. Until a key frame may follow, nothing is encoded, and nothing missed.
     assert origin.ask(newest, 8, every=True, key_frame=True) == ([], 0)
     monkeypatch.setattr(video, "KEY_INTERVAL_NS", 0)
     units, encoded = origin.ask(newest, 8, every=True, key_frame=True)
